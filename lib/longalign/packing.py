@@ -1,0 +1,252 @@
+"""Places whole sequences into packs of a capacity: every sequence exactly once, none split, the last pack included.
+
+`next_fit` is the paper's rule (arXiv 2401.18058, section 3.2): it keeps the order of arrival and needs no look-ahead; the
+price is that about a fifth of the positions stays empty on long-tailed lengths. `best_fit_decreasing` needs all lengths
+at once and reaches `lower_bound`, which no packing can beat, on most data; the price is that a pack may hold one long
+sequence and the next one fifty short ones. Neither looks at the cost of attention.
+
+A sequence of length 0 takes no room and is placed like any other. No sequences give no packs. Packs are lists of
+indices into `lengths`.
+"""
+
+from collections.abc import Sequence
+from operator import index
+from typing import Literal, SupportsIndex
+
+import numpy as np
+
+from longalign.shapes import Counts, Int, as_counts
+
+Packs = list[list[int]]
+
+
+def next_fit(lengths: Counts, capacity: SupportsIndex) -> Packs:
+    """Packs in order of arrival: a sequence that does not fit closes the pack and opens the next one.
+
+    The released code differs in two ways that are not repeated here: it never writes the last pack, and it closes a pack
+    that would be exactly full.
+
+    Args:
+        lengths: tokens per sequence, shape [sequences], in order of arrival.
+        capacity: tokens that a pack can hold.
+
+    Raises:
+        ValueError: a length is over the capacity, or an argument is not a valid count.
+
+    >>> next_fit([2, 4, 3], 7)
+    [[0, 1], [2]]
+    >>> next_fit([2, 4, 3], 5)
+    [[0], [1], [2]]
+    """
+    lengths, capacity = checked(lengths, capacity)
+    ends = np.cumsum(lengths)
+    packs, start, used = [], 0, 0
+    while start < len(lengths):
+        stop = int(np.searchsorted(ends, used + capacity, side="right"))
+        packs.append(list(range(start, stop)))
+        start, used = stop, int(ends[stop - 1])
+    return packs
+
+
+def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
+    """Longest first, each into the fullest pack that still has room; deterministic, close to the fewest packs possible.
+
+    Never more than 11/9 of the optimum plus one (Johnson et al. 1974), and equal to `lower_bound` on typical mixtures.
+    The order of `lengths` decides only ties, so a shuffled input gives another packing of the same size.
+
+    Args:
+        lengths: tokens per sequence, shape [sequences].
+        capacity: tokens that a pack can hold.
+
+    Raises:
+        ValueError: a length is over the capacity, or an argument is not a valid count.
+
+    >>> best_fit_decreasing([2, 4, 3], 7)
+    [[1, 2], [0]]
+    >>> best_fit_decreasing([2, 4, 3], 6)
+    [[1, 0], [2]]
+    """
+    lengths, capacity = checked(lengths, capacity)
+    order = np.argsort(-lengths, kind="stable")
+    distinct, starts = np.unique(-lengths[order], return_index=True)
+    order, starts = order.tolist(), [*starts.tolist(), len(order)]
+    packs: Packs = []
+    room = _Room(capacity)
+    for length, start, stop in zip((-distinct).tolist(), starts, starts[1:]):
+        while start < stop:
+            free, pack = room.take(length)
+            if pack is None:
+                pack = len(packs)
+                packs.append([])
+            # After one sequence of this length the same pack is still the fullest that fits, so it takes as many as it can.
+            count = min(stop - start, free // length) if length else stop - start
+            packs[pack] += order[start : start + count]
+            room.put(free - count * length, pack)
+            start += count
+    return packs
+
+
+class _Room:
+    """Open packs by free tokens; the smallest free size >= a length is found in a few operations on ints.
+
+    Two levels of bits: bit b of `words[w]` says that some pack has w * width + b free tokens, bit w of `summary` says that
+    `words[w]` is not zero.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.shift = (capacity.bit_length() + 1) // 2
+        self.mask = (1 << self.shift) - 1
+        self.words = [0] * ((capacity >> self.shift) + 1)
+        self.summary = 0
+        self.packs: dict[int, list[int]] = {}
+
+    def take(self, length: int) -> tuple[int, int | None]:
+        """Removes the fullest pack with room for `length`: (free tokens, pack), or (capacity, None) if there is none."""
+        word = length >> self.shift
+        bits = self.words[word] >> (length & self.mask)
+        if bits:
+            free = length + _lowest(bits)
+        else:
+            above = self.summary >> (word + 1)
+            if not above:
+                return self.capacity, None
+            word += 1 + _lowest(above)
+            free = (word << self.shift) + _lowest(self.words[word])
+        stack = self.packs[free]
+        pack = stack.pop()
+        if not stack:
+            self.words[word] ^= 1 << (free & self.mask)
+            if not self.words[word]:
+                self.summary ^= 1 << word
+        return free, pack
+
+    def put(self, free: int, pack: int) -> None:
+        """Adds a pack with so many free tokens."""
+        word = free >> self.shift
+        self.words[word] |= 1 << (free & self.mask)
+        self.summary |= 1 << word
+        self.packs.setdefault(free, []).append(pack)
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
+
+
+def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
+    """A number of packs that no packing of these lengths can beat (it may be below the true minimum).
+
+    The largest of the volume bound, ceil(tokens / capacity), and Martello and Toth's L2 (Discrete Applied Mathematics 28,
+    1990): for a threshold t <= capacity / 2, sequences over capacity - t get a pack alone, those over capacity / 2 get one
+    each, and what does not fit beside them of the sequences in [t, capacity / 2] needs further packs.
+
+    Raises:
+        ValueError: a length is over the capacity, or an argument is not a valid count.
+
+    >>> lower_bound([2, 4, 3], 9)
+    1
+    >>> lower_bound([4, 4, 4], 7)  # 12 tokens would fit into 2 packs, but no two of these sequences share one
+    3
+    """
+    lengths, capacity = checked(lengths, capacity)
+    if not len(lengths):
+        return 0
+    lengths = np.sort(lengths)
+    tokens = np.concatenate([[0], np.cumsum(lengths)])  # tokens[i] = tokens of the i shortest
+    half = int(np.searchsorted(lengths, capacity // 2, side="right"))  # first sequence over capacity / 2
+    start = np.unique(lengths[:half], return_index=True)[1]
+    start = np.concatenate([[half], start])  # `half`: no small sequence is counted
+    threshold = np.where(start < half, lengths[np.minimum(start, len(lengths) - 1)], 0)
+    alone = np.searchsorted(lengths, capacity - threshold, side="right")
+    beside = (alone - half) * capacity - (tokens[alone] - tokens[half])
+    excess = np.maximum(0, tokens[half] - tokens[start] - beside)
+    return max(1, int((len(lengths) - half + -(-excess // capacity)).max()), -(-int(tokens[-1]) // capacity))
+
+
+def fit_lengths(
+    lengths: Counts, capacity: SupportsIndex, *, overlong: Literal["error", "truncate"] = "error"
+) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " truncated"]]:
+    """The lengths as a packer may take them, and the indices of those that were cut to the capacity: nothing goes silently.
+
+    Args:
+        lengths: tokens per sequence, shape [sequences].
+        capacity: tokens that a pack can hold.
+        overlong: "error" refuses a length over the capacity; "truncate" cuts it to the capacity and reports its index. The
+            tokens themselves must then be truncated by whoever holds them.
+
+    Raises:
+        ValueError: a length is over the capacity under "error" (the message names index, length, capacity and how many more),
+            or an argument is not valid.
+
+    >>> fit_lengths([2, 4, 3], 3, overlong="truncate")
+    (array([2, 3, 3]), array([1]))
+    """
+    if overlong not in ("error", "truncate"):
+        raise ValueError(f'overlong must be "error" or "truncate", not {overlong!r}')
+    if overlong == "error":
+        return checked(lengths, capacity)[0], np.empty(0, dtype=np.int64)
+    lengths, capacity = as_counts(lengths), _checked_capacity(capacity)
+    return np.minimum(lengths, capacity), np.flatnonzero(lengths > capacity)
+
+
+def cu_seqlens(lengths: Counts) -> Int[np.ndarray, " offsets"]:
+    """Where each sequence of a pack begins, and where the last one ends: int32, shape [sequences + 1].
+
+    Raises:
+        ValueError: the lengths are not valid counts, or their sum does not fit into int32 (attention kernels take no more).
+
+    >>> cu_seqlens([2, 4, 3])
+    array([0, 2, 6, 9], dtype=int32)
+    """
+    offsets = np.concatenate([[0], np.cumsum(as_counts(lengths))])
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise ValueError(f"the pack holds {offsets[-1]} tokens, more than int32 offsets can address; use a smaller capacity")
+    return offsets.astype(np.int32)
+
+
+def position_ids(lengths: Counts) -> Int[np.ndarray, " tokens"]:
+    """Position of every token within its own sequence: int64, shape [tokens], restarting at 0 with each sequence.
+
+    Raises:
+        ValueError: the lengths are not valid counts.
+
+    >>> position_ids([2, 4, 3])
+    array([0, 1, 0, 1, 2, 3, 0, 1, 2])
+    """
+    lengths = as_counts(lengths)
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(lengths.sum()) - np.repeat(starts, lengths)
+
+
+def fill(packs: Sequence[Sequence[SupportsIndex]], lengths: Counts, capacity: SupportsIndex) -> float:
+    """Share of the packs' positions that hold a token, in [0, 1]; 1.0 for no packs (nothing is empty).
+
+    >>> fill([[0, 1], [2]], [2, 4, 3], 7)
+    0.6428571428571429
+    """
+    lengths, capacity = checked(lengths, capacity)
+    tokens = sum(int(lengths[list(pack)].sum()) for pack in packs)
+    return tokens / (len(packs) * capacity) if packs else 1.0
+
+
+def checked(lengths: Counts, capacity: SupportsIndex) -> tuple[Int[np.ndarray, " sequences"], int]:
+    """The lengths as int64 and the capacity as int, once every length is known to fit.
+
+    Raises:
+        ValueError: a length is over the capacity, the capacity is not positive, or the lengths are not valid counts.
+    """
+    lengths, capacity = as_counts(lengths), _checked_capacity(capacity)
+    over = np.flatnonzero(lengths > capacity)
+    if len(over):
+        more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
+        raise ValueError(
+            f"sequence {over[0]} has {lengths[over[0]]} tokens, over the capacity of {capacity}{more}; raise the capacity, or "
+            f'truncate the data (fit_lengths with overlong="truncate" says which)'
+        )
+    return lengths, capacity
+
+
+def _checked_capacity(capacity: SupportsIndex) -> int:
+    if index(capacity) < 1:
+        raise ValueError(f"capacity must be at least 1 token, not {capacity}")
+    return index(capacity)
