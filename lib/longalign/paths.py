@@ -1,0 +1,94 @@
+"""Every path of the repository, from any working directory; nothing is looked up at import.
+
+The root is, in this order: the environment variable LONGALIGN_ROOT, the checkout that holds this package, the nearest
+folder at or above the working directory that looks like a checkout. A run writes below ``runs()`` only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_MARKS = ("pyproject.toml", "notebooks", "profiles")
+
+
+def _is_root(folder: Path) -> bool:
+    return all((folder / mark).exists() for mark in _MARKS)
+
+
+def root() -> Path:
+    """The repository's root folder. Raises FileNotFoundError when there is no checkout to be found."""
+    named = os.environ.get("LONGALIGN_ROOT")
+    if named:
+        if not _is_root(Path(named)):
+            raise FileNotFoundError(f"LONGALIGN_ROOT is {named!r}, which holds no {', '.join(_MARKS)}")
+        return Path(named).resolve()
+    here = Path.cwd().resolve()
+    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
+        if _is_root(folder):
+            return folder
+    raise FileNotFoundError("no LongAlign checkout here or above: change into it, or set LONGALIGN_ROOT to its folder")
+
+
+def notebooks() -> Path:
+    """The source notebooks, without outputs."""
+    return root() / "notebooks"
+
+
+def profiles() -> Path:
+    """One YAML file per profile."""
+    return root() / "profiles"
+
+
+def results() -> Path:
+    """The committed reference: tidy CSV, JSON records, executed notebooks."""
+    return root() / "results"
+
+
+def figures() -> Path:
+    """The committed figures, drawn from ``results()`` only."""
+    return root() / "figures"
+
+
+def bases() -> Path:
+    """The committed short base models (safetensors, record, hash), one folder each."""
+    return results() / "bases"
+
+
+def runs() -> Path:
+    """The ignored folder that runs write to; the environment variable LONGALIGN_RUNS puts it elsewhere."""
+    named = os.environ.get("LONGALIGN_RUNS")
+    return Path(named).resolve() if named else results() / "run"
+
+
+def run_dir(profile: str) -> Path:
+    """Where a run of one profile writes: CSV and records here, with ``figures`` and ``notebooks`` below.
+
+    >>> run_dir("smoke").relative_to(runs()).as_posix()
+    'smoke'
+    """
+    return runs() / profile
+
+
+def run_figures(profile: str) -> Path:
+    """The figures of one run."""
+    return run_dir(profile) / "figures"
+
+
+def run_notebooks(profile: str) -> Path:
+    """The executed notebooks of one run."""
+    return run_dir(profile) / "notebooks"
+
+
+def trained() -> Path:
+    """Training runs, one folder per key (hash of configuration, data and code), shared by all profiles and notebooks."""
+    return runs() / "trained"
+
+
+def relative(path: Path | str) -> str:
+    """`path` as seen from the root where it lies below it, unchanged otherwise: for messages and records."""
+    full = Path(path).resolve()
+    try:
+        return full.relative_to(root()).as_posix()
+    except (ValueError, FileNotFoundError):
+        return str(path)

@@ -1,0 +1,234 @@
+"""Profiles are data: frozen, typed when loaded, and a misspelt key or a wrong type never gets past the loader.
+
+The price: every number a notebook may vary has a field here. One YAML file per profile in ``profiles/``; a key that is
+left out has the default below (the miniature of 1:64, see each class), a key that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from longalign import paths
+
+
+class ProfileError(ValueError):
+    """A profile, a key or a value that cannot be used; the message names file, key and what to do."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The generated corpus: counts of samples, lengths in tokens."""
+
+    seed: int = 0
+    long: int = 160
+    short: int = 1400
+    min_long: int = 128
+    max_length: int = 1024
+    max_short: int = 128
+    longalpaca_long: int = 144
+    longalpaca_short: int = 48
+    test_per_cell: int = 25
+
+
+@dataclass(frozen=True)
+class Extension:
+    """Context extension: RoPE base times `rope_factor`, then continual training on `tokens` tokens of documents."""
+
+    tokens: int = 660_000
+    rope_factor: float = 200.0
+    learning_rate: float = 1e-3
+    max_length: int = 1024
+
+
+@dataclass(frozen=True)
+class Training:
+    """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step."""
+
+    epochs: int = 5
+    learning_rate: float = 3e-3
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.03
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    capacity: int = 1024
+    sequences_per_step: int = 24
+    rows: int = 4
+    accumulation: int = 6
+    packs_per_step: int = 3
+    exponent: float = 0.0
+    packing_algorithm: str = "next_fit"
+    checkpoint_every: int = 50
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Exact match: prompts of each length (tokens) and task, `per_cell` of each, answers up to `max_new_tokens`."""
+
+    lengths: tuple[int, ...] = (48, 128, 256, 512, 1024)
+    tasks: tuple[str, ...] = ("lookup", "translation")
+    per_cell: int = 25
+    max_new_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Everything that differs between a laptop and a cluster; notebooks read it and never ask for the machine."""
+
+    name: str
+    seed: int = 0
+    models: tuple[str, ...] = ("mini-6b", "mini-7b")
+    corpus: Corpus = field(default_factory=Corpus)
+    extension: Extension = field(default_factory=Extension)
+    training: Training = field(default_factory=Training)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    workers: int = 2
+    simulated_ranks: int = 8
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain nested data, for records and hashes; tuples become lists.
+
+        >>> Profile(name="smoke").as_dict()["evaluation"]["lengths"]
+        [48, 128, 256, 512, 1024]
+        """
+        return _plain(dataclasses.asdict(self))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """The profile called `name_or_path`, or the one in that YAML file (a path, or a name that ends in .yaml).
+
+    Raises ProfileError for an unknown profile or key (with the nearest valid name), a wrong type, a duplicate key, a
+    name that is not the file's, or numbers that contradict each other.
+
+    >>> load_profile("smoke").name
+    'smoke'
+    """
+    path = _find(name_or_path)
+    where = paths.relative(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    profile = typed(data, Profile, where=where)
+    if profile.name != path.stem:
+        raise ProfileError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")
+    _check_numbers(profile, where)
+    return profile
+
+
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """A phrase that helps with a misspelt name.
+
+    >>> nearest("capcity", ["capacity", "rows"])
+    "did you mean 'capacity'?"
+    >>> nearest("x", ["capacity", "rows"])
+    'valid: capacity, rows'
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names) or 'none'}"
+
+
+def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
+    """`value` as the type `wanted` (a dataclass, tuple[T, ...], list[T], T | None, bool, int, float, str).
+
+    A whole number is a float, a list is a tuple; nothing else is converted. Raises ProfileError that names `where`
+    (file), `key` (dotted) and the expected type.
+
+    >>> typed([2, 4, 3], tuple[int, ...], where="here", key="lengths")
+    (2, 4, 3)
+    >>> typed("3", int, where="here", key="training.epochs")
+    Traceback (most recent call last):
+    longalign.profiles.ProfileError: here: training.epochs must be int, not str '3'
+    """
+    if dataclasses.is_dataclass(wanted):
+        return _typed_dataclass(value, wanted, where=where, key=key)
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (a for a in arguments if a is not type(None))
+        return typed(value, inner, where=where, key=key)
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        return origin(typed(v, arguments[0], where=where, key=f"{key}[{i}]") for i, v in enumerate(value))
+    if wanted is float and type(value) is int:
+        return float(value)
+    if origin is None and type(value) is wanted:
+        return value
+    name = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
+    raise ProfileError(f"{where}: {key or 'the file'} must be {name}, not {type(value).__name__} {value!r}")
+
+
+def _typed_dataclass(value: Any, wanted: Any, *, where: str, key: str) -> Any:
+    if not isinstance(value, dict):
+        raise ProfileError(f"{where}: {key or 'the file'} must hold keys and values, not {type(value).__name__}")
+    hints = typing.get_type_hints(wanted)
+    prefix = f"{key}." if key else ""
+    for name in value:
+        if name not in hints:
+            raise ProfileError(f"{where}: unknown key {prefix}{name}: {nearest(str(name), hints)}")
+    for f in dataclasses.fields(wanted):
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in value:
+            raise ProfileError(f"{where}: the key {prefix}{f.name} is missing")
+    return wanted(**{n: typed(v, hints[n], where=where, key=prefix + n) for n, v in value.items()})
+
+
+def _check_numbers(profile: Profile, where: str) -> None:
+    corpus, training = profile.corpus, profile.training
+    for holds, message in (
+        (len(profile.models) > 0, "models must name at least one model"),
+        (profile.workers >= 1, "workers must be at least 1"),
+        (corpus.min_long <= corpus.max_length, "corpus.min_long must not exceed corpus.max_length"),
+        (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
+        (min(training.epochs, training.rows, training.accumulation, training.packs_per_step) >= 1,
+         "training.epochs, rows, accumulation and packs_per_step must be at least 1"),
+        (training.rows * training.accumulation == training.sequences_per_step,
+         "training.rows x training.accumulation must be training.sequences_per_step, or the methods see other steps"),
+    ):  # fmt: skip
+        if not holds:
+            raise ProfileError(f"{where}: {message}")
+
+
+def _find(name_or_path: str | Path) -> Path:
+    name = str(name_or_path)
+    if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml")) or "/" in name:
+        if not Path(name).is_file():
+            raise ProfileError(f"no profile at {name}")
+        return Path(name)
+    known = {p.stem: p for p in paths.profiles().glob("*.yaml")}
+    if name not in known:
+        raise ProfileError(f"unknown profile {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the floats of YAML 1.2 (3e-3 is a number) and without silently repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
