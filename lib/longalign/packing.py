@@ -2,8 +2,8 @@
 
 `next_fit` is the paper's rule (arXiv 2401.18058, section 3.2): it keeps the order of arrival and needs no look-ahead; the
 price is that about a fifth of the positions stays empty on long-tailed lengths. `best_fit_decreasing` needs all lengths
-at once and reaches `lower_bound`, which no packing can beat, on most data; the price is that a pack may hold one long
-sequence and the next one fifty short ones. Neither looks at the cost of attention.
+at once and reaches `lower_bound`, which no packing can beat, on practically all data; the price is that one pack holds a
+single long sequence and another a hundred short ones. Neither looks at the cost of attention.
 
 A sequence of length 0 takes no room and is placed like any other. No sequences give no packs. Packs are lists of
 indices into `lengths`.
@@ -15,9 +15,8 @@ from typing import Literal, SupportsIndex
 
 import numpy as np
 
+from longalign.bins import Packs, best_fit, exact_fit
 from longalign.shapes import Counts, Int, as_counts
-
-Packs = list[list[int]]
 
 
 def next_fit(lengths: Counts, capacity: SupportsIndex) -> Packs:
@@ -49,10 +48,11 @@ def next_fit(lengths: Counts, capacity: SupportsIndex) -> Packs:
 
 
 def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
-    """Longest first, each into the fullest pack that still has room; deterministic, close to the fewest packs possible.
+    """Longest first, each into the fullest pack that still has room; deterministic, and in practice the fewest packs possible.
 
-    Never more than 11/9 of the optimum plus one (Johnson et al. 1974), and equal to `lower_bound` on typical mixtures.
-    The order of `lengths` decides only ties, so a shuffled input gives another packing of the same size.
+    Never more than 11/9 of the optimum plus one (Johnson et al., SIAM J. Comput. 3, 1974). Where the result is above
+    `lower_bound`, a second rule that prefers pairs which fill a pack exactly is tried, and the smaller packing returned.
+    The order of `lengths` decides only ties, so a shuffled input gives another packing of about the same size.
 
     Args:
         lengths: tokens per sequence, shape [sequences].
@@ -67,70 +67,15 @@ def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
     [[1, 0], [2]]
     """
     lengths, capacity = checked(lengths, capacity)
+    if not len(lengths):
+        return []
     order = np.argsort(-lengths, kind="stable")
     distinct, starts = np.unique(-lengths[order], return_index=True)
-    order, starts = order.tolist(), [*starts.tolist(), len(order)]
-    packs: Packs = []
-    room = _Room(capacity)
-    for length, start, stop in zip((-distinct).tolist(), starts, starts[1:]):
-        while start < stop:
-            free, pack = room.take(length)
-            if pack is None:
-                pack = len(packs)
-                packs.append([])
-            # After one sequence of this length the same pack is still the fullest that fits, so it takes as many as it can.
-            count = min(stop - start, free // length) if length else stop - start
-            packs[pack] += order[start : start + count]
-            room.put(free - count * length, pack)
-            start += count
+    groups = {-length: group.tolist() for length, group in zip(distinct.tolist(), np.split(order, starts[1:]))}
+    packs = best_fit(groups, capacity)
+    if len(packs) > lower_bound(lengths, capacity):
+        packs = min(packs, exact_fit(groups, capacity), key=len)
     return packs
-
-
-class _Room:
-    """Open packs by free tokens; the smallest free size >= a length is found in a few operations on ints.
-
-    Two levels of bits: bit b of `words[w]` says that some pack has w * width + b free tokens, bit w of `summary` says that
-    `words[w]` is not zero.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.shift = (capacity.bit_length() + 1) // 2
-        self.mask = (1 << self.shift) - 1
-        self.words = [0] * ((capacity >> self.shift) + 1)
-        self.summary = 0
-        self.packs: dict[int, list[int]] = {}
-
-    def take(self, length: int) -> tuple[int, int | None]:
-        """Removes the fullest pack with room for `length`: (free tokens, pack), or (capacity, None) if there is none."""
-        word = length >> self.shift
-        bits = self.words[word] >> (length & self.mask)
-        if bits:
-            free = length + _lowest(bits)
-        else:
-            above = self.summary >> (word + 1)
-            if not above:
-                return self.capacity, None
-            word += 1 + _lowest(above)
-            free = (word << self.shift) + _lowest(self.words[word])
-        stack = self.packs[free]
-        pack = stack.pop()
-        if not stack:
-            self.words[word] ^= 1 << (free & self.mask)
-            if not self.words[word]:
-                self.summary ^= 1 << word
-        return free, pack
-
-    def put(self, free: int, pack: int) -> None:
-        """Adds a pack with so many free tokens."""
-        word = free >> self.shift
-        self.words[word] |= 1 << (free & self.mask)
-        self.summary |= 1 << word
-        self.packs.setdefault(free, []).append(pack)
-
-
-def _lowest(bits: int) -> int:
-    return (bits & -bits).bit_length() - 1
 
 
 def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:

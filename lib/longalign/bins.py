@@ -1,0 +1,115 @@
+"""Two rules that place groups of equal length into packs of a capacity; every sequence exactly once.
+
+Both take {length: sequences of that length} with the longest first, every length at most the capacity. `best_fit` does a
+few operations on ints per sequence, a million in about half a second. `exact_fit` leaves almost no hole until the
+sequences run out, at about three times the price.
+"""
+
+from bisect import bisect_left, bisect_right
+
+Packs = list[list[int]]
+
+
+def best_fit(groups: dict[int, list[int]], capacity: int) -> Packs:
+    """Best-fit decreasing: each sequence goes into the fullest pack that has room for it.
+
+    >>> best_fit({4: [1], 3: [2], 2: [0]}, 7)
+    [[1, 2], [0]]
+    """
+    packs: Packs = []
+    room = _Room(capacity)
+    for length, group in groups.items():
+        start = 0
+        while start < len(group):
+            free, pack = room.take(length)
+            if pack is None:
+                pack = len(packs)
+                packs.append([])
+            # After one sequence of this length the same pack is still the fullest that fits: it takes as many as it can.
+            count = min(len(group) - start, free // length) if length else len(group)
+            packs[pack] += group[start : start + count]
+            room.put(free - count * length, pack)
+            start += count
+    return packs
+
+
+def exact_fit(groups: dict[int, list[int]], capacity: int, tries: int = 64) -> Packs:
+    """Pack after pack, each time the longest sequence that fits, unless it would leave a hole that nothing can fill.
+
+    Then a pair of sequences that fills the pack exactly is looked for among the next shorter lengths (`tries` of them).
+
+    >>> exact_fit({6: [0, 1], 4: [2], 3: [3], 1: [4]}, 10)
+    [[0, 2], [1, 3, 4]]
+    """
+    left = {length: group[::-1] for length, group in groups.items()}
+    shortest_first = list(left)[::-1]
+    packs: Packs = []
+
+    def take(length: int) -> int:
+        sequence = left[length].pop()
+        if not left[length]:
+            del left[length]
+            del shortest_first[bisect_left(shortest_first, length)]
+        return sequence
+
+    while left:
+        free, pack = capacity, []
+        while left and shortest_first[0] <= free:
+            at = bisect_right(shortest_first, free) - 1
+            chosen = (shortest_first[at],)
+            if 0 < free - chosen[0] < shortest_first[0]:
+                for length in shortest_first[max(0, at - tries) : at][::-1]:
+                    if free - length in left and (free != 2 * length or len(left[length]) > 1):
+                        chosen = (length, free - length)
+                        break
+            pack += map(take, chosen)
+            free -= sum(chosen)
+        packs.append(pack)
+    return packs
+
+
+class _Room:
+    """Open packs by free tokens; the smallest free size >= a length is found in a few operations on ints.
+
+    Two levels of bits: bit b of `words[w]` says that some pack has w * width + b free tokens, bit w of `summary` says that
+    `words[w]` is not zero.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.shift = (capacity.bit_length() + 1) // 2
+        self.mask = (1 << self.shift) - 1
+        self.words = [0] * ((capacity >> self.shift) + 1)
+        self.summary = 0
+        self.packs: dict[int, list[int]] = {}
+
+    def take(self, length: int) -> tuple[int, int | None]:
+        """Removes the fullest pack with room for `length`: (free tokens, pack), or (capacity, None) if there is none."""
+        word = length >> self.shift
+        bits = self.words[word] >> (length & self.mask)
+        if bits:
+            free = length + _lowest(bits)
+        else:
+            above = self.summary >> (word + 1)
+            if not above:
+                return self.capacity, None
+            word += 1 + _lowest(above)
+            free = (word << self.shift) + _lowest(self.words[word])
+        stack = self.packs[free]
+        pack = stack.pop()
+        if not stack:
+            self.words[word] ^= 1 << (free & self.mask)
+            if not self.words[word]:
+                self.summary ^= 1 << word
+        return free, pack
+
+    def put(self, free: int, pack: int) -> None:
+        """Adds a pack with so many free tokens."""
+        word = free >> self.shift
+        self.words[word] |= 1 << (free & self.mask)
+        self.summary |= 1 << word
+        self.packs.setdefault(free, []).append(pack)
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
