@@ -6,6 +6,8 @@ a file. Nothing here imports torch; versions come from package metadata.
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -75,8 +77,6 @@ def write_csv(
     >>> print(path.read_text().split())
     ['method,length', 'packing,2', 'packing,3', 'packing,4']
     """
-    import csv
-
     if hasattr(rows, "to_dict"):
         columns = columns or list(rows.columns)
         rows = rows.to_dict("records")
@@ -86,7 +86,8 @@ def write_csv(
         if set(row) != set(columns):
             raise ValueError(f"row {number} of {Path(path).name} has the columns {sorted(row)}, not {sorted(columns)}")
     keys = [c for c in columns if not any(isinstance(row[c], float) for row in table)]
-    table.sort(key=lambda row: [_sort_key(row[c]) for c in keys])
+    order = keys + [c for c in columns if c not in keys]
+    table.sort(key=lambda row: [_sort_key(row[c]) for c in order])
     with atomic(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -129,8 +130,6 @@ def write_record(
 
 def config_dict(config: Any) -> dict[str, Any]:
     """`config` (profile, dataclass or mapping) as plain data."""
-    import dataclasses
-
     if hasattr(config, "as_dict"):
         return config.as_dict()
     return dataclasses.asdict(config) if dataclasses.is_dataclass(config) else dict(config)
@@ -237,7 +236,7 @@ def _jsonable(value: Any) -> Any:
 def _sort_key(value: Any) -> tuple[int, Any]:
     if value is None:
         return (0, 0)
-    return (1, value) if isinstance(value, int) else (2, str(value))
+    return (1, value) if isinstance(value, int | float) else (2, str(value))
 
 
 def _cell(value: Any, digits: int) -> Any:
