@@ -1,0 +1,221 @@
+"""Guarantees that no token of a pack sees another sequence, at memory linear in tokens; without cu_seqlens it is stock sdpa.
+
+One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of its
+sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which is then
+block-diagonal and causal (arXiv 2401.18058, section 3.2):
+  CUDA, bf16 or fp16   flash-attn when it works, else torch's varlen_attn
+  everything else      one causal sdpa per run of sequences of equal length: no mask at all
+The price: with cu_seqlens, masks, KV caches, sliding windows shorter than a sequence and logit softcaps are refused.
+Without cu_seqlens (padded training, generation with left padding and cache) the stock sdpa mask and attention do the work.
+
+T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size,
+offsets = sequences of the pack + 1.
+"""
+
+import functools
+import itertools
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from longalign.shapes import Float, Int
+
+NAME = "longalign"
+_log = logging.getLogger(__name__)
+
+
+def register() -> str:
+    """Register the attention and its mask with transformers and return the name for `attn_implementation`; idempotent.
+
+    Only this call imports transformers:  `AutoModelForCausalLM.from_config(config, attn_implementation=register())`.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, mask_forward)
+    return NAME
+
+
+def block_causal_attention(
+    query: Float[Tensor, "1 H T D"],
+    key: Float[Tensor, "1 G T D"],
+    value: Float[Tensor, "1 G T D"],
+    cu_seqlens: Int[Tensor, " offsets"],
+    max_seqlen: int,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "1 T H D"]:
+    """Causal attention within each sequence of a pack, nothing across; grouped-query attention when G < H.
+
+    `cu_seqlens` is int32 on the device of `query`, ascending from 0 to T; equal neighbours are empty sequences.
+    `max_seqlen` is the longest sequence; `scaling` defaults to D^-0.5.
+
+    >>> q = torch.randn(1, 2, 9, 8)
+    >>> packed = block_causal_attention(q, q, q, torch.tensor([0, 2, 6, 9], dtype=torch.int32), 4)
+    >>> alone = block_causal_attention(q[:, :, 2:6], q[:, :, 2:6], q[:, :, 2:6], torch.tensor([0, 4], dtype=torch.int32), 4)
+    >>> torch.allclose(packed[:, 2:6], alone, atol=1e-6)
+    True
+    """
+    backend = _backend(query, dropout)
+    if backend == "sequences":
+        return _attend_by_sequence(query, key, value, cu_seqlens.tolist(), scaling, dropout)
+    # (1, heads, T, D) -> (T, heads, D): both kernels take tokens first.
+    q, k, v = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
+    attend = _flash_attn if backend == "flash_attn" else _varlen
+    return attend(q, k, v, cu_seqlens, max_seqlen, scaling, dropout)[None]
+
+
+def _attend_by_sequence(query, key, value, offsets: list[int], scaling, dropout) -> Tensor:
+    lengths = [end - start for start, end in itertools.pairwise(offsets)]
+    # Neighbours of equal length go through one call; torch.split (not slices) keeps the backward linear in tokens.
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(n for n in lengths if n)]
+    if not runs:
+        return query.transpose(1, 2)
+    outputs = []
+    parts = (states[0].split([length * count for length, count in runs], dim=1) for states in (query, key, value))
+    for (length, count), *qkv in zip(runs, *parts, strict=True):
+        q, k, v = (states.unflatten(1, (count, length)).transpose(0, 1) for states in qkv)
+        # Only the CPU kernel is known to take grouped heads in fp32 without falling back to a full matrix.
+        grouped = q.device.type == "cpu" and k.shape[1] != q.shape[1]
+        if not grouped:
+            k, v = (states.repeat_interleave(q.shape[1] // states.shape[1], dim=1) for states in (k, v))
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
+        )
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None]
+
+
+def _flash_attn(q, k, v, cu_seqlens, max_seqlen, scaling, dropout) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func(
+        q, k, v, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens, max_seqlen_q=max_seqlen, max_seqlen_k=max_seqlen,
+        dropout_p=dropout, softmax_scale=scaling, causal=True,
+    )  # fmt: skip
+
+
+def _varlen(q, k, v, cu_seqlens, max_seqlen, scaling, dropout) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(
+        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen,
+        scale=scaling, window_size=(-1, 0), enable_gqa=k.shape[1] != q.shape[1],
+    )  # fmt: skip
+
+
+def _backend(query: Tensor, dropout: float) -> str:
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    # Both kernels hold whole heads of at most 256 elements, in steps of 8.
+    if query.device.type == "cuda" and half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256:
+        if _works("flash_attn", query.device.index):
+            return "flash_attn"
+        if not dropout and _works("varlen", query.device.index):
+            return "varlen"
+    return "sequences"
+
+
+@functools.cache
+def _works(backend: str, device: int) -> bool:
+    """Whether a small call succeeds, forward and backward: an installed kernel need not load, nor fit the GPU."""
+    attend = _flash_attn if backend == "flash_attn" else _varlen
+    try:
+        with torch.enable_grad(), torch.autocast("cuda", enabled=False):
+            q = torch.zeros(3, 2, 32, device=f"cuda:{device}", dtype=torch.bfloat16, requires_grad=True)
+            k, v = (torch.zeros_like(q[:, :1]).requires_grad_() for _ in range(2))
+            offsets = torch.tensor([0, 1, 3], device=q.device, dtype=torch.int32)
+            attend(q, k, v, offsets, 2, None, 0.0).sum().backward()
+            torch.cuda.synchronize(q.device)
+    except Exception as error:  # noqa: BLE001  whatever stops the kernel, the next one is the answer
+        _log.info("attention backend %s does not work here (%s: %s)", backend, type(error).__name__, error)
+        return False
+    return True
+
+
+class DeferredMask:
+    """The stock sdpa mask of a call, built when an attention without cu_seqlens asks for it, and then once for all layers.
+
+    transformers builds masks before the attention sees cu_seqlens, and for restarting position_ids that would be T x T.
+    """
+
+    def __init__(self, arguments: dict[str, Any]):
+        self._arguments = arguments
+        self.has_padding_mask = arguments.get("attention_mask") is not None
+        self.is_custom = bool(arguments.get("use_vmap"))
+        self.local_size = arguments.get("local_size")
+
+    @functools.cached_property
+    def dense(self) -> Tensor | None:
+        from transformers.masking_utils import sdpa_mask
+
+        return sdpa_mask(**self._arguments)
+
+
+def mask_forward(**arguments: Any) -> DeferredMask | Tensor | None:
+    """What transformers calls for the mask of a model with this attention (keyword arguments of `sdpa_mask`)."""
+    mask = DeferredMask(arguments)
+    # A pack is never decoded with a cache; and generation may hand an early mask back to the model, as a tensor only.
+    starts_at_zero = isinstance(arguments.get("q_offset", 0), int) and arguments.get("q_offset", 0) == 0
+    return mask if starts_at_zero and arguments["q_length"] == arguments["kv_length"] else mask.dense
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: Float[Tensor, "B H T D"],
+    key: Float[Tensor, "B G U D"],
+    value: Float[Tensor, "B G U D"],
+    attention_mask: Tensor | DeferredMask | None,
+    cu_seqlens: Int[Tensor, " offsets"] | None = None,
+    max_seqlen: int | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H D"], None]:
+    """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are the keyword arguments of the model's forward.
+
+    Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones included),
+    a KV cache, several rows, offsets that do not span the row, a window shorter than the longest sequence, a softcap.
+    """
+    if cu_seqlens is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        mask = attention_mask.dense if isinstance(attention_mask, DeferredMask) else attention_mask
+        return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
+    reason = _why_refused(module, query, key, attention_mask, cu_seqlens, max_seqlen, kwargs)
+    if reason:
+        raise ValueError(f"attention over a pack (cu_seqlens) {reason}")
+    return block_causal_attention(query, key, value, cu_seqlens, max_seqlen, scaling=scaling, dropout=dropout), None
+
+
+def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> str | None:
+    if kwargs.get("use_cache") or query.shape[2] != key.shape[2]:
+        return "takes no KV cache: pass use_cache=False and no past_key_values; generate without cu_seqlens."
+    deferred = mask if isinstance(mask, DeferredMask) else None
+    if (mask is not None and deferred is None) or (deferred and deferred.has_padding_mask):
+        return (
+            "takes no attention_mask, not even all ones: leave it out of the batch; the boundaries are in cu_seqlens."
+        )
+    if max_seqlen is None:
+        return "needs max_seqlen, the length of the longest sequence, as an int."
+    if query.shape[0] != 1:
+        return f"needs one row of concatenated sequences, got {query.shape[0]} rows: collate with PackedCollator."
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    bidirectional = False in (kwargs.get("is_causal"), getattr(module, "is_causal", True))
+    if unknown or bidirectional or (deferred and deferred.is_custom):
+        return f"is plain causal attention; {type(module).__name__} asks for {unknown or 'another mask'}: use padded batches."
+    windows = [w for w in (kwargs.get("sliding_window"), deferred and deferred.local_size) if w is not None]
+    if windows and min(windows) < max_seqlen:
+        return f"has no sliding window: sequences of {max_seqlen} tokens exceed the model's window of {min(windows)}."
+    # Reading the offsets waits for the device, so only the first layer looks.
+    if getattr(module, "layer_idx", None) in (None, 0):
+        offsets = cu_seqlens.tolist()
+        lengths = [end - start for start, end in itertools.pairwise(offsets)]
+        if offsets[:1] != [0] or offsets[-1] != query.shape[2] or min(lengths, default=0) < 0:
+            return f"needs offsets that ascend from 0 to the {query.shape[2]} tokens of the row, got {offsets[:4]}...{offsets[-1:]}."
+        if max(lengths, default=0) > max_seqlen:
+            return f"was given max_seqlen {max_seqlen}, but its longest sequence has {max(lengths)} tokens."
+    return None

@@ -1,0 +1,171 @@
+"""Guarantees the sum of `loss_weights` x cross entropy, value and gradient, without T x V logits in fp32; the price is chunks.
+
+Every loss of the paper (arXiv 2401.18058, Eq. 2, 3, 4) is such a sum once the weight of every token is known beforehand, and a
+sum can be taken in chunks of target tokens.  Since the weights are known, a chunk's gradients are taken together with its
+loss: nothing is computed twice, and what is kept is one gradient of the hidden states and one of the vocabulary matrix.
+
+B = rows, T = tokens of a row, D = hidden size, V = vocabulary, N = target tokens (labels != IGNORE_INDEX, without position 0).
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longalign.shapes import Float, Int
+
+IGNORE_INDEX = -100
+
+
+def weighted_cross_entropy(
+    hidden: Float[Tensor, "B T D"],
+    weight: Float[Tensor, "V D"],
+    labels: Int[Tensor, "B T"],
+    loss_weights: Float[Tensor, "B T"],
+    *,
+    chunk_size: int = 1024,
+) -> Float[Tensor, ""]:
+    """Sum over target tokens of loss_weights x cross entropy of `hidden @ weight.T`, shifted by one inside.
+
+    The hidden state at t predicts `labels[t + 1]`, whose weight is `loss_weights[t + 1]`.  Positions labelled IGNORE_INDEX
+    never meet the vocabulary matrix.  Logits, softmax and the gradient of `weight` are accumulated in fp32 (fp64 for fp64
+    inputs); at most `chunk_size` x V logits exist at a time.  Under autocast the products run in its dtype.  `loss_weights` is
+    taken as a constant.  Without targets the result is 0 with a gradient graph (all gradients 0).
+
+    Raises TypeError for fp16, where the small weights of long sequences would underflow, and ValueError for shapes that differ.
+
+    >>> lengths, hidden, weight = [2, 4, 3], torch.zeros(1, 9, 8), torch.zeros(5, 8)      # all logits equal: CE = log 5
+    >>> labels = torch.tensor([[-100, 1, -100, 1, 1, 1, -100, 1, 1]])                    # N = 1, 3, 2, so 1/(3 N) = 1/3, 1/9, 1/6
+    >>> loss_weights = torch.tensor([1 / 3] * 2 + [1 / 9] * 4 + [1 / 6] * 3)[None]
+    >>> round(weighted_cross_entropy(hidden, weight, labels, loss_weights).exp().item(), 4)
+    5.0
+    """
+    if hidden.shape[:2] != labels.shape or labels.shape != loss_weights.shape:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} must "
+            "agree in rows and tokens; pass labels unshifted, one per token, and let the model return every position."
+        )
+    compute = hidden.dtype
+    if torch.is_autocast_enabled(hidden.device.type):
+        compute = torch.get_autocast_dtype(hidden.device.type)
+    if compute == torch.float16:
+        raise TypeError("the weights of long sequences underflow in float16; train in bfloat16 or float32.")
+    is_target = labels[:, 1:] != IGNORE_INDEX
+    rows, targets, weights = hidden[:, :-1][is_target], labels[:, 1:][is_target], loss_weights[:, 1:][is_target]
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _ChunkedSum.apply(rows, weight, targets, weights, compute, chunk_size, torch.is_grad_enabled())
+
+
+class _ChunkedSum(torch.autograd.Function):
+    """Sum of weights x CE over rows (N, D), whose gradients are taken chunk by chunk in the forward pass."""
+
+    @staticmethod
+    def forward(ctx, rows, weight, targets, weights, compute, chunk_size, needs_grad):
+        exact = torch.promote_types(compute, torch.float32)
+        matrix = weight.to(compute)
+        grad_rows = torch.empty_like(rows) if needs_grad and ctx.needs_input_grad[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=exact) if needs_grad and ctx.needs_input_grad[1] else None
+        loss = torch.zeros((), dtype=exact, device=rows.device)
+        for start in range(0, len(rows), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            hidden, target, scale = rows[chunk].to(compute), targets[chunk, None], weights[chunk].to(exact)
+            logits = (hidden @ matrix.T).to(exact)
+            log_z = logits.logsumexp(dim=1)
+            loss += (scale * (log_z - logits.gather(1, target)[:, 0])).sum()
+            if grad_rows is None and grad_weight is None:
+                continue
+            # d CE / d logits = softmax - one_hot, written over the logits: no second T x V buffer.
+            grad = logits.sub_(log_z[:, None]).exp_()
+            grad.scatter_add_(1, target, -torch.ones_like(log_z)[:, None])
+            grad = grad.mul_(scale[:, None]).to(compute)
+            if grad_rows is not None:
+                grad_rows[chunk] = grad @ matrix
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden
+        ctx.save_for_backward(grad_rows, None if grad_weight is None else grad_weight.to(weight.dtype))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_loss):
+        grads = [None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors]
+        return (*grads, None, None, None, None, None)
+
+
+class LossHead(nn.Linear):
+    """An output embedding whose forward returns the scalar loss instead of logits while `targets` are set.
+
+    The hidden states then leave through the model's own forward, so whatever hangs on module calls (DDP's hooks, ZeRO-3's
+    gathering of parameters, gradient checkpointing) works unchanged.  Without targets it is the linear layer it was.
+    """
+
+    _call: tuple[Tensor, Tensor, list[Tensor]] | None = None
+
+    @contextlib.contextmanager
+    def targets(self, labels: Int[Tensor, "B T"], loss_weights: Float[Tensor, "B T"]) -> Iterator[list[Tensor]]:
+        """Within this context the head's output is the scalar `weighted_cross_entropy`; the list given collects what it returned."""
+        self._call = (labels, loss_weights, [])
+        try:
+            yield self._call[2]
+        finally:
+            self._call = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self._call is None:
+            return super().forward(input)
+        labels, loss_weights, returned = self._call
+        returned.append(weighted_cross_entropy(input, self.weight, labels, loss_weights))
+        return returned[-1]
+
+
+def attach_loss_head(model: nn.Module) -> LossHead:
+    """Make the output embedding of a Hugging Face causal LM (DDP-wrapped or not) a `LossHead`, in place; idempotent.
+
+    Only the class of the layer changes: parameter names, tied weights and state dicts stay.
+    Raises TypeError when the layer is not a plain nn.Linear without bias (quantised, adapted, absent).
+    """
+    while hasattr(model, "module"):
+        model = model.module
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if isinstance(head, LossHead):
+        return head
+    if type(head) is not nn.Linear or head.bias is not None:
+        raise TypeError(
+            f"the output embedding of {type(model).__name__} is {head!r}; the loss head needs a plain nn.Linear without bias."
+        )
+    head.__class__ = LossHead
+    return head
+
+
+def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
+    """The loss of a collated batch: sum over its tokens of loss_weights x cross entropy (packed or padded, fillers included).
+
+    `batch` is a `PackedBatch` or `PaddedBatch`; everything but `labels` and `loss_weights` goes to the model's forward.
+    Summed over all micro-batches and ranks of an optimizer step it is Eq. 2 (or the other loss that the weights state); DDP
+    and ZeRO average over ranks, so a trainer multiplies by the number of ranks.  Raises ValueError without `labels` or
+    `loss_weights`, and RuntimeError when the model does not hand the head's output back unchanged (logit softcap or scale).
+    """
+    missing = {"labels", "loss_weights"} - set(batch)
+    if missing:
+        raise ValueError(
+            f"the batch lacks {sorted(missing)}; collate it with PackedCollator or PaddedCollator, and in a Trainer "
+            "set remove_unused_columns=False."
+        )
+    head = attach_loss_head(model)
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
+    with head.targets(batch["labels"], batch["loss_weights"]) as returned:
+        outputs = model(**inputs)
+    loss = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    # A scalar that went through tanh or a factor is still a scalar: only its value tells.
+    unchanged = len(returned) == 1 and loss.ndim == 0
+    if unchanged:
+        inner = returned[0].detach().to(loss.dtype)
+        unchanged = torch.allclose(loss.detach(), inner, rtol=0, atol=0, equal_nan=True)
+    if not unchanged:
+        raise RuntimeError(
+            f"{type(model).__name__} changes the output of its output embedding (a logit softcap, scale or hook), so the loss "
+            "cannot be taken there; use weighted_cross_entropy on its hidden states instead."
+        )
+    return loss

@@ -1,0 +1,53 @@
+"""Fixtures that several test modules share: tiny models in fp64, random sequences, marks."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+requires_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides):
+    """A two-layer Llama with grouped-query attention (4 query heads on 2), always the same weights.
+
+    transformers computes RMSNorm in fp32 whatever the dtype, which hides everything below 1e-7: torch's own takes its place.
+    """
+    from longalign.attention import register
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    settings = {
+        "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 32768, "initializer_range": 0.3, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 0, "attn_implementation": attention or register(),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**(settings | overrides)))
+    for parent in [model.model, *model.model.layers]:
+        for name, child in parent.named_children():
+            if name.endswith("norm"):
+                setattr(parent, name, torch.nn.RMSNorm(model.config.hidden_size, eps=model.config.rms_norm_eps))
+    return model.to(dtype)
+
+
+def random_sequences(lengths, *, seed=0, vocab=32, target_share=0.5, without_targets=()):
+    """Features without weights: tokens may be 0; labels are the token or IGNORE_INDEX, position 0 included at random."""
+    rng = np.random.default_rng(seed)
+    features = []
+    for index, length in enumerate(lengths):
+        tokens = rng.integers(0, vocab, length)
+        is_target = rng.random(length) < (0 if index in without_targets else target_share)
+        features.append({"input_ids": tokens.tolist(), "labels": np.where(is_target, tokens, -100).tolist()})
+    return features
+
+
+def gradients(model):
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def largest_difference(left, right) -> float:
+    assert left.keys() == right.keys()
+    return max((left[name] - right[name]).abs().max().item() for name in left)
