@@ -1,0 +1,156 @@
+"""Guarantees that a bad line is named by file, line, field and reason, whatever it holds; the price is that nothing is guessed.
+
+Files in LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any other key}.
+They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+MAX_LINE_BYTES = 64 * 2**20
+ROLES = ("system", "user", "assistant")
+_VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
+_BOM = b"\xef\xbb\xbf"
+
+
+class DataError(ValueError):
+    """Bad data, in one sentence: where (file, line, field), which of the known reasons, and details.
+
+    `reason` is short and the same for all errors of a kind, so that skipped samples can be counted by it.
+
+    >>> str(DataError("empty answer", "say something", field="messages[1].content").at("a.jsonl", 3))
+    'a.jsonl, line 3, field messages[1].content: empty answer (say something)'
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, field: str | None = None) -> None:
+        self.reason, self.detail, self.field = reason, detail, field
+        self.path: str | None = None
+        self.line: int | None = None
+        super().__init__(reason)
+
+    def at(self, path: str | os.PathLike, line: int | None = None) -> "DataError":
+        """The same error with its place filled in (`line` counts from 1)."""
+        self.path, self.line = os.fspath(path), line
+        return self
+
+    def __str__(self) -> str:
+        field = f"field {self.field}" if self.field else None
+        place = ", ".join(filter(None, (self.path, f"line {self.line}" if self.line else None, field)))
+        return f"{place}: " * bool(place) + self.reason + f" ({self.detail})" * bool(self.detail)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line as it stands in the file: `number` from 1, `offset` in bytes from the start of the file, `raw` bytes."""
+
+    number: int
+    offset: int
+    raw: bytes
+    too_long: bool = False
+
+    def row(self) -> dict[str, Any]:
+        """The JSON object of the line; raises DataError for anything else."""
+        if self.too_long:
+            raise DataError("line too long", f"a line may hold at most {MAX_LINE_BYTES // 2**20} MiB")
+        try:
+            row = json.loads(self.raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError("not UTF-8", f"byte {error.start + 1} of the line; save the file as UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise DataError("malformed JSON", f"{error.msg} at column {error.colno}") from None
+        except (RecursionError, ValueError) as error:
+            raise DataError("malformed JSON", "nested too deeply" * isinstance(error, RecursionError)) from None
+        if not isinstance(row, dict):
+            raise DataError("not an object", f"each line must be a JSON object, this one is {_kind(row)}")
+        return row
+
+
+def read_lines(path: str | os.PathLike, *, digest: Any = None) -> Iterator[Line]:
+    """The lines of a file that are not blank, one at a time; `digest` (of hashlib) is fed with every byte of the file.
+
+    Lines end at a line feed only; a byte order mark at the start is passed over; blank lines hold no sample, but are counted in
+    the line numbers.  Raises DataError for a file that cannot be opened, and for one that holds nothing.
+    """
+    number = offset = found = 0
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise DataError("cannot be read", str(error.strerror).lower()).at(path) from None
+    with file:
+        while raw := file.readline(MAX_LINE_BYTES):
+            number, start = number + 1, offset
+            part, too_long = raw, False
+            while True:
+                offset += len(part)
+                if digest is not None:
+                    digest.update(part)
+                if part.endswith(b"\n") or not (part := file.readline(MAX_LINE_BYTES)):
+                    break
+                too_long = True
+            if number == 1 and raw.startswith(_BOM):
+                raw, start = raw[len(_BOM) :], len(_BOM)
+            if too_long or raw.strip():
+                found += 1
+                yield Line(number, start, raw, too_long)
+    if not found:
+        raise DataError("empty file", "it holds no sample").at(path)
+
+
+def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, str]]:
+    """The messages with role and content alone, when they are a conversation that ends with a turn of `last`.
+
+    An optional system message comes first; then user and assistant take turns, the user first.  A question may be empty, an
+    answer may not: the paper removes the empty assistant turns of ShareGPT from the data (arXiv 2401.18058, section 4.1), here the
+    sample is refused.  Raises DataError with the field.
+
+    >>> check_messages([{"role": "user", "content": "Why?", "id": 7}], last="user")
+    [{'role': 'user', 'content': 'Why?'}]
+    """
+    if messages is None:
+        raise DataError("missing messages", 'a sample needs a list under "messages"', field="messages")
+    if not isinstance(messages, list | tuple):
+        raise DataError("messages not a list", f"it is {_kind(messages)}", field="messages")
+    if not messages:
+        raise DataError("empty messages", "a sample needs a question and an answer", field="messages")
+    for index, message in enumerate(messages):
+        _check_message(message, f"messages[{index}]")
+    roles = [message["role"] for message in messages]
+    if last == "assistant" and "assistant" not in roles:
+        raise DataError("no assistant turn", "there is nothing to learn from", field="messages")
+    for index, role in enumerate(roles):
+        expected = "assistant" if index > 0 and roles[index - 1] == "user" else "user"
+        if role != expected and not (role == "system" and index == 0):
+            detail = f"expected {expected}, found {role}; user and assistant take turns"
+            raise DataError("wrong order of roles", detail, field=f"messages[{index}].role")
+    if roles[-1] != last:
+        detail = f"it is of the {roles[-1]}"
+        raise DataError(f"last turn not of the {last}", detail, field=f"messages[{len(roles) - 1}].role")
+    return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+
+def _check_message(message: Any, field: str) -> None:
+    if not isinstance(message, dict):
+        raise DataError("message not an object", f"it is {_kind(message)}", field=field)
+    if "role" not in message:
+        raise DataError("missing role", f"one of {', '.join(ROLES)}", field=f"{field}.role")
+    if message["role"] not in ROLES:
+        raise DataError("unknown role", f"{message['role']!a:.40} is none of {', '.join(ROLES)}", field=f"{field}.role")
+    content, field = message.get("content"), f"{field}.content"
+    if not isinstance(content, str):
+        detail = "it is missing" if "content" not in message else f"it is {_kind(content)}"
+        raise DataError("content not a string", detail, field=field)
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError("lone surrogate", f"{content[error.start]!a} at character {error.start + 1}", field=field) from None
+    if message["role"] == "assistant" and not _VISIBLE.search(content):
+        raise DataError("empty answer", "an answer needs visible text", field=field)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
