@@ -38,8 +38,8 @@ def exact_fit(groups: dict[int, list[int]], capacity: int, tries: int = 64) -> P
 
     Then a pair of sequences that fills the pack exactly is looked for among the next shorter lengths (`tries` of them).
 
-    >>> exact_fit({6: [0, 1], 4: [2], 3: [3], 1: [4]}, 10)
-    [[0, 2], [1, 3, 4]]
+    >>> exact_fit({6: [0], 3: [1], 2: [2, 3]}, 10)  # best fit would put 3 beside 6 and leave a hole of 1
+    [[0, 2, 3], [1]]
     """
     left = {length: group[::-1] for length, group in groups.items()}
     shortest_first = list(left)[::-1]

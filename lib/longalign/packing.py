@@ -11,7 +11,7 @@ indices into `lengths`.
 
 from collections.abc import Sequence
 from operator import index
-from typing import Literal, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -109,7 +109,7 @@ def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
 
 
 def fit_lengths(
-    lengths: Counts, capacity: SupportsIndex, *, overlong: Literal["error", "truncate"] = "error"
+    lengths: Counts, capacity: SupportsIndex, *, overlong: str = "error"
 ) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " truncated"]]:
     """The lengths as a packer may take them, and the indices of those that were cut to the capacity: nothing goes silently.
 
@@ -145,7 +145,9 @@ def cu_seqlens(lengths: Counts) -> Int[np.ndarray, " offsets"]:
     """
     offsets = np.concatenate([[0], np.cumsum(as_counts(lengths))])
     if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"the pack holds {offsets[-1]} tokens, more than int32 offsets can address; use a smaller capacity")
+        raise ValueError(
+            f"the pack holds {offsets[-1]} tokens, more than int32 offsets can address; use a smaller capacity"
+        )
     return offsets.astype(np.int32)
 
 
