@@ -201,7 +201,10 @@ def _plan(
     ranks: int, accumulation: int, rows: int,
 ) -> Plan:  # fmt: skip
     """The rows, dealt; shapes and counts are checked here and in `Plan`, once for the three methods."""
-    lengths = as_counts(lengths) if capacity is None else checked(lengths, capacity)[0]
+    if capacity is None:
+        lengths = as_counts(lengths)
+    else:
+        lengths, capacity = checked(lengths, capacity)
     given = np.maximum(lengths - 1, 0) if target_counts is None else as_counts(target_counts, name="target_counts")
     steps = deal(rows_in_order, ranks=ranks, accumulation=accumulation, rows=rows)
     return Plan(method, lengths, given, capacity, ranks, accumulation, rows, steps)

@@ -56,7 +56,7 @@ def decoder_cost(
 LLAMA_2_7B = decoder_cost(hidden_size=4096, layers=32, intermediate_size=11008, vocab_size=32000)
 
 
-def micro_batch_costs(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B) -> Float[np.ndarray, "steps ranks accumulation"]:
+def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.ndarray, "steps ranks accumulation"]:
     """Cost of every micro-batch, shape [steps, ranks, accumulation].
 
     A pack costs the sum over its sequences (attention is block-diagonal, the empty end of a pack is not computed); a padded
@@ -73,7 +73,7 @@ def micro_batch_costs(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B) -> Float[n
     return np.array(costs, dtype=np.float64).reshape(len(plan.steps), plan.ranks, plan.accumulation)
 
 
-def idle_share(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> float:
+def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> float:
     """Share of the ranks' time spent waiting for the slowest rank, in [0, 1): 1 - work / (ranks x sum of the maxima over ranks).
 
     Args:
