@@ -1,0 +1,125 @@
+# LongAlign, reproducible. `make` alone shows the targets; GNU make 3.81 or newer, Python 3.10 or newer, no GPU.
+# Executed notebooks have stamps in .make/, never among the committed results: a fresh clone executes everything.
+
+PYTHON  ?= python3
+PROFILE ?= laptop
+RUNS    ?= results/run
+STAMPS  ?= .make
+VENV    ?= .venv
+
+PY    := $(VENV)/bin/python
+READY := $(VENV)/.installed
+TEST  := $(VENV)/.installed-for-tests
+RUN   := $(RUNS)/$(PROFILE)
+
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
+LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
+
+# $(call stamp,05) is the stamp of notebook 05 in this profile, $(call stamp,*) those of all
+stamp = $(patsubst notebooks/%.ipynb,$(STAMPS)/$(PROFILE)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
+
+export DS_BUILD_OPS := 0
+ifneq ($(RUNS),results/run)
+export LONGALIGN_RUNS := $(abspath $(RUNS))
+endif
+ifneq ($(PIP_FIND_LINKS),)  # uv reads none of pip's settings
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
+endif
+
+ifeq ($(wildcard profiles/$(PROFILE).yaml),)
+$(error there is no profile '$(PROFILE)'; there are: $(patsubst profiles/%.yaml,%,$(wildcard profiles/*.yaml)))
+endif
+
+.PHONY: help reproduce smoke notebook lab test test-all figures bases reference lint format strip install clean distclean FORCE
+.DEFAULT_GOAL := help
+.SECONDEXPANSION:
+.DELETE_ON_ERROR:
+
+help: ## show this list
+	@echo "make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+
+reproduce: $(call stamp,*) ## execute every notebook (PROFILE=laptop by default); results go to results/run/PROFILE
+	@echo "results    $(RUN)/*.csv, $(RUN)/*.json"
+	@echo "figures    $(RUN)/figures/"
+	@echo "notebooks  $(RUN)/notebooks/"
+
+smoke: ## execute every notebook at the smallest size, to see that everything runs
+	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
+
+notebook: ## execute one notebook and what it needs: make notebook NB=05
+	@test -n "$(call stamp,$(NB))" || { echo "say which: make notebook NB=05; there are: $(notdir $(NOTEBOOKS))" >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(call stamp,$(NB))
+	@echo "executed: $(patsubst $(STAMPS)/$(PROFILE)/%,$(RUN)/notebooks/%.ipynb,$(call stamp,$(NB)))"
+
+lab: $(READY) ## open JupyterLab at the overview
+	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
+
+test: $(TEST) ## run the tests (under five minutes); ARGS="-k packing" selects
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-all: $(TEST) ## run all tests, the long ones too
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+figures: $(READY) ## redraw figures/ from the committed results only
+	@$(PY) -m longalign.plots
+
+bases: $(READY) ## rebuild the committed short base models (slow)
+	$(PY) -m longalign.bases
+
+reference: $(READY) ## make the last run the committed reference: results/ and figures/
+	@$(PY) -m longalign.reference $(PROFILE)
+
+lint: $(TEST) ## check the code's form
+	$(PY) -m ruff check lib tests notebooks
+
+format: $(TEST) ## put imports in order and mend what can be mended
+	$(PY) -m ruff check --fix lib tests notebooks
+
+strip: $(READY) ## remove all outputs from the source notebooks, before a commit
+	$(PY) -m nbconvert --log-level=WARN --clear-output --inplace $(NOTEBOOKS)
+
+install: $(READY) ## make .venv and install what the notebooks need
+
+clean: ## remove runs, stamps and caches; keep .venv and the reference
+	rm -rf $(RUNS) $(STAMPS) build dist .pytest_cache .ruff_cache .hypothesis
+	find lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+distclean: clean ## remove .venv, too
+	rm -rf $(VENV)
+
+# ---- which notebook needs which -------------------------------------------------------------------------------------
+
+$(call stamp,05): $(call stamp,04)
+
+# A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.
+# The stamp bears the time of the start, so that an edit made meanwhile counts.
+$(STAMPS)/$(PROFILE)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
+		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
+	@mkdir -p $(@D) && touch $@.started
+	@$(PY) -m longalign.execute $< --profile $(PROFILE)
+	@mv $@.started $@
+
+FORCE:
+
+# ---- environment ----------------------------------------------------------------------------------------------------
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "LongAlign needs Python 3.10 or newer; '$(PYTHON)' is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+# uv takes a minute where pip takes five, and pip serves where uv cannot be had or does not find its way to a registry
+install = $(PY) -m pip install --quiet uv && $(PY) -m uv pip install --python $(PY) $(1) || $(PY) -m pip install $(1)
+
+$(READY): requirements.txt pyproject.toml | $(PY)
+	$(call install,-r requirements.txt -e .)
+	@touch $@
+
+$(TEST): requirements.txt pyproject.toml | $(PY)
+	$(call install,-r requirements.txt -e '.[test]')
+	@touch $@ $(READY)
