@@ -1,48 +1,44 @@
-"""Guarantees that exactly the answers and their end tokens are targets, and that a prompt is a prefix of its training sequence.
+"""Guarantees that the answers and their end tokens alone are targets, and that a prompt begins its training sequence.
 
 The price: a template that rewrites earlier turns is refused unless it marks the answers itself with {% generation %}.
 
-Formats.  "template" is the tokenizer's own chat template.  "llama" and "chatglm" are the two of LongAlign (arXiv 2401.18058):
+Formats.  "template" is the tokenizer's own chat template.  "llama" and "chatglm" are the two of LongAlign (arXiv
+2401.18058):
     [INST]question[/INST]answer<eos>\n\n[INST]question[/INST]answer<eos>
     [Round 1]\n\n问：question\n\n答：answer<eos>\n\n[Round 2]\n\n问：question\n\n答：answer<eos>
-after the tokens that the tokenizer puts before any text by itself (<s>, or [gMASK] sop).  A system message stands before the first
-question, a blank line between them.  The released code writes one <eos>, after the last answer, and labels the token behind every
-earlier answer (it is the first of the blank line) with <eos>: a label that is not in the input, so a question of a later turn never
-sees an end.  Here <eos> follows every answer in input and labels, so that labels[t] is input_ids[t] at every target and the
-model learns the same thing: to end there.
+after the tokens that the tokenizer puts before any text by itself (<s>, or [gMASK] sop).  A system message stands
+before the first question, a blank line between them.  The released code writes one <eos>, after the last answer, and
+labels the token behind every earlier answer (it is the first of the blank line) with <eos>: a label that is not in
+the input, so a question of a later turn never sees an end.  Here <eos> follows every answer in input and labels, so
+that labels[t] is input_ids[t] at every target and the model learns the same thing: to end there.
 
-Boundaries.  In the two formats of LongAlign every answer, and what stands before it, is tokenized apart (the released code reaches
-the same by special tokens around the answer); text that looks like a special token stays text.  A template is tokenized as a
-whole, as `apply_chat_template` does, and cut apart at an answer only where its first token would otherwise depend on the prompt's end
-(as when a template ends in a line feed and the answer begins with one).  Text in a message that spells a special token of a template is that
-token, as in `apply_chat_template`; it moves no label.
+Boundaries.  In the two formats of LongAlign every answer, and what stands before it, is tokenized apart (the released
+code reaches the same by special tokens around the answer); text that looks like a special token stays text.  A
+template is tokenized as a whole, as `apply_chat_template` does, and cut apart at an answer only where its first token
+would otherwise depend on the prompt's end (as when a template ends in a line feed and the answer begins with one).
+Text in a message that spells a special token of a template is that token, as in `apply_chat_template`; it moves no
+label.
 """
 
 import hashlib
-import itertools
 import json
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from longalign.jsonl import DataError, check_messages
+from longalign.loss import IGNORE_INDEX
+from longalign.rendering import Messages, Span, Tokens, has_offsets, render, tokenize
 
-IGNORE_INDEX = -100
-CHAT_FORMATS = ("template", "llama", "chatglm")
 MIN_KEPT = 16  # tokens of a document that middle truncation leaves at least, half of them at each end
 
-Messages = Sequence[Mapping[str, str]]
-Span = tuple[int, int]
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _STAND_IN = "<the document stands here>"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sequence: `input_ids` int32 [T], `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed."""
+    """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed."""
 
     input_ids: np.ndarray
     labels: np.ndarray
@@ -54,10 +50,10 @@ def encode(
 ) -> Encoded:
     """The training sequence of a conversation, at most `max_length` tokens long.
 
-    A longer one loses tokens from the middle of its longest user message (in characters): the head of the document, its tail
-    with the question, and every answer stay, and at least MIN_KEPT tokens of the document.  Raises DataError for messages that
-    are no conversation ending in an answer, for "no room for its answer", and for a template in which an answer cannot be
-    found; ValueError for a tokenizer that lacks what the format needs.
+    A longer one loses tokens from the middle of its longest user message (in characters): the head of the document,
+    its tail with the question, and every answer stay, and at least MIN_KEPT tokens of the document.  Raises DataError
+    for messages that are no conversation ending in an answer, for "no room for its answer", and for a template in
+    which an answer cannot be found; ValueError for a tokenizer that lacks what the format needs.
 
     With one token a word, the question "a b" (2 tokens) and the answer "c d e" (3) in the format "llama":
 
@@ -76,17 +72,17 @@ def encode_prompt(
     max_length: int | None = None,
     reserve: int = 0,
 ) -> np.ndarray:
-    """int32 [T]: what the model sees before it answers the last question, truncated as in `encode` to `max_length - reserve`.
+    """int32 [T]: what the model sees before its last answer, truncated as in `encode` to `max_length - reserve`.
 
-    Without truncation it is the beginning of the training sequence, up to the first token of the last answer.  `reserve` is
-    the room for new tokens.  Raises as `encode` does; the last message must be the user's.
+    Without truncation it is the beginning of the training sequence, up to the first token of the last answer.
+    `reserve` is the room for new tokens.  Raises as `encode` does; the last message must be the user's.
     """
     room = None if max_length is None else max_length - reserve
     return _fit(check_messages(messages, last="user"), tokenizer, chat_format, room)[0].ids
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """sha256 (hex) of what decides the tokens of a text: the tokenizer's definition, its special tokens, its chat template."""
+    """sha256 (hex) of the tokenizer's definition, its special tokens and its chat template."""
     definition = tokenizer.get_vocab()
     if getattr(tokenizer, "is_fast", False):
         definition = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
@@ -95,21 +91,14 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    ids: np.ndarray  # int32 [T]
-    targets: np.ndarray  # bool [T]
-    starts: np.ndarray  # int64 [T], the character of the rendered text at which a token starts
-
-
-def _fit(messages: Messages, tokenizer: Any, chat_format: str, max_length: int | None) -> tuple[_Tokens, int]:
+def _fit(messages: Messages, tokenizer: Any, chat_format: str, max_length: int | None) -> tuple[Tokens, int]:
     """The tokens of a conversation without the middle of its document that is too much, and how many those are."""
-    tokens = _tokenize(messages, tokenizer, chat_format)
+    tokens = tokenize(messages, tokenizer, chat_format)
     if max_length is None or len(tokens.ids) <= max_length:
         return tokens, 0
     document = _document_span(messages, tokenizer, chat_format)
-    if not _has_offsets(tokenizer):
-        tokens = _tokenize(messages, tokenizer, chat_format, cuts=document)
+    if not has_offsets(tokenizer):
+        tokens = tokenize(messages, tokenizer, chat_format, cuts=document)
     start, end = (int(edge) for edge in np.searchsorted(tokens.starts, document))
     excess = max(0, len(tokens.ids) - max_length)
     kept = end - start - excess
@@ -118,206 +107,16 @@ def _fit(messages: Messages, tokenizer: Any, chat_format: str, max_length: int |
         detail = f"{len(tokens.ids)} tokens, {needed} with the document cut to the least, {max_length} are allowed"
         raise DataError("no room for its answer", detail, field="messages")
     hole = slice(start + (kept + 1) // 2, end - kept // 2)
-    return _Tokens(*(np.delete(x, hole) for x in (tokens.ids, tokens.targets, tokens.starts))), excess
+    return Tokens(*(np.delete(x, hole) for x in (tokens.ids, tokens.targets, tokens.starts))), excess
 
 
 def _document_span(messages: Messages, tokenizer: Any, chat_format: str) -> Span:
-    """Where the longest user message stands in the rendered text: rendered once more with a stand-in, which is looked for."""
+    """Where the longest user message stands in the rendered text, found by rendering a stand-in in its place."""
     users = [index for index, message in enumerate(messages) if message["role"] == "user"]
     longest = max(users, key=lambda index: len(messages[index]["content"]))
-    text = _render(messages, tokenizer, chat_format)
+    text = render(messages, tokenizer, chat_format)
     changed = [dict(m, content=_STAND_IN) if i == longest else m for i, m in enumerate(messages)]
-    before, _, after = _render(changed, tokenizer, chat_format).partition(_STAND_IN)
+    before, _, after = render(changed, tokenizer, chat_format).partition(_STAND_IN)
     if not (text.startswith(before) and text.endswith(after)):
         raise DataError("template unsuitable", "it changes with the question", field=f"messages[{longest}].content")
     return len(before), len(text) - len(after)
-
-
-def _tokenize(messages: Messages, tokenizer: Any, chat_format: str, *, cuts: Sequence[int] = ()) -> _Tokens:
-    """All tokens of a conversation; it ends where the assistant begins if its last message is the user's."""
-    if chat_format not in CHAT_FORMATS:
-        raise ValueError(f"unknown chat_format {chat_format!r}: one of {', '.join(CHAT_FORMATS)}.")
-    if chat_format != "template":
-        return _tokenize_longalign(messages, tokenizer, chat_format, cuts)
-    if not tokenizer.chat_template:
-        raise ValueError('the tokenizer has no chat template: give it one, or use chat_format "llama" or "chatglm".')
-    if _GENERATION.search(tokenizer.get_chat_template()):
-        return _tokenize_marked(messages, tokenizer)
-    return _tokenize_template(messages, tokenizer, cuts)
-
-
-def _render(messages: Messages, tokenizer: Any, chat_format: str) -> str:
-    """The text of a conversation; after a question it goes on to where the answer begins."""
-    if chat_format != "template":
-        return _longalign_text(messages, chat_format)
-    from jinja2.exceptions import TemplateError
-
-    ask = messages[-1]["role"] == "user"
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    except TemplateError as error:
-        raise DataError("template refuses the messages", f"{error}", field="messages") from None
-
-
-def _longalign_text(messages: Messages, chat_format: str) -> str:
-    r"""A conversation in LongAlign's formats, without the end tokens.
-
-    >>> _longalign_text([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2, "llama")
-    '[INST]a[/INST]b\n\n[INST]a[/INST]b'
-    """
-    text, lead, turn = "", "", 0
-    for message in messages:
-        if message["role"] == "system":
-            lead = message["content"] + "\n\n"
-        elif message["role"] == "assistant":
-            text += message["content"]
-        else:
-            turn += 1
-            question = lead + message["content"]
-            form = f"[Round {turn}]\n\n问：{question}\n\n答：" if chat_format == "chatglm" else f"[INST]{question}[/INST]"
-            text, lead = text + "\n\n" * (turn > 1) + form, ""
-    return text
-
-
-def _answer_spans(messages: Messages, tokenizer: Any, chat_format: str, text: str) -> list[Span]:
-    """The characters of `text` that each answer occupies (with its end token, in a template), found by rendering prefixes."""
-    spans = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        field = f"messages[{index}].content"
-        before, after = (_render(messages[:end], tokenizer, chat_format) for end in (index, index + 1))
-        if not (after.startswith(before) and text.startswith(after)):
-            detail = "it is not prefix-stable: an earlier turn looks different once more turns follow"
-            raise DataError("template unsuitable", f"{detail}; mark the answers in it by {{% generation %}}", field=field)
-        if not after[len(before) :].lstrip().startswith(message["content"].strip()):
-            detail = "the answer does not follow its generation prompt; mark the answers in it by {% generation %}"
-            raise DataError("template unsuitable", detail, field=field)
-        spans.append((len(before), len(after)))
-    return spans
-
-
-def _tokenize_longalign(messages: Messages, tokenizer: Any, chat_format: str, cuts: Sequence[int]) -> _Tokens:
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f'the tokenizer has no end-of-sequence token, which chat_format "{chat_format}" needs.')
-    text = _longalign_text(messages, chat_format)
-    spans = _answer_spans(messages, tokenizer, chat_format, text)
-    ids, starts = _tokens_of(text, tokenizer, cuts=[*itertools.chain(*spans), *cuts], split_special_tokens=True)
-    ends = [end for _, end in spans]
-    at = np.searchsorted(starts, ends)
-    ids, starts = np.insert(ids, at, tokenizer.eos_token_id), np.insert(starts, at, ends)
-    before = _tokens_before_text(tokenizer)
-    ids = np.concatenate([np.array(before, dtype=np.int32), ids])
-    starts = np.concatenate([np.full(len(before), -1), starts])
-    runs = [(int(a), int(b) + 1) for a, b in (np.searchsorted(starts, span) for span in spans)]
-    return _Tokens(ids, _mask(runs, len(ids)), starts)
-
-
-def _tokenize_template(messages: Messages, tokenizer: Any, cuts: Sequence[int]) -> _Tokens:
-    text = _render(messages, tokenizer, "template")
-    spans = _answer_spans(messages, tokenizer, "template", text)
-    begins = [start for start, _ in spans] + [len(text)] * (messages[-1]["role"] == "user")
-    if not _has_offsets(tokenizer):
-        ids, starts = _tokens_of(text, tokenizer, cuts=[*begins, *(end for _, end in spans), *cuts])
-    else:
-        ids, starts = _tokens_of(text, tokenizer)
-        torn = [begin for begin in begins if not _tokens_end_at(begin, text, ids, starts, tokenizer)]
-        if torn:
-            ids, starts = _tokens_of(text, tokenizer, cuts=torn)
-    runs = [tuple(int(edge) for edge in np.searchsorted(starts, span)) for span in spans]
-    return _Tokens(ids, _mask(_until_end_token(runs, ids, tokenizer), len(ids)), starts)
-
-
-def _tokenize_marked(messages: Messages, tokenizer: Any) -> _Tokens:
-    """A template with {% generation %}: the tokenizer's own mask says which tokens are the assistant's."""
-    if not _has_offsets(tokenizer):
-        raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets).")
-    if messages[-1]["role"] == "user":
-        ids, starts = _tokens_of(_render(messages, tokenizer, "template"), tokenizer)
-        return _Tokens(ids, np.zeros(len(ids), dtype=bool), starts)
-    _render(messages, tokenizer, "template")
-    out = tokenizer.apply_chat_template(
-        messages,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
-    )
-    ids = np.array(out["input_ids"], dtype=np.int32)
-    edges = np.flatnonzero(np.diff(np.array([0, *out["assistant_masks"], 0], dtype=np.int8)))
-    runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-    answers = sum(message["role"] == "assistant" for message in messages)
-    if len(runs) != answers:
-        detail = f"its {{% generation %}} marks {len(runs)} runs of tokens for {answers} answers"
-        raise DataError("template unsuitable", detail, field="messages")
-    starts = np.array(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 0]
-    return _Tokens(ids, _mask(_until_end_token(runs, ids, tokenizer), len(ids)), starts)
-
-
-def _until_end_token(runs: list[Span], ids: np.ndarray, tokenizer: Any) -> list[Span]:
-    """Each run of an answer up to and with its end token: the last special token in it, or else the one that follows it."""
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= {tokenizer.eos_token_id, *tokenizer.all_special_ids}
-    is_end, trimmed = np.isin(ids, [index for index in special if index is not None]), []
-    for start, end in runs:
-        inside = np.flatnonzero(is_end[start:end])
-        if not len(inside) and not is_end[end : end + 1].any():
-            detail = "it puts no end token behind the answer; add one to the template, or use another chat_format"
-            raise DataError("template unsuitable", detail, field="messages")
-        trimmed.append((start, start + int(inside[-1]) + 1 if len(inside) else end + 1))
-    return trimmed
-
-
-def _mask(runs: Sequence[Span], length: int) -> np.ndarray:
-    targets = np.zeros(length, dtype=bool)
-    for start, end in runs:
-        if end - start < 2:
-            raise DataError("empty answer", "the tokenizer has no token for its text", field="messages")
-        targets[start:end] = True
-    return targets
-
-
-def _has_offsets(tokenizer: Any) -> bool:
-    return bool(getattr(tokenizer, "is_fast", False))
-
-
-def _tokens_of(text: str, tokenizer: Any, *, cuts: Sequence[int] = (), **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32 [T] and first characters int64 [T] of a text tokenized in pieces; without offsets, a piece's tokens start with it."""
-    ids, starts, offsets = [], [], _has_offsets(tokenizer)
-    edges = sorted({0, len(text), *cuts})
-    for start, end in itertools.pairwise(edges):
-        out = tokenizer(
-            text[start:end],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=offsets,
-            verbose=False,
-            **options,
-        )
-        ids.append(np.array(out["input_ids"], dtype=np.int32))
-        first = [offset for offset, _ in out["offset_mapping"]] if offsets else [0] * len(ids[-1])
-        starts.append(np.array(first, dtype=np.int64) + start)
-    empty = np.zeros(0, dtype=np.int64)
-    return np.concatenate([empty.astype(np.int32), *ids]), np.concatenate([empty, *starts])
-
-
-def _tokens_end_at(position: int, text: str, ids: np.ndarray, starts: np.ndarray, tokenizer: Any) -> bool:
-    """Whether the tokens before a position are those that its text gives alone.
-
-    Not so where a token reaches across, or holds a blank of the prompt's end.  Only the last 64 tokens are tokenized again and
-    only the last 8 compared: a long prompt is not worth a second pass, and the first of a piece may differ by where it begins.
-    """
-    count = int(np.searchsorted(starts, position))
-    begin = int(starts[count - 64]) if count > 64 else 0
-    alone, _ = _tokens_of(text[begin:position], tokenizer)
-    compare = 8 if count > 64 else max(count, len(alone))
-    return np.array_equal(alone[-compare:], ids[max(0, count - compare) : count])
-
-
-def _tokens_before_text(tokenizer: Any) -> list[int]:
-    """What a tokenizer puts before any text (as <s>); what it puts behind is left out, the format has its own end."""
-    alone, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
-    for start in range(len(whole) - len(alone) + 1):
-        if alone and whole[start : start + len(alone)] == alone:
-            return list(whole[:start])
-    return []

@@ -1,7 +1,7 @@
-"""Guarantees that a bad line is named by file, line, field and reason, whatever it holds; the price is that nothing is guessed.
+"""Guarantees that bad data are named by file, line, field and reason; the price is that nothing is guessed.
 
-Files in LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any other key}.
-They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
+Files in LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any other
+key}. They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
 """
 
 import json
@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 64 * 2**20
 ROLES = ("system", "user", "assistant")
@@ -72,40 +72,44 @@ class Line:
 def read_lines(path: str | os.PathLike, *, digest: Any = None) -> Iterator[Line]:
     """The lines of a file that are not blank, one at a time; `digest` (of hashlib) is fed with every byte of the file.
 
-    Lines end at a line feed only; a byte order mark at the start is passed over; blank lines hold no sample, but are counted in
-    the line numbers.  Raises DataError for a file that cannot be opened, and for one that holds nothing.
+    Lines end at a line feed only; a byte order mark at the start is passed over; blank lines hold no sample, but are
+    counted in the line numbers.  Raises DataError for a file that cannot be opened, and for one that holds nothing.
     """
-    number = offset = found = 0
+    found = False
     try:
-        file = open(path, "rb")
+        with open(path, "rb") as file:
+            for line in _split(file, digest):
+                if line.too_long or line.raw.strip():
+                    found = True
+                    yield line
     except OSError as error:
         raise DataError("cannot be read", str(error.strerror).lower()).at(path) from None
-    with file:
-        while raw := file.readline(MAX_LINE_BYTES):
-            number, start = number + 1, offset
-            part, too_long = raw, False
-            while True:
-                offset += len(part)
-                if digest is not None:
-                    digest.update(part)
-                if part.endswith(b"\n") or not (part := file.readline(MAX_LINE_BYTES)):
-                    break
-                too_long = True
-            if number == 1 and raw.startswith(_BOM):
-                raw, start = raw[len(_BOM) :], len(_BOM)
-            if too_long or raw.strip():
-                found += 1
-                yield Line(number, start, raw, too_long)
     if not found:
         raise DataError("empty file", "it holds no sample").at(path)
+
+
+def _split(file: BinaryIO, digest: Any) -> Iterator[Line]:
+    number = offset = 0
+    while raw := file.readline(MAX_LINE_BYTES):
+        number, start, part, too_long = number + 1, offset, raw, False
+        while True:
+            offset += len(part)
+            if digest is not None:
+                digest.update(part)
+            if part.endswith(b"\n") or not (part := file.readline(MAX_LINE_BYTES)):
+                break
+            too_long = True
+        if start == 0 and raw.startswith(_BOM):
+            raw, start = raw[len(_BOM) :], len(_BOM)
+        yield Line(number, start, raw, too_long)
 
 
 def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, str]]:
     """The messages with role and content alone, when they are a conversation that ends with a turn of `last`.
 
-    An optional system message comes first; then user and assistant take turns, the user first.  A question may be empty, an
-    answer may not: the paper removes the empty assistant turns of ShareGPT from the data (arXiv 2401.18058, section 4.1), here the
-    sample is refused.  Raises DataError with the field.
+    An optional system message comes first; then user and assistant take turns, the user first.  A question may be
+    empty, an answer may not: the paper removes the empty assistant turns of ShareGPT from the data (arXiv 2401.18058,
+    section 4.1), here the sample is refused.  Raises DataError with the field.
 
     >>> check_messages([{"role": "user", "content": "Why?", "id": 7}], last="user")
     [{'role': 'user', 'content': 'Why?'}]
@@ -146,7 +150,9 @@ def _check_message(message: Any, field: str) -> None:
     try:
         content.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError("lone surrogate", f"{content[error.start]!a} at character {error.start + 1}", field=field) from None
+        raise DataError(
+            "lone surrogate", f"{content[error.start]!a} at character {error.start + 1}", field=field
+        ) from None
     if message["role"] == "assistant" and not _VISIBLE.search(content):
         raise DataError("empty answer", "an answer needs visible text", field=field)
 

@@ -1,20 +1,19 @@
-"""Guarantees that a token store is whole or refused, and that reading, planning and writing it need memory for one sample at a time.
+"""Guarantees that a token store is whole or refused, and that using it needs memory for one sample at a time.
 
-The price: a sequence is read from the disk (or the page cache) each time it is asked for, and copied.  A store is a folder:
+The price: a sequence is read from the disk (or the page cache) each time it is asked for, and copied.  A store is a
+folder:
 
-    tokens.bin          int32 [tokens], all sequences one behind the other
-    targets.bin         uint8 [tokens], 1 where a token is a target
-    offsets.npy         int64 [n + 1]; lengths 2, 4, 3 give 0, 2, 6, 9
-    target_counts.npy   int64 [n], targets of a sequence; its position 0 never counts, since nothing predicts it
-    lines.npy           int64 [n, 2], line number (from 1) and byte offset of its sample in the JSONL file; 0, -1 without a file
-    skipped.jsonl       the lines that were skipped (line, reason, field, message, raw), if asked for and any
-    manifest.json       counts, what was dropped and why, size and sha256 of every file, where it came from
+    tokens.bin          int32 [tokens], all sequences one behind the other targets.bin         uint8 [tokens], 1 where
+    a token is a target offsets.npy         int64 [n + 1]; lengths 2, 4, 3 give 0, 2, 6, 9 target_counts.npy   int64
+    [n], targets of a sequence; its position 0 never counts, since nothing predicts it lines.npy           int64 [n,
+    2], line number (from 1) and byte offset of its sample in the JSONL file; 0, -1 without a file skipped.jsonl
+    the lines that were skipped (line, reason, field, message, raw), if asked for and any manifest.json       counts,
+    what was dropped and why, size and sha256 of every file, where it came from
 """
 
 import hashlib
 import json
 import os
-import shutil
 import sys
 import time
 from array import array
@@ -25,11 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from longalign.chat import IGNORE_INDEX, Encoded, encode, tokenizer_hash
+from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError, Line, read_lines
-
-CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
-VERSION = 1
+from longalign.loss import IGNORE_INDEX
+from longalign.store_writer import VERSION, StoreWriter, file_sha256, manifest_checksum, target_count
 
 Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, share of the file done
 
@@ -37,8 +35,9 @@ Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, s
 class TokenStore:
     """A token store opened for reading: `len(store)`, `store[i]`, lengths and counts without touching a token.
 
-    Opening compares every file's size and all counts with the manifest, and the manifest with its own checksum; `verify=True` reads
-    every byte and compares the sha256 too.  Raises DataError for a store that is damaged, and for a folder that is none.
+    Opening compares every file's size and all counts with the manifest, and the manifest with its own checksum;
+    `verify=True` reads every byte and compares the sha256 too.  Raises DataError for a store that is damaged, and for
+    a folder that is none.
     """
 
     def __init__(self, folder: str | os.PathLike, *, verify: bool = False) -> None:
@@ -50,7 +49,7 @@ class TokenStore:
             if size != expected["bytes"]:
                 found = "is missing" if size is None else f"holds {size} bytes instead of {expected['bytes']}"
                 raise _damaged(path, f"it {found}")
-            if verify and _sha256(path) != expected["sha256"]:
+            if verify and file_sha256(path) != expected["sha256"]:
                 raise _damaged(path, "its sha256 differs from the manifest's")
         self.offsets = self._array("offsets.npy")
         self.target_counts = self._array("target_counts.npy")
@@ -62,14 +61,14 @@ class TokenStore:
 
     @property
     def sha256(self) -> str:
-        """sha256 (hex) of the tokens, the targets and where sequences begin: the same for the same data, whatever its source."""
+        """sha256 (hex) of tokens, targets and offsets: the same for the same data, whatever its source."""
         return self.manifest["sha256"]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """{"input_ids": int32 [T], "labels": int32 [T]} of one sequence; labels are input_ids[t] or IGNORE_INDEX, not shifted."""
+        """{"input_ids": int32 [T], "labels": int32 [T]} of a sequence; a label is input_ids[t] or IGNORE_INDEX."""
         index = range(len(self))[index]
         input_ids = self._read("tokens.bin", np.int32, index)
         targets = self._read("targets.bin", np.uint8, index)
@@ -93,7 +92,7 @@ class TokenStore:
             raise error.at(jsonl, number) from None
 
     def _read(self, name: str, dtype: type, index: int) -> np.ndarray:
-        # Mapped for one sequence at a time: a map of the whole file would keep every page it has read in this process's memory.
+        # Mapped for one sequence only: a map of the whole file would keep every page read in this process's memory.
         length = int(self.lengths[index])
         start = int(self.offsets[index]) * np.dtype(dtype).itemsize
         return np.array(np.memmap(self.folder / name, dtype=dtype, mode="r", offset=start, shape=(length,)))
@@ -108,14 +107,15 @@ class TokenStore:
 def write_store(folder: str | os.PathLike, sequences: Iterable[Encoded], *, meta: Mapping[str, Any]) -> TokenStore:
     """Write sequences as they come and open the store; `meta` (JSON values) joins the manifest.
 
-    The store appears in one step when it is whole: it is written beside `folder` and renamed, and a store that was there is replaced.
-    Raises DataError when `folder` is there and no store, ValueError for a sequence that is empty or whose labels
-    are not its own tokens.
+    The store appears in one step when it is whole: it is written beside `folder` and renamed, and a store that was
+    there is replaced. Raises DataError when `folder` is there and no store, ValueError for a sequence that is empty
+    or whose labels are not its own tokens.
     """
-    with _Writer(folder) as writer:
+    with StoreWriter(folder) as writer:
         for sequence in sequences:
             writer.add(sequence)
-        return writer.finish(meta)
+        writer.finish(meta)
+    return TokenStore(folder)
 
 
 def tokenize_jsonl(
@@ -128,15 +128,16 @@ def tokenize_jsonl(
     skip_invalid: bool = False,
     progress: Progress | None = None,
 ) -> TokenStore:
-    """The token store of a JSONL file in LongAlign-10k's schema, read line by line; see `longalign.chat.encode` for the formats.
+    """The token store of a JSONL file in LongAlign-10k's schema; formats and truncation are `longalign.chat.encode`'s.
 
-    A bad sample raises DataError with file, line and field, and nothing is left behind.  With `skip_invalid` it is left out instead,
-    counted by reason in the manifest's "dropped", copied to skipped.jsonl (bytes that are not UTF-8 as lone surrogates \\udcXX), and the
-    counts are printed.  A file of which nothing remains raises.  `progress` is called after every sample; None prints a line.
+    A bad sample raises DataError with file, line and field, and nothing is left behind.  With `skip_invalid` it is
+    left out instead, counted by reason in the manifest's "dropped", copied to skipped.jsonl (bytes that are not UTF-8
+    as lone surrogates \\udcXX), and the counts are printed.  A file of which nothing remains raises.  `progress` is
+    called after every sample; None prints a line.
     """
     progress = progress or print_progress()
     digest, dropped = hashlib.sha256(), Counter()
-    with _Writer(folder) as writer:
+    with StoreWriter(folder) as writer:
         for line in read_lines(jsonl, digest=digest):
             try:
                 messages = line.row().get("messages")
@@ -149,31 +150,28 @@ def tokenize_jsonl(
                 writer.skip(line, error)
                 continue
             writer.add(sequence, line=line.number, offset=line.offset)
-            progress(len(writer.counts), writer.tokens, (line.offset + len(line.raw)) / os.path.getsize(jsonl))
+            progress(len(writer), writer.tokens, (line.offset + len(line.raw)) / os.path.getsize(jsonl))
         summary = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
-        if not len(writer.counts):
+        if not len(writer):
             raise DataError("no valid sample", f"all were skipped; {summary}").at(jsonl)
-        if dropped:
-            where = Path(folder) / "skipped.jsonl"
-            print(f"{jsonl}: {sum(dropped.values())} samples skipped ({summary}); see {where}", file=sys.stderr)
-        meta = {
-            "source": {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()},
-            "tokenizer_sha256": tokenizer_hash(tokenizer),
-            "chat_format": chat_format,
-            "max_length": max_length,
-            "dropped": dict(sorted(dropped.items())),
-        }
-        return writer.finish(meta)
+        source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
+        how = {"tokenizer_sha256": tokenizer_hash(tokenizer), "chat_format": chat_format, "max_length": max_length}
+        writer.finish({"source": source, **how, "dropped": dict(sorted(dropped.items()))})
+    if dropped:
+        where = Path(folder) / "skipped.jsonl"
+        print(f"{jsonl}: {sum(dropped.values())} samples skipped ({summary}); see {where}", file=sys.stderr)
+    return TokenStore(folder)
 
 
 def read_lengths(
     path: str | os.PathLike, *, tokenizer: Any = None, chat_format: str = "template", max_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Lengths int64 [n] and, where known, target counts int64 [n] of a token store, a JSONL file, or a text file of lengths.
+    """Lengths and, where known, target counts (int64 [n]) of a token store, a JSONL file, or a text file of lengths.
 
-    A folder is a store; a file whose first line begins with "{", or that is named .jsonl or .json, is JSONL; anything else holds one positive
-    integer a line (2, 4, 3 on three lines).  JSONL is tokenized sample by sample when there is a tokenizer, else the rows' key "length"
-    tells, cut to `max_length` as truncation would.  Blank lines hold nothing.  Raises DataError that names file and line.
+    A folder is a store; a file whose first line begins with "{", or that is named .jsonl or .json, is JSONL; anything
+    else holds one positive integer a line (2, 4, 3 on three lines).  JSONL is tokenized sample by sample when there
+    is a tokenizer, else the rows' key "length" tells, cut to `max_length` as truncation would.  Blank lines hold
+    nothing.  Raises DataError that names file and line.
     """
     if os.path.isdir(path):
         store = TokenStore(path)
@@ -186,7 +184,7 @@ def read_lengths(
             if is_jsonl and tokenizer is not None:
                 sequence = encode(line.row().get("messages"), tokenizer, chat_format=chat_format, max_length=max_length)
                 lengths.append(len(sequence.input_ids))
-                counts.append(_target_count(sequence.labels))
+                counts.append(target_count(sequence.labels))
             elif is_jsonl:
                 lengths.append(min(_length_key(line.row()), max_length or sys.maxsize))
             else:
@@ -198,7 +196,7 @@ def read_lengths(
 
 
 def print_progress(label: str = "tokenize", *, every: float = 5.0) -> Progress:
-    """A progress callable: samples, tokens/s and time left on stderr, in place on a terminal, else a line every `every` seconds."""
+    """A progress callable: one changing line on a terminal, else a line every `every` seconds, on stderr."""
     start = last = time.monotonic()
     terminal = sys.stderr.isatty()
 
@@ -210,94 +208,21 @@ def print_progress(label: str = "tokenize", *, every: float = 5.0) -> Progress:
         last, spent = now, max(now - start, 1e-9)
         left = spent / share - spent if share else 0.0
         text = f"{label}: {samples:,} samples, {tokens / spent:,.0f} tokens/s, {share:.0%}, {left:,.0f} s left"
-        print(f"\r{text:<80}" if terminal else text, end="\n" if not terminal or share >= 1 else "", file=sys.stderr, flush=True)
+        print(
+            f"\r{text:<80}" if terminal else text,
+            end="\n" if not terminal or share >= 1 else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return show
-
-
-class _Writer:
-    """Writes a store into a temporary folder beside its place, and moves it there when it is finished; removes it otherwise."""
-
-    def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder)
-        if self.folder.exists() and not (self.folder / "manifest.json").is_file():
-            if not self.folder.is_dir() or any(self.folder.iterdir()):
-                raise DataError("not a token store", "it is there already; name another folder").at(folder)
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
-        self.offsets, self.counts, self.lines = array("q", [0]), array("q"), array("q")
-        self.tokens = self.truncated_sequences = self.truncated_tokens = 0
-        self.files: dict[str, Any] = {}
-
-    def __enter__(self) -> "_Writer":
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir()
-        self.files = {name: open(self.temporary / name, "wb") for name in ("tokens.bin", "targets.bin")}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for file in self.files.values():
-            file.close()
-        shutil.rmtree(self.temporary, ignore_errors=True)
-
-    def add(self, sequence: Encoded, *, line: int = 0, offset: int = -1) -> None:
-        ids, labels = np.asarray(sequence.input_ids), np.asarray(sequence.labels)
-        targets = labels != IGNORE_INDEX
-        if ids.ndim != 1 or not len(ids) or ids.shape != labels.shape or not np.array_equal(labels[targets], ids[targets]):
-            raise ValueError(f"sequence {len(self.counts)}: needs 1-d tokens, and labels that are these tokens or {IGNORE_INDEX}.")
-        if ids.min() < 0 or ids.max() > np.iinfo(np.int32).max:
-            raise ValueError(f"sequence {len(self.counts)}: token ids must be between 0 and 2^31 - 1.")
-        self.files["tokens.bin"].write(ids.astype("<i4").tobytes())
-        self.files["targets.bin"].write(targets.astype(np.uint8).tobytes())
-        self.tokens += len(ids)
-        self.offsets.append(self.tokens)
-        self.counts.append(_target_count(labels))
-        self.lines.extend((line, offset))
-        self.truncated_sequences += sequence.truncated > 0
-        self.truncated_tokens += int(sequence.truncated)
-
-    def skip(self, line: Line, error: DataError) -> None:
-        if "skipped.jsonl" not in self.files:
-            self.files["skipped.jsonl"] = open(self.temporary / "skipped.jsonl", "wb")
-        raw = line.raw.rstrip(b"\r\n")[:4096] if line.too_long else line.raw.rstrip(b"\r\n")
-        row = {"line": line.number, "reason": error.reason, "field": error.field, "message": str(error)}
-        row["raw"] = raw.decode("utf-8", "surrogateescape")
-        self.files["skipped.jsonl"].write(json.dumps(row).encode() + b"\n")
-
-    def finish(self, meta: Mapping[str, Any]) -> TokenStore:
-        for file in self.files.values():
-            file.close()
-        np.save(self.temporary / "offsets.npy", np.array(self.offsets, dtype="<i8"))
-        np.save(self.temporary / "target_counts.npy", np.array(self.counts, dtype="<i8"))
-        np.save(self.temporary / "lines.npy", np.array(self.lines, dtype="<i8").reshape(-1, 2))
-        paths = sorted(self.temporary.iterdir())
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
-        manifest = {
-            **meta,
-            "version": VERSION,
-            "sequences": len(self.counts),
-            "tokens": self.tokens,
-            "targets": sum(self.counts),
-            "truncated_sequences": self.truncated_sequences,
-            "truncated_tokens": self.truncated_tokens,
-            "files": files,
-            "sha256": hashlib.sha256("".join(files[name]["sha256"] for name in CONTENT).encode()).hexdigest(),
-        }
-        manifest["manifest_sha256"] = _manifest_sha256(manifest)
-        (self.temporary / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        previous = self.temporary.with_suffix(".old")
-        if self.folder.exists():
-            os.replace(self.folder, previous)
-        os.replace(self.temporary, self.folder)
-        shutil.rmtree(previous, ignore_errors=True)
-        return TokenStore(self.folder)
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_bytes().decode("utf-8"))
-        if manifest["manifest_sha256"] != _manifest_sha256(manifest):
+        if manifest["manifest_sha256"] != manifest_checksum(manifest):
             raise _damaged(path, "it was edited: its checksum does not fit")
     except OSError as error:
         raise DataError("not a token store", f"manifest.json: {str(error.strerror).lower()}").at(folder) from None
@@ -306,29 +231,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "it is no manifest") from None
     if manifest.get("version") != VERSION:
-        raise DataError("another version", f"version {manifest.get('version')}, this reads {VERSION}; tokenize again").at(path)
+        raise DataError(
+            "another version", f"version {manifest.get('version')}, this reads {VERSION}; tokenize again"
+        ).at(path)
     return manifest
-
-
-def _manifest_sha256(manifest: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _damaged(path: Path, what: str) -> DataError:
     return DataError("damaged token store", f"{what}; tokenize again").at(path)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _target_count(labels: np.ndarray) -> int:
-    return int(np.count_nonzero(labels[1:] != IGNORE_INDEX))
 
 
 def _length_key(row: Mapping[str, Any]) -> int:
