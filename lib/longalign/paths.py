@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_MARKS = ("pyproject.toml", "notebooks", "profiles")
+_MARKS = ("pyproject.toml", "profiles", "lib/longalign")
 
 
 def _is_root(folder: Path) -> bool:
