@@ -1,4 +1,4 @@
-"""Guarantees that the answers and their end tokens alone are targets, and that a prompt begins its training sequence.
+r"""Guarantees that the answers and their end tokens alone are targets, and that a prompt begins its training sequence.
 
 The price: a template that rewrites earlier turns is refused unless it marks the answers itself with {% generation %}.
 
@@ -16,8 +16,9 @@ Boundaries.  In the two formats of LongAlign every answer, and what stands befor
 code reaches the same by special tokens around the answer); text that looks like a special token stays text.  A
 template is tokenized as a whole, as `apply_chat_template` does, and cut apart at an answer only where its first token
 would otherwise depend on the prompt's end (as when a template ends in a line feed and the answer begins with one).
-Text in a message that spells a special token of a template is that token, as in `apply_chat_template`; it moves no
-label.
+Where a template marks the answers by {% generation %}, the tokenizer's own mask says which tokens are theirs, a token
+that reaches across the mark included.  Text in a message that spells a special token of a template is that token, as
+in `apply_chat_template`; it moves no label.
 """
 
 import hashlib

@@ -24,7 +24,7 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized conversation: its tokens, which of them are answers (with end tokens), where in the text they start."""
+    """A tokenized conversation: its tokens, which are answers (with end tokens), where in the text they start."""
 
     ids: np.ndarray  # int32 [T]
     targets: np.ndarray  # bool [T]
@@ -88,10 +88,8 @@ def _answer_spans(messages: Messages, tokenizer: Any, chat_format: str, text: st
         field = f"messages[{index}].content"
         before, after = (render(messages[:end], tokenizer, chat_format) for end in (index, index + 1))
         if not (after.startswith(before) and text.startswith(after)):
-            detail = "it is not prefix-stable: an earlier turn looks different once more turns follow"
-            raise DataError(
-                "template unsuitable", f"{detail}; mark the answers in it by {{% generation %}}", field=field
-            )
+            detail = "not prefix-stable: a turn changes when more follow; mark the answers in it by {% generation %}"
+            raise DataError("template unsuitable", detail, field=field)
         if not after[len(before) :].lstrip().startswith(message["content"].strip()):
             detail = "the answer does not follow its generation prompt; mark the answers in it by {% generation %}"
             raise DataError("template unsuitable", detail, field=field)
@@ -179,6 +177,7 @@ def _mask(runs: Sequence[Span], length: int) -> np.ndarray:
 
 
 def has_offsets(tokenizer: Any) -> bool:
+    """Whether a tokenizer can say which characters a token is made of."""
     return bool(getattr(tokenizer, "is_fast", False))
 
 

@@ -1,14 +1,15 @@
 """Guarantees that a token store is whole or refused, and that using it needs memory for one sample at a time.
 
-The price: a sequence is read from the disk (or the page cache) each time it is asked for, and copied.  A store is a
-folder:
+The price: a sequence is read from the disk (or the page cache) each time it is asked for, and copied.
 
-    tokens.bin          int32 [tokens], all sequences one behind the other targets.bin         uint8 [tokens], 1 where
-    a token is a target offsets.npy         int64 [n + 1]; lengths 2, 4, 3 give 0, 2, 6, 9 target_counts.npy   int64
-    [n], targets of a sequence; its position 0 never counts, since nothing predicts it lines.npy           int64 [n,
-    2], line number (from 1) and byte offset of its sample in the JSONL file; 0, -1 without a file skipped.jsonl
-    the lines that were skipped (line, reason, field, message, raw), if asked for and any manifest.json       counts,
-    what was dropped and why, size and sha256 of every file, where it came from
+A store is a folder; n sequences, lengths 2, 4, 3 have the offsets 0, 2, 6, 9:
+    tokens.bin          int32 [tokens], all sequences one behind the other
+    targets.bin         uint8 [tokens], 1 where a token is a target
+    offsets.npy         int64 [n + 1], where sequences begin
+    target_counts.npy   int64 [n], targets of a sequence; its position 0 never counts, since nothing predicts it
+    lines.npy           int64 [n, 2], line number (from 1) and byte offset of its JSONL line; 0 and -1 without a file
+    skipped.jsonl       lines that were left out: line, reason, field, detail, raw; only if there are any
+    manifest.json       counts, what was dropped and why, size and sha256 of every file, where it came from
 """
 
 import hashlib
@@ -35,9 +36,9 @@ Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, s
 class TokenStore:
     """A token store opened for reading: `len(store)`, `store[i]`, lengths and counts without touching a token.
 
-    Opening compares every file's size and all counts with the manifest, and the manifest with its own checksum;
-    `verify=True` reads every byte and compares the sha256 too.  Raises DataError for a store that is damaged, and for
-    a folder that is none.
+    Opening compares every file's size, the sha256 of the small ones and all counts with the manifest, and the
+    manifest with its own checksum; `verify=True` reads the tokens too and compares their sha256.  Raises DataError
+    for a store that is damaged, and for a folder that is none.
     """
 
     def __init__(self, folder: str | os.PathLike, *, verify: bool = False) -> None:
@@ -49,7 +50,7 @@ class TokenStore:
             if size != expected["bytes"]:
                 found = "is missing" if size is None else f"holds {size} bytes instead of {expected['bytes']}"
                 raise _damaged(path, f"it {found}")
-            if verify and file_sha256(path) != expected["sha256"]:
+            if (verify or path.suffix == ".npy") and file_sha256(path) != expected["sha256"]:
                 raise _damaged(path, "its sha256 differs from the manifest's")
         self.offsets = self._array("offsets.npy")
         self.target_counts = self._array("target_counts.npy")
@@ -80,16 +81,16 @@ class TokenStore:
         Raises DataError when the store was not made from a file of this size, or the line is not the one it was.
         """
         number, offset = (int(value) for value in self.lines[range(len(self))[index]])
-        source = self.manifest.get("source") or {}
-        if offset < 0 or os.path.getsize(jsonl) != source.get("bytes"):
-            raise DataError("another file", f"the store {self.folder} was not made from it").at(jsonl)
-        with open(jsonl, "rb") as file:
-            file.seek(offset)
-            line = Line(number, offset, file.readline())
         try:
-            return line.row()
+            if offset < 0 or os.path.getsize(jsonl) != self.manifest["source"]["bytes"]:
+                raise DataError("another file", f"the store {self.folder} was not made from it")
+            with open(jsonl, "rb") as file:
+                file.seek(offset)
+                return Line(number, offset, file.readline()).row()
+        except OSError as error:
+            raise DataError("cannot be read", str(error.strerror).lower()).at(jsonl) from None
         except DataError as error:
-            raise error.at(jsonl, number) from None
+            raise error.at(jsonl, number if offset >= 0 else None) from None
 
     def _read(self, name: str, dtype: type, index: int) -> np.ndarray:
         # Mapped for one sequence only: a map of the whole file would keep every page read in this process's memory.
@@ -108,7 +109,7 @@ def write_store(folder: str | os.PathLike, sequences: Iterable[Encoded], *, meta
     """Write sequences as they come and open the store; `meta` (JSON values) joins the manifest.
 
     The store appears in one step when it is whole: it is written beside `folder` and renamed, and a store that was
-    there is replaced. Raises DataError when `folder` is there and no store, ValueError for a sequence that is empty
+    there is replaced.  Raises DataError when `folder` is there and no store, ValueError for a sequence that is empty
     or whose labels are not its own tokens.
     """
     with StoreWriter(folder) as writer:
@@ -136,7 +137,7 @@ def tokenize_jsonl(
     called after every sample; None prints a line.
     """
     progress = progress or print_progress()
-    digest, dropped = hashlib.sha256(), Counter()
+    digest, dropped, first = hashlib.sha256(), Counter(), None
     with StoreWriter(folder) as writer:
         for line in read_lines(jsonl, digest=digest):
             try:
@@ -147,13 +148,14 @@ def tokenize_jsonl(
                 if not skip_invalid:
                     raise error from None
                 dropped[error.reason] += 1
+                first = first or error
                 writer.skip(line, error)
                 continue
             writer.add(sequence, line=line.number, offset=line.offset)
-            progress(len(writer), writer.tokens, (line.offset + len(line.raw)) / os.path.getsize(jsonl))
+            progress(len(writer), writer.tokens, (line.offset + len(line.raw)) / max(1, os.path.getsize(jsonl)))
         summary = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
         if not len(writer):
-            raise DataError("no valid sample", f"all were skipped; {summary}").at(jsonl)
+            raise DataError("no valid sample", f"all were skipped: {summary}; the first: {first}").at(jsonl)
         source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
         how = {"tokenizer_sha256": tokenizer_hash(tokenizer), "chat_format": chat_format, "max_length": max_length}
         writer.finish({"source": source, **how, "dropped": dict(sorted(dropped.items()))})
@@ -176,15 +178,17 @@ def read_lengths(
     if os.path.isdir(path):
         store = TokenStore(path)
         return store.lengths, store.target_counts
-    lengths, counts = array("q"), array("q")
-    is_jsonl = os.fspath(path).endswith((".jsonl", ".json"))
+    lengths, counts, progress = array("q"), array("q"), print_progress("measure")
+    tokens, is_jsonl = 0, os.fspath(path).endswith((".jsonl", ".json"))
     for index, line in enumerate(read_lines(path)):
         is_jsonl = is_jsonl or (index == 0 and line.raw.lstrip().startswith(b"{"))
         try:
             if is_jsonl and tokenizer is not None:
                 sequence = encode(line.row().get("messages"), tokenizer, chat_format=chat_format, max_length=max_length)
+                tokens += len(sequence.input_ids)
                 lengths.append(len(sequence.input_ids))
                 counts.append(target_count(sequence.labels))
+                progress(len(lengths), tokens, (line.offset + len(line.raw)) / max(1, os.path.getsize(path)))
             elif is_jsonl:
                 lengths.append(min(_length_key(line.row()), max_length or sys.maxsize))
             else:
@@ -203,17 +207,14 @@ def print_progress(label: str = "tokenize", *, every: float = 5.0) -> Progress:
     def show(samples: int, tokens: int, share: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < (0.2 if terminal else every) and not (terminal and share >= 1):
+        done = share >= 1
+        if now - last < (0.2 if terminal else every) and not (terminal and done):
             return
         last, spent = now, max(now - start, 1e-9)
         left = spent / share - spent if share else 0.0
         text = f"{label}: {samples:,} samples, {tokens / spent:,.0f} tokens/s, {share:.0%}, {left:,.0f} s left"
-        print(
-            f"\r{text:<80}" if terminal else text,
-            end="\n" if not terminal or share >= 1 else "",
-            file=sys.stderr,
-            flush=True,
-        )
+        text, end = (f"\r{text:<80}", "\n" * done) if terminal else (text, "\n")
+        print(text, end=end, file=sys.stderr, flush=True)
 
     return show
 
@@ -231,9 +232,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _damaged(path, "it is no manifest") from None
     if manifest.get("version") != VERSION:
-        raise DataError(
-            "another version", f"version {manifest.get('version')}, this reads {VERSION}; tokenize again"
-        ).at(path)
+        detail = f"version {manifest.get('version')}, this reads {VERSION}; tokenize again"
+        raise DataError("another version", detail).at(path)
     return manifest
 
 

@@ -82,7 +82,7 @@ class StoreWriter:
     def skip(self, line: Line, error: DataError) -> None:
         """Note a line that is left out in skipped.jsonl; of a line too long for memory only the beginning."""
         raw = line.raw[:4096] if line.too_long else line.raw.rstrip(b"\r\n")
-        row = {"line": line.number, "reason": error.reason, "field": error.field, "message": str(error)}
+        row = {"line": line.number, "reason": error.reason, "field": error.field, "detail": error.detail}
         row["raw"] = raw.decode("utf-8", "surrogateescape")
         self._open("skipped.jsonl").write(json.dumps(row).encode() + b"\n")
 
