@@ -14,7 +14,8 @@ requires_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a
 def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides):
     """A two-layer Llama with grouped-query attention (4 query heads on 2), always the same weights.
 
-    transformers computes RMSNorm in fp32 whatever the dtype, which hides everything below 1e-7: torch's own takes its place.
+    transformers computes RMSNorm in fp32 whatever the dtype, which hides everything below 1e-7: torch's own takes its
+    place.
     """
     from longalign.attention import register
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -27,14 +28,14 @@ def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**(settings | overrides)))
     for parent in [model.model, *model.model.layers]:
-        for name, child in parent.named_children():
+        for name, _ in parent.named_children():
             if name.endswith("norm"):
                 setattr(parent, name, torch.nn.RMSNorm(model.config.hidden_size, eps=model.config.rms_norm_eps))
     return model.to(dtype)
 
 
 def random_sequences(lengths, *, seed=0, vocab=32, target_share=0.5, without_targets=()):
-    """Features without weights: tokens may be 0; labels are the token or IGNORE_INDEX, position 0 included at random."""
+    """Features without weights: tokens may be 0; labels are the token or IGNORE_INDEX, position 0 included."""
     rng = np.random.default_rng(seed)
     features = []
     for index, length in enumerate(lengths):

@@ -1,4 +1,4 @@
-"""Block-diagonal attention against a dense oracle and against separate sequences; what leaks is caught, what would is refused."""
+"""Block-diagonal attention against a dense oracle and against separate sequences; what would leak is refused."""
 
 import itertools
 

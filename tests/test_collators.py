@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.loss import IGNORE_INDEX, weighted_loss
 
-I = IGNORE_INDEX
+NO = IGNORE_INDEX
 FEATURES = [
     {"input_ids": [5, 0], "labels": [5, 0], "loss_weight": 0.5},
-    {"input_ids": [0, 6, 7, 8], "labels": [I, I, 7, 8], "loss_weight": 0.25},
-    {"input_ids": [9, 9, 0], "labels": [9, I, 0], "loss_weight": 0.125},
+    {"input_ids": [0, 6, 7, 8], "labels": [NO, NO, 7, 8], "loss_weight": 0.25},
+    {"input_ids": [9, 9, 0], "labels": [9, NO, 0], "loss_weight": 0.125},
 ]
 
 
@@ -41,7 +41,7 @@ def test_lengths_2_4_3_packed_as_worked_by_hand(kind, nested):
         "position_ids": [[0, 1, 0, 1, 2, 3, 0, 1, 2]],
         "cu_seqlens": [0, 2, 6, 9],
         "max_seqlen": 4,
-        "labels": [[I, 0, I, I, 7, 8, I, I, 0]],
+        "labels": [[NO, 0, NO, NO, 7, 8, NO, NO, 0]],
         "loss_weights": [[0.5] * 2 + [0.25] * 4 + [0.125] * 3],
         "use_cache": False,
     }
@@ -55,7 +55,7 @@ def test_lengths_2_4_3_padded_as_worked_by_hand(kind):
         "input_ids": [[5, 0, 1, 1], [0, 6, 7, 8], [9, 9, 0, 1]],
         "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]],
         "position_ids": [[0, 1, 2, 3]] * 3,
-        "labels": [[I, 0, I, I], [I, I, 7, 8], [I, I, 0, I]],
+        "labels": [[NO, 0, NO, NO], [NO, NO, 7, 8], [NO, NO, 0, NO]],
         "loss_weights": [[0.5, 0.5, 0, 0], [0.25] * 4, [0.125] * 3 + [0]],
         "use_cache": False,
     }
@@ -97,7 +97,7 @@ EMPTY = {
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_micro_batch_is_a_filler_of_loss_zero_with_zero_gradients(collator, name):
     batch = collator(0)(EMPTY[name])
-    assert batch["input_ids"].tolist() == [[0]] and batch["labels"].tolist() == [[I]]
+    assert batch["input_ids"].tolist() == [[0]] and batch["labels"].tolist() == [[NO]]
     model = tiny_llama().train()
     loss = weighted_loss(model, batch)
     loss.backward()

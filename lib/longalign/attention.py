@@ -1,12 +1,14 @@
-"""Guarantees that no token of a pack sees another sequence, at memory linear in tokens; without cu_seqlens it is stock sdpa.
+"""Guarantees that no token of a pack sees another sequence, at linear memory; without a pack it is stock sdpa.
 
-One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of its
-sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which is then
-block-diagonal and causal (arXiv 2401.18058, section 3.2):
+One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of
+its
+sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which is
+then block-diagonal and causal (arXiv 2401.18058, section 3.2):
   CUDA, bf16 or fp16   flash-attn when it works, else torch's varlen_attn
   everything else      one causal sdpa per run of sequences of equal length: no mask at all
 The price: with cu_seqlens, masks, KV caches, sliding windows shorter than a sequence and logit softcaps are refused.
-Without cu_seqlens (padded training, generation with left padding and cache) the stock sdpa mask and attention do the work.
+Without cu_seqlens (padded training, generation with left padding and cache) the stock sdpa mask and attention do the
+work.
 
 T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size,
 offsets = sequences of the pack + 1.
@@ -56,7 +58,8 @@ def block_causal_attention(
 
     >>> q = torch.randn(1, 2, 9, 8)
     >>> packed = block_causal_attention(q, q, q, torch.tensor([0, 2, 6, 9], dtype=torch.int32), 4)
-    >>> alone = block_causal_attention(q[:, :, 2:6], q[:, :, 2:6], q[:, :, 2:6], torch.tensor([0, 4], dtype=torch.int32), 4)
+    >>> second = q[:, :, 2:6]
+    >>> alone = block_causal_attention(second, second, second, torch.tensor([0, 4], dtype=torch.int32), 4)
     >>> torch.allclose(packed[:, 2:6], alone, atol=1e-6)
     True
     """
@@ -137,7 +140,7 @@ def _works(backend: str, device: int) -> bool:
 
 
 class DeferredMask:
-    """The stock sdpa mask of a call, built when an attention without cu_seqlens asks for it, and then once for all layers.
+    """The stock sdpa mask of a call, built once, when an attention without cu_seqlens asks for it.
 
     transformers builds masks before the attention sees cu_seqlens, and for restarting position_ids that would be T x T.
     """
@@ -175,10 +178,11 @@ def attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "B T H D"], None]:
-    """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are the keyword arguments of the model's forward.
+    """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are arguments of the model's forward.
 
-    Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones included),
-    a KV cache, several rows, offsets that do not span the row, a window shorter than the longest sequence, a softcap.
+    Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones
+    included), a KV cache, several rows, offsets that do not span the row, a window shorter than the longest sequence, a
+    softcap.
     """
     if cu_seqlens is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -206,7 +210,7 @@ def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> st
     unknown = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     bidirectional = False in (kwargs.get("is_causal"), getattr(module, "is_causal", True))
     if unknown or bidirectional or (deferred and deferred.is_custom):
-        return f"is plain causal attention; {type(module).__name__} asks for {unknown or 'another mask'}: use padded batches."
+        return f"is plain causal attention; {type(module).__name__} asks for {unknown or 'another mask'}: pad instead."
     windows = [w for w in (kwargs.get("sliding_window"), deferred and deferred.local_size) if w is not None]
     if windows and min(windows) < max_seqlen:
         return f"has no sliding window: sequences of {max_seqlen} tokens exceed the model's window of {min(windows)}."
@@ -215,7 +219,8 @@ def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> st
         offsets = cu_seqlens.tolist()
         lengths = [end - start for start, end in itertools.pairwise(offsets)]
         if offsets[:1] != [0] or offsets[-1] != query.shape[2] or min(lengths, default=0) < 0:
-            return f"needs offsets that ascend from 0 to the {query.shape[2]} tokens of the row, got {offsets[:4]}...{offsets[-1:]}."
+            got = f"{offsets[:4]}...{offsets[-1:]}"
+            return f"needs offsets that ascend from 0 to the {query.shape[2]} tokens of the row, got {got}."
         if max(lengths, default=0) > max_seqlen:
             return f"was given max_seqlen {max_seqlen}, but its longest sequence has {max(lengths)} tokens."
     return None

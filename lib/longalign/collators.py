@@ -1,17 +1,17 @@
-"""Guarantees one typed batch per micro-batch in which no sequence predicts another's first token; packed ones have no padding.
+"""Guarantees one typed batch per micro-batch in which no sequence predicts another's first token.
 
-A feature is `{"input_ids", "labels", "loss_weight"}`: lists, arrays or tensors of one sequence, labels not shifted, and the
-weight of each of its target tokens.  That weight depends on the whole optimizer step (Eq. 2 of arXiv 2401.18058 divides by
-all its sequences), which no collator sees: `PlannedDataset` sets it.  Both collators take a list of features, or a list that
-holds one such list (a DataLoader with batch_size=1 over micro-batches).
+A feature is `{"input_ids", "labels", "loss_weight"}`: lists, arrays or tensors of one sequence, labels not shifted, and
+the weight of each of its target tokens.  That weight depends on the whole optimizer step (Eq. 2 of arXiv 2401.18058
+divides by all its sequences), which no collator sees: `PlannedDataset` sets it.  Both collators take a list of
+features, or a list that holds one such list (a DataLoader with batch_size=1 over micro-batches).
 
 Lengths 2, 4, 3 (targets marked *) as a packed batch and as a padded one:
     input_ids     a a b b b b c c c         a a . .    attention_mask  1 1 0 0
     position_ids  0 1 0 1 2 3 0 1 2         b b b b                    1 1 1 1
     labels        - * - * - * - * *         c c c .                    1 1 1 0
     cu_seqlens    0 2 6 9
-An empty micro-batch becomes a filler, one pad token without target: its loss is exactly 0 with a gradient graph, so that
-ranks which ran out of sequences take part in every collective.
+An empty micro-batch becomes a filler, one pad token without target: its loss is exactly 0 with a gradient graph, so
+that ranks which ran out of sequences take part in every collective.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,8 +53,8 @@ class PaddedBatch(TypedDict):
 class PackedCollator:
     """Concatenates every sequence of a micro-batch, all of its packs, into one row; needs the "longalign" attention.
 
-    `weights_dtype` is the dtype of `loss_weights` (fp64 for exact comparisons).  Raises ValueError for a feature without
-    `loss_weight`, one whose labels and input_ids differ in length, and more than one micro-batch.
+    `weights_dtype` is the dtype of `loss_weights` (fp64 for exact comparisons).  Raises ValueError for a feature
+    without `loss_weight`, one whose labels and input_ids differ in length, and more than one micro-batch.
 
     >>> batch = PackedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
     >>> batch["cu_seqlens"].tolist(), batch["max_seqlen"], batch["position_ids"].tolist()
@@ -84,7 +84,7 @@ class PackedCollator:
 
 
 class PaddedCollator:
-    """One sequence a row, padded on the right; works with every attention.  Arguments and errors as in `PackedCollator`.
+    """One sequence a row, padded on the right; works with every attention.  Arguments, errors: `PackedCollator`.
 
     >>> batch = PaddedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
     >>> batch["attention_mask"].tolist()
@@ -132,14 +132,14 @@ def _sequences(batch: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.nd
 def _sequence(index: int, feature: Feature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if "loss_weight" not in feature:
         raise ValueError(
-            f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take features "
-            "from PlannedDataset, or set it from longalign.weights."
+            f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
+            "features from PlannedDataset, or set it from longalign.weights."
         )
     tokens, labels = (np.asarray(feature[name]).astype(np.int64) for name in ("input_ids", "labels"))
     if tokens.shape != labels.shape or tokens.ndim != 1:
         raise ValueError(
-            f"feature {index} of the micro-batch has input_ids of shape {tokens.shape} and labels of shape {labels.shape}; "
-            "give one label per token, unshifted."
+            f"feature {index} of the micro-batch has input_ids of shape {tokens.shape} and labels of "
+            f"shape {labels.shape}; give one label per token, unshifted."
         )
     # Nothing within a sequence predicts its first token; the last token of the sequence before must not.
     labels[:1] = IGNORE_INDEX

@@ -1,10 +1,12 @@
-"""Guarantees the sum of `loss_weights` x cross entropy, value and gradient, without T x V logits in fp32; the price is chunks.
+"""Guarantees the sum of `loss_weights` x cross entropy, value and gradient, without T x V fp32 logits; price: chunks.
 
-Every loss of the paper (arXiv 2401.18058, Eq. 2, 3, 4) is such a sum once the weight of every token is known beforehand, and a
-sum can be taken in chunks of target tokens.  Since the weights are known, a chunk's gradients are taken together with its
+Every loss of the paper (arXiv 2401.18058, Eq. 2, 3, 4) is such a sum once the weight of every token is known
+beforehand, and a sum can be taken in chunks of target tokens.  Since the weights are known, a chunk's gradients are
+taken together with its
 loss: nothing is computed twice, and what is kept is one gradient of the hidden states and one of the vocabulary matrix.
 
-B = rows, T = tokens of a row, D = hidden size, V = vocabulary, N = target tokens (labels != IGNORE_INDEX, without position 0).
+B = rows, T = tokens of a row, D = hidden size, V = vocabulary, N = target tokens (labels !=
+IGNORE_INDEX, position 0 never).
 """
 
 import contextlib
@@ -29,23 +31,25 @@ def weighted_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Sum over target tokens of loss_weights x cross entropy of `hidden @ weight.T`, shifted by one inside.
 
-    The hidden state at t predicts `labels[t + 1]`, whose weight is `loss_weights[t + 1]`.  Positions labelled IGNORE_INDEX
-    never meet the vocabulary matrix.  Logits, softmax and the gradient of `weight` are accumulated in fp32 (fp64 for fp64
-    inputs); at most `chunk_size` x V logits exist at a time.  Under autocast the products run in its dtype.  `loss_weights` is
-    taken as a constant.  Without targets the result is 0 with a gradient graph (all gradients 0).
+    The hidden state at t predicts `labels[t + 1]`, whose weight is `loss_weights[t + 1]`.  Positions labelled
+    IGNORE_INDEX never meet the vocabulary matrix.  Logits, softmax and the gradient of `weight` are accumulated in fp32
+    (fp64 for fp64 inputs); at most `chunk_size` x V logits exist at a time.  Under autocast the products run in its
+    dtype.  `loss_weights` is taken as a constant.  Without targets the result is 0 with a gradient graph (all gradients
+    0).
 
-    Raises TypeError for fp16, where the small weights of long sequences would underflow, and ValueError for shapes that differ.
+    Raises TypeError for fp16, where the small weights of long sequences would underflow, and ValueError for shapes that
+    differ.
 
     >>> lengths, hidden, weight = [2, 4, 3], torch.zeros(1, 9, 8), torch.zeros(5, 8)      # all logits equal: CE = log 5
-    >>> labels = torch.tensor([[-100, 1, -100, 1, 1, 1, -100, 1, 1]])                    # N = 1, 3, 2, so 1/(3 N) = 1/3, 1/9, 1/6
+    >>> labels = torch.tensor([[-100, 1, -100, 1, 1, 1, -100, 1, 1]])             # N = 1, 3, 2: 1/(3 N) = 1/3, 1/9, 1/6
     >>> loss_weights = torch.tensor([1 / 3] * 2 + [1 / 9] * 4 + [1 / 6] * 3)[None]
     >>> round(weighted_cross_entropy(hidden, weight, labels, loss_weights).exp().item(), 4)
     5.0
     """
     if hidden.shape[:2] != labels.shape or labels.shape != loss_weights.shape:
         raise ValueError(
-            f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} must "
-            "agree in rows and tokens; pass labels unshifted, one per token, and let the model return every position."
+            f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} must"
+            " agree in rows and tokens; pass labels unshifted, one per token, and let the model return every position."
         )
     compute = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
@@ -97,15 +101,16 @@ class _ChunkedSum(torch.autograd.Function):
 class LossHead(nn.Linear):
     """An output embedding whose forward returns the scalar loss instead of logits while `targets` are set.
 
-    The hidden states then leave through the model's own forward, so whatever hangs on module calls (DDP's hooks, ZeRO-3's
-    gathering of parameters, gradient checkpointing) works unchanged.  Without targets it is the linear layer it was.
+    The hidden states then leave through the model's own forward, so whatever hangs on module calls (DDP's hooks,
+    ZeRO-3's gathering of parameters, gradient checkpointing) works unchanged.  Without targets it is the linear layer
+    it was.
     """
 
     _call: tuple[Tensor, Tensor, list[Tensor]] | None = None
 
     @contextlib.contextmanager
     def targets(self, labels: Int[Tensor, "B T"], loss_weights: Float[Tensor, "B T"]) -> Iterator[list[Tensor]]:
-        """Within this context the head's output is the scalar `weighted_cross_entropy`; the list given collects what it returned."""
+        """Within this context the head returns the scalar `weighted_cross_entropy`, and adds it to the list given."""
         self._call = (labels, loss_weights, [])
         try:
             yield self._call[2]
@@ -133,19 +138,21 @@ def attach_loss_head(model: nn.Module) -> LossHead:
         return head
     if type(head) is not nn.Linear or head.bias is not None:
         raise TypeError(
-            f"the output embedding of {type(model).__name__} is {head!r}; the loss head needs a plain nn.Linear without bias."
+            f"the output embedding of {type(model).__name__} is {head!r}; the loss head needs a "
+            "plain nn.Linear without bias."
         )
     head.__class__ = LossHead
     return head
 
 
 def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
-    """The loss of a collated batch: sum over its tokens of loss_weights x cross entropy (packed or padded, fillers included).
+    """The loss of a collated batch: sum over its tokens of loss_weights x cross entropy (fillers included).
 
     `batch` is a `PackedBatch` or `PaddedBatch`; everything but `labels` and `loss_weights` goes to the model's forward.
-    Summed over all micro-batches and ranks of an optimizer step it is Eq. 2 (or the other loss that the weights state); DDP
-    and ZeRO average over ranks, so a trainer multiplies by the number of ranks.  Raises ValueError without `labels` or
-    `loss_weights`, and RuntimeError when the model does not hand the head's output back unchanged (logit softcap or scale).
+    Summed over all micro-batches and ranks of an optimizer step it is Eq. 2 (or the other loss that the weights state);
+    DDP and ZeRO average over ranks, so a trainer multiplies by the number of ranks.  Raises ValueError without `labels`
+    or `loss_weights`, and RuntimeError when the model does not hand the head's output back unchanged (logit softcap or
+    scale).
     """
     missing = {"labels", "loss_weights"} - set(batch)
     if missing:
@@ -165,7 +172,7 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
         unchanged = torch.allclose(loss.detach(), inner, rtol=0, atol=0, equal_nan=True)
     if not unchanged:
         raise RuntimeError(
-            f"{type(model).__name__} changes the output of its output embedding (a logit softcap, scale or hook), so the loss "
-            "cannot be taken there; use weighted_cross_entropy on its hidden states instead."
+            f"{type(model).__name__} changes the output of its output embedding (a logit softcap, scale or hook), so "
+            "the loss cannot be taken there; use weighted_cross_entropy on its hidden states instead."
         )
     return loss

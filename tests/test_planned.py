@@ -1,0 +1,151 @@
+"""The order of micro-batches, their weights, and what does not fit the plan."""
+
+import pickle
+
+import numpy as np
+import pytest
+from conftest import random_sequences
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from longalign.batching import make_plan, plan_naive, plan_packing
+from longalign.loss import IGNORE_INDEX
+from longalign.planned import PlannedDataset, measure, step_weights
+from longalign.weights import loss_weights
+
+
+def planned(lengths, *, seed=0, without_targets=(), dataset=None, **plan_options):
+    sequences = random_sequences(lengths, seed=seed, without_targets=without_targets)
+    measured, target_counts = measure(sequences)
+    plan = plan_packing(measured, **({"target_counts": target_counts, "capacity": 12} | plan_options))
+    return PlannedDataset(sequences, [plan], **(dataset or {})), plan, sequences
+
+
+def test_measure_counts_targets_after_position_0_and_token_0_as_any_other():
+    sequences = [
+        {"input_ids": [0, 0], "labels": [0, 0]},
+        {"input_ids": np.arange(4), "labels": np.array([0, -100, 2, 3])},
+    ]
+    lengths, target_counts = measure([*sequences, {"input_ids": [], "labels": []}])
+    assert (lengths.tolist(), target_counts.tolist()) == ([2, 4, 0], [1, 2, 0])
+    assert [array.tolist() for array in measure([])] == [[], []]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=20),
+    ranks=st.integers(1, 4),
+    accumulation=st.integers(1, 3),
+    rows=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_the_weights_of_every_step_sum_to_one_over_its_targets(lengths, ranks, accumulation, rows, seed):
+    dataset, plan, _ = planned(lengths, seed=seed, ranks=ranks, accumulation=accumulation, rows=rows)
+    assert len(dataset) == len(plan.steps) * ranks * accumulation
+    for number, step in enumerate(plan.steps):
+        start = number * ranks * accumulation
+        features = [f for index in range(start, start + ranks * accumulation) for f in dataset[index]]
+        shares = [f["loss_weight"] * np.count_nonzero(np.array(f["labels"])[1:] != IGNORE_INDEX) for f in features]
+        with_targets = plan.sequences_with_targets(step)
+        assert sum(shares) == pytest.approx(1 if with_targets else 0, abs=1e-12)
+        assert all(share == 0 or share == pytest.approx(1 / with_targets) for share in shares)
+
+
+def test_elements_go_step_by_step_then_micro_step_then_rank():
+    dataset, plan, sequences = planned([3, 9, 5, 7, 12, 2, 4, 8, 6, 11], ranks=2, accumulation=3)
+    expected = [
+        [sequences[i]["input_ids"] for row in step.micro_batches[rank][micro_step] for i in row]
+        for step in plan.steps
+        for micro_step in range(3)
+        for rank in range(2)
+    ]
+    assert [[f["input_ids"] for f in element] for element in dataset] == expected
+    assert [] in expected, "the plan has a filler"
+
+
+def test_each_ranks_own_view_is_its_turn_of_the_interleaved_one():
+    everything, plan, sequences = planned([3, 9, 5, 7, 12, 2, 4, 8, 6], ranks=2, accumulation=3)
+    for rank in range(2):
+        assert list(PlannedDataset(sequences, [plan], rank=rank)) == list(everything)[rank::2]
+
+
+def test_plans_of_several_epochs_follow_each_other():
+    sequences = random_sequences([3, 9, 5, 7])
+    lengths, target_counts = measure(sequences)
+    plans = [make_plan("naive", lengths, target_counts=target_counts, epoch=epoch) for epoch in range(3)]
+    assert list(PlannedDataset(sequences, plans)) == [e for plan in plans for e in PlannedDataset(sequences, [plan])]
+
+
+def test_a_sequence_without_targets_weighs_nothing_and_is_not_counted():
+    dataset, plan, _ = planned([8, 8, 8], without_targets=[1], capacity=24)
+    assert plan.sequences_with_targets(plan.steps[0]) == 2
+    shares = {tuple(f["input_ids"]): f["loss_weight"] for f in dataset[0]}
+    assert sorted(shares.values())[0] == 0.0
+    weights = loss_weights(plan.target_counts)
+    assert sorted(shares.values()) == pytest.approx(sorted(weights.tolist()))
+
+
+def test_exponent_1_is_the_token_mean():
+    dataset, plan, _ = planned([3, 9, 5, 7], capacity=24, dataset={"exponent": 1.0})
+    weights = {f["loss_weight"] for f in dataset[0]}
+    assert len(weights) == 1 and weights.pop() == pytest.approx(1 / plan.target_counts.sum())
+
+
+def test_eq3_is_the_mean_over_packs_of_their_token_means():
+    _, plan, _ = planned([3, 9, 5, 7, 6], ranks=2)
+    step = plan.steps[0]
+    weights = step_weights(plan, step, weighting="eq3")
+    for row in step.rows:
+        for i in row:
+            assert weights[i] == pytest.approx(1 / (len(step.rows) * plan.target_counts[list(row)].sum()))
+
+
+def test_released_is_eq_2_on_one_machine_and_differs_on_several():
+    _, plan, _ = planned([12, 4, 4, 4], ranks=2, algorithm="best_fit")
+    step = plan.steps[0]
+    ours, released = (step_weights(plan, step, weighting=name) for name in ("sequence", "released"))
+    assert ours == pytest.approx(released)
+    several = step_weights(plan, step, weighting="released", local_gpus=1)
+    assert len(set(map(len, step.rows))) > 1 and several != pytest.approx(ours)
+
+
+def test_released_takes_a_step_with_fillers():
+    _, plan, _ = planned([12, 12, 12], ranks=2)
+    weights = step_weights(plan, plan.steps[-1], weighting="released")
+    (only,) = plan.steps[-1].sequences
+    assert weights == {only: pytest.approx(1 / plan.target_counts[only])}
+
+
+def test_a_pickled_dataset_gives_the_same_elements():
+    dataset, _, _ = planned([3, 9, 5, 7], ranks=2)
+    assert list(pickle.loads(pickle.dumps(dataset))) == list(dataset)
+
+
+def test_what_does_not_fit_is_named():
+    dataset, plan, sequences = planned([3, 9, 5, 7])
+    options = {"capacity": 12, "target_counts": plan.target_counts}
+    with pytest.raises(ValueError, match="one shape"):
+        PlannedDataset(sequences, [plan, plan_packing(plan.lengths, ranks=2, **options)])
+    with pytest.raises(ValueError, match="at least one"):
+        PlannedDataset(sequences, [])
+    with pytest.raises(ValueError, match="for 4 sequences, but 3"):
+        PlannedDataset(sequences[:3], [plan])
+    with pytest.raises(ValueError, match="rank 1 is not in the plan of 1 ranks"):
+        PlannedDataset(sequences, [plan], rank=1)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+
+
+def test_labels_that_are_not_those_of_the_plan_are_refused_when_read():
+    sequences = random_sequences([9, 9])
+    guessed = plan_naive([9, 9])
+    with pytest.raises(ValueError, match=r"has 9 tokens and \d targets, but the plan was made from 9 and 8; .*measure"):
+        list(PlannedDataset(sequences, [guessed]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"weighting": "eq4"}, {"weighting": "eq3", "exponent": 0.5}, {"local_gpus": 2}], ids=str
+)
+def test_options_that_mean_nothing_are_refused(options):
+    dataset, _, _ = planned([3, 9], dataset={"local_gpus": None})
+    with pytest.raises(Exception, match="weighting|exponent"):
+        step_weights(*dataset.steps[0], **options)
