@@ -1,9 +1,9 @@
-"""Naive, sorted and packed batching (arXiv 2401.18058, section 3.2) as plans over lengths: no tokens, no tensors, no device.
+"""Naive, sorted and packed batching (arXiv 2401.18058, section 3.2) as plans over lengths: no tokens, no tensors.
 
 All three place every sequence exactly once per epoch, for any number of ranks, micro-steps and rows, and give the same
-plan for the same seed and epoch on every rank. What they cost, on a long-tailed mixture with 8 ranks (`summarize` tells for
-your own): naive batching leaves most of the rank time idle; sorted batching almost none, but each of its steps sees one length only;
-packing is between the two, and its steps see all lengths.
+plan for the same seed and epoch on every rank. The price, as rank time spent waiting (`idle_share`) on 8 ranks, 10,000
+sequences, 90 % lognormal around 800 tokens and 10 % uniform over 8k-64k: naive, accumulation 12, 58 %; packing, one
+pack a rank, 22 % best fit and 34 % next fit; sorted 1 %, but there all sequences of a micro-step have the same length.
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,8 @@ def plan_sorted(
 ) -> Plan:  # fmt: skip
     """Sorted by length, cut into groups, groups in random order: hardly any idle time, but a step sees one length only.
 
-    Where the groups do not come out even, one of them, drawn at random and so of any length, is smaller and comes last; the
-    others stay aligned with the micro-batches (for a group_size that is a multiple of ranks x rows).
+    Where the groups do not come out even, one of them, drawn at random and so of any length, is smaller and comes last;
+    the others stay aligned with the micro-batches (for a group_size that is a multiple of ranks x rows).
 
     Args:
         lengths: tokens per sequence, shape [sequences]; equal lengths are ordered at random.
@@ -65,7 +65,7 @@ def plan_sorted(
     [(2, 1), (0,)]
     """
     lengths = as_counts(lengths)
-    size = ranks * rows if group_size is None else group_size
+    size = max(1, ranks * rows) if group_size is None else group_size
     if size < 1:
         raise ValueError(f"group_size must be at least 1, not {size}")
     random = _generator(seed, epoch)
@@ -86,10 +86,10 @@ def plan_packing(
 ) -> Plan:  # fmt: skip
     """Packs of whole sequences, in random order.
 
-    "next_fit" (the paper's) packs a random order as it comes: packs are alike, so M stays nearly constant from step to step;
-    the price is about a fifth of the positions empty on a long-tailed mixture. "best_fit" needs the fewest packs (`lower_bound`,
-    in practice); the price is that sequences per pack, and so M, vary widely: long sequences fill most packs almost alone and the
-    short ones crowd into a few. The weights of Eq. 4 are exact for both.
+    "next_fit" (the paper's) packs a random order as it comes, so all packs are alike and M is nearly constant: 87 +- 23
+    per step of 8 packs on the mixture of the module's docstring; the price is a fifth of the positions, which stays
+    empty. "best_fit" needs the fewest packs (`lower_bound`, in practice); the price is that long sequences fill most
+    packs almost alone and short ones crowd into a few: M = 108 +- 89 there. The weights of Eq. 4 are exact for both.
 
     Args:
         lengths: tokens per sequence, shape [sequences].
@@ -126,7 +126,8 @@ def make_plan(
         method: "naive", "sorted" or "packing".
         algorithm: for "packing" only, by default "next_fit".
         group_size: for "sorted" only, by default ranks x rows.
-        lengths, capacity, target_counts, ranks, accumulation, rows, seed, epoch: see `plan_naive`; packing needs the capacity.
+        capacity: needed for "packing"; the other methods only check the lengths against it.
+        lengths, target_counts, ranks, accumulation, rows, seed, epoch: see `plan_naive`.
 
     Raises:
         ValueError: an unknown method, an option that it does not have, a missing capacity, or a bad value.
@@ -154,9 +155,9 @@ def make_plan(
 def summarize(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> dict[str, int | float | None]:
     """What a plan amounts to, ready for JSON.
 
-    packs: rows in all (M and K of single steps: `plan.sequences_with_targets`, `plan.packs`); fill: real tokens per position
-    computed; idle: share of rank time spent waiting, by the cost model; bound: the fewest packs that any packing needs at the
-    plan's capacity, None without one; steps: optimizer steps; sequences_per_step: mean M.
+    packs: rows in all (M and K of single steps: `plan.sequences_with_targets`, `plan.packs`); fill: real tokens per
+    position computed; idle: share of rank time spent waiting, by the cost model; bound: the fewest packs that any
+    packing needs at the plan's capacity, None without one; steps: optimizer steps; sequences_per_step: mean M.
 
     >>> summarize(plan_packing([2, 4, 3], capacity=9))
     {'packs': 1, 'fill': 1.0, 'idle': 0.0, 'bound': 1, 'steps': 1, 'sequences_per_step': 3.0}
@@ -206,5 +207,7 @@ def _plan(
     else:
         lengths, capacity = checked(lengths, capacity)
     given = np.maximum(lengths - 1, 0) if target_counts is None else as_counts(target_counts, name="target_counts")
+    if len(given) != len(lengths):
+        raise ValueError(f"{len(lengths)} lengths, but {len(given)} target_counts; give one per sequence")
     steps = deal(rows_in_order, ranks=ranks, accumulation=accumulation, rows=rows)
     return Plan(method, lengths, given, capacity, ranks, accumulation, rows, steps)

@@ -1,7 +1,7 @@
 """Two rules that place groups of equal length into packs of a capacity; every sequence exactly once.
 
-Both take {length: sequences of that length} with the longest first, every length at most the capacity. `best_fit` does a
-few operations on ints per sequence, a million in about half a second. `exact_fit` leaves almost no hole until the
+Both take {length: sequences of that length} with the longest first, every length at most the capacity. `best_fit` does
+a few operations on ints per sequence, a million in about half a second. `exact_fit` leaves almost no hole until the
 sequences run out, at about three times the price.
 """
 
@@ -25,7 +25,7 @@ def best_fit(groups: dict[int, list[int]], capacity: int) -> Packs:
             if pack is None:
                 pack = len(packs)
                 packs.append([])
-            # After one sequence of this length the same pack is still the fullest that fits: it takes as many as it can.
+            # After one sequence of this length the same pack is still the fullest that fits: take as many as it can.
             count = min(len(group) - start, free // length) if length else len(group)
             packs[pack] += group[start : start + count]
             room.put(free - count * length, pack)
@@ -71,8 +71,8 @@ def exact_fit(groups: dict[int, list[int]], capacity: int, tries: int = 64) -> P
 class _Room:
     """Open packs by free tokens; the smallest free size >= a length is found in a few operations on ints.
 
-    Two levels of bits: bit b of `words[w]` says that some pack has w * width + b free tokens, bit w of `summary` says that
-    `words[w]` is not zero.
+    Two levels of bits: bit b of `words[w]` says that some pack has w * width + b free tokens, bit w of `summary` says
+    that `words[w]` is not zero.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -84,7 +84,7 @@ class _Room:
         self.packs: dict[int, list[int]] = {}
 
     def take(self, length: int) -> tuple[int, int | None]:
-        """Removes the fullest pack with room for `length`: (free tokens, pack), or (capacity, None) if there is none."""
+        """Removes the fullest pack with room for `length`: (free tokens, pack), or (capacity, None) without one."""
         word = length >> self.shift
         bits = self.words[word] >> (length & self.mask)
         if bits:

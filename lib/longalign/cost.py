@@ -1,14 +1,14 @@
 """What a plan costs on parallel ranks, by a model of floating-point operations: an estimate, never a measurement.
 
-A sequence of L tokens costs a L + b L^2: every token passes the weights once, every pair of tokens meets in attention. Times
-of real devices differ (kernels, memory, communication); shares between plans are what the model is good for.
+A sequence of L tokens costs a L + b L^2: every token passes the weights once, every pair of tokens meets in attention.
+Times of real devices differ (kernels, memory, communication); shares between plans are what the model is good for.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from longalign.plan import Plan
+from longalign.plan import MicroBatch, Plan
 from longalign.shapes import Counts, Float, as_counts
 
 
@@ -34,9 +34,10 @@ def decoder_cost(
 ) -> SequenceCost:
     """FLOPs of one training pass (forward and backward) of a Llama-like decoder.
 
-    6 FLOPs per weight and token, and 12 x layers x hidden_size per pair of tokens (PaLM, arXiv 2204.02311, appendix B), halved
-    because a causal kernel computes one half of the pairs (FlashAttention-2, arXiv 2307.08691, section 4.1). Weights: four attention
-    projections and three of a gated MLP per layer, and the output head; embedding look-ups and norms are left out.
+    6 FLOPs per weight and token, and 12 x layers x hidden_size per pair of tokens (PaLM, arXiv 2204.02311, appendix
+    B), halved because a causal kernel computes one half of the pairs (FlashAttention-2, arXiv 2307.08691). Weights:
+    four attention projections and three of a gated MLP per layer, and the output head; embedding look-ups and norms are
+    left out.
 
     Args:
         hidden_size, intermediate_size, vocab_size: widths in numbers of features.
@@ -59,14 +60,14 @@ LLAMA_2_7B = decoder_cost(hidden_size=4096, layers=32, intermediate_size=11008, 
 def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.ndarray, "steps ranks accumulation"]:
     """Cost of every micro-batch, shape [steps, ranks, accumulation].
 
-    A pack costs the sum over its sequences (attention is block-diagonal, the empty end of a pack is not computed); a padded
-    row costs as much as the longest row of its micro-batch; a filler costs nothing.
+    A pack costs the sum over its sequences (attention is block-diagonal, the empty end of a pack is not computed); a
+    padded row costs as much as the longest row of its micro-batch; a filler costs nothing.
     """
     alone = cost(plan.lengths).tolist()
 
-    def of(micro_batch: tuple[tuple[int, ...], ...]) -> float:
+    def of(micro_batch: MicroBatch) -> float:
         if plan.method == "packing":
-            return sum(alone[sequence] for row in micro_batch for sequence in row)
+            return sum((alone[sequence] for row in micro_batch for sequence in row), start=0.0)
         return len(micro_batch) * max((alone[row[0]] for row in micro_batch), default=0.0)
 
     costs = [[[of(micro_batch) for micro_batch in rank] for rank in step.micro_batches] for step in plan.steps]
@@ -74,17 +75,19 @@ def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.n
 
 
 def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> float:
-    """Share of the ranks' time spent waiting for the slowest rank, in [0, 1): 1 - work / (ranks x sum of the maxima over ranks).
+    """Share of the ranks' time spent waiting for the slowest rank, in [0, 1).
+
+    It is 1 - work / (ranks x sum over the barriers of the largest work of a rank).
 
     Args:
-        barrier: where ranks wait for each other: "step" at the gradient exchange of an optimizer step (plain data parallelism);
-            "micro_step" in every micro-batch (sharded weights, ZeRO-3, are gathered layer by layer).
+        barrier: where ranks wait for each other: "step" at the gradient exchange of an optimizer step (plain data
+            parallelism); "micro_step" in every micro-batch (ZeRO-3 gathers the weights layer by layer).
 
     Raises:
         ValueError: an unknown barrier.
 
-    Worked example: rank 0 passes lengths 2 and 3, rank 1 passes 4 and nothing, at 1 per token: with a barrier at the step, rank 1
-    waits 1 of 2 x 5; with one at each micro-step, the maxima are 4 and 3, and 5 of 2 x 7 are idle.
+    Worked example: rank 0 passes lengths 2 and 3, rank 1 passes 4 and nothing, at 1 per token: with a barrier at the
+    step, rank 1 waits 1 of 2 x 5; with one at each micro-step, the maxima are 4 and 3, and 5 of 2 x 7 are idle.
     """
     if barrier not in ("step", "micro_step"):
         raise ValueError(f'barrier must be "step" or "micro_step", not {barrier!r}')
@@ -96,7 +99,7 @@ def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step
 def fill_share(plan: Plan) -> float:
     """Real tokens per position computed, in [0, 1]; 1.0 for an empty plan.
 
-    A pack counts with its whole capacity, a padded row with the longest length of its micro-batch; fillers do not count.
+    A pack counts with its whole capacity, a padded row with the longest length of its micro-batch, a filler not at all.
     """
     tokens = int(plan.lengths.sum())
     if plan.method == "packing":

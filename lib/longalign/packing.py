@@ -1,9 +1,9 @@
 """Places whole sequences into packs of a capacity: every sequence exactly once, none split, the last pack included.
 
-`next_fit` is the paper's rule (arXiv 2401.18058, section 3.2): it keeps the order of arrival and needs no look-ahead; the
-price is that about a fifth of the positions stays empty on long-tailed lengths. `best_fit_decreasing` needs all lengths
-at once and reaches `lower_bound`, which no packing can beat, on practically all data; the price is that one pack holds a
-single long sequence and another a hundred short ones. Neither looks at the cost of attention.
+`next_fit` is the paper's rule (arXiv 2401.18058, section 3.2): it keeps the order of arrival and needs no look-ahead;
+the price is that about a fifth of the positions stays empty on long-tailed lengths. `best_fit_decreasing` needs all
+lengths at once and reaches `lower_bound`, which no packing can beat, on practically all data; the price is that one
+pack holds a single long sequence and another a hundred short ones. Neither looks at the cost of attention.
 
 A sequence of length 0 takes no room and is placed like any other. No sequences give no packs. Packs are lists of
 indices into `lengths`.
@@ -22,8 +22,8 @@ from longalign.shapes import Counts, Int, as_counts
 def next_fit(lengths: Counts, capacity: SupportsIndex) -> Packs:
     """Packs in order of arrival: a sequence that does not fit closes the pack and opens the next one.
 
-    The released code differs in two ways that are not repeated here: it never writes the last pack, and it closes a pack
-    that would be exactly full.
+    The released code differs in two ways that are not repeated here: it never writes the last pack, and it closes a
+    pack that would be exactly full.
 
     Args:
         lengths: tokens per sequence, shape [sequences], in order of arrival.
@@ -48,11 +48,11 @@ def next_fit(lengths: Counts, capacity: SupportsIndex) -> Packs:
 
 
 def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
-    """Longest first, each into the fullest pack that still has room; deterministic, and in practice the fewest packs possible.
+    """Longest first, each into the fullest pack that still has room; in practice the fewest packs possible.
 
     Never more than 11/9 of the optimum plus one (Johnson et al., SIAM J. Comput. 3, 1974). Where the result is above
-    `lower_bound`, a second rule that prefers pairs which fill a pack exactly is tried, and the smaller packing returned.
-    The order of `lengths` decides only ties, so a shuffled input gives another packing of about the same size.
+    `lower_bound`, a second rule that prefers pairs which fill a pack exactly is tried, and the smaller packing
+    returned. Deterministic; the order of `lengths` decides ties only.
 
     Args:
         lengths: tokens per sequence, shape [sequences].
@@ -71,7 +71,9 @@ def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
         return []
     order = np.argsort(-lengths, kind="stable")
     distinct, starts = np.unique(-lengths[order], return_index=True)
-    groups = {-length: group.tolist() for length, group in zip(distinct.tolist(), np.split(order, starts[1:]))}
+    groups = {
+        -length: group.tolist() for length, group in zip(distinct.tolist(), np.split(order, starts[1:]), strict=True)
+    }
     packs = best_fit(groups, capacity)
     if len(packs) > lower_bound(lengths, capacity):
         packs = min(packs, exact_fit(groups, capacity), key=len)
@@ -81,9 +83,9 @@ def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
 def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
     """A number of packs that no packing of these lengths can beat (it may be below the true minimum).
 
-    The largest of the volume bound, ceil(tokens / capacity), and Martello and Toth's L2 (Discrete Applied Mathematics 28,
-    1990): for a threshold t <= capacity / 2, sequences over capacity - t get a pack alone, those over capacity / 2 get one
-    each, and what does not fit beside them of the sequences in [t, capacity / 2] needs further packs.
+    The largest of the volume bound, ceil(tokens / capacity), and Martello and Toth's L2 (Discrete Applied Mathematics
+    28, 1990): for a threshold t <= capacity / 2, sequences over capacity - t get a pack alone, those over capacity / 2
+    get one each, and what does not fit beside them of the sequences in [t, capacity / 2] needs further packs.
 
     Raises:
         ValueError: a length is over the capacity, or an argument is not a valid count.
@@ -111,17 +113,17 @@ def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
 def fit_lengths(
     lengths: Counts, capacity: SupportsIndex, *, overlong: str = "error"
 ) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " truncated"]]:
-    """The lengths as a packer may take them, and the indices of those that were cut to the capacity: nothing goes silently.
+    """The lengths as a packer may take them, and the indices of those that were cut: nothing goes silently.
 
     Args:
         lengths: tokens per sequence, shape [sequences].
         capacity: tokens that a pack can hold.
-        overlong: "error" refuses a length over the capacity; "truncate" cuts it to the capacity and reports its index. The
-            tokens themselves must then be truncated by whoever holds them.
+        overlong: "error" refuses a length over the capacity; "truncate" cuts it and reports its index. Whoever holds
+            the tokens must then truncate these.
 
     Raises:
-        ValueError: a length is over the capacity under "error" (the message names index, length, capacity and how many more),
-            or an argument is not valid.
+        ValueError: a length is over the capacity under "error" (the message names index, length, capacity and how
+            many more), or an argument is not valid.
 
     >>> fit_lengths([2, 4, 3], 3, overlong="truncate")
     (array([2, 3, 3]), array([1]))
@@ -138,7 +140,7 @@ def cu_seqlens(lengths: Counts) -> Int[np.ndarray, " offsets"]:
     """Where each sequence of a pack begins, and where the last one ends: int32, shape [sequences + 1].
 
     Raises:
-        ValueError: the lengths are not valid counts, or their sum does not fit into int32 (attention kernels take no more).
+        ValueError: the lengths are not valid counts, or their sum does not fit into int32, which kernels ask for.
 
     >>> cu_seqlens([2, 4, 3])
     array([0, 2, 6, 9], dtype=int32)
@@ -187,8 +189,8 @@ def checked(lengths: Counts, capacity: SupportsIndex) -> tuple[Int[np.ndarray, "
     if len(over):
         more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
         raise ValueError(
-            f"sequence {over[0]} has {lengths[over[0]]} tokens, over the capacity of {capacity}{more}; raise the capacity, or "
-            f'truncate the data (fit_lengths with overlong="truncate" says which)'
+            f"sequence {over[0]} has {lengths[over[0]]} tokens, over the capacity of {capacity}{more}; raise the "
+            f'capacity, or truncate the data (fit_lengths with overlong="truncate" says which)'
         )
     return lengths, capacity
 

@@ -1,8 +1,9 @@
 """One epoch as data: optimizer steps x ranks x micro-steps, every sequence exactly once, the same shape for every rank.
 
-Every step has exactly ranks x accumulation micro-batches. Where the sequences run out, a micro-batch is empty; a collator
-turns it into a filler row without targets, so that every rank runs the same number of forward passes, collectives never
-hang and nothing is dropped. The price: up to ranks x accumulation - 1 fillers, all in the last step, which may be small.
+Every step has exactly ranks x accumulation micro-batches. Where the sequences run out, a micro-batch is empty; a
+collator turns it into a filler row without targets, so that every rank runs the same number of forward passes,
+collectives never hang and nothing is dropped. The price: up to ranks x accumulation - 1 fillers, all in the last step,
+which may be small.
 
 Row         sequence indices: one sequence for "naive" and "sorted", the sequences of a pack for "packing"
 MicroBatch  the rows that one rank passes through the model at once; () is a filler
@@ -40,7 +41,10 @@ class Step:
     def rows(self) -> tuple[Row, ...]:
         """The rows in the order of the plan: micro-step by micro-step, rank by rank; fillers have none."""
         return tuple(
-            row for micro_step in zip(*self.micro_batches) for micro_batch in micro_step for row in micro_batch
+            row
+            for micro_step in zip(*self.micro_batches, strict=True)
+            for micro_batch in micro_step
+            for row in micro_batch
         )
 
     @property
@@ -51,16 +55,16 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All optimizer steps of one epoch; refuses to exist if a sequence is missing or doubled, or a step has another shape.
+    """All optimizer steps of one epoch; refuses to exist if a sequence is missing or doubled, or a step misshapen.
 
     Attributes:
         lengths: tokens per sequence, shape [sequences].
-        target_counts: target tokens N_i per sequence, shape [sequences], at most length - 1 (nothing predicts position 0).
+        target_counts: target tokens N_i per sequence, shape [sequences]; nothing predicts position 0, so N_i < length.
         capacity: tokens that a row can hold; None where no limit was asked for.
         ranks, accumulation, rows: world size, micro-steps per optimizer step, and most rows in a micro-batch.
 
     Raises:
-        ValueError: the steps break the guarantee, or lengths and target_counts do not fit together.
+        ValueError: the steps break the guarantee, or a sequence has too many targets.
     """
 
     method: Method
@@ -73,15 +77,11 @@ class Plan:
     steps: tuple[Step, ...]
 
     def __post_init__(self) -> None:
-        if len(self.target_counts) != len(self.lengths):
-            raise ValueError(
-                f"{len(self.lengths)} lengths, but {len(self.target_counts)} target_counts; give one per sequence"
-            )
         over = np.flatnonzero(self.target_counts > np.maximum(self.lengths - 1, 0))
         if len(over):
             raise ValueError(
-                f"sequence {over[0]} has {self.target_counts[over[0]]} targets in {self.lengths[over[0]]} tokens; at most its "
-                f"length minus one can be targets, since nothing predicts position 0"
+                f"sequence {over[0]} has {self.target_counts[over[0]]} targets in {self.lengths[over[0]]} tokens; at "
+                f"most its length minus one can be targets, since nothing predicts position 0"
             )
         for number, step in enumerate(self.steps):
             shape = [len(micro_batches) for micro_batches in step.micro_batches]
@@ -94,11 +94,11 @@ class Plan:
             raise ValueError(f"the steps do not hold each of the {len(self.lengths)} sequences exactly once")
 
     def sequences_with_targets(self, step: Step) -> int:
-        """M of Eq. 2 and Eq. 4 (arXiv 2401.18058): sequences of the step that have a target, on all ranks and micro-steps."""
+        """M of Eq. 2 and Eq. 4 (arXiv 2401.18058): sequences with a target on all ranks and micro-steps."""
         return int(np.count_nonzero(self.target_counts[list(step.sequences)]))
 
     def packs(self, step: Step) -> int:
-        """K of Eq. 3 and Eq. 4 (arXiv 2401.18058): rows of the step, on all ranks and micro-steps; fillers do not count."""
+        """K of Eq. 3 and Eq. 4 (arXiv 2401.18058): rows on all ranks and micro-steps of the step."""
         return len(step.rows)
 
     def order_hash(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 try:
-    from jaxtyping import Bool, Float, Int, Shaped
+    from jaxtyping import Bool, Float, Int, Integer, Shaped
 except ImportError:
 
     class _Unchecked:
@@ -22,12 +22,12 @@ except ImportError:
         def __class_getitem__(cls, item: Any) -> Any:
             return Any
 
-    Bool = Float = Int = Shaped = _Unchecked
+    Bool = Float = Int = Integer = Shaped = _Unchecked
 
-__all__ = ["Bool", "Counts", "Float", "Int", "Shaped", "as_counts"]
+__all__ = ["Bool", "Counts", "Float", "Int", "Integer", "Shaped", "as_counts"]
 
 # What floor 0 takes: a list, tuple or range of ints, or one array, of sequence lengths or of target counts.
-Counts = Sequence[SupportsIndex] | Int[np.ndarray, " sequences"]
+Counts = Sequence[SupportsIndex] | Integer[np.ndarray, " sequences"]
 
 
 def as_counts(values: Any, *, name: str = "lengths") -> Int[np.ndarray, " sequences"]:

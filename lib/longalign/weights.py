@@ -1,11 +1,11 @@
-"""Weight of each target token in the loss of an optimizer step, so that the step's loss is the plain sum of weight x CE.
+"""Weight of each target token in an optimizer step, such that the step's loss is the plain sum of weight x CE.
 
-`loss_weights` is right for any placement of the sequences: packs, ranks and micro-steps do not enter it. The price: it needs
-the target counts of the whole optimizer step, which the plan has and a single rank has not. `eq3_weights` and
+`loss_weights` is right for any placement of the sequences: packs, ranks and micro-steps do not enter it. The price: it
+needs the target counts of the whole optimizer step, which the plan has and a single rank has not. `eq3_weights` and
 `released_weights` put two other normalisations into the same form, to be compared with it.
 
-All weights are float64, one per sequence; a sequence without targets weighs 0 and is not counted. L_i is the summed cross
-entropy over the N_i target tokens of sequence i (arXiv 2401.18058, section 3.2).
+All weights are float64, one per sequence; a sequence without targets weighs 0 and is not counted. L_i is the summed
+cross entropy over the N_i target tokens of sequence i (arXiv 2401.18058, section 3.2).
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,11 @@ Packing = Sequence[Sequence[SupportsIndex]]
 def loss_weights(target_counts: Counts, exponent: float = 0.0) -> Float[np.ndarray, " sequences"]:
     """w_i = N_i^(a - 1) / sum_j N_j^a: the weight of each target token of sequence i; sum_i w_i N_i = 1.
 
-    a = 0: Eq. 2, the mean over the M sequences of their token means, w_i = 1 / (N_i M), LongAlign's loss weighting;
-    a = 1: the mean over all target tokens, w_i = 1 / sum_j N_j; a = 1/2: between the two (InternVL 2.5, arXiv 2412.05271).
-    Eq. 4 writes a = 0 as a factor K / (N_i M) = K w_i on L_i, summed within each of K packs and averaged over the packs: the
-    same number, whatever K is.
+    a = 0: Eq. 2, the mean over the M sequences of their token means, w_i = 1 / (N_i M): LongAlign's loss weighting;
+    a = 1: the mean over all target tokens, w_i = 1 / sum_j N_j;
+    a = 1/2: between the two (InternVL 2.5, arXiv 2412.05271).
+    Eq. 4 writes a = 0 as a factor K / (N_i M) = K w_i on L_i, summed within each of K packs and averaged over the
+    packs: the same number, whatever K is.
 
     Args:
         target_counts: N_i of all sequences in the optimizer step, on all ranks and micro-steps, shape [sequences].
@@ -35,7 +36,8 @@ def loss_weights(target_counts: Counts, exponent: float = 0.0) -> Float[np.ndarr
         Weights, shape [sequences], aligned with target_counts; all 0 where no sequence has a target.
 
     Raises:
-        ValueError: the exponent is outside [0, 1] (beyond it, one sequence would outweigh both means), or the counts are not valid.
+        ValueError: the exponent is outside [0, 1] (beyond it, one sequence would outweigh both means), or the counts
+        are not valid.
 
     >>> loss_weights([2, 4, 3]).round(4).tolist()  # 1/6, 1/12, 1/9: each sequence has a share of 1/3
     [0.1667, 0.0833, 0.1111]
@@ -52,10 +54,10 @@ def loss_weights(target_counts: Counts, exponent: float = 0.0) -> Float[np.ndarr
 
 
 def eq3_weights(target_counts: Counts, packs: Packing) -> Float[np.ndarray, " sequences"]:
-    """Plain packing: the token mean of each pack, averaged over the packs of the step (Eq. 3), in the form of `loss_weights`.
+    """Plain packing (Eq. 3): the token mean of each pack, averaged over the packs, in the form of `loss_weights`.
 
-    w_i = 1 / (K sum of N_j over the pack of i). Biased twice: within a pack, to sequences with many targets; between packs,
-    to sequences in packs with few targets. A pack without targets has no mean and is not counted in K.
+    w_i = 1 / (K sum of N_j over the pack of i). Biased twice: within a pack, to sequences with many targets; between
+    packs, to sequences in packs with few targets. A pack without targets has no mean and is not counted in K.
 
     Args:
         target_counts: N_i, shape [sequences].
@@ -85,12 +87,12 @@ def released_weights(
 ) -> Float[np.ndarray, " sequences"]:
     """What the released code's loss weighting amounts to after the engine's mean over ranks and micro-steps.
 
-    It scales 1 / N_i by local_gpus / n, where n counts the sequences in a block of local_gpus consecutive packs and local_gpus is
-    the device count of one machine; a micro-batch takes the n of its first pack. The engine then divides by ranks x
-    accumulation. On one machine, one pack a device, no accumulation, that is Eq. 2. Otherwise:
-    several machines or accumulation: each block has the same share, so sequences in full blocks weigh less than in sparse ones;
-    R packs per device: the loss is about R times too large.
-    The released code's other defects (shortened first packs, the unwritten last pack) are not part of this formula.
+    It scales 1 / N_i by local_gpus / n, where n counts the sequences in a block of local_gpus consecutive packs and
+    local_gpus is the device count of one machine; a micro-batch takes the n of its first pack. The engine then divides
+    by ranks x accumulation. On one machine, with one pack a device and no accumulation, that is Eq. 2. With several
+    machines or accumulation each block has the same share, so that a sequence weighs less the more there are in its
+    block; with R packs a device the loss is about R times too large. The released code's other defects (shortened first
+    packs, the unwritten last pack) are not part of this formula.
 
     Args:
         target_counts: N_i, shape [sequences].
@@ -100,16 +102,16 @@ def released_weights(
         accumulation: micro-steps per optimizer step; packs per device and micro-step follow from the number of packs.
 
     Returns:
-        Weights, shape [sequences]; 0 for sequences in none of the packs, and for a block without targets (where the released
-        code divides zero by zero).
+        Weights, shape [sequences]; 0 for sequences in none of the packs, and for a block without targets (where the
+        released code divides zero by zero).
 
     Raises:
-        ValueError: local_gpus is below 1 (the released code divides by zero on a CPU), ranks is not a multiple of it, the packs
-            do not fill ranks x accumulation micro-batches evenly, or packs or counts are not valid.
+        ValueError: local_gpus is below 1 (the released code divides by zero on a CPU), ranks is not a multiple of it,
+            the packs do not fill ranks x accumulation micro-batches evenly, or packs or counts are not valid.
 
     >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=2, ranks=2).round(4).tolist()  # Eq. 2
     [0.1667, 0.0833, 0.1111]
-    >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=1, ranks=2).round(4).tolist()  # two machines: 1/8, 1/16, 1/6
+    >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=1, ranks=2).round(4).tolist()  # two machines
     [0.125, 0.0625, 0.1667]
     """
     counts = as_counts(target_counts, name="target_counts")

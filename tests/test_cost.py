@@ -1,0 +1,89 @@
+"""The cost model against hand-worked waits, the formula's sources, and the order that the methods are known to have."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from longalign.batching import make_plan, plan_naive, plan_packing, plan_sorted
+from longalign.cost import LLAMA_2_7B, SequenceCost, decoder_cost, fill_share, idle_share, micro_batch_costs
+from longalign.plan import Plan, Step
+
+PER_TOKEN = SequenceCost(per_token=1.0, per_pair=0.0)
+
+
+def hand_made(method="naive", rows=1):
+    """Rank 0 passes lengths 2 and 3, rank 1 passes 4 and a filler."""
+    step = Step(((((0,),), ((2,),)), (((1,),), ())))
+    return Plan(method, np.array([2, 4, 3]), np.array([1, 3, 2]), 9, 2, 2, rows, (step,))
+
+
+def mixture(sequences):
+    random = np.random.default_rng(0)
+    long = random.integers(8192, 65537, sequences // 10)
+    short = np.clip(random.lognormal(np.log(800), 1.0, sequences - len(long)), 1, 65536).astype(int)
+    return np.concatenate([short, long])
+
+
+def test_the_idle_share_of_a_hand_worked_plan():
+    assert micro_batch_costs(hand_made(), PER_TOKEN).tolist() == [[[2.0, 3.0], [4.0, 0.0]]]
+    assert idle_share(hand_made(), PER_TOKEN, barrier="step") == pytest.approx(1 / 10)
+    assert idle_share(hand_made(), PER_TOKEN, barrier="micro_step") == pytest.approx(5 / 14)
+
+
+def test_a_padded_row_costs_its_padded_length_and_a_pack_the_sum_over_its_sequences():
+    cost = SequenceCost(per_token=10.0, per_pair=1.0)
+    padded = plan_sorted([2, 4, 3], group_size=3, rows=3)
+    packed = plan_packing([2, 4, 3], capacity=16)
+    assert micro_batch_costs(padded, cost).item() == 3 * (10 * 4 + 4**2)
+    assert micro_batch_costs(packed, cost).item() == 10 * 9 + 2**2 + 4**2 + 3**2
+    assert micro_batch_costs(packed, cost).item() < cost([9]).item()  # attention over the whole pack would cost more
+
+
+@given(
+    lengths=st.lists(st.integers(1, 64), max_size=40), method=st.sampled_from(["naive", "sorted", "packing"]),
+    ranks=st.integers(1, 4), accumulation=st.integers(1, 3),
+)  # fmt: skip
+def test_more_barriers_never_wait_less_and_the_share_is_below_one(lengths, method, ranks, accumulation):
+    plan = make_plan(method, lengths, capacity=64, ranks=ranks, accumulation=accumulation)
+    at_step, at_micro_step = (idle_share(plan, barrier=barrier) for barrier in ("step", "micro_step"))
+    assert -1e-12 <= at_step <= at_micro_step + 1e-12 < 1.0
+    assert 0 < fill_share(plan) <= 1
+    if ranks == 1:
+        assert at_micro_step == pytest.approx(0.0, abs=1e-12)
+
+
+def test_an_empty_plan_is_never_idle_and_leaves_nothing_empty():
+    for method in ("naive", "sorted", "packing"):
+        assert idle_share(make_plan(method, [], capacity=8, ranks=2)) == 0.0
+        assert fill_share(make_plan(method, [], capacity=8, ranks=2)) == 1.0
+
+
+def test_an_unknown_barrier_is_refused():
+    with pytest.raises(ValueError, match='barrier must be "step" or "micro_step"'):
+        idle_share(hand_made(), barrier="epoch")
+
+
+def test_the_default_cost_is_that_of_a_7b_llama():
+    weights = LLAMA_2_7B.per_token / 6
+    assert 6.5e9 < weights < 6.74e9  # 6.74e9 parameters with the input embedding, which does no arithmetic
+    # PaLM's 12 x layers x heads x head size x length per token, one half of it causal
+    assert LLAMA_2_7B.per_pair == 12 * 32 * 32 * 128 / 2
+
+
+def test_grouped_query_attention_costs_fewer_weights_and_the_same_pairs():
+    shape = {"hidden_size": 4096, "layers": 32, "intermediate_size": 11008, "vocab_size": 32000}
+    grouped = decoder_cost(**shape, key_value_size=1024)
+    assert LLAMA_2_7B.per_token - grouped.per_token == 6 * 32 * 4096 * 2 * (4096 - 1024)
+    assert grouped.per_pair == LLAMA_2_7B.per_pair
+
+
+def test_sorted_waits_least_naive_most_on_the_long_tailed_mixture():
+    lengths = mixture(3000)
+    shares = {
+        "sorted": idle_share(plan_sorted(lengths, ranks=8, accumulation=12)),
+        "best fit": idle_share(plan_packing(lengths, capacity=65536, algorithm="best_fit", ranks=8)),
+        "next fit": idle_share(plan_packing(lengths, capacity=65536, ranks=8)),
+        "naive": idle_share(plan_naive(lengths, ranks=8, accumulation=12)),
+    }
+    assert list(shares) == sorted(shares, key=shares.get)
+    assert shares["sorted"] < 0.05 and shares["naive"] > 0.5
