@@ -1,0 +1,207 @@
+"""The console command `longalign`: every failure is one line on stderr and exit status 2, never a traceback.
+
+    longalign plan DATA --capacity 65536 --ranks 8 --method packing --json
+    longalign data tokenize DATA.jsonl --out STORE --tokenizer NAME_OR_FOLDER --chat-format llama --max-length 65536
+    longalign figures | version
+
+Each subcommand imports what it needs when it runs, so that `longalign --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import longalign
+
+METHODS = ("naive", "sorted", "packing")
+ALGORITHMS = ("next_fit", "best_fit")
+CHAT_FORMATS = ("template", "llama", "chatglm")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes no abbreviations, reports in one line and names the nearest valid spelling."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**(options | {"allow_abbrev": False}))
+        self.below: list[Parser] = []
+
+    def add_child(self, children: Any, name: str, run: Any = None, **options: Any) -> Parser:
+        """A subcommand, so that misspelt options of its own can be told apart from foreign ones."""
+        child = children.add_parser(name, description=options.get("help"), **options)
+        child.set_defaults(run=run, parser=child)
+        self.below.append(child)
+        return child
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with status 2."""
+        fail(f"{message}{self._suggestion(message)}")
+
+    def _suggestion(self, message: str) -> str:
+        known = sorted({o for parser in (self, *self.below) for o in parser._option_string_actions})
+        if message.startswith("unrecognized arguments:"):
+            words = [word.split("=")[0] for word in message.split() if word.startswith("-")]
+        else:
+            found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+            words, known = ([found[1]], re.findall(r"[\w-]+", found[2])) if found else ([], [])
+        close = [match for word in words for match in difflib.get_close_matches(word, known, n=1)]
+        return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+def fail(message: object) -> NoReturn:
+    """One line on stderr, exit status 2."""
+    print(f"longalign: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def parser() -> Parser:
+    """The command line: options here, work in the functions below."""
+    top = Parser(prog="longalign", description="LongAlign (arXiv 2401.18058), reproducible.")
+    top.add_argument("--version", action="version", version=f"longalign {longalign.__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    plan = top.add_child(commands, "plan", run_plan, help="plan the batches of an epoch and say what the plan costs")
+    plan.add_argument("data", metavar="DATA", type=Path, help="JSONL, token store, or text file of one length a line")
+    plan.add_argument("--method", choices=METHODS, default="packing", help="(default: packing)")
+    plan.add_argument("--capacity", type=_positive, help="tokens a pack can hold; packing needs it")
+    plan.add_argument("--ranks", type=_positive, default=1, help="devices (default: 1)")
+    plan.add_argument("--accumulation", type=_positive, default=1, help="micro-steps per optimizer step (default: 1)")
+    plan.add_argument("--rows", type=_positive, default=1, help="rows per device in a micro-batch (default: 1)")
+    plan.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+    plan.add_argument("--group-size", type=_positive, help="sorted batching: sequences a group (default: ranks x rows)")
+    plan.add_argument("--algorithm", choices=ALGORITHMS, help="packing (default: next_fit, the paper's)")
+    plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
+    plan.add_argument("--json", action="store_true", help="print the summary as JSON")
+    _tokenizer_options(plan)
+
+    data = top.add_child(commands, "data", help="prepare data")
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    tokenize = data.add_child(actions, "tokenize", run_tokenize, help="JSONL in LongAlign-10k's schema to a store")
+    tokenize.add_argument("data", metavar="DATA", type=Path, help='lines of {"messages": [{"role", "content"}, ...]}')
+    tokenize.add_argument("--out", type=Path, required=True, help="folder of the token store")
+    tokenize.add_argument("--max-length", type=_positive, help="longer documents lose their middle")
+    tokenize.add_argument("--skip-invalid", action="store_true", help="leave bad samples out, count and list them")
+    _tokenizer_options(tokenize)
+    top.below += data.below
+
+    top.add_child(commands, "figures", run_figures, help="redraw the figures from the committed results")
+    top.add_child(commands, "version", run_version, help="print versions")
+    return top
+
+
+def _tokenizer_options(command: Parser) -> None:
+    command.add_argument("--tokenizer", help="folder or Hub name (default: the miniature's own)")
+    command.add_argument("--chat-format", choices=CHAT_FORMATS, default="template", help="(default: the tokenizer's)")
+
+
+def run_plan(options: argparse.Namespace) -> None:
+    """Lengths, plan, summary; JSON keys are packs, fill, idle, bound, steps, sequences_per_step."""
+    import numpy as np
+
+    from longalign.batching import format_summary, make_plan, summarize
+    from longalign.packing import fit_lengths
+    from longalign.store import read_lengths
+
+    named = options.tokenizer is not None or _has_only_messages(options.data)
+    tokenizer = _tokenizer(options.tokenizer) if named else None
+    lengths, targets = read_lengths(options.data, tokenizer=tokenizer, chat_format=options.chat_format)
+    if options.capacity and (over := np.flatnonzero(lengths > options.capacity)).size:
+        where = f"{over.size:,} of {lengths.size:,} sequences are over the capacity of {options.capacity:,} tokens"
+        if not options.truncate:
+            fail(f"{options.data}: {where}, sequence {over[0]} first: raise --capacity, or cut them with --truncate")
+        print(f"longalign: {where} and are cut to it", file=sys.stderr)
+        lengths, _ = fit_lengths(lengths, options.capacity, overlong="truncate")
+        targets = None if targets is None else np.minimum(targets, np.maximum(lengths - 1, 0))
+    given = vars(options)
+    same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
+    plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
+    summary = summarize(plan)
+    print(json.dumps(summary) if options.json else format_summary(summary))
+
+
+def run_tokenize(options: argparse.Namespace) -> None:
+    """JSONL to a token store; says how many sequences and tokens it holds."""
+    from longalign.store import tokenize_jsonl
+
+    store = tokenize_jsonl(
+        options.data, _tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
+        max_length=options.max_length, skip_invalid=options.skip_invalid,
+    )  # fmt: skip
+    print(f"{options.out}: {len(store.lengths):,} sequences, {int(store.lengths.sum()):,} tokens")
+
+
+def run_figures(options: argparse.Namespace) -> None:
+    """Redraw the reference's figures."""
+    from longalign import plots
+
+    plots.main()
+
+
+def run_version(options: argparse.Namespace) -> None:
+    """This package's version and those of what it runs on."""
+    from longalign.record import versions
+
+    for name, version in {"longalign": longalign.__version__, **versions()}.items():
+        print(f"{name:12} {version}")
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _has_only_messages(path: Path) -> bool:
+    """Whether this is JSONL whose first row tells no length; what cannot be read is left to the reader's own errors."""
+    from longalign.jsonl import DataError, read_lines
+
+    if path.is_dir():
+        return False
+    try:
+        row = next(iter(read_lines(path))).row()
+    except (DataError, OSError, StopIteration):
+        return False
+    return "messages" in row and "length" not in row
+
+
+def _tokenizer(name: str | None) -> Any:
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
+    if name is None:
+        from longalign.corpus.tokenizer import load
+
+        print("longalign: no --tokenizer given: tokens are those of the miniature's own tokenizer", file=sys.stderr)
+        return load()
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"--tokenizer {name}: there is no such folder")
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--tokenizer {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns 0, or leaves with 2 (refused) or 130 (interrupted)."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ModuleNotFoundError as error:
+        fail(f"this needs the package {error.name}: pip install 'longalign[notebooks]'")
+    except (ValueError, OSError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
