@@ -161,7 +161,8 @@ def test_packing_packs_a_random_order_by_next_fit():
 
 
 def test_best_fit_reaches_the_bound_and_puts_the_packs_in_random_order():
-    lengths = np.random.default_rng(0).integers(1, CAPACITY + 1, 200)
+    random = np.random.default_rng(0)
+    lengths = np.concatenate([random.integers(1, 5, 180), random.integers(4, CAPACITY + 1, 60)])
     plan = plan_packing(lengths, capacity=CAPACITY, algorithm="best_fit")
     rows = [row for step in plan.steps for row in step.rows]
     assert len(rows) == lower_bound(lengths, CAPACITY) < len(plan_packing(lengths, capacity=CAPACITY).steps)

@@ -40,9 +40,9 @@ def test_exact_fit_places_every_sequence_once_within_the_capacity(capacity, shar
 
 
 def test_exact_fit_needs_fewer_packs_where_best_fit_leaves_holes():
-    lengths = [6, 6, 3, 3, 2, 2, 2, 2]  # 26 tokens... best fit puts a 3 beside each 6 and leaves holes of 1
-    assert len(exact_fit(grouped(lengths), 10)) == 3
-    assert sorted(sum(lengths[i] for i in pack) for pack in exact_fit(grouped(lengths), 10)) == [6, 10, 10]
+    groups = grouped([5, 4, 4, 3, 2, 2])
+    assert best_fit(groups, 10) == [[0, 1], [2, 3, 4], [5]]  # 5+4 and 4+3+2 leave holes of 1
+    assert exact_fit(groups, 10) == [[0, 3, 4], [1, 2, 5]]  # 5+3+2 and 4+4+2 are full
 
 
 def test_a_pair_of_equal_lengths_needs_two_sequences():

@@ -97,6 +97,16 @@ def test_best_fit_reaches_the_provable_minimum_on_the_long_tailed_mixture(seed):
     assert len(best_fit_decreasing(lengths, 65536)) == lower_bound(lengths, 65536)
 
 
+def test_best_fit_takes_the_exact_packing_where_it_is_smaller():
+    assert best_fit_decreasing([5, 4, 4, 3, 2, 2], 10) == [[0, 3, 4], [1, 2, 5]]
+
+
+def test_best_fit_reaches_the_provable_minimum_on_the_miniature_mixture():
+    random = np.random.default_rng(0)
+    lengths = np.concatenate([random.integers(8, 129, 1400), random.integers(128, 1025, 160)])
+    assert len(best_fit_decreasing(lengths, 1024)) == lower_bound(lengths, 1024)
+
+
 def test_next_fit_leaves_about_a_fifth_of_the_mixture_empty():
     lengths = mixture(10_000)
     assert 0.77 < fill(next_fit(lengths, 65536), lengths, 65536) < 0.83

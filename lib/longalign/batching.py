@@ -88,7 +88,7 @@ def plan_packing(
 
     "next_fit" (the paper's) packs a random order as it comes, so all packs are alike and M is nearly constant: 87 +- 23
     per step of 8 packs on the mixture of the module's docstring; the price is a fifth of the positions, which stays
-    empty. "best_fit" needs the fewest packs (`lower_bound`, in practice); the price is that long sequences fill most
+    empty. "best_fit" needs the fewest packs (see `best_fit_decreasing`); the price is that long sequences fill most
     packs almost alone and short ones crowd into a few: M = 108 +- 89 there. The weights of Eq. 4 are exact for both.
 
     Args:

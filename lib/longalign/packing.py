@@ -2,8 +2,9 @@
 
 `next_fit` is the paper's rule (arXiv 2401.18058, section 3.2): it keeps the order of arrival and needs no look-ahead;
 the price is that about a fifth of the positions stays empty on long-tailed lengths. `best_fit_decreasing` needs all
-lengths at once and reaches `lower_bound`, which no packing can beat, on practically all data; the price is that one
-pack holds a single long sequence and another a hundred short ones. Neither looks at the cost of attention.
+lengths at once and reaches `lower_bound`, which no packing can beat, wherever many sequences are short (without short
+ones it is a pack or a few above it); the price is that one pack holds a single long sequence and another a hundred
+short ones. Neither looks at the cost of attention.
 
 A sequence of length 0 takes no room and is placed like any other. No sequences give no packs. Packs are lists of
 indices into `lengths`.
