@@ -1,0 +1,97 @@
+"""The committed short base models and the recipe that gives them: `make bases` trains them anew (about an hour on 2 cores).
+
+Like the paper's base models they have read short documents only (up to 128 tokens, 8k at 1:64) at RoPE base 10,000. They are
+committed because they take longer than a reader waits; each folder's record holds the hashes of recipe and data and the first
+losses, so that a test can hold the recipe against what is committed.
+"""
+
+import argparse
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from longalign import paths, record
+from longalign.corpus import suites, tokenizer
+from longalign.events import read_events
+from longalign.models import MINIATURES
+from longalign.runs import Run, execute_all
+
+MAX_LENGTH = 128
+TOKENS_PER_STEP = 4096
+FIRST_LOSSES = 12
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the length curriculum: documents of `lengths` tokens, `tokens` in all."""
+
+    name: str
+    lengths: tuple[int, int]
+    tokens: int
+    learning_rate: float
+    schedule: str
+
+
+STAGES = (
+    Stage("first", (64, 64), 1_800_000, 3e-3, "constant_with_warmup"),
+    Stage("second", (64, MAX_LENGTH), 7_000_000, 3e-3, "cosine"),
+)
+
+
+def training(stage: Stage) -> dict[str, Any]:
+    """The configuration of a stage: packs of 4,096 tokens, the mean over target tokens (exponent 1)."""
+    return {
+        "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": TOKENS_PER_STEP, "rows": 1, "accumulation": 1,
+        "learning_rate": stage.learning_rate, "schedule": stage.schedule, "checkpoint_every": 200,
+    }  # fmt: skip
+
+
+def first_run(model: str, data: Path) -> Run:
+    """The first stage of a model, from a random initialisation."""
+    new_model = {"name": model, "vocab_size": len(tokenizer.load()), "max_length": MAX_LENGTH, "seed": 0}
+    return Run(f"{model} first stage", str(data / "first"), training(STAGES[0]), new_model=new_model)
+
+
+def build(models: list[str], folder: Path, *, workers: int = 2) -> None:
+    """Train the short bases and put them into `folder`/<model>: config, safetensors, record.json."""
+    data = paths.runs() / "bases"
+    for stage in STAGES:
+        suites.documents_store(f"base-{stage.name}", data / stage.name, tokens=stage.tokens, lengths=stage.lengths)
+    first = [first_run(model, data) for model in models]
+    execute_all(first, workers=workers)
+    second = [
+        Run(f"{model} second stage", str(data / "second"), training(STAGES[1]), start=str(run.model))
+        for model, run in zip(models, first)
+    ]
+    execute_all(second, workers=workers)
+    for model, runs in zip(models, zip(first, second)):
+        _commit(model, list(runs), folder / model)
+
+
+def _commit(model: str, runs: list[Run], target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(runs[-1].model / name, target / name)
+    records = [run.record() for run in runs]
+    record.write_json(target / "record.json", {
+        "model": model, "shape": asdict(MINIATURES[model]), "stages": [asdict(stage) for stage in STAGES],
+        "data": [entry["data"] for entry in records], "tokens": sum(entry["tokens"] for entry in records),
+        "seconds": sum(entry["seconds"] for entry in records), "hardware": records[-1]["hardware"],
+        "versions": records[-1]["versions"], "sha256": record.hash_files(target / "model.safetensors"),
+        "first_losses": [event["loss"] for event in read_events(runs[0].folder / "events.jsonl")[:FIRST_LOSSES]],
+        "last_loss": read_events(runs[-1].folder / "events.jsonl")[-1]["loss"],
+    })  # fmt: skip
+
+
+def main() -> None:
+    """Command line of `make bases`."""
+    parser = argparse.ArgumentParser(prog="python -m longalign.bases", description=main.__doc__)
+    parser.add_argument("--models", nargs="+", default=list(MINIATURES), choices=list(MINIATURES))
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    build(arguments.models, paths.bases(), workers=arguments.workers)
+
+
+if __name__ == "__main__":
+    main()

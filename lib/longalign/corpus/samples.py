@@ -1,0 +1,112 @@
+"""Samples: long instructions, short multi-turn instructions and the documents of pre-training, each from (seed, index) alone.
+
+Sample `i` of a kind is the same whatever else is drawn, so suites are nested (LongAlign-5k is the first half of -10k) and
+a test set never meets a training sample: the kind's name is part of the seed.
+"""
+
+from random import Random
+from typing import Any
+
+from longalign.corpus import tasks
+from longalign.corpus.documents import Document, write_document
+from longalign.corpus.styles import CHINESE, ENGLISH
+from longalign.corpus.tokenizer import count_tokens
+
+CHINESE_SHARE = 0.1
+ANSWER_RESERVE = 80
+ALPACA_SOURCES = ("arxiv", "books3")
+ALPACA_FAMILIES = ("lookup", "note")
+
+
+def _source(rng: Random, sources: tuple[str, ...] | None = None) -> str:
+    if sources:
+        return rng.choice(sources)
+    return rng.choice(CHINESE if rng.random() < CHINESE_SHARE else ENGLISH)
+
+
+def _askable(
+    rng: Random, tokens: int, families: tuple[str, ...], sources: tuple[str, ...] | None = None
+) -> tuple[Document, list[str]]:
+    """A document on which at least one of the families can be asked (source and document drawn anew until there is one)."""
+    while True:
+        document = write_document(rng, _source(rng, sources), tokens)
+        found = [name for name in tasks.possible(document.world, document.language) if name in families]
+        if found:
+            return document, found
+
+
+def _draw_family(rng: Random, families: list[str]) -> str:
+    """One of the task types first, then a family of it, so that no type is rare."""
+    chosen = rng.choice(sorted({tasks.FAMILIES[name].type for name in families}))
+    return rng.choice([name for name in families if tasks.FAMILIES[name].type == chosen])
+
+
+def _sample(kind: str, index: int, document: Document, items: list[tasks.Item]) -> dict[str, Any]:
+    messages = []
+    for turn, item in enumerate(items):
+        question = f"{document.text}\n\n{item.question}" if turn == 0 else item.question
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": item.answer}]
+    return {
+        "id": f"{kind}-{index}", "messages": messages, "source": document.source, "language": document.language,
+        "task": items[-1].family, "type": items[-1].type, "template": items[-1].template,
+        "length": sum(count_tokens(message["content"]) + 1 for message in messages) + len(items),
+    }
+
+
+def instruction(
+    kind: str, seed: int, index: int, *, min_length: int, max_length: int, heldout: bool = False,
+    sources: tuple[str, ...] | None = None, families: tuple[str, ...] = tuple(tasks.FAMILIES),
+) -> dict[str, Any]:
+    """One single-turn instruction [document + question, answer] of `min_length` to `max_length` tokens, evenly.
+
+    `length` counts every token of the chat form. Lengths are reached from below: the document stops at the last sentence
+    that fits.
+    """
+    rng = Random(f"{kind}:{seed}:{index}")
+    length = rng.randint(min_length, max_length)
+    reserve = min(ANSWER_RESERVE, length // 2)
+    while True:
+        document, found = _askable(rng, length - reserve, families, sources)
+        items = [tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language, heldout=heldout)]
+        sample = _sample(kind, index, document, items)
+        # The answer's length is known only now: what it left over goes back to the document, once.
+        if sample["length"] <= length and (reserve <= 24 or length - sample["length"] < 24):
+            return sample
+        reserve = max(24, reserve - max(8, length - sample["length"])) if sample["length"] <= length else reserve + 24
+
+
+def dialogue(kind: str, seed: int, index: int, *, max_length: int) -> dict[str, Any]:
+    """One short instruction of one to three turns, at most `max_length` tokens: a short document and questions on it."""
+    rng = Random(f"{kind}:{seed}:{index}")
+    while True:
+        document, found = _askable(rng, rng.randint(24, max(24, max_length // 2)), tuple(tasks.FAMILIES))
+        turns = rng.choice((1, 1, 2, 3))
+        items = [tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language) for _ in range(turns)]
+        while items:
+            sample = _sample(kind, index, document, items)
+            if sample["length"] <= max_length:
+                return sample
+            items.pop()
+
+
+def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
+    """A document of pre-training, at most `length` tokens (at least 64): a text, then questions on it with their answers.
+
+    Returns `text` and `answers`, the character spans of the answers: what a model can predict from the text before.
+    """
+    rng = Random(f"{kind}:{seed}:{index}")
+    while True:
+        document, found = _askable(rng, int(length * rng.uniform(0.4, 0.65)), tuple(tasks.FAMILIES))
+        text, answers = document.text, []
+        tokens = count_tokens(text)
+        while True:
+            item = tasks.ask(rng, document.world, rng.choice(found), language=document.language)
+            question = f"\nQ: {item.question}\nA: "
+            tokens += count_tokens(question) + count_tokens(item.answer)
+            if tokens > length:
+                break
+            start = len(text) + len(question)
+            text += question + item.answer
+            answers.append((start, start + len(item.answer)))
+        if answers:
+            return {"text": text, "answers": answers}

@@ -1,0 +1,123 @@
+"""The paper's training suites and the test set in miniature: JSONL in LongAlign-10k's schema, then token stores.
+
+LongAlign-0k, -5k and -10k are nested: the short instructions, plus the first half or all of the long ones. LongAlpaca-12k's
+analogue has papers and books only, questions of one kind only, and short questions of the same kind.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from longalign import record
+from longalign.chat import Encoded
+from longalign.corpus import samples, tokenizer
+from longalign.corpus.tasks import FAMILIES
+from longalign.loss import IGNORE_INDEX
+from longalign.profiles import Corpus, Evaluation
+from longalign.store import TokenStore, tokenize_jsonl, write_store
+
+SUITES = ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k", "LongAlpaca-12k")
+
+
+def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
+    """The samples of a suite, long ones first. Raises KeyError for an unknown name, naming the suites."""
+    long = {"min_length": corpus.min_long, "max_length": corpus.max_length}
+    if name == "LongAlpaca-12k":
+        alpaca = {"sources": samples.ALPACA_SOURCES, "families": samples.ALPACA_FAMILIES}
+        yield from (samples.instruction("alpaca", corpus.seed, i, **long, **alpaca) for i in range(corpus.longalpaca_long))
+        short = {"min_length": min(48, corpus.max_short), "max_length": corpus.max_short, **alpaca}
+        yield from (samples.instruction("alpaca-short", corpus.seed, i, **short) for i in range(corpus.longalpaca_short))
+        return
+    if name not in SUITES:
+        raise KeyError(f"no suite is called {name!r}; there are {', '.join(SUITES)}")
+    count = {"LongAlign-0k": 0, "LongAlign-5k": corpus.long // 2, "LongAlign-10k": corpus.long}[name]
+    yield from (samples.instruction("long", corpus.seed, i, **long) for i in range(count))
+    yield from (samples.dialogue("short", corpus.seed, i, max_length=corpus.max_short) for i in range(corpus.short))
+
+
+def test_set(evaluation: Evaluation, *, seed: int = 0, heldout: bool = False) -> Iterator[dict[str, Any]]:
+    """New documents for every task and length: `per_cell` samples of 0.9 to 1 times the length, which becomes `cell`.
+
+    With `heldout`, the question templates are those that no training sample uses.
+    """
+    kind = "heldout" if heldout else "test"
+    for task in evaluation.tasks:
+        for length in evaluation.lengths:
+            for i in range(evaluation.per_cell):
+                sample = samples.instruction(
+                    f"{kind}-{task}-{length}", seed, i, min_length=int(0.9 * length), max_length=length,
+                    heldout=heldout, families=(task,),
+                )  # fmt: skip
+                yield {**sample, "cell": length}
+
+
+test_set.__test__ = False  # pytest takes functions called test_* for tests
+
+
+def write_jsonl(path: Path | str, rows: Iterator[Mapping[str, Any]]) -> Path:
+    """One JSON object a line, UTF-8, written atomically."""
+    with record.atomic(Path(path)) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return Path(path)
+
+
+def suite_store(name: str, corpus: Corpus, folder: Path | str) -> TokenStore:
+    """The suite as JSONL and token store below `folder`, built where it is missing."""
+    return _store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length)
+
+
+def test_store(evaluation: Evaluation, folder: Path | str, *, heldout: bool = False) -> tuple[TokenStore, list[dict[str, Any]]]:
+    """The test set as token store, with its samples (tasks, cells) in the same order."""
+    name = "heldout" if heldout else "test"
+    store = _store(Path(folder) / name, lambda: test_set(evaluation, heldout=heldout), max_length=max(evaluation.lengths))
+    return store, [json.loads(line) for line in (Path(folder) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+test_store.__test__ = False
+
+
+def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
+    jsonl = folder.with_name(folder.name + ".jsonl")
+    if not jsonl.is_file():
+        write_jsonl(jsonl, rows())
+    if not folder.is_dir():
+        tokenize_jsonl(jsonl, tokenizer.load(), folder, chat_format="template", max_length=max_length)
+    return TokenStore(folder)
+
+
+def documents_store(
+    kind: str, folder: Path | str, *, tokens: int, lengths: tuple[int, int], seed: int = 0, other_share: float = 0.1
+) -> TokenStore:
+    """Pre-training documents of `lengths` = (min, max) tokens, `tokens` in all, as a token store.
+
+    Every token of an answer is a target, of the others a share `other_share`: most of them cannot be predicted, and the
+    share is what keeps them from drowning the rest.
+    """
+    if Path(folder).is_dir():
+        return TokenStore(Path(folder))
+    return write_store(folder, _documents(kind, tokens, lengths, seed, other_share), meta={"kind": kind, "seed": seed})
+
+
+def _documents(kind: str, tokens: int, lengths: tuple[int, int], seed: int, other_share: float) -> Iterator[Encoded]:
+    encode, index = tokenizer.load(), 0
+    while tokens > 0:
+        rng = Random(f"{kind}:labels:{seed}:{index}")
+        document = samples.base_document(kind, seed, index, length=rng.randint(*lengths))
+        encoding = encode(document["text"], return_offsets_mapping=True)
+        input_ids = np.array(encoding["input_ids"], dtype=np.int32)
+        starts = np.array([start for start, _ in encoding["offset_mapping"]])
+        target = np.array([rng.random() < other_share for _ in input_ids])
+        for start, end in document["answers"]:
+            # A word's offset begins at its leading space, one character before the answer.
+            target |= (starts >= start - 1) & (starts < end)
+        yield Encoded(input_ids=input_ids, labels=np.where(target, input_ids, IGNORE_INDEX).astype(np.int32), truncated=0)
+        tokens -= len(input_ids)
+        index += 1
+
+
+TASKS = tuple(FAMILIES)

@@ -1,0 +1,1 @@
+"""Evaluation: each module is one metric or benchmark; results are tidy rows."""

@@ -1,0 +1,19 @@
+"""The events of a training run: one JSON line per optimizer step, readable while it grows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_events(path: Path | str) -> list[dict[str, Any]]:
+    """The events so far, `[]` where there are none; a last line that was cut short is left out.
+
+    Keys: step, steps, loss, grad_norm, learning_rate, tokens, seconds, cpu_seconds (all but the first four are totals).
+    """
+    events = []
+    for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return events

@@ -1,0 +1,79 @@
+"""The miniature models and the two ways a model comes to be: fresh from a seed, or a folder with its context extended.
+
+`mini-6b` shares keys and values between heads as ChatGLM3-6B does, `mini-7b` has plain multi-head attention as Llama-2-7B,
+`mini-13b` is wider and deeper. All use the attention registered by `longalign.attention`, so packs are block-diagonal.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from longalign import attention
+
+ROPE_BASE = 10_000.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a miniature; head size is hidden_size / num_attention_heads."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+
+
+MINIATURES = {
+    "mini-6b": Shape(96, 3, 4, 2, 256),
+    "mini-7b": Shape(96, 3, 4, 4, 256),
+    "mini-13b": Shape(128, 4, 4, 4, 344),
+}
+
+
+def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> LlamaForCausalLM:
+    """A randomly initialised miniature for sequences up to `max_length` tokens (fp32, embeddings tied).
+
+    Raises KeyError, naming the miniatures, for an unknown name.
+
+    >>> model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)       # lengths 2, 4, 3 in one pack of 9
+    >>> model.config.num_key_value_heads, model.config.rope_parameters["rope_theta"]
+    (2, 10000.0)
+    """
+    if name not in MINIATURES:
+        raise KeyError(f"no miniature is called {name!r}; there are {', '.join(MINIATURES)}")
+    attention.register()
+    config = LlamaConfig(
+        **asdict(MINIATURES[name]), vocab_size=vocab_size, max_position_embeddings=max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
+        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None, attn_implementation="longalign",
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)
+
+
+def load_model(folder: Path | str, *, rope_factor: float = 1.0, max_length: int | None = None) -> PreTrainedModel:
+    """A saved model (fp32) with the registered attention; its RoPE base is multiplied by `rope_factor` as it is loaded.
+
+    arXiv 2401.18058, section 4.1: base 10,000 -> 2,000,000 (factor 200), then continual training. `max_length` is the new
+    `max_position_embeddings`. Raises FileNotFoundError where no model lies.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
+    attention.register()
+    config = LlamaConfig.from_pretrained(folder)
+    rope = dict(config.rope_parameters)
+    config.rope_parameters = {**rope, "rope_theta": rope["rope_theta"] * rope_factor}
+    config.max_position_embeddings = max_length or config.max_position_embeddings
+    return AutoModelForCausalLM.from_pretrained(
+        folder, config=config, attn_implementation="longalign", dtype=torch.float32
+    )
+
+
+def save_model(model: PreTrainedModel, folder: Path | str) -> Path:
+    """Write config and safetensors, and nothing that names this machine or its attention; returns the folder."""
+    model.save_pretrained(folder)
+    return Path(folder)

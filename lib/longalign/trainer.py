@@ -1,0 +1,169 @@
+"""One training engine: Hugging Face's Trainer that follows a plan, so an optimizer step is exactly the loss its weights state.
+
+This is the only module that knows how engines average: DDP and ZeRO take the mean of gradients over ranks, which is undone
+by multiplying the local sum by the number of ranks; accumulation adds micro-steps up, as a sum wants. Since a plan is
+rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from longalign.batching import Plan, make_plan
+from longalign.collators import PackedCollator, PaddedCollator
+from longalign.events import read_events
+from longalign.loss import attach_loss_head, weighted_loss
+from longalign.planned import PlannedDataset
+from longalign.store import TokenStore
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained on a token store; the names are the profile's (`longalign.profiles.Training`).
+
+    `rows` is padded sequences a micro-batch for naive and sorted batching, packs a micro-batch for packing.
+    """
+
+    method: str = "packing"
+    weighting: str = "sequence"
+    exponent: float = 0.0
+    epochs: int = 1
+    learning_rate: float = 3e-3
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.03
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    capacity: int = 1024
+    rows: int = 1
+    accumulation: int = 1
+    packing_algorithm: str = "next_fit"
+    seed: int = 0
+    checkpoint_every: int = 50
+
+
+def make_plans(store: TokenStore, config: TrainingConfig, *, ranks: int = 1) -> list[Plan]:
+    """One plan per epoch, each reshuffled by (seed, epoch)."""
+    special = {"capacity": config.capacity, "algorithm": config.packing_algorithm} if config.method == "packing" else {}
+    return [
+        make_plan(
+            config.method, store.lengths, target_counts=store.target_counts, ranks=ranks, rows=config.rows,
+            accumulation=config.accumulation, seed=config.seed, epoch=epoch, **special,
+        )
+        for epoch in range(config.epochs)
+    ]  # fmt: skip
+
+
+class PlanTrainer(Trainer):
+    """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step."""
+
+    def __init__(self, model: PreTrainedModel, *, args: TrainingArguments, dataset: PlannedDataset, collator: Any):
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
+        attach_loss_head(model)
+        # The loss is a sum that the plan has already normalised over all micro-steps and ranks.
+        self.loss_is_scaled_for_ga = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This rank's micro-batches in the order of the plan; one element of the dataset is one micro-batch."""
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The local part of the step's loss, times the ranks that the engine is going to average over."""
+        return weighted_loss(model, inputs) * self.args.world_size
+
+
+class EventLog(TrainerCallback):
+    """Appends one JSON line per optimizer step: step, steps, loss, grad_norm, learning_rate, tokens, seconds, cpu_seconds.
+
+    After a resume the lines past the checkpoint are dropped, and time goes on from the last line kept.
+    """
+
+    def __init__(self, path: Path, tokens_per_step: list[int]):
+        self.path, self.tokens_per_step = path, tokens_per_step
+        self.offset = {"seconds": 0.0, "cpu_seconds": 0.0}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        kept = [event for event in read_events(self.path) if event["step"] <= state.global_step]
+        if kept:
+            self.offset = {name: kept[-1][name] for name in self.offset}
+        self.path.write_text("".join(json.dumps(event) + "\n" for event in kept))
+        self.tokens = sum(self.tokens_per_step[: state.global_step])
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.parent = os.getppid()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        self.tokens += self.tokens_per_step[state.global_step - 1]
+        event = {
+            "step": state.global_step, "steps": state.max_steps, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
+            "learning_rate": logs["learning_rate"], "tokens": self.tokens,
+            "seconds": round(self.offset["seconds"] + time.perf_counter() - self.started, 3),
+            "cpu_seconds": round(self.offset["cpu_seconds"] + time.process_time() - self.cpu_started, 3),
+        }  # fmt: skip
+        with self.path.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        # A notebook that was killed must not leave its training processes behind.
+        control.should_training_stop |= os.getppid() != self.parent
+
+
+def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, folder: Path | str) -> PreTrainedModel:
+    """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run resumes.
+
+    The same folder, data and configuration give the same losses whether or not the run was interrupted. Raises
+    InterruptedError when the process that started this one has gone.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    args = _arguments(config, folder)
+    plans = make_plans(store, config, ranks=args.world_size)
+    steps = [step for plan in plans for step in plan.steps]
+    args.max_steps = len(steps)
+    lengths = store.lengths
+    log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
+    pad = model.config.pad_token_id or 0
+    trainer = PlanTrainer(
+        model,
+        args=args,
+        dataset=PlannedDataset(
+            store, plans, exponent=config.exponent, weighting=config.weighting, rank=args.process_index
+        ),
+        collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
+    )
+    trainer.add_callback(log)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    if trainer.state.global_step < len(steps):
+        raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: the parent process ended")
+    return model
+
+
+def _arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate, lr_scheduler_type=config.schedule, warmup_steps=_below_one(config.warmup_ratio),
+        adam_beta1=config.beta1, adam_beta2=config.beta2, weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed, use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps", save_steps=config.checkpoint_every, save_total_limit=2, logging_steps=1,
+        logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, remove_unused_columns=False,
+        dataloader_pin_memory=False, average_tokens_across_devices=False, max_steps=1,
+    )  # fmt: skip
+
+
+def _below_one(ratio: float) -> float:
+    # From 1 on, the Trainer reads the same field as a number of steps.
+    if not 0 <= ratio < 1:
+        raise ValueError(f"warmup_ratio is {ratio}; give a share of the steps, from 0 to below 1")
+    return ratio
