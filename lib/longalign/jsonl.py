@@ -57,7 +57,7 @@ class Line:
         if self.too_long:
             raise DataError("line too long", f"a line may hold at most {MAX_LINE_BYTES // 2**20} MiB")
         try:
-            row = json.loads(self.raw.decode("utf-8"))
+            row = json.loads(self.raw.rstrip(b"\r\n").decode("utf-8"))
         except UnicodeDecodeError as error:
             raise DataError("not UTF-8", f"byte {error.start + 1} of the line; save the file as UTF-8") from None
         except json.JSONDecodeError as error:
