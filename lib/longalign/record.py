@@ -199,7 +199,14 @@ def hardware() -> dict[str, Any]:
 def peak_memory_mb() -> float:
     """Largest resident size, in MB (2^20 bytes), that this process or one of its finished children has reached."""
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / unit
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        # Linux hands ru_maxrss down from the process that started this one; VmHWM (kB) is this one's own
+        status = Path("/proc/self/status").read_text()
+        own = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / unit
 
 
 def _processor() -> str:

@@ -1,0 +1,159 @@
+"""The console command: JSON with exactly the promised keys, one line and status 2 for every refusal."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from longalign import batching, cli, rendering
+
+KEYS = ["packs", "fill", "idle", "bound", "steps", "sequences_per_step"]
+
+
+@pytest.fixture
+def lengths(tmp_path):
+    """A text file of the lengths 2, 4, 3."""
+    path = tmp_path / "lengths.txt"
+    path.write_text("2\n4\n3\n")
+    return str(path)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Three samples in LongAlign-10k's schema."""
+    turns = [[("user", f"{i} {i}"), ("assistant", f"{i}")] for i in (2, 4, 3)]
+    rows = [{"messages": [{"role": role, "content": content} for role, content in turn]} for turn in turns]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def refused(capsys, *arguments):
+    """The one line that a refused command line prints."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(arguments))
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and told.out == ""
+    assert told.err.startswith("longalign: ") and told.err.count("\n") == 1
+    return told.err
+
+
+def test_a_plan_as_json_has_the_promised_keys_and_the_numbers_of_a_hand_made_plan(lengths, capsys):
+    assert cli.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert list(summary) == KEYS
+    assert summary == {"packs": 2, "fill": 0.75, "idle": 0, "bound": 2, "steps": 2, "sequences_per_step": 1.5}
+
+
+def test_a_plan_for_readers_says_the_same_numbers(lengths, capsys):
+    assert cli.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit"]) == 0
+    told = capsys.readouterr().out
+    assert "75.00 %" in told and "provable minimum 2" in told
+
+
+@pytest.mark.parametrize("method", cli.METHODS)
+def test_every_method_plans_for_ranks_and_accumulation(lengths, capsys, method):
+    options = ["--method", method, "--ranks", "2", "--accumulation", "2", "--capacity", "9", "--json"]
+    assert cli.main(["plan", lengths, *options]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert list(summary) == KEYS and summary["steps"] == 1 and summary["sequences_per_step"] == 3
+
+
+def test_the_choices_are_those_of_the_library(lengths):
+    for method in cli.METHODS:
+        batching.make_plan(method, [2, 4, 3], capacity=9)
+    for algorithm in cli.ALGORITHMS:
+        batching.plan_packing([2, 4, 3], capacity=9, algorithm=algorithm)
+    assert set(cli.CHAT_FORMATS) == set(rendering.CHAT_FORMATS)
+
+
+def test_a_length_over_the_capacity_is_refused_or_cut_and_told(lengths, capsys):
+    assert "sequence 1 first" in refused(capsys, "plan", lengths, "--capacity", "3")
+    assert cli.main(["plan", lengths, "--capacity", "3", "--truncate", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "1 of 3 sequences" in told.err and json.loads(told.out)["packs"] == 3
+
+
+def test_samples_without_lengths_are_measured_by_the_miniatures_tokenizer_which_is_said(samples, capsys):
+    assert cli.main(["plan", samples, "--capacity", "64", "--json"]) == 0
+    told = capsys.readouterr()
+    assert "miniature's own tokenizer" in told.err
+    assert json.loads(told.out)["sequences_per_step"] == 3
+
+
+def test_samples_with_lengths_need_no_tokenizer(tmp_path, capsys):
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(f'{{"messages": [], "length": {n}}}\n' for n in (2, 4, 3)))
+    assert cli.main(["plan", str(path), "--capacity", "9", "--json"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "" and json.loads(told.out)["packs"] == 1
+
+
+def test_a_tokenized_store_gives_the_plan_of_its_samples(samples, tmp_path, capsys):
+    store = str(tmp_path / "store")
+    assert cli.main(["data", "tokenize", samples, "--out", store]) == 0
+    assert "3 sequences" in capsys.readouterr().out
+    plans = []
+    for data in (samples, store):
+        cli.main(["plan", data, "--capacity", "64", "--json"])
+        plans.append(capsys.readouterr().out)
+    assert plans[0] == plans[1]
+
+
+def test_a_bad_sample_is_refused_with_its_line_or_skipped_and_counted(samples, tmp_path, capsys):
+    with open(samples, "a") as file:
+        file.write('{"messages": [{"role": "robot", "content": "x"}]}\n')
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["data", "tokenize", samples, "--out", str(tmp_path / "store")])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and "line 4" in error and "samples.jsonl" in error
+    assert not (tmp_path / "store").exists()
+    assert cli.main(["data", "tokenize", samples, "--out", str(tmp_path / "store"), "--skip-invalid"]) == 0
+    told = capsys.readouterr()
+    assert "1 samples skipped" in told.err and "3 sequences" in told.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["plan", "DATA", "--capcity", "9"], "did you mean --capacity?"),
+        (["plan", "DATA", "--cap", "9"], "unrecognized arguments: --cap 9"),
+        (["plan", "DATA", "--capacity", "9", "--method", "packin"], "did you mean packing?"),
+        (["plan", "DATA", "--capacity", "nine"], "'nine' is not a positive whole number"),
+        (["plan", "DATA", "--capacity", "0"], "'0' is not a positive whole number"),
+        (["plan", "DATA"], "packing needs a capacity"),
+        (["plan", "DATA", "--capacity", "9", "--group-size", "2"], "group_size"),
+        (["plan", "DATA", "--capacity", "9", "--tokenizer", "./nowhere"], "there is no such folder"),
+        (["plan", "absent.txt", "--capacity", "9"], "absent.txt"),
+        (["pln", "DATA"], "did you mean plan?"),
+        (["data", "tokenise"], "did you mean tokenize?"),
+        (["data", "tokenize", "DATA", "--out", "x", "--skip-invalids"], "did you mean --skip-invalid?"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_with_what_to_do(lengths, capsys, arguments, part):
+    assert part in refused(capsys, *(lengths if word == "DATA" else word for word in arguments))
+
+
+def test_a_line_that_is_no_length_is_named(tmp_path, capsys):
+    (tmp_path / "bad.txt").write_text("2\nfour\n3\n")
+    told = refused(capsys, "plan", str(tmp_path / "bad.txt"), "--capacity", "9")
+    assert "bad.txt" in told and "line 2" in told
+
+
+def test_help_is_quick_and_loads_neither_numpy_nor_torch():
+    code = (
+        "import sys, longalign.cli as c\ntry: c.main(['--help'])\n"
+        "except SystemExit: sys.exit(bool({'numpy', 'torch', 'yaml'} & set(sys.modules)))"
+    )
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "plan" in done.stdout
+    assert time.monotonic() - begun < 2
+
+
+def test_version_names_the_package_and_torch(capsys):
+    assert cli.main(["version"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("longalign ") and "\ntorch " in told

@@ -1,0 +1,70 @@
+"""Figures: drawn twice they are the same bytes, drawn from CSV only, without torch."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from longalign import plots
+from longalign.record import write_csv
+
+LENGTHS = [{"method": m, "length": n, "exact_match": n / 10} for m in ("naive", "packing") for n in (2, 4, 3)]
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """A registry with one figure, which reads lengths.csv."""
+    monkeypatch.setattr(plots, "FIGURES", {})
+
+    @plots.figure("example")
+    def draw_example(data):
+        table = pd.read_csv(data / "lengths.csv")
+        drawn, axes = plots.plt.subplots()
+        for method, style in plots.look(["naive", "packing"]).items():
+            rows = table[table.method == method]
+            axes.plot(rows.length, rows.exact_match, label=method, **style)
+        axes.legend()
+        return drawn
+
+    return draw_example
+
+
+def test_a_figure_drawn_twice_is_the_same_bytes(example, tmp_path):
+    write_csv(tmp_path / "lengths.csv", LENGTHS)
+    for folder in ("one", "two"):
+        assert plots.draw_all(tmp_path, tmp_path / folder) == ["example"]
+    for name in ("example.pdf", "example.png"):
+        first = (tmp_path / "one" / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes() and len(first) > 1000
+
+
+def test_another_table_is_another_figure(example, tmp_path):
+    for folder, rows in (("one", LENGTHS), ("two", LENGTHS[1:])):
+        write_csv(tmp_path / folder / "lengths.csv", rows)
+        plots.draw("example", tmp_path / folder, tmp_path / folder)
+    assert (tmp_path / "one" / "example.png").read_bytes() != (tmp_path / "two" / "example.png").read_bytes()
+
+
+def test_a_figure_whose_table_is_missing_is_named_and_the_others_are_drawn(example, tmp_path, capsys):
+    plots.figure("other")(lambda data: pd.read_csv(data / "absent.csv"))
+    write_csv(tmp_path / "lengths.csv", LENGTHS)
+    assert plots.draw_all(tmp_path, tmp_path / "out") == ["example"]
+    assert "other: not drawn, absent.csv" in capsys.readouterr().out
+
+
+def test_two_figures_of_one_name_are_refused(example):
+    with pytest.raises(ValueError, match="two figures called 'example'"):
+        plots.figure("example")(example)
+
+
+def test_names_are_told_apart_by_colour_and_by_marker():
+    looks = plots.look([str(i) for i in range(8)]).values()
+    assert len({look["color"] for look in looks}) == len({look["marker"] for look in looks}) == 8
+
+
+def test_drawing_all_figures_does_not_load_torch(tmp_path):
+    code = (
+        "import sys, pathlib; from longalign import plots, paths; out = pathlib.Path(sys.argv[1]);"
+        "plots.draw_all(paths.results(), out); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0

@@ -1,0 +1,110 @@
+"""Profiles: what is written is what is loaded, and nothing misspelt or mistyped gets past the loader."""
+
+import dataclasses
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from longalign import paths
+from longalign.profiles import Profile, ProfileError, load_profile, nearest, typed
+
+PROFILES = sorted(p.stem for p in paths.profiles().glob("*.yaml"))
+
+
+def written(folder, text, name="mine"):
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_committed_profile_loads_and_is_called_as_its_file(name):
+    assert load_profile(name).name == name
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_written_out_again_is_the_same_profile(name, tmp_path):
+    profile = load_profile(name)
+    assert load_profile(written(tmp_path, yaml.safe_dump(profile.as_dict()), name)) == profile
+
+
+def test_a_profile_loads_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_profile("smoke").name == "smoke"
+
+
+def test_a_profile_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_profile("smoke").seed = 1
+
+
+def test_keys_that_are_left_out_have_their_defaults_and_lists_become_tuples(tmp_path):
+    profile = load_profile(written(tmp_path, "name: mine\nevaluation: {lengths: [2, 4, 3]}\n"))
+    assert profile == dataclasses.replace(
+        Profile(name="mine"), evaluation=dataclasses.replace(Profile(name="mine").evaluation, lengths=(2, 4, 3))
+    )
+
+
+@pytest.mark.parametrize(("text", "value"), [("3e-3", 0.003), ("3.0e-3", 0.003), ("1", 1.0), ("2E4", 20000.0)])
+def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
+    profile = load_profile(written(tmp_path, f"name: mine\ntraining: {{learning_rate: {text}}}\n"))
+    assert profile.training.learning_rate == value and type(profile.training.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("name: mine\ntrainig: {}\n", ["mine.yaml", "trainig", "'training'"]),
+        ("name: mine\ntraining: {capcity: 9}\n", ["mine.yaml", "training.capcity", "'capacity'"]),
+        ("name: mine\ntraining: {zzz: 9}\n", ["training.zzz", "valid: ", "accumulation"]),
+        ("name: mine\ntraining: {epochs: five}\n", ["mine.yaml", "training.epochs", "int", "str 'five'"]),
+        ("name: mine\ntraining: {epochs: 5.0}\n", ["training.epochs", "int", "float 5.0"]),
+        ("name: mine\ntraining: {epochs: true}\n", ["training.epochs", "int", "bool True"]),
+        ("name: mine\ntraining: {learning_rate: fast}\n", ["training.learning_rate", "float", "str 'fast'"]),
+        ("name: mine\nevaluation: {lengths: 48}\n", ["evaluation.lengths", "tuple[int, ...]", "int 48"]),
+        ("name: mine\nevaluation: {lengths: [2, x, 3]}\n", ["evaluation.lengths[1]", "int", "str 'x'"]),
+        ("name: mine\ncorpus: 3\n", ["corpus", "keys and values", "int"]),
+        ("name: mine\nseed: 1\nseed: 2\n", ["mine.yaml", "seed stands twice"]),
+        ("name: other\n", ["mine.yaml", "'other'", "'mine'"]),
+        ("seed: 1\n", ["mine.yaml", "name is missing"]),
+        ("", ["mine.yaml", "keys and values"]),
+        ("name: [unclosed\n", ["mine.yaml", "not readable as YAML"]),
+        ("name: mine\ntraining: {rows: 5}\n", ["mine.yaml", "sequences_per_step"]),
+        ("name: mine\ntraining: {capacity: 512}\n", ["corpus.max_length", "training.capacity"]),
+        ("name: mine\ncorpus: {min_long: 2000}\n", ["corpus.min_long", "corpus.max_length"]),
+        ("name: mine\nmodels: []\n", ["models", "at least one"]),
+        ("name: mine\nworkers: 0\n", ["workers", "at least 1"]),
+    ],
+)
+def test_a_bad_profile_is_refused_in_one_line_that_says_where_and_what(tmp_path, text, parts):
+    with pytest.raises(ProfileError) as caught:
+        load_profile(written(tmp_path, text))
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_profile_is_refused_with_the_nearest_name():
+    with pytest.raises(ProfileError, match="did you mean 'laptop'"):
+        load_profile("labtop")
+    with pytest.raises(ProfileError, match="no profile at"):
+        load_profile("nowhere/laptop.yaml")
+
+
+@given(st.lists(st.integers(), max_size=5))
+def test_a_list_of_whole_numbers_is_that_tuple_and_no_tuple_of_strings(numbers):
+    assert typed(numbers, tuple[int, ...], where="here", key="lengths") == tuple(numbers)
+    if numbers:
+        with pytest.raises(ProfileError, match=r"lengths\[0\] must be str"):
+            typed(numbers, tuple[str, ...], where="here", key="lengths")
+
+
+def test_an_optional_value_may_be_none_and_nothing_else_of_another_type():
+    assert typed(None, int | None, where="here", key="steps") is None
+    assert typed(3, int | None, where="here", key="steps") == 3
+    with pytest.raises(ProfileError):
+        typed("3", int | None, where="here", key="steps")
+
+
+def test_a_name_that_resembles_nothing_gets_the_list_of_valid_ones():
+    assert nearest("qqq", ["rows", "capacity"]) == "valid: capacity, rows"
