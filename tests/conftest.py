@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-requires_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+def requires_gpu(test):
+    """Marks a test `gpu` and skips it where there is no CUDA device."""
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")(test))
 
 
 def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides):

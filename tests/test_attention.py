@@ -82,6 +82,15 @@ def test_the_scaling_is_applied():
     torch.testing.assert_close(scaled, dense(query * 0.5 * 8**0.5, key, value, [2, 4, 3]))
 
 
+def test_autocast_casts_all_three_states_as_sdpa_does():
+    query, key, value = states([2, 4, 3], dtype=torch.float32)
+    exact = block_causal_attention(query, key, value, offsets([2, 4, 3]), 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = block_causal_attention(query, key, value.bfloat16(), offsets([2, 4, 3]), 4)
+    assert cast.dtype == torch.bfloat16
+    torch.testing.assert_close(cast.float(), exact, rtol=3e-2, atol=3e-2)
+
+
 def test_a_packed_model_gives_the_logits_of_separate_sequences():
     lengths, model = [2, 4, 1, 3, 3], tiny_llama()
     batch = packed_inputs(lengths)

@@ -63,6 +63,10 @@ def block_causal_attention(
     >>> torch.allclose(packed[:, 2:6], alone, atol=1e-6)
     True
     """
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave q and k in fp32 beside a bf16 v; sdpa would cast them, the kernels would not.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     backend = _backend(query, dropout)
     if backend == "sequences":
         return _attend_by_sequence(query, key, value, cu_seqlens.tolist(), scaling, dropout)

@@ -48,8 +48,8 @@ def weighted_cross_entropy(
     """
     if hidden.shape[:2] != labels.shape or labels.shape != loss_weights.shape:
         raise ValueError(
-            f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} must"
-            " agree in rows and tokens; pass labels unshifted, one per token, and let the model return every position."
+            f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} "
+            "must agree in rows and tokens; pass labels unshifted, one per token, and keep every position."
         )
     compute = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):

@@ -159,7 +159,8 @@ class PlannedDataset(Dataset):
         if found != expected:
             raise ValueError(
                 f"sequence {index} has {found[0]} tokens and {found[1]} targets, but the plan was made from "
-                f"{expected[0]} and {expected[1]}; make it from the lengths and target_counts of these sequences (`measure` gives both)."
+                f"{expected[0]} and {expected[1]}; make it from the lengths and target_counts of these "
+                "sequences (`measure` gives both)."
             )
         return {"input_ids": input_ids, "labels": labels, "loss_weight": loss_weight}
 

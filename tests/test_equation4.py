@@ -1,0 +1,126 @@
+"""Packing with Eq. 4's weights is Eq. 2 (arXiv 2401.18058), in loss and gradient, for any plan and real ranks."""
+
+import multiprocessing
+
+import pytest
+import torch
+from conftest import largest_difference
+from eq2 import GRID, LENGTHS, case, oracle, run_grid, steps_in_one_process
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from longalign.planned import step_weights
+
+LOSS, GRADIENT = 1e-10, 1e-8
+
+
+def assert_is_eq_2(sequences, plan, results):
+    results = list(results)
+    assert len(results) == len(plan.steps)
+    for step, (loss, grads) in zip(plan.steps, results, strict=True):
+        expected, expected_grads = oracle([sequences[i] for i in step.sequences])
+        assert abs(loss - expected) < LOSS
+        assert largest_difference(grads, expected_grads) < GRADIENT
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 24), min_size=1, max_size=12),
+    ranks=st.integers(1, 4),
+    accumulation=st.sampled_from([1, 3, 12]),
+    rows=st.integers(1, 2),
+    seed=st.integers(0, 999),
+    data=st.data(),
+)
+def test_packed_with_eq_4_is_eq_2_for_random_lengths(lengths, ranks, accumulation, rows, seed, data):
+    empty = data.draw(st.sets(st.integers(0, len(lengths) - 1)), label="sequences without targets")
+    sequences, plan = case(
+        lengths=lengths, seed=seed, without_targets=empty, ranks=ranks, accumulation=accumulation, rows=rows
+    )
+    assert_is_eq_2(sequences, plan, steps_in_one_process(sequences, plan))
+
+
+def test_a_step_in_which_no_sequence_has_a_target_has_loss_and_gradient_zero():
+    sequences, plan = case(lengths=[5, 7], without_targets=(0, 1))
+    ((loss, grads),) = steps_in_one_process(sequences, plan)
+    assert loss == 0 and not any(grad.any() for grad in grads.values())
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """A server that has imported the libraries once and forks every rank from that."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers.models.llama.modeling_llama", "transformers.masking_utils"])
+    return context
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_on_real_ranks_every_method_is_eq_2_with_any_accumulation_and_rows(world_size, tmp_path, processes):
+    ranks = [
+        processes.Process(target=run_grid, args=(rank, world_size, str(tmp_path)), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=120)
+    assert [process.exitcode for process in ranks] == [0] * world_size
+    results = iter(torch.load(tmp_path / "results.pt"))
+    short_last_window = False
+    for options in GRID:
+        sequences, plan = case(lengths=LENGTHS, without_targets=(3, 10), ranks=world_size, **options)
+        assert_is_eq_2(sequences, plan, [next(results) for _ in plan.steps])
+        last = [micro_batch for of_rank in plan.steps[-1].micro_batches for micro_batch in of_rank]
+        short_last_window |= len(plan.steps) > 1 and () in last
+    assert short_last_window and not list(results)
+
+
+def test_naive_sorted_and_packed_give_the_same_gradient_for_the_same_sequences():
+    found = []
+    for method, rows in (("naive", 1), ("naive", 17), ("sorted", 2), ("packing", 1), ("packing", 3)):
+        sequences, plan = case(method, lengths=LENGTHS, without_targets=(3,), ranks=2, accumulation=12, rows=rows)
+        ((_, grads),) = steps_in_one_process(sequences, plan)
+        found.append(grads)
+    for other in found[1:]:
+        assert largest_difference(found[0], other) < GRADIENT
+
+
+def scaled(plan, factor):
+    """Every weight of the step, times `factor(number of sequences with targets in this micro-batch)`."""
+
+    def reweigh(micro_batch):
+        with_targets = sum(f["loss_weight"] > 0 for f in micro_batch)
+        return [{**f, "loss_weight": f["loss_weight"] * factor(with_targets)} for f in micro_batch]
+
+    return reweigh
+
+
+def test_eq_3_a_wrong_k_and_a_wrong_m_differ():
+    sequences, plan = case(lengths=LENGTHS, without_targets=(3,), ranks=2, accumulation=3)
+    step = plan.steps[0]
+    packs, with_targets = plan.packs(step), plan.sequences_with_targets(step)
+    expected, expected_grads = oracle([sequences[i] for i in step.sequences])
+    wrong = {
+        "Eq. 3": {"weighting": "eq3"},
+        "the token mean": {"exponent": 1.0},
+        "K without accumulation": {"reweigh": scaled(plan, lambda _: plan.ranks / packs)},
+        "K of one rank": {"reweigh": scaled(plan, lambda _: plan.accumulation / packs)},
+        "M with the sequences that have no target": {
+            "reweigh": scaled(plan, lambda _: with_targets / len(step.sequences))
+        },
+        "M of each micro-batch": {"reweigh": scaled(plan, lambda m: with_targets / max(m, 1) / packs)},
+    }
+    right, right_grads = next(steps_in_one_process(sequences, plan))
+    assert abs(right - expected) < LOSS and largest_difference(right_grads, expected_grads) < GRADIENT
+    for name, change in wrong.items():
+        loss, grads = next(steps_in_one_process(sequences, plan, **change))
+        assert abs(loss - expected) > 1e-3, name
+        assert largest_difference(grads, expected_grads) > 1e-3, name
+
+
+def test_eq_4_as_the_paper_writes_it_is_the_same_number_for_any_k():
+    sequences, plan = case(lengths=LENGTHS, ranks=2, accumulation=3)
+    step = plan.steps[0]
+    packs, with_targets = plan.packs(step), plan.sequences_with_targets(step)
+    for i, weight in step_weights(plan, step).items():
+        if plan.target_counts[i]:
+            assert packs / (plan.target_counts[i] * with_targets) / packs == pytest.approx(weight, rel=1e-14)
