@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from chat_tokenizers import (
     ENDLESS,
     FORGETFUL,
@@ -16,8 +19,6 @@ from chat_tokenizers import (
     user,
     word_tokenizer,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from longalign.chat import MIN_KEPT, encode, encode_prompt, tokenizer_hash
 from longalign.jsonl import DataError
 from longalign.loss import IGNORE_INDEX

@@ -4,11 +4,12 @@ import hashlib
 import json
 import pickle
 
-import longalign.jsonl
 import pytest
-from chat_tokenizers import assistant, user
 from hypothesis import given
 from hypothesis import strategies as st
+
+import longalign.jsonl
+from chat_tokenizers import assistant, user
 from longalign.jsonl import DataError, check_messages, read_lines
 
 GOOD = [user("why?"), assistant("because")]

@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
-from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
 from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError
 from longalign.loss import IGNORE_INDEX
