@@ -86,7 +86,7 @@ install: $(READY) ## make .venv and install what the notebooks need
 
 clean: ## remove runs, stamps and caches; keep .venv and the reference
 	rm -rf $(RUNS) $(STAMPS) build dist .pytest_cache .ruff_cache .hypothesis
-	find lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+	find $(wildcard lib tests notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv, too
 	rm -rf $(VENV)
@@ -113,8 +113,9 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-# uv takes a minute where pip takes five, and pip serves where uv cannot be had or does not find its way to a registry
-install = $(PY) -m pip install --quiet uv && $(PY) -m uv pip install --python $(PY) $(1) || $(PY) -m pip install $(1)
+# uv takes a minute where pip takes five, and pip serves where uv cannot be had or does not find its way to a registry;
+# compiled at once, because torch is imported by every notebook's kernel and many tests
+install = $(PY) -m pip install --quiet uv && $(PY) -m uv pip install --compile-bytecode --python $(PY) $(1) || $(PY) -m pip install $(1)
 
 $(READY): requirements.txt pyproject.toml | $(PY)
 	$(call install,-r requirements.txt -e .)

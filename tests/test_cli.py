@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+
 from longalign import batching, cli, rendering
 
 KEYS = ["packs", "fill", "idle", "bound", "steps", "sequences_per_step"]

@@ -9,9 +9,10 @@ import time
 import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
 from longalign import execute as ex
 from longalign.profiles import ProfileError
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 PARAMETERS = 'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\nlimit: int | None = None'
 

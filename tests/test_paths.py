@@ -1,6 +1,7 @@
 """Paths: the same from every working directory; where a run writes can be moved."""
 
 import pytest
+
 from longalign import paths
 
 

@@ -5,6 +5,7 @@ import sys
 
 import pandas as pd
 import pytest
+
 from longalign import plots
 from longalign.record import write_csv
 

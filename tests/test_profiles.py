@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longalign import paths
 from longalign.profiles import Profile, ProfileError, load_profile, nearest, typed
 

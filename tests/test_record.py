@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longalign.profiles import load_profile
 from longalign.record import (
     atomic,

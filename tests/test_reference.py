@@ -2,9 +2,10 @@
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
 from longalign.record import write_csv, write_json
 from longalign.reference import promote, scrub
-from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 
 def executed():

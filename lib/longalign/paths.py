@@ -81,7 +81,7 @@ def run_notebooks(profile: str) -> Path:
 
 
 def trained() -> Path:
-    """Training runs, one folder per key (hash of configuration, data and code), shared by all profiles and notebooks."""
+    """Training runs, a folder per key (hash of configuration, data and code), shared by all profiles and notebooks."""
     return runs() / "trained"
 
 

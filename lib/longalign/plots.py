@@ -106,7 +106,7 @@ def save_figure(drawn: Figure, name: str, folder: Path | str) -> tuple[Path, Pat
 
 
 def draw_all(data: Path | str, folder: Path | str) -> list[str]:
-    """Draw every registered figure whose CSV files are in `data`; returns the names drawn and says which could not be."""
+    """Draw every registered figure whose CSV files are in `data`; returns their names and says which are left out."""
     drawn = []
     for name in sorted(FIGURES):
         try:

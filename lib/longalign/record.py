@@ -105,7 +105,7 @@ def write_record(
     wall_seconds: float | None = None,
     **more: Any,
 ) -> Path:
-    """Write results with what produced them: commit, configuration and its hash, seeds, versions, machine, time, memory.
+    """Write results with what produced them: commit, configuration, its hash, seeds, versions, machine, time, memory.
 
     `config` is a profile, a dataclass or plain data; `data_hash` says which data (``hash_files``). `wall_seconds` left
     out is the time since this module was imported; `peak_memory_mb` is the process's or its largest child's.

@@ -1,0 +1,19 @@
+"""Calling the repository's own make from a test, as if from a fresh shell even where make runs the tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from longalign import paths
+
+
+def make(*arguments: str, root: Path | None = None) -> subprocess.CompletedProcess:
+    """`make` with these arguments in `root` (default: the repository's)."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    return subprocess.run(["make", *arguments], cwd=root or paths.root(), env=clean, capture_output=True, text=True)
+
+
+def with_this_python(folder: Path) -> list[str]:
+    """Arguments that make `make` run notebooks into `folder` with the Python of the test, and install nothing."""
+    return [f"RUNS={folder}/run", f"STAMPS={folder}/stamps", f"VENV={sys.prefix}", "READY="]

@@ -1,0 +1,75 @@
+"""Notebooks: sources are clean and teach in short cells; all of them run in the smoke profile, through make."""
+
+import ast
+import re
+
+import nbformat
+import pytest
+
+from longalign import paths
+from longalign.execute import declared_parameters
+from maketool import make, with_this_python
+
+NOTEBOOKS = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+LONGEST_CELL = 25
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@each_notebook
+def test_a_source_notebook_carries_no_outputs_and_is_valid(path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(path))
+
+
+@each_notebook
+def test_a_notebook_begins_with_its_title_and_has_one_typed_parameters_cell(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].cell_type == "markdown" and re.match(r"# \S", notebook.cells[0].source)
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    statements = ast.parse(tagged[0].source).body
+    assert all(isinstance(statement, ast.AnnAssign) for statement in statements), "each parameter has its type"
+    assert "profile" in declared_parameters(notebook)
+
+
+@each_notebook
+def test_a_notebook_prints_the_versions_it_ran_with(path):
+    assert any("versions(" in cell.source for cell in code_cells(path))
+
+
+@each_notebook
+def test_a_code_cell_has_at_most_25_lines(path):
+    longest = max(code_cells(path), key=lambda cell: cell.source.count("\n"))
+    assert longest.source.count("\n") < LONGEST_CELL, longest.source.splitlines()[0]
+
+
+@each_notebook
+def test_a_notebook_names_no_path_of_one_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.findall(r"(?<![\w.])/(?:home|root|tmp|work|Users|var|opt|mnt)/\w+", text)
+
+
+@each_notebook
+def test_a_notebook_uses_no_widgets(path):
+    assert "ipywidgets" not in path.read_text(encoding="utf-8")
+
+
+def test_all_notebooks_run_in_the_smoke_profile_and_a_second_make_runs_none(tmp_path):
+    first = make("smoke", *with_this_python(tmp_path))
+    assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+    copies = sorted((tmp_path / "run" / "smoke" / "notebooks").glob("*.ipynb"))
+    assert [copy.name for copy in copies] == [path.name for path in NOTEBOOKS]
+    for copy in copies:
+        assert all(cell.execution_count for cell in code_cells(copy) if cell.source.strip()), copy.name
+        record = tmp_path / "run" / "smoke" / f"{copy.stem}.json"
+        assert record.is_file(), f"{copy.name} ends by writing its record"
+    second = make("smoke", *with_this_python(tmp_path))
+    assert second.returncode == 0 and " starts" not in second.stdout
