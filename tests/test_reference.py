@@ -10,9 +10,9 @@ from longalign.reference import promote, scrub
 
 def executed():
     """A notebook as papermill leaves it: an injected cell, timings and paths in the metadata."""
-    cell = new_code_cell("print(3)", execution_count=1, outputs=[new_output("stream", name="stdout", text="3\n")])
+    cell = new_code_cell("print(3)", execution_count=2, outputs=[new_output("stream", name="stdout", text="3\n")])
     cell.metadata |= {"papermill": {"duration": 0.1}, "execution": {"iopub.execute_input": "now"}, "tags": ["kept"]}
-    injected = new_code_cell("profile = 'smoke'")
+    injected = new_code_cell("profile = 'smoke'", execution_count=1)
     injected.metadata["tags"] = ["injected-parameters"]
     return new_notebook(cells=[injected, cell], metadata={"papermill": {"input_path": "/a/b"}, "title": "Small"})
 
@@ -24,23 +24,43 @@ def test_a_scrubbed_notebook_keeps_outputs_and_loses_paths_timings_and_papermill
     assert notebook.cells[0].metadata == {"tags": ["kept"]} and notebook.metadata == {"title": "Small"}
 
 
-def test_promotion_copies_tables_records_and_notebooks_and_leaves_training_behind(tmp_path):
-    run, results = tmp_path / "run", tmp_path / "results"
-    write_csv(run / "03_fill.csv", [{"n": 2}])
-    write_json(run / "03_fill.json", {"n": 2})
-    write_json(run / "data" / "manifest.json", {})
-    (run / "notebooks").mkdir()
-    nbformat.write(executed(), run / "notebooks" / "03_small.ipynb")
-    nbformat.write(executed(), run / "notebooks" / ".04_small.running.ipynb")
-    written = promote(run, results)
+@pytest.fixture
+def run(tmp_path):
+    """A run with a table, a record, a training folder and one executed notebook; one more is still running."""
+    folder = tmp_path / "run"
+    write_csv(folder / "03_fill.csv", [{"n": 2}])
+    write_json(folder / "03_fill.json", {"n": 2})
+    write_json(folder / "data" / "manifest.json", {})
+    (folder / "notebooks").mkdir()
+    nbformat.write(executed(), folder / "notebooks" / "03_small.ipynb")
+    nbformat.write(executed(), folder / "notebooks" / ".04_small.running.ipynb")
+    return folder
+
+
+def test_promotion_copies_tables_records_and_notebooks_and_leaves_training_behind(run, tmp_path):
+    results = tmp_path / "results"
+    written = promote(run, results, ["03_small.ipynb"])
     found = sorted(p.relative_to(results).as_posix() for p in results.rglob("*") if p.is_file())
     assert found == ["03_fill.csv", "03_fill.json", "notebooks/03_small.ipynb"]
     assert sorted(p.relative_to(results).as_posix() for p in written) == found
     assert "/a/b" not in (results / "notebooks" / "03_small.ipynb").read_text()
 
 
-def test_a_run_without_notebooks_is_not_promoted(tmp_path):
-    write_csv(tmp_path / "run" / "a.csv", [{"n": 2}])
-    with pytest.raises(FileNotFoundError, match="make reproduce"):
-        promote(tmp_path / "run", tmp_path / "results")
+def test_a_run_that_lacks_a_notebook_is_not_promoted(run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="04_small"):
+        promote(run, tmp_path / "results", ["03_small.ipynb", "04_small.ipynb"])
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("what", ["an error", "a cell that was not reached"])
+def test_a_notebook_that_did_not_finish_is_not_promoted(run, tmp_path, what):
+    notebook = executed()
+    cell = notebook.cells[-1]
+    if what == "an error":
+        cell.outputs = [new_output("error", ename="ZeroDivisionError", evalue="", traceback=[])]
+    else:
+        cell.execution_count = None
+    nbformat.write(notebook, run / "notebooks" / "03_small.ipynb")
+    with pytest.raises(ValueError, match="03_small.ipynb did not finish"):
+        promote(run, tmp_path / "results", ["03_small.ipynb"])
     assert not (tmp_path / "results").exists()

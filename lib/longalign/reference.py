@@ -8,35 +8,46 @@ The price: files of an earlier reference that this run no longer writes stay, an
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import nbformat
 
 from longalign import paths
-from longalign.profiles import ProfileError, load_profile
+from longalign.profiles import load_profile
 from longalign.record import write_text
 
 _TABLES = ("*.csv", "*.json")
 _CELL_METADATA = ("papermill", "execution", "ExecuteTime")
 
 
-def promote(run: Path | str, results: Path | str) -> list[Path]:
-    """Copy the tables, records and executed notebooks of the folder `run` into `results`; returns what was written.
+def promote(run: Path | str, results: Path | str, names: Collection[str]) -> list[Path]:
+    """Copy tables, records and the executed notebooks `names` of the folder `run` into `results`; returns the copies.
 
-    Raises FileNotFoundError when the run has no executed notebooks: there is nothing to promote.
+    Raises FileNotFoundError when one of the notebooks is missing from the run, ValueError when it did not finish: the
+    reference is one whole run.
     """
     run, results = Path(run), Path(results)
-    copies = sorted((run / "notebooks").glob("[0-9]*.ipynb"))
-    if not copies:
-        raise FileNotFoundError(f"{paths.relative(run)} holds no executed notebooks: run `make reproduce` first")
-    written = [
-        write_text(results / source.name, source.read_text(encoding="utf-8"))
-        for source in sorted(p for pattern in _TABLES for p in run.glob(pattern))
-    ]
-    for source in copies:
-        text = nbformat.writes(scrub(nbformat.read(source, as_version=4)))
-        written.append(write_text(results / "notebooks" / source.name, text + "\n"))
+    missing = sorted(name for name in names if not (run / "notebooks" / name).is_file())
+    if missing or not names:
+        what = ", ".join(missing) or "notebooks"
+        raise FileNotFoundError(f"{paths.relative(run)} holds no executed {what}: run them first")
+    notebooks = {name: nbformat.read(run / "notebooks" / name, as_version=4) for name in sorted(names)}
+    for name, notebook in notebooks.items():
+        if not is_finished(notebook):
+            raise ValueError(f"{paths.relative(run)}/notebooks/{name} did not finish: run it to its end, then promote")
+    tables = sorted(path for pattern in _TABLES for path in run.glob(pattern))
+    written = [write_text(results / path.name, path.read_text(encoding="utf-8")) for path in tables]
+    for name, notebook in notebooks.items():
+        written.append(write_text(results / "notebooks" / name, nbformat.writes(scrub(notebook)) + "\n"))
     return written
+
+
+def is_finished(notebook: nbformat.NotebookNode) -> bool:
+    """Whether every code cell that holds code was executed, none with an error."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    failed = any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    return not failed and all(cell.execution_count for cell in cells)
 
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -60,8 +71,9 @@ def main(arguments: list[str]) -> int:
 
     try:
         profile = load_profile(arguments[0] if arguments else "laptop")
-        written = promote(paths.run_dir(profile.name), paths.results())
-    except (ProfileError, FileNotFoundError) as error:
+        names = [path.name for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")]
+        written = promote(paths.run_dir(profile.name), paths.results(), names)
+    except (ValueError, FileNotFoundError) as error:
         print(f"longalign.reference: {error}", file=sys.stderr)
         return 2
     kept = {p for pattern in _TABLES for p in paths.results().glob(pattern)} - set(written)
