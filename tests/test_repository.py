@@ -21,7 +21,7 @@ FLOORS = {
     0: "shapes packing bins batching plan weights cost",
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models trainer events runs bases experiments generate evals",
-    "side": "paths profiles record plots",
+    "side": "paths profiles record plots figures",
     "top": "execute reference verify cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}

@@ -152,6 +152,9 @@ def _kernel_environment() -> None:
     os.environ.pop("MPLBACKEND", None)  # a backend named here silently drops inline figures
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a python3 kernel of the user's own is another environment
+    # there are no widgets on purpose: they make pages that some viewers refuse
+    silenced = "ignore:IProgress not found"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silenced)))
 
 
 def _explain(source: Path, executed: Path, name: str, value: str) -> str:
