@@ -45,10 +45,12 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
     if name not in MINIATURES:
         raise KeyError(f"no miniature is called {name!r}; there are {', '.join(MINIATURES)}")
     attention.register()
+    shape = MINIATURES[name]
     config = LlamaConfig(
-        **asdict(MINIATURES[name]), vocab_size=vocab_size, max_position_embeddings=max_length,
+        **asdict(shape), vocab_size=vocab_size, max_position_embeddings=max_length,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
-        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None, attn_implementation="longalign",
+        # Llama's 0.02 is made for widths of thousands; at a width of 100 attention would hardly begin to look.
+        initializer_range=shape.hidden_size**-0.5, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None, attn_implementation="longalign",
     )  # fmt: skip
     torch.manual_seed(seed)
     return LlamaForCausalLM(config)

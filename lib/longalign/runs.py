@@ -5,15 +5,14 @@ uses (without comments, docstrings and formatting): evaluation and plots do not 
 """
 
 import ast
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -127,36 +126,57 @@ def execute_all(runs: Sequence[Run], *, workers: int = 1) -> None:
     reused = len({run.key for run in runs}) - len(waiting)
     if reused:
         print(f"{reused} of {len(runs)} runs are finished already and reused")
-    with _Progress() as progress, ExitStack() as stack:
-        running: dict[str, tuple[Run, subprocess.Popen]] = {}
-        while waiting or running:
-            while waiting and len(running) < workers:
-                run = waiting.pop(0)
-                running[run.key] = (run, stack.enter_context(_process(run)))
+    with ExitStack() as stack:
+        progress = stack.enter_context(_Progress())
+        crew = [stack.enter_context(_Worker()) for _ in range(min(workers, len(waiting)))]
+        while waiting or any(worker.run for worker in crew):
+            for worker in crew:
+                if worker.run is None and waiting:
+                    worker.give(waiting.pop(0))
             time.sleep(0.2)
-            progress.show([run for run, _ in running.values()], len(waiting))
-            for key, (run, process) in list(running.items()):
-                if process.poll() is not None:
-                    del running[key]
-                    progress.finish(run, process.returncode)
+            progress.show([worker.run for worker in crew if worker.run], len(waiting))
+            for worker in crew:
+                if run := worker.finished_run():
+                    progress.finished(run)
 
 
-@contextmanager
-def _process(run: Run) -> Iterator[subprocess.Popen]:
-    """A one-thread process that executes the run; it is ended with the block."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    specification = record.write_json(run.folder / "run.json", asdict(run))
-    with (run.folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "longalign.runs", str(specification)], stdout=log, stderr=log, env=environment
+class _Worker:
+    """A one-thread process that trains the runs it is given, one by one: torch is imported once. Ended with the block."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+
+    def __enter__(self) -> "_Worker":
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "longalign.runs"], stdin=subprocess.PIPE, text=True, env=environment
         )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def give(self, run: Run) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self.run = run
+        self.process.stdin.write(json.dumps({**asdict(run), "key": run.key}) + "\n")
+        self.process.stdin.flush()
+
+    def finished_run(self) -> Run | None:
+        """The run that has just been finished, else None; RuntimeError when the process has died."""
+        if self.run is None:
+            return None
+        if self.run.finished:
+            run, self.run = self.run, None
+            return run
+        if self.process.poll() is None:
+            return None
+        log = self.run.folder / "log.txt"
+        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.is_file() else ""
+        raise RuntimeError(
+            f"the run {self.run.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n{tail}"
+        )
 
 
 class _Progress:
@@ -179,11 +199,7 @@ class _Progress:
         text = " | ".join(_state(run) for run in running) + (f" | {waiting} waiting" if waiting else "")
         print(f"\r{text:<110}" if self.live else text, end="" if self.live else "\n", flush=True)
 
-    def finish(self, run: Run, code: int) -> None:
-        if code != 0 or not run.finished:
-            log = run.folder / "log.txt"
-            tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:])
-            raise RuntimeError(f"the run {run.label!r} failed (exit {code}); the whole log is {paths.relative(log)}; its end:\n{tail}")
+    def finished(self, run: Run) -> None:
         done = run.record()
         rate = done["tokens"] / max(done["seconds"], 1e-9)
         text = f"{run.label}: {done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate:,.0f} tokens/s)"
@@ -200,5 +216,20 @@ def _state(run: Run) -> str:
     return f"{run.label}: step {last['step']}/{last['steps']} loss {last['loss']:.3f} {rate:,.0f} tokens/s {left:.0f} s left"
 
 
+def _serve() -> None:
+    """Train the runs that come as JSON lines on standard input; output goes to each run's log."""
+    for line in sys.stdin:
+        fields = json.loads(line)
+        key = fields.pop("key")
+        run = Run(**fields)
+        if run.key != key:
+            sys.exit("the code or the data changed after this run was planned; start again")
+        with (run.folder / "log.txt").open("a") as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+                os.dup2(log.fileno(), stream.fileno())
+        execute(run)
+
+
 if __name__ == "__main__":
-    execute(Run(**json.loads(Path(sys.argv[1]).read_text())))
+    _serve()

@@ -36,7 +36,8 @@ def write_document(rng: Random, source: str, tokens: int) -> Document:
     budget = tokens - count_tokens(title) - 1
     decisions = facts.decisions(rng.choice((2, 3, 4)) if tokens >= 96 else 2) if rng.random() < _decision_share(tokens) else []
     _take(world, decisions)
-    budget -= _cost(decisions)
+    # Decisions may push the last sentences into one more paragraph, with its heading.
+    budget -= _cost(decisions) + (5 if decisions else 0)
     sentences: list[str] = []
     while budget > 0:
         drawn = _draw(rng, facts, style, world)
@@ -72,7 +73,7 @@ class _Drawn:
 
 def _draw(rng: Random, facts: FactSource, style: Style, world: World) -> _Drawn:
     """The next sentences: a filler, one fact, or the facts of one chain."""
-    kinds = [kind for kind in KINDS if _available(facts, kind)]
+    kinds = facts.available()
     if rng.random() > FACT_SHARE or not kinds:
         return _Drawn([facts.filler(rng.choice(style.fillers))], [], world)
     kind = rng.choices(kinds, [KINDS[kind] for kind in kinds])[0]
@@ -81,13 +82,6 @@ def _draw(rng: Random, facts: FactSource, style: Style, world: World) -> _Drawn:
         return _Drawn([fact.text for fact in chain], chain, world, chain=True)
     fact = getattr(facts, kind)()
     return _Drawn([fact.text], [fact], world)
-
-
-def _available(facts: FactSource, kind: str) -> bool:
-    """Whether keys are left for a fact of this kind; Chinese documents know no word lists and no code."""
-    if facts.style.language == "zh" and kind in ("gloss", "call"):
-        return False
-    return len({"gloss": facts.words, "call": facts.functions}.get(kind, facts.names)) >= 3
 
 
 def _take(world: World, facts: list[Fact]) -> None:

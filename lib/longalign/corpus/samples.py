@@ -9,8 +9,9 @@ from typing import Any
 
 from longalign.corpus import tasks
 from longalign.corpus.documents import Document, write_document
-from longalign.corpus.styles import CHINESE, ENGLISH
+from longalign.corpus.styles import CHINESE, ENGLISH, STYLES
 from longalign.corpus.tokenizer import count_tokens
+from longalign.corpus.world import FactSource
 
 CHINESE_SHARE = 0.1
 ANSWER_RESERVE = 80
@@ -110,3 +111,24 @@ def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str,
             answers.append((start, start + len(item.answer)))
         if answers:
             return {"text": text, "answers": answers}
+
+
+def recall_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
+    """A document of pre-training, at most `length` tokens: short facts, then the same facts in another order.
+
+    The densest lesson in looking things up; `text` and `answers` as in `base_document`.
+    """
+    rng = Random(f"{kind}:{seed}:{index}")
+    style = STYLES[_source(rng)]
+    source, facts = FactSource(rng, style), []
+    tokens = 3
+    while kinds := [name for name in source.available() if name in ("deed", "gloss")]:
+        fact = getattr(source, rng.choice(kinds))()
+        tokens += 2 * count_tokens(fact.text)
+        if tokens > length:
+            break
+        facts.append(fact)
+    gap = "" if style.language == "zh" else " "
+    text = gap.join(fact.text for fact in facts) + "\nA: "
+    answer = gap.join(fact.text for fact in rng.sample(facts, len(facts)))
+    return {"text": text + answer, "answers": [(len(text), len(text) + len(answer))]}

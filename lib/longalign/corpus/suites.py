@@ -20,6 +20,7 @@ from longalign.loss import IGNORE_INDEX
 from longalign.profiles import Corpus, Evaluation
 from longalign.store import TokenStore, tokenize_jsonl, write_store
 
+OTHER_SHARE = 0.1
 SUITES = ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k", "LongAlpaca-12k")
 
 
@@ -91,33 +92,47 @@ def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
 
 
 def documents_store(
-    kind: str, folder: Path | str, *, tokens: int, lengths: tuple[int, int], seed: int = 0, other_share: float = 0.1
+    kind: str, folder: Path | str, *, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int = 0
 ) -> TokenStore:
-    """Pre-training documents of `lengths` = (min, max) tokens, `tokens` in all, as a token store.
+    """Pre-training documents of `lengths` = (min, max) tokens, `tokens` in all, as a token store, built where missing.
 
-    Every token of an answer is a target, of the others a share `other_share`: most of them cannot be predicted, and the
-    share is what keeps them from drowning the rest.
+    A share `recall_share` are recall documents, the others end in questions with their answers. Every token of an answer
+    is a target, and of the others OTHER_SHARE: most of them cannot be predicted and would drown those that can.
     """
     if Path(folder).is_dir():
         return TokenStore(Path(folder))
-    return write_store(folder, _documents(kind, tokens, lengths, seed, other_share), meta={"kind": kind, "seed": seed})
+    meta = {"kind": kind, "seed": seed, "recall_share": recall_share, "lengths": list(lengths)}
+    return write_store(folder, _documents(kind, tokens, lengths, recall_share, seed), meta=meta)
 
 
-def _documents(kind: str, tokens: int, lengths: tuple[int, int], seed: int, other_share: float) -> Iterator[Encoded]:
-    encode, index = tokenizer.load(), 0
+def _documents(kind: str, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int) -> Iterator[Encoded]:
+    index = 0
     while tokens > 0:
         rng = Random(f"{kind}:labels:{seed}:{index}")
-        document = samples.base_document(kind, seed, index, length=rng.randint(*lengths))
-        encoding = encode(document["text"], return_offsets_mapping=True)
-        input_ids = np.array(encoding["input_ids"], dtype=np.int32)
-        starts = np.array([start for start, _ in encoding["offset_mapping"]])
-        target = np.array([rng.random() < other_share for _ in input_ids])
-        for start, end in document["answers"]:
-            # A word's offset begins at its leading space, one character before the answer.
-            target |= (starts >= start - 1) & (starts < end)
-        yield Encoded(input_ids=input_ids, labels=np.where(target, input_ids, IGNORE_INDEX).astype(np.int32), truncated=0)
-        tokens -= len(input_ids)
+        write = samples.recall_document if rng.random() < recall_share else samples.base_document
+        document = _encode_document(write(kind, seed, index, length=rng.randint(*lengths)), rng)
+        yield document
+        tokens -= len(document.input_ids)
         index += 1
+
+
+def _encode_document(document: Mapping[str, Any], rng: Random | None = None) -> Encoded:
+    """Tokens of a document with its answers, and (with `rng`) a share of its other tokens, as targets."""
+    encoding = tokenizer.load()(document["text"], return_offsets_mapping=True)
+    input_ids = np.array(encoding["input_ids"], dtype=np.int32)
+    starts = np.array([start for start, _ in encoding["offset_mapping"]])
+    target = np.array([rng is not None and rng.random() < OTHER_SHARE for _ in input_ids])
+    for start, end in document["answers"]:
+        # A word's offset begins at its leading space, one character before the answer.
+        target |= (starts >= start - 1) & (starts < end)
+    labels = np.where(target, input_ids, IGNORE_INDEX).astype(np.int32)
+    return Encoded(input_ids=input_ids, labels=labels, truncated=0)
+
+
+def recall_probe(length: int, count: int) -> list[dict[str, np.ndarray]]:
+    """New documents of pre-training, at most `length` tokens, with the answers as targets: does a model read that far?"""
+    documents = (samples.base_document(f"probe-{length}", 0, index, length=length) for index in range(count))
+    return [{"input_ids": e.input_ids, "labels": e.labels} for e in map(_encode_document, documents)]
 
 
 TASKS = tuple(FAMILIES)

@@ -48,8 +48,8 @@ FAMILIES = {
         ),
         Family(
             "note", "general",
-            {"en": ("What did {keys} note?", "Repeat the note by {keys}.", "Give the full note of {keys}.")},
-            {"en": ("Which things did {keys} write down?",)},
+            {"en": ("What is in the note of {keys}?", "Repeat the note on {keys}.", "Give the full note on {keys}.")},
+            {"en": ("Which things belong to {keys}?",)},
         ),
         Family(
             "translation", "general",
@@ -59,10 +59,10 @@ FAMILIES = {
         ),
         Family(
             "chain", "reasoning",
-            {"en": ("Follow the line from {keys}.", "Who stands before {keys}, up to the leader?",
-                    "Trace the order from {keys}."),
-             "zh": ("请从{keys}找到领头的人。", "从{keys}开始，谁在前面？")},
-            {"en": ("Starting at {keys}, who leads?",), "zh": ("谁在{keys}的前面？",)},
+            {"en": ("Follow the line from {keys}.", "Who comes after {keys}, up to the leader?",
+                    "Trace the people from {keys}."),
+             "zh": ("请从{keys}找到领头的人。", "从{keys}开始，后面是谁？")},
+            {"en": ("Starting at {keys}, who leads?",), "zh": ("谁在{keys}的后面？",)},
         ),
         Family(
             "calls", "coding",
@@ -85,7 +85,7 @@ def all_texts() -> list[str]:
         text for family in FAMILIES.values() for split in (family.trained, family.heldout)
         for texts in split.values() for text in texts
     ]
-    return [*templates, "follows leads calls returns zero noted and a Q: A:", "，、和跟随领头记下。？：的"]
+    return [*templates, "leads zero Q: A:", "、领头。？："]
 
 
 def possible(world: World, language: str) -> list[str]:

@@ -36,7 +36,7 @@ def vocabulary() -> list[str]:
     """All tokens in order: special tokens, 256 bytes, printable ASCII, words with their space, Chinese characters."""
     texts = [*tasks.all_texts(), *(value for name, value in vars(lexicon).items() if name.isupper() for value in value)]
     for style in STYLES.values():
-        texts += [style.title, *style.headings, *style.verbs, *style.fillers]
+        texts += [style.title, *style.headings, *style.fillers]
     words, characters = set(), set()
     for text in texts:
         text = re.sub(r"\{\w+\}", " ", text)

@@ -1,7 +1,8 @@
 """The hidden world of one document: facts with unique keys, from which the text is written and every answer follows exactly.
 
-A fact is a sentence `key value.` in which the value follows its key directly ("Marlow guards a copper lantern."): small
-models learn to look such facts up, the key being the only link between question and document.
+A fact is a sentence `key value.` in which the value follows its key directly and no word stands in two facts of a document
+("Marlow guards copper lantern."): small models learn to look such facts up word by word, the key being the only link between
+question and document.
 """
 
 from dataclasses import dataclass, field
@@ -42,73 +43,73 @@ class FactSource:
     """Draws facts for one document; keys never repeat, whatever the kind.
 
     >>> source = FactSource(Random(0), STYLES["books3"])
-    >>> source.deed().text
-    'Torric carries a wild boat.'
+    >>> fact = source.deed()
+    >>> fact.text == f"{fact.key} {fact.value}."
+    True
     """
 
     def __init__(self, rng: Random, style: Style):
-        self.rng, self.style = rng, style
-        self.names = self._names()
-        self.words = rng.sample(lexicon.MADE_UP_WORDS, len(lexicon.MADE_UP_WORDS))
-        self.functions = rng.sample(lexicon.FUNCTIONS, len(lexicon.FUNCTIONS))
+        self.rng, self.style, self.chinese = rng, style, style.language == "zh"
 
-    def _names(self) -> list[str]:
-        if self.style.language == "zh":
-            given = self.rng.sample(lexicon.ZH_GIVEN, len(lexicon.ZH_GIVEN))
-            return [self.rng.choice(lexicon.ZH_SURNAMES) + name for name in given]
-        return self.rng.sample(lexicon.NAMES, len(lexicon.NAMES))
+        def shuffled(words: tuple[str, ...]) -> list[str]:
+            return rng.sample(words, len(words))
 
-    def _fact(self, kind: str, key: str, value: str) -> Fact:
-        return Fact(kind, key, value, self.style.language)
+        given = [rng.choice(lexicon.ZH_SURNAMES) + name for name in shuffled(lexicon.ZH_GIVEN)] if self.chinese else []
+        self.names = given or shuffled(lexicon.NAMES)
+        self.glossary = shuffled(lexicon.MADE_UP_WORDS)
+        self.functions = shuffled(lexicon.FUNCTIONS)
+        self.verbs = shuffled(lexicon.ZH_VERBS if self.chinese else lexicon.VERBS)
+        self.adjectives = shuffled(lexicon.ZH_ADJECTIVES if self.chinese else lexicon.ADJECTIVES)
+        self.nouns = shuffled(lexicon.ZH_NOUNS if self.chinese else lexicon.NOUNS)
 
-    def _thing(self) -> str:
-        if self.style.language == "zh":
-            return self.rng.choice(lexicon.ZH_ADJECTIVES) + self.rng.choice(lexicon.ZH_NOUNS)
-        return f"{self.rng.choice(lexicon.ADJECTIVES)} {self.rng.choice(lexicon.NOUNS)}"
+    def available(self) -> list[str]:
+        """Kinds of facts that can still be drawn without repeating a word; Chinese documents hold no glossary and no code."""
+        values = min(len(self.adjectives), len(self.nouns)) >= 6
+        kinds = {
+            "deed": bool(self.names and self.verbs) and values,
+            "note": bool(self.names and self.verbs) and values,
+            "link": min(len(self.names), len(self.verbs)) >= 3,
+            "gloss": not self.chinese and bool(self.glossary and self.nouns),
+            "call": not self.chinese and len(self.functions) >= 3,
+        }
+        return [kind for kind, possible in kinds.items() if possible]
+
+    def _fact(self, kind: str, key: str, *value: str) -> Fact:
+        return Fact(kind, key, ("" if self.chinese else " ").join(value), self.style.language)
 
     def deed(self) -> Fact:
-        """A short fact about a person: `Marlow guards copper lantern`-like, 3 value words."""
-        return self._fact("deed", self.names.pop(), f"{self.rng.choice(self.style.verbs)}{self._gap()}{self._thing()}")
-
-    def _gap(self) -> str:
-        return "" if self.style.language == "zh" else " "
+        """A short fact about a person: verb, adjective, noun."""
+        return self._fact("deed", self.names.pop(), self.verbs.pop(), self.adjectives.pop(), self.nouns.pop())
 
     def note(self) -> Fact:
-        """A long fact about a person, 7 to 22 value words: what makes target lengths vary."""
-        pairs = self.rng.randint(2, 6)
-        if self.style.language == "zh":
-            value = "记下" + "，".join(self._thing() for _ in range(pairs))
-        else:
-            joints = [f" {self.rng.choice(lexicon.PREPOSITIONS)} " for _ in range(pairs)]
-            value = "noted " + "".join(self._thing() + joint for joint in joints) + self.rng.choice(lexicon.PLACES)
-        return self._fact("note", self.names.pop(), value)
+        """A long fact about a person: a verb and two to six things, 5 to 13 words; what makes target lengths vary."""
+        things = [word for _ in range(self.rng.randint(2, 6)) for word in (self.adjectives.pop(), self.nouns.pop())]
+        return self._fact("note", self.names.pop(), self.verbs.pop(), *things)
 
     def gloss(self) -> Fact:
         """A dictionary entry: a made-up word, then its meaning."""
-        return self._fact("gloss", self.words.pop(), self.rng.choice(lexicon.NOUNS))
+        return self._fact("gloss", self.glossary.pop(), self.nouns.pop())
 
     def chain(self, kind: str, links: int) -> list[Fact]:
         """`links` facts, each naming the key of the next; the last names none (an end that can be recognised)."""
-        keys = [(self.functions if kind == "call" else self.names).pop() for _ in range(links)]
-        zh = self.style.language == "zh"
-        verb, end = ("calls", "returns zero") if kind == "call" else (("跟随", "领头") if zh else ("follows", "leads"))
-        values = [f"{verb}{self._gap()}{key}" for key in keys[1:]] + [end]
-        return [self._fact(kind, key, value) for key, value in zip(keys, values)]
+        if kind == "call":
+            keys = [self.functions.pop() for _ in range(links)]
+            return [self._fact(kind, key, following) for key, following in zip(keys, [*keys[1:], "zero"])]
+        keys = [self.names.pop() for _ in range(links)]
+        ends = [(self.verbs.pop(), following) for following in keys[1:]] + [("领头" if self.chinese else "leads",)]
+        return [self._fact(kind, key, *value) for key, value in zip(keys, ends)]
 
     def decisions(self, count: int) -> list[Fact]:
         """The document's decisions, numbered by First, Second, Third, Finally; the last one is always Finally."""
-        zh = self.style.language == "zh"
-        ordinals = lexicon.ZH_ORDINALS if zh else lexicon.ORDINALS
+        ordinals = lexicon.ZH_ORDINALS if self.chinese else lexicon.ORDINALS
         keys = (*ordinals[: count - 1], ordinals[-1])
-        verbs = lexicon.ZH_VERBS if zh else lexicon.ACTIONS
-        return [self._fact("decision", key, f"{self.rng.choice(verbs)}{self._gap()}{self._thing()}") for key in keys]
+        return [self._fact("decision", key, self.verbs.pop(), self.adjectives.pop(), self.nouns.pop()) for key in keys]
 
     def filler(self, template: str) -> str:
         """A sentence that states no fact."""
-        zh = self.style.language == "zh"
         return template.format(
-            adjective=self.rng.choice(lexicon.ZH_ADJECTIVES if zh else lexicon.ADJECTIVES),
-            noun=self.rng.choice(lexicon.ZH_NOUNS if zh else lexicon.NOUNS),
-            place=self.rng.choice(lexicon.ZH_PLACES if zh else lexicon.PLACES),
+            adjective=self.rng.choice(lexicon.FILLER_ADJECTIVES),
+            noun=self.rng.choice(lexicon.ZH_FILLER_NOUNS if self.chinese else lexicon.FILLER_NOUNS),
+            place=self.rng.choice(lexicon.ZH_PLACES if self.chinese else lexicon.PLACES),
             preposition=self.rng.choice(lexicon.PREPOSITIONS),
         )

@@ -26,6 +26,11 @@ def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, 
     return np.array([np.nan if len(hits) == 0 else float(hits.all()) for hits in target_hits(model, sequences, capacity=capacity)])
 
 
+def token_recall(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> float:
+    """Share of all target tokens that are the model's most probable ones."""
+    return float(np.concatenate(target_hits(model, sequences)).mean())
+
+
 @torch.no_grad()
 def target_hits(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192) -> list[np.ndarray]:
     """For each sequence, whether each of its target tokens is the model's most probable one (bool, shape (N_i,))."""

@@ -1,0 +1,48 @@
+"""Figures of the context extension."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.plots import TEXT_WIDTH, figure, look
+
+SHORT_LENGTH = 128  # what the short bases have read
+
+
+@figure("extension_loss")
+def extension_loss(folder: Path) -> Figure:
+    """Loss of the continual training on long documents, one line a model."""
+    table = pd.read_csv(folder / "extension_loss.csv")
+    drawn, axes = plt.subplots()
+    styles = look(table.model.unique().tolist())
+    for model, part in table.groupby("model", sort=False):
+        axes.plot(part.tokens / 1e6, part.loss, label=model, **styles[model], markevery=0.2)
+    axes.set(xlabel="million tokens of long documents", ylabel="loss (mean over targets)")
+    axes.legend()
+    return drawn
+
+
+@figure("extension_recall")
+def extension_recall(folder: Path) -> Figure:
+    """Recall against length for the short base, the untrained change of RoPE and the long base, one panel a model."""
+    table = pd.read_csv(folder / "extension_recall.csv")
+    stages = ["short base", "RoPE base x 200, untrained", "long base"]
+    models = table.model.unique().tolist()
+    drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False)
+    styles = look(stages)
+    for axes, model in zip(panels[0], models):
+        for stage in stages:
+            part = table[(table.model == model) & (table.stage == stage)].sort_values("length")
+            axes.plot(part.length, part.recall, label=stage, **styles[stage])
+        axes.axvline(SHORT_LENGTH, color="grey", linestyle=":", linewidth=1, marker="")
+        lengths = sorted(table.length.unique())
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
+        axes.set(title=model, xlabel="tokens of the document", ylim=(-0.03, 1.03))
+    panels[0][0].set_ylabel("recall of answer tokens")
+    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    return drawn
