@@ -127,7 +127,8 @@ def _papermill(source: Path, target: Path, values: dict[str, Any]) -> None:
 
     _kernel_environment()
     prefix = source.stem.split("_")[0]
-    with tempfile.TemporaryDirectory(prefix="kernel-") as sockets:
+    short = None if len(tempfile.gettempdir()) < 70 else "/tmp"  # a socket's path may have about 100 characters
+    with tempfile.TemporaryDirectory(prefix="kernel-", dir=short) as sockets:
         try:
             papermill.execute_notebook(
                 str(source),
