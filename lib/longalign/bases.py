@@ -1,8 +1,8 @@
 """The committed short base models and the recipe that gives them: `make bases` trains them anew (about an hour on 2 cores).
 
 Like the paper's base models they have read short documents only (up to 128 tokens, 8k at 1:64) at RoPE base 10,000. They are
-committed because they take longer than a reader waits; each folder's record holds the hashes of recipe and data and the first
-losses, so that a test can hold the recipe against what is committed.
+committed because they take longer than a reader waits; each folder's record holds the recipe, the hashes of its data and the
+losses of a rehearsal (the recipe's first stage with a few steps), so that a test can hold the code against what is committed.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from longalign.corpus import suites, tokenizer
 from longalign.events import read_events
 from longalign.models import MINIATURES
 from longalign.runs import Run, execute_all
+from longalign.store import TokenStore
 
 MAX_LENGTH = 128
 TOKENS_PER_STEP = 4096
-FIRST_LOSSES = 12
+REHEARSAL_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Stage:
     schedule: str
 
 
-# Looking a word up forms after some 2 million tokens of the densest lessons, or not at all; then comes everything else.
+# Looking words up must be learned first, from the densest lessons; everything else builds on it.
 STAGES = (
-    Stage("first", (64, 64), 4_500_000, 1.0, 3e-3, "constant_with_warmup"),
-    Stage("second", (64, MAX_LENGTH), 6_400_000, 0.25, 3e-3, "cosine"),
+    Stage("first", (64, 64), 3_000_000, 1.0, 3e-3, "constant_with_warmup"),
+    Stage("second", (64, MAX_LENGTH), 7_000_000, 0.25, 3e-3, "cosine"),
 )
 
 
@@ -49,32 +50,42 @@ def training(stage: Stage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def first_run(model: str, data: Path) -> Run:
+def documents(stage: Stage, folder: Path, *, tokens: int) -> TokenStore:
+    """The documents of a stage, `tokens` in all, as a token store in `folder`."""
+    return suites.documents_store(
+        f"base-{stage.name}", folder, tokens=tokens, lengths=stage.lengths, recall_share=stage.recall_share
+    )
+
+
+def first_run(model: str, store: TokenStore) -> Run:
     """The first stage of a model, from a random initialisation."""
     new_model = {"name": model, "vocab_size": len(tokenizer.load()), "max_length": MAX_LENGTH, "seed": 0}
-    return Run(f"{model} first stage", str(data / "first"), training(STAGES[0]), new_model=new_model)
+    return Run(f"{model} first stage", str(store.folder), training(STAGES[0]), new_model=new_model)
+
+
+def rehearse(model: str, folder: Path) -> list[float]:
+    """Losses of the first stage cut to a few steps: what tells that code, data and initialisation are still the same."""
+    run = first_run(model, documents(STAGES[0], folder / "rehearsal", tokens=REHEARSAL_STEPS * TOKENS_PER_STEP))
+    execute_all([run])
+    return [event["loss"] for event in read_events(run.folder / "events.jsonl")]
 
 
 def build(models: list[str], folder: Path, *, workers: int = 2) -> None:
     """Train the short bases and put them into `folder`/<model>: config, safetensors, record.json."""
     data = paths.runs() / "bases"
-    for stage in STAGES:
-        suites.documents_store(
-            f"base-{stage.name}", data / stage.name,
-            tokens=stage.tokens, lengths=stage.lengths, recall_share=stage.recall_share,
-        )  # fmt: skip
-    first = [first_run(model, data) for model in models]
+    stores = [documents(stage, data / stage.name, tokens=stage.tokens) for stage in STAGES]
+    first = [first_run(model, stores[0]) for model in models]
     execute_all(first, workers=workers)
     second = [
-        Run(f"{model} second stage", str(data / "second"), training(STAGES[1]), start=str(run.model))
+        Run(f"{model} second stage", str(stores[1].folder), training(STAGES[1]), start=str(run.model))
         for model, run in zip(models, first)
     ]
     execute_all(second, workers=workers)
     for model, runs in zip(models, zip(first, second)):
-        _commit(model, list(runs), folder / model)
+        _commit(model, list(runs), folder / model, rehearsal=rehearse(model, data))
 
 
-def _commit(model: str, runs: list[Run], target: Path) -> None:
+def _commit(model: str, runs: list[Run], target: Path, *, rehearsal: list[float]) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "model.safetensors"):
         shutil.copy(runs[-1].model / name, target / name)
@@ -84,7 +95,7 @@ def _commit(model: str, runs: list[Run], target: Path) -> None:
         "data": [entry["data"] for entry in records], "tokens": sum(entry["tokens"] for entry in records),
         "seconds": sum(entry["seconds"] for entry in records), "hardware": records[-1]["hardware"],
         "versions": records[-1]["versions"], "sha256": record.hash_files(target / "model.safetensors"),
-        "first_losses": [event["loss"] for event in read_events(runs[0].folder / "events.jsonl")[:FIRST_LOSSES]],
+        "rehearsal_losses": rehearsal,
         "last_loss": read_events(runs[-1].folder / "events.jsonl")[-1]["loss"],
     })  # fmt: skip
 

@@ -15,6 +15,7 @@ from longalign.corpus.world import FactSource
 
 CHINESE_SHARE = 0.1
 ANSWER_RESERVE = 80
+SAME_ORDER_SHARE = 0.6
 ALPACA_SOURCES = ("arxiv", "books3")
 ALPACA_FAMILIES = ("lookup", "note")
 
@@ -114,9 +115,10 @@ def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str,
 
 
 def recall_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
-    """A document of pre-training, at most `length` tokens: short facts, then the same facts in another order.
+    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, often in the same order.
 
-    The densest lesson in looking things up; `text` and `answers` as in `base_document`.
+    The densest lesson in looking things up: in the same order every token can be foreseen from where the one before stood.
+    `text` and `answers` as in `base_document`.
     """
     rng = Random(f"{kind}:{seed}:{index}")
     style = STYLES[_source(rng)]
@@ -130,5 +132,6 @@ def recall_document(kind: str, seed: int, index: int, *, length: int) -> dict[st
         facts.append(fact)
     gap = "" if style.language == "zh" else " "
     text = gap.join(fact.text for fact in facts) + "\nA: "
-    answer = gap.join(fact.text for fact in rng.sample(facts, len(facts)))
+    again = facts if rng.random() < SAME_ORDER_SHARE else rng.sample(facts, len(facts))
+    answer = gap.join(fact.text for fact in again)
     return {"text": text + answer, "answers": [(len(text), len(text) + len(answer))]}

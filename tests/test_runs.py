@@ -1,0 +1,136 @@
+"""Training runs: keys, reuse, resumption, and the trainer's loss and gradient on a real model."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from longalign import runs
+from longalign.chat import Encoded
+from longalign.events import read_events
+from longalign.runs import Run, execute, execute_all
+from longalign.store import write_store
+
+NEW = {"name": "mini-6b", "vocab_size": 40, "max_length": 32, "seed": 0}
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    rng = np.random.default_rng(0)
+
+    def sequence(length):
+        input_ids = rng.integers(2, 40, length).astype(np.int32)
+        labels = np.where(np.arange(length) * 2 > length, input_ids, -100).astype(np.int32)
+        return Encoded(input_ids=input_ids, labels=labels, truncated=0)
+
+    return write_store(tmp_path / "store", (sequence(n) for n in rng.integers(2, 32, 30)), meta={})
+
+
+def packed(store, **changes):
+    training = {"capacity": 32, "accumulation": 2, "epochs": 2, "checkpoint_every": 2, **changes}
+    return Run("packed", str(store.folder), training, new_model=NEW)
+
+
+def weights(run):
+    from longalign.models import load_model
+
+    return torch.cat([p.flatten() for p in load_model(run.model).parameters()])
+
+
+def test_a_run_is_trained_once_and_reused(store, capsys):
+    run = packed(store)
+    execute_all([run, run], workers=1)
+    written = (run.folder / "record.json").stat().st_mtime_ns
+    execute_all([run], workers=1)
+    assert (run.folder / "record.json").stat().st_mtime_ns == written
+    assert "reused" in capsys.readouterr().out
+    assert run.record()["tokens"] == 2 * store.lengths.sum()
+
+
+def test_the_key_depends_on_settings_data_and_start_but_not_on_the_label(store):
+    run = packed(store)
+    assert run.key == dataclasses.replace(run, label="another name").key
+    others = [
+        packed(store, seed=1), packed(store, exponent=1.0), dataclasses.replace(run, rope_factor=200.0),
+        dataclasses.replace(run, new_model={**NEW, "seed": 1}),
+    ]  # fmt: skip
+    assert len({run.key, *(other.key for other in others)}) == 5
+
+
+def test_comments_and_layout_of_the_code_do_not_enter_the_key_but_its_meaning_does():
+    source = "def f(x):\n    '''Doc.'''\n    # why\n    return x + 1\n"
+    same = "def f(x):\n    return (x + 1)\n"
+    assert runs.normalized_source(source) == runs.normalized_source(same)
+    assert runs.normalized_source(source) != runs.normalized_source(same.replace("1", "2"))
+
+
+def test_every_module_that_training_imports_is_in_the_hash_of_the_code():
+    code = "import sys, longalign.trainer; print(*(m for m in sys.modules if m.startswith('longalign.')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    # reading, logging and type annotations do not change a loss
+    harmless = {"shapes", "chat", "rendering", "jsonl", "store_writer", "events", "cost"}
+    assert {name.removeprefix("longalign.") for name in loaded} - harmless <= set(runs.CODE)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp_path, monkeypatch):
+    whole = packed(store)
+    execute(whole)
+    expected, expected_weights = read_events(whole.folder / "events.jsonl"), weights(whole)
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "killed"))
+    run = packed(store)
+    run.folder.mkdir(parents=True)
+    specification = json.dumps({**dataclasses.asdict(run), "key": run.key})
+    process = subprocess.Popen([sys.executable, "-m", "longalign.runs"], stdin=subprocess.PIPE, text=True, env=os.environ)
+    process.stdin.write(specification + "\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 120
+    while not list((run.folder / "work").glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not run.finished, "it was killed in the middle"
+    execute(run)
+    got = read_events(run.folder / "events.jsonl")
+    assert [event["loss"] for event in got] == [event["loss"] for event in expected]
+    assert [event["tokens"] for event in got] == [event["tokens"] for event in expected]
+    assert torch.equal(weights(run), expected_weights)
+
+
+def test_a_run_that_fails_names_itself_and_its_log(store):
+    with pytest.raises(RuntimeError, match="'packed' failed.*log.txt"):
+        execute_all([packed(store, learning_rate="fast")], workers=1)
+
+
+def test_the_first_loss_of_every_method_is_the_mean_over_sequences_of_the_token_mean(store):
+    """Naive, sorted and weighted packing with one optimizer step an epoch see the same set, hence the same loss and gradient."""
+    first = {}
+    for method, rows, accumulation in (("naive", 5, 6), ("sorted", 5, 6), ("packing", 1, 40)):
+        training = {"method": method, "capacity": 32, "rows": rows, "accumulation": accumulation, "epochs": 1}
+        run = Run(method, str(store.folder), training, new_model=NEW)
+        execute(run)
+        events = read_events(run.folder / "events.jsonl")
+        assert len(events) == 1
+        first[method] = (events[0]["loss"], events[0]["grad_norm"])
+    losses, norms = zip(*first.values(), strict=True)
+    assert max(losses) - min(losses) < 1e-5 and max(norms) - min(norms) < 1e-5 * max(norms) + 1e-6
+    assert losses[0] == pytest.approx(mean_of_token_means(store), abs=1e-5)
+
+
+def mean_of_token_means(store):
+    """Eq. 2, one sequence at a time, on the same fresh model."""
+    from longalign.models import new_model
+
+    model, means = new_model(**NEW), []
+    for sequence in (store[i] for i in range(len(store))):
+        ids, labels = (torch.from_numpy(sequence[name]).long() for name in ("input_ids", "labels"))
+        if (labels[1:] != -100).any():
+            logits = model(ids[None]).logits[0, :-1]
+            means.append(torch.nn.functional.cross_entropy(logits, labels[1:]).item())
+    return sum(means) / len(means)
