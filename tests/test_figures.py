@@ -1,0 +1,74 @@
+"""Figures: each reads one small CSV and is the same bytes every time, in a process that never loads torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+import longalign.figures  # noqa: F401  enters the figures
+from longalign import plots
+from longalign.record import write_csv
+
+POSITIONS = list(enumerate("aabbbbccc"))
+EXAMPLES = {
+    "attention_mask": [
+        {"query": t, "key": s, "query_sequence": b, "key_sequence": a, "attends": int(a == b and s <= t)}
+        for t, b in POSITIONS for s, a in POSITIONS
+    ],
+    "batching": [
+        {"method": method, "rank": rank, "micro_step": micro_step, "place": 0, "cost": (rank + micro_step + 1) / 4}
+        for method in ("naive", "sorted", "packing") for rank in range(2) for micro_step in range(2)
+    ],
+    "loss_normalisation": [
+        {"normalisation": name, "loss_error": -error, "gradient_error": error, "direction_error": error / 2}
+        for name, error in (("Eq. 4", 0.0), ("Eq. 3", 0.4), ("token mean", 0.1))
+    ],
+    "weight_shares": [
+        {"by": "target tokens", "bucket": bucket, "first": first, "rule": rule, "share": share}
+        for first, bucket in ((1, "1-2"), (3, "3+")) for rule, share in (("a = 0", 0.5), ("a = 1", first / 4))
+    ],
+}  # fmt: skip
+DRAW_TWICE = (
+    "import sys; from longalign import plots; data, *folders = sys.argv[1:];"
+    "[plots.draw_all(data, folder) for folder in folders]; sys.exit('torch' in sys.modules)"
+)
+
+each_figure = pytest.mark.parametrize("name", EXAMPLES)
+
+
+def test_every_figure_drawn_twice_is_the_same_bytes_and_loads_no_torch(tmp_path):
+    for name, rows in EXAMPLES.items():
+        write_csv(tmp_path / f"{name}.csv", rows)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    command = [sys.executable, "-c", DRAW_TWICE, tmp_path, *folders]
+    assert subprocess.run(list(map(str, command))).returncode == 0
+    for file in (f"{name}.{kind}" for name in EXAMPLES for kind in ("pdf", "png")):
+        first, second = ((folder / file).read_bytes() for folder in folders)
+        assert first == second and len(first) > 1000, file
+
+
+@each_figure
+def test_a_figure_reads_the_csv_of_its_own_name_and_names_it_when_it_is_missing(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{name}.csv"):
+        plots.draw(name, tmp_path)
+
+
+@each_figure
+def test_other_numbers_are_another_figure(name, tmp_path):
+    for folder, rows in (("all", EXAMPLES[name]), ("fewer", EXAMPLES[name][:-1])):
+        write_csv(tmp_path / folder / f"{name}.csv", rows)
+        plots.plt.close(plots.draw(name, tmp_path / folder, tmp_path / folder))
+    drawn = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("all", "fewer")]
+    assert drawn[0] != drawn[1]
+
+
+def test_the_share_of_idle_time_in_a_panel_is_worked_out_by_hand(tmp_path):
+    write_csv(tmp_path / "batching.csv", [
+        {"method": "naive", "rank": 0, "micro_step": 0, "place": 0, "cost": 2.0},
+        {"method": "naive", "rank": 1, "micro_step": 0, "place": 0, "cost": 4.0},
+        {"method": "naive", "rank": 0, "micro_step": 1, "place": 0, "cost": 3.0},
+    ])  # fmt: skip
+    drawn = plots.draw("batching", tmp_path)
+    # the barriers fall at 4 and 7: two ranks have 14, of which 9 are work
+    assert drawn.axes[0].get_title(loc="left") == "naive: 3 sequences, 36 % idle"
+    plots.plt.close(drawn)
