@@ -20,9 +20,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 FLOORS = {
     0: "shapes packing bins batching plan weights cost",
     1: "loss attention collators planned",
-    2: "jsonl rendering chat store store_writer corpus models trainer events runs bases experiments generate evals",
+    2: "jsonl rendering chat store store_writer corpus models trainer events runs bases experiments evals",
     "side": "paths profiles record plots figures",
-    "top": "execute reference verify cli",
+    "top": "execute reference readme cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}

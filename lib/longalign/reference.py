@@ -67,7 +67,7 @@ def _tags(cell: nbformat.NotebookNode) -> set[str]:
 
 def main(arguments: list[str]) -> int:
     """Promote the run of the profile named on the command line; returns the exit status."""
-    from longalign import plots
+    from longalign import plots, readme
 
     try:
         profile = load_profile(arguments[0] if arguments else "laptop")
@@ -80,7 +80,9 @@ def main(arguments: list[str]) -> int:
     print(f"{len(written)} files of the run of {profile.name} are now the reference in results/")
     for path in sorted(kept):
         print(f"not of this run, left as it is: {paths.relative(path)}")
-    return plots.main()
+    status = plots.main()
+    readme.main()
+    return status
 
 
 if __name__ == "__main__":

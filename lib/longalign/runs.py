@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ class Run:
     rope_factor: float = 1.0
     max_length: int | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Sixteen hex digits; equal keys mean equal runs."""
+        """Sixteen hex digits; equal keys mean equal runs. Computed once: start and store are there when it is asked for."""
         start = record.hash_files(*(Path(self.start) / name for name in ("config.json", "model.safetensors"))) if self.start else ""
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({

@@ -1,0 +1,57 @@
+"""The README says what is tested: its recipes are the tested ones, its results are the committed tables' own."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+from longalign import paths, readme
+
+README = paths.root() / "README.md"
+RECIPES = Path(__file__).with_name("recipes.py")
+
+
+def code_lines(text):
+    """Lines of code without what differs on purpose: formatter marks and the two settings the reader brings along."""
+    text = re.sub(r"  # fmt: skip", "", text).replace('output_dir="run")', "**settings)")
+    return [line.strip() for line in textwrap.dedent(text).splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("base_class", ["transformers.Trainer", "trl.SFTTrainer"])
+def test_each_recipe_of_the_readme_is_the_tested_one(base_class):
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+    (shown,) = [block for block in blocks if f"({base_class}):" in block]
+    tested = re.findall(r"# recipe:.*?\n(.*?)# end of the recipe", RECIPES.read_text(), flags=re.S)
+    (body,) = [code_lines(text) for text in tested if f"({base_class}):" in text]
+    assert [line for line in code_lines(shown) if line != "trainer.train()"] == body
+
+
+def test_the_results_in_the_readme_are_those_of_the_committed_tables():
+    text = README.read_text(encoding="utf-8")
+    shown = text.split(readme.BEGIN)[1].split(readme.END)[0].strip()
+    assert shown == readme.block(paths.results())
+
+
+def test_only_the_block_between_the_marks_is_replaced(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    readme.update(page, paths.results())
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert readme.block(paths.results()) in text
+
+
+def test_a_readme_without_its_marks_is_refused_and_left_as_it_is(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="once each"):
+        readme.update(page, paths.results())
+    assert page.read_text() == "no marks"
+
+
+def test_every_notebook_and_every_make_target_that_the_readme_names_exists():
+    text = README.read_text(encoding="utf-8")
+    notebooks = {path.stem for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
+    assert set(re.findall(r"`(\d\d_\w+)`", text)) == notebooks
+    targets = set(re.findall(r"^([a-z-]+):", (paths.root() / "Makefile").read_text(), flags=re.M))
+    assert {name for name in re.findall(r"\bmake ([a-z-]+)", text)} <= targets
