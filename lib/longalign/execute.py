@@ -153,6 +153,7 @@ def _kernel_environment() -> None:
     os.environ.pop("MPLBACKEND", None)  # a backend named here silently drops inline figures
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a python3 kernel of the user's own is another environment
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too: timings in executed notebooks
     # there are no widgets on purpose: they make pages that some viewers refuse
     silenced = "ignore:IProgress not found"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silenced)))
