@@ -39,7 +39,9 @@ def promote(run: Path | str, results: Path | str, names: Collection[str]) -> lis
     tables = sorted(path for pattern in _TABLES for path in run.glob(pattern))
     written = [write_text(results / path.name, path.read_text(encoding="utf-8")) for path in tables]
     for name, notebook in notebooks.items():
-        written.append(write_text(results / "notebooks" / name, nbformat.writes(scrub(notebook)) + "\n"))
+        # what a cell printed may hold the place of this checkout; as seen from the checkout it is the same for all
+        text = nbformat.writes(scrub(notebook)).replace(f"{paths.root()}/", "")
+        written.append(write_text(results / "notebooks" / name, text + "\n"))
     return written
 
 
