@@ -20,8 +20,9 @@ def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides
     transformers computes RMSNorm in fp32 whatever the dtype, which hides everything below 1e-7: torch's own takes its
     place.
     """
-    from longalign.attention import register
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from longalign.attention import register
 
     settings = {
         "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,

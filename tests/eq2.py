@@ -5,6 +5,7 @@ import itertools
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+
 from conftest import gradients, random_sequences, tiny_llama
 from longalign.batching import make_plan
 from longalign.collators import PackedCollator, PaddedCollator

@@ -8,6 +8,7 @@ import sys
 
 import torch
 import transformers
+
 from conftest import gradients, random_sequences, tiny_llama
 from eq2 import LENGTHS
 
@@ -57,6 +58,7 @@ def sft_recipe(model, sequences, settings, tokenizer):
     # recipe: TRL's SFTTrainer
     import datasets
     import trl
+
     from longalign.batching import plan_packing
     from longalign.collators import PackedCollator
     from longalign.loss import weighted_loss

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
-from conftest import requires_gpu, tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from conftest import requires_gpu, tiny_llama
 from longalign import attention
 from longalign.attention import block_causal_attention, register
 from test_loss import LargestTensor

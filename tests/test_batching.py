@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from longalign.batching import format_summary, make_plan, plan_naive, plan_packing, plan_sorted, summarize
 from longalign.packing import lower_bound
 

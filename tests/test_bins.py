@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longalign.bins import best_fit, exact_fit
 
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conftest import gradients, random_sequences, tiny_llama
 from hypothesis import given
 from hypothesis import strategies as st
+
+from conftest import gradients, random_sequences, tiny_llama
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.loss import IGNORE_INDEX, weighted_loss
 

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from longalign.corpus import lexicon, samples, suites, tasks, tokenizer
 from longalign.corpus.documents import write_document
 from longalign.corpus.styles import STYLES
@@ -113,7 +114,10 @@ def test_suites_are_nested():
 def test_the_longalpaca_analogue_has_papers_and_books_and_plain_questions_only():
     rows = list(suites.suite("LongAlpaca-12k", SMALL))
     assert len(rows) == 12
-    assert {row["source"] for row in rows} <= {"arxiv", "books3"} and {row["task"] for row in rows} <= {"lookup", "note"}
+    assert {row["source"] for row in rows} <= {"arxiv", "books3"} and {row["task"] for row in rows} <= {
+        "lookup",
+        "note",
+    }
 
 
 def test_an_unknown_suite_is_refused_by_name():
@@ -126,9 +130,9 @@ def test_no_test_document_and_no_held_out_template_is_trained_on():
     trained = list(suites.suite("LongAlign-10k", SMALL))
     documents = {row["messages"][0]["content"] for row in trained}
     templates = {row["template"] for row in trained}
-    assert not documents & {row["messages"][0]["content"] for row in suites.test_set(evaluation)}
-    assert not templates & {row["template"] for row in suites.test_set(evaluation, heldout=True)}
-    assert {row["template"] for row in suites.test_set(evaluation)} <= {
+    assert not documents & {row["messages"][0]["content"] for row in suites.evaluation_set(evaluation)}
+    assert not templates & {row["template"] for row in suites.evaluation_set(evaluation, heldout=True)}
+    assert {row["template"] for row in suites.evaluation_set(evaluation)} <= {
         template for family in tasks.FAMILIES.values() for texts in family.trained.values() for template in texts
     }
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longalign.batching import make_plan, plan_naive, plan_packing, plan_sorted
 from longalign.cost import LLAMA_2_7B, SequenceCost, decoder_cost, fill_share, idle_share, micro_batch_costs
 from longalign.plan import Plan, Step

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from longalign.evals.exact_match import by_cell, exact_match, target_hits
 from longalign.models import new_model
 

@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import gradients, largest_difference, requires_gpu, tiny_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from longalign.loss import IGNORE_INDEX, LossHead, attach_loss_head, weighted_cross_entropy, weighted_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from conftest import gradients, largest_difference, requires_gpu, tiny_llama
+from longalign.loss import IGNORE_INDEX, LossHead, attach_loss_head, weighted_cross_entropy, weighted_loss
 
 
 def plain(hidden, weight, labels, loss_weights):

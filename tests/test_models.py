@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from longalign import bases, models, paths, record
 from longalign.corpus import suites, tokenizer
 

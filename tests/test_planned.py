@@ -4,9 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
-from conftest import random_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from conftest import random_sequences
 from longalign.batching import make_plan, plan_naive, plan_packing
 from longalign.loss import IGNORE_INDEX
 from longalign.planned import PlannedDataset, measure, step_weights

@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from longalign import paths, readme
 
 README = paths.root() / "README.md"
@@ -54,4 +55,4 @@ def test_every_notebook_and_every_make_target_that_the_readme_names_exists():
     notebooks = {path.stem for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
     assert set(re.findall(r"`(\d\d_\w+)`", text)) == notebooks
     targets = set(re.findall(r"^([a-z-]+):", (paths.root() / "Makefile").read_text(), flags=re.M))
-    assert {name for name in re.findall(r"\bmake ([a-z-]+)", text)} <= targets
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from conftest import largest_difference, random_sequences
 from eq2 import LENGTHS, oracle
 from longalign.batching import plan_packing

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+
 from longalign import runs
 from longalign.chat import Encoded
 from longalign.events import read_events
@@ -87,7 +88,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
     run = packed(store)
     run.folder.mkdir(parents=True)
     specification = json.dumps({**dataclasses.asdict(run), "key": run.key})
-    process = subprocess.Popen([sys.executable, "-m", "longalign.runs"], stdin=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "longalign.runs"], stdin=subprocess.PIPE, text=True, env=os.environ
+    )
     process.stdin.write(specification + "\n")
     process.stdin.flush()
     deadline = time.monotonic() + 120
@@ -109,7 +112,8 @@ def test_a_run_that_fails_names_itself_and_its_log(store):
 
 
 def test_the_first_loss_of_every_method_is_the_mean_over_sequences_of_the_token_mean(store):
-    """Naive, sorted and weighted packing with one optimizer step an epoch see the same set, hence the same loss and gradient."""
+    """Naive, sorted and weighted packing with one optimizer step an epoch see the same set, hence the same loss and
+    gradient."""
     first = {}
     for method, rows, accumulation in (("naive", 5, 6), ("sorted", 5, 6), ("packing", 1, 40)):
         training = {"method": method, "capacity": 32, "rows": rows, "accumulation": accumulation, "epochs": 1}

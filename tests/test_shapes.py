@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from longalign.shapes import as_counts
 
 FLOOR_0 = (

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longalign.packing import next_fit
 from longalign.weights import eq3_weights, loss_weights, released_weights
 

@@ -1,8 +1,10 @@
-"""The committed short base models and the recipe that gives them: `make bases` trains them anew (about an hour on 2 cores).
+"""The committed short base models and the recipe that gives them: `make bases` trains them anew (about an hour on 2
+cores).
 
-Like the paper's base models they have read short documents only (up to 128 tokens, 8k at 1:64) at RoPE base 10,000. They are
-committed because they take longer than a reader waits; each folder's record holds the recipe, the hashes of its data and the
-losses of a rehearsal (the recipe's first stage with a few steps), so that a test can hold the code against what is committed.
+Like the paper's base models they have read short documents only (up to 128 tokens, 8k at 1:64) at RoPE base 10,000.
+They are committed because they take longer than a reader waits; each folder's record holds the recipe, the hashes of
+its data and the losses of a rehearsal (the recipe's first stage with a few steps), so that a test can hold the code
+against what is committed.
 """
 
 import argparse
@@ -37,8 +39,8 @@ class Stage:
 
 # Looking words up must be learned first, from the densest lessons; everything else builds on it.
 STAGES = (
-    Stage("first", (64, 64), 3_000_000, 1.0, 3e-3, "constant_with_warmup"),
-    Stage("second", (64, MAX_LENGTH), 7_000_000, 0.25, 3e-3, "cosine"),
+    Stage("first", (64, 64), 1_800_000, 1.0, 3e-3, "constant_with_warmup"),
+    Stage("second", (64, MAX_LENGTH), 5_600_000, 0.25, 3e-3, "cosine"),
 )
 
 
@@ -64,7 +66,8 @@ def first_run(model: str, store: TokenStore) -> Run:
 
 
 def rehearse(model: str, folder: Path) -> list[float]:
-    """Losses of the first stage cut to a few steps: what tells that code, data and initialisation are still the same."""
+    """Losses of the first stage cut to a few steps: what tells that code, data and initialisation are still the
+    same."""
     run = first_run(model, documents(STAGES[0], folder / "rehearsal", tokens=REHEARSAL_STEPS * TOKENS_PER_STEP))
     execute_all([run])
     return [event["loss"] for event in read_events(run.folder / "events.jsonl")]
@@ -78,10 +81,10 @@ def build(models: list[str], folder: Path, *, workers: int = 2) -> None:
     execute_all(first, workers=workers)
     second = [
         Run(f"{model} second stage", str(stores[1].folder), training(STAGES[1]), start=str(run.model))
-        for model, run in zip(models, first)
+        for model, run in zip(models, first, strict=True)
     ]
     execute_all(second, workers=workers)
-    for model, runs in zip(models, zip(first, second)):
+    for model, runs in zip(models, zip(first, second, strict=True), strict=True):
         _commit(model, list(runs), folder / model, rehearsal=rehearse(model, data))
 
 

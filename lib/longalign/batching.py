@@ -1,4 +1,4 @@
-"""Naive, sorted and packed batching (arXiv 2401.18058, section 3.2) as plans over lengths: no tokens, no tensors.
+"""Naive, sorted and packed batching (arXiv 2401.18058) as plans over lengths: no tokens, no tensors.
 
 All three place every sequence exactly once per epoch, for any number of ranks, micro-steps and rows, and give the same
 plan for the same seed and epoch on every rank. The price, as rank time spent waiting (`idle_share`) on 8 ranks, 10,000

@@ -33,18 +33,15 @@ def suite_store(profile: Profile, name: str) -> TokenStore:
     return suites.suite_store(name, profile.corpus, data_folder(profile))
 
 
-def test_store(profile: Profile, *, heldout: bool = False) -> tuple[TokenStore, list[dict[str, Any]]]:
+def evaluation_store(profile: Profile, *, heldout: bool = False) -> tuple[TokenStore, list[dict[str, Any]]]:
     """The profile's test set as token store, with its samples in the same order."""
-    return suites.test_store(profile.evaluation, data_folder(profile), heldout=heldout)
-
-
-test_store.__test__ = False  # pytest takes functions called test_* for tests
+    return suites.evaluation_store(profile.evaluation, data_folder(profile), heldout=heldout)
 
 
 def extension(profile: Profile, model: str) -> Run:
     """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
 
-    arXiv 2401.18058, section 4.1. Full-length packs, every token of an answer and some of the others are targets.
+    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets.
     """
     settings = profile.extension
     store = suites.documents_store(

@@ -108,8 +108,8 @@ def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, 
     """The messages with role and content alone, when they are a conversation that ends with a turn of `last`.
 
     An optional system message comes first; then user and assistant take turns, the user first.  A question may be
-    empty, an answer may not: the paper removes the empty assistant turns of ShareGPT from the data (arXiv 2401.18058,
-    section 4.1), here the sample is refused.  Raises DataError with the field.
+    empty, an answer may not: the paper removes the empty assistant turns of ShareGPT from the data (arXiv
+    2401.18058), here the sample is refused.  Raises DataError with the field.
 
     >>> check_messages([{"role": "user", "content": "Why?", "id": 7}], last="user")
     [{'role': 'user', 'content': 'Why?'}]

@@ -1,7 +1,8 @@
 """The miniature models and the two ways a model comes to be: fresh from a seed, or a folder with its context extended.
 
-`mini-6b` shares keys and values between heads as ChatGLM3-6B does, `mini-7b` has plain multi-head attention as Llama-2-7B,
-`mini-13b` is wider and deeper. All use the attention registered by `longalign.attention`, so packs are block-diagonal.
+`mini-6b` shares keys and values between heads as ChatGLM3-6B does, `mini-7b` has plain multi-head attention as
+Llama-2-7B, `mini-13b` is wider and deeper. All use the attention registered by `longalign.attention`, so packs are
+block-diagonal.
 """
 
 from dataclasses import asdict, dataclass
@@ -50,7 +51,9 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
         **asdict(shape), vocab_size=vocab_size, max_position_embeddings=max_length,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
         # Llama's 0.02 is made for widths of thousands; at a width of 100 attention would hardly begin to look.
-        initializer_range=shape.hidden_size**-0.5, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None, attn_implementation="longalign",
+        initializer_range=shape.hidden_size**-0.5,
+        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        attn_implementation="longalign",
     )  # fmt: skip
     torch.manual_seed(seed)
     return LlamaForCausalLM(config)
@@ -59,8 +62,8 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
 def load_model(folder: Path | str, *, rope_factor: float = 1.0, max_length: int | None = None) -> PreTrainedModel:
     """A saved model (fp32) with the registered attention; its RoPE base is multiplied by `rope_factor` as it is loaded.
 
-    arXiv 2401.18058, section 4.1: base 10,000 -> 2,000,000 (factor 200), then continual training. `max_length` is the new
-    `max_position_embeddings`. Raises FileNotFoundError where no model lies.
+    arXiv 2401.18058: base 10,000 -> 2,000,000 (factor 200), then continual training. `max_length` is the
+    new `max_position_embeddings`. Raises FileNotFoundError where no model lies.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

@@ -1,6 +1,6 @@
 """Places whole sequences into packs of a capacity: every sequence exactly once, none split, the last pack included.
 
-`next_fit` is the paper's rule (arXiv 2401.18058, section 3.2): it keeps the order of arrival and needs no look-ahead;
+`next_fit` is the paper's rule (arXiv 2401.18058): it keeps the order of arrival and needs no look-ahead;
 the price is that about a fifth of the positions stays empty on long-tailed lengths. `best_fit_decreasing` needs all
 lengths at once and reaches `lower_bound`, which no packing can beat, wherever many sequences are short (without short
 ones it is a pack or a few above it); the price is that one pack holds a single long sequence and another a hundred

@@ -31,11 +31,12 @@ def block(results: Path) -> str:
         lines.append(f"| {model} | {arm} | {cells} | {naive[model] / times[model, arm]:.2f} x |")
     return "\n\n".join([
         "![exact match by prompt length for the four training methods](figures/method_scores.png)",
-        f"Exact match of greedy answers by prompt length in tokens (1,024 stands for 64k), mean over {scores.task.nunique()} tasks, and "
-        "speed in tokens per second of processor time of one process, which leaves out that devices wait for each other:",
+        "Exact match of greedy answers by prompt length in tokens (1,024 stands for 64k), mean over "
+        f"{scores.task.nunique()} tasks, and speed in tokens per second of processor time of one process, which leaves "
+        "out that devices wait for each other:",
         "\n".join(lines),
-        f"Profile `{entry['config']['name']}`, seed {', '.join(map(str, entry['seeds']))}, {entry['hardware']['cores']} cores "
-        f"({entry['hardware']['processor']}), torch {entry['versions']['torch']}.",
+        f"Profile `{entry['config']['name']}`, seed {', '.join(map(str, entry['seeds']))}, "
+        f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}), torch {entry['versions']['torch']}.",
     ])  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Training runs addressed by what determines them: the same start, data, configuration and code are trained once, ever.
 
-The key of a run is a hash of the starting weights, the token store, the resolved configuration and the code that training
-uses (without comments, docstrings and formatting): evaluation and plots do not invalidate a run, a changed loss does.
+The key of a run is a hash of the starting weights, the token store, the resolved configuration and the code that
+training uses (without comments, docstrings and formatting): evaluation and plots do not invalidate a run, a changed
+loss does.
 """
 
 import ast
@@ -21,7 +22,20 @@ from typing import Any
 from longalign import paths, record
 from longalign.events import read_events
 
-CODE = ("bins", "packing", "plan", "batching", "weights", "loss", "attention", "collators", "planned", "store", "models", "trainer")
+CODE = (
+    "bins",
+    "packing",
+    "plan",
+    "batching",
+    "weights",
+    "loss",
+    "attention",
+    "collators",
+    "planned",
+    "store",
+    "models",
+    "trainer",
+)
 REPORT_SECONDS = {True: 1.0, False: 15.0}
 
 
@@ -42,8 +56,13 @@ class Run:
 
     @cached_property
     def key(self) -> str:
-        """Sixteen hex digits; equal keys mean equal runs. Computed once: start and store are there when it is asked for."""
-        start = record.hash_files(*(Path(self.start) / name for name in ("config.json", "model.safetensors"))) if self.start else ""
+        """Sixteen hex digits; equal keys mean equal runs. Computed once: start and store are there when it is asked
+        for."""
+        start = (
+            record.hash_files(*(Path(self.start) / name for name in ("config.json", "model.safetensors")))
+            if self.start
+            else ""
+        )
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
@@ -86,7 +105,12 @@ def normalized_source(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             node.body = body[1:] or [ast.Pass()]
     return ast.unparse(tree)
 
@@ -109,9 +133,10 @@ def execute(run: Run) -> None:
     shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
     last = read_events(run.folder / "events.jsonl")[-1]
     shutil.rmtree(run.folder / "work")
+    where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}
     record.write_json(run.folder / "record.json", {
-        "key": run.key, "run": {**asdict(run), "start": paths.relative(run.start) if run.start else "", "store": paths.relative(run.store)},
-        "steps": last["steps"], "tokens": last["tokens"], "seconds": last["seconds"], "cpu_seconds": last["cpu_seconds"],
+        **{name: last[name] for name in ("steps", "tokens", "seconds", "cpu_seconds")},
+        "key": run.key, "run": asdict(run) | where,
         "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": code_hash(),
         "versions": record.versions(), "hardware": record.hardware(),
     })  # fmt: skip
@@ -141,7 +166,8 @@ def execute_all(runs: Sequence[Run], *, workers: int = 1) -> None:
 
 
 class _Worker:
-    """A one-thread process that trains the runs it is given, one by one: torch is imported once. Ended with the block."""
+    """A one-thread process that trains the runs it is given, one by one: torch is imported once. Ended with the
+    block."""
 
     def __init__(self) -> None:
         self.run: Run | None = None
@@ -175,7 +201,8 @@ class _Worker:
         log = self.run.folder / "log.txt"
         tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.is_file() else ""
         raise RuntimeError(
-            f"the run {self.run.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n{tail}"
+            f"the run {self.run.label!r} failed (exit {self.process.returncode}); "
+            f"its log is {paths.relative(log)}:\n{tail}"
         )
 
 
@@ -201,8 +228,8 @@ class _Progress:
 
     def finished(self, run: Run) -> None:
         done = run.record()
-        rate = done["tokens"] / max(done["seconds"], 1e-9)
-        text = f"{run.label}: {done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate:,.0f} tokens/s)"
+        rate = f"{done['tokens'] / max(done['seconds'], 1e-9):,.0f} tokens/s"
+        text = f"{run.label}: {done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
         print(f"\r{text:<110}" if self.live else text, flush=True)
 
 
@@ -212,8 +239,8 @@ def _state(run: Run) -> str:
         return f"{run.label}: starting"
     last = events[-1]
     left = (last["steps"] - last["step"]) * last["seconds"] / last["step"]
-    rate = last["tokens"] / max(last["seconds"], 1e-9)
-    return f"{run.label}: step {last['step']}/{last['steps']} loss {last['loss']:.3f} {rate:,.0f} tokens/s {left:.0f} s left"
+    rate = f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens/s"
+    return f"{run.label}: step {last['step']}/{last['steps']} loss {last['loss']:.3f} {rate} {left:.0f} s left"
 
 
 def _serve() -> None:

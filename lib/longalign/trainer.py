@@ -1,8 +1,9 @@
-"""One training engine: Hugging Face's Trainer that follows a plan, so an optimizer step is exactly the loss its weights state.
+"""One training engine: Hugging Face's Trainer that follows a plan, so an optimizer step is exactly the loss its
+weights state.
 
-This is the only module that knows how engines average: DDP and ZeRO take the mean of gradients over ranks, which is undone
-by multiplying the local sum by the number of ranks; accumulation adds micro-steps up, as a sum wants. Since a plan is
-rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
+This is the only module that knows how engines average: DDP and ZeRO take the mean of gradients over ranks, which is
+undone by multiplying the local sum by the number of ranks; accumulation adds micro-steps up, as a sum wants. Since a
+plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
 """
 
 import json
@@ -77,14 +78,19 @@ class PlanTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> torch.Tensor:
         """The local part of the step's loss, times the ranks that the engine is going to average over."""
         return weighted_loss(model, inputs) * self.args.world_size
 
 
 class EventLog(TrainerCallback):
-    """Appends one JSON line per optimizer step: step, steps, loss, grad_norm, learning_rate, tokens, seconds, cpu_seconds.
+    """Appends one JSON line per optimizer step: step, steps, loss, grad_norm, learning_rate, tokens, seconds,
+    cpu_seconds.
 
     After a resume the lines past the checkpoint are dropped, and time goes on from the last line kept.
     """
@@ -107,8 +113,8 @@ class EventLog(TrainerCallback):
             return
         self.tokens += self.tokens_per_step[state.global_step - 1]
         event = {
-            "step": state.global_step, "steps": state.max_steps, "loss": logs["loss"], "grad_norm": logs.get("grad_norm"),
-            "learning_rate": logs["learning_rate"], "tokens": self.tokens,
+            "step": state.global_step, "steps": state.max_steps, "loss": logs["loss"],
+            "grad_norm": logs.get("grad_norm"), "learning_rate": logs["learning_rate"], "tokens": self.tokens,
             "seconds": round(self.offset["seconds"] + time.perf_counter() - self.started, 3),
             "cpu_seconds": round(self.offset["cpu_seconds"] + time.process_time() - self.cpu_started, 3),
         }  # fmt: skip
@@ -121,7 +127,8 @@ class EventLog(TrainerCallback):
 
 
 def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, folder: Path | str) -> PreTrainedModel:
-    """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run resumes.
+    """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run
+    resumes.
 
     The same folder, data and configuration give the same losses whether or not the run was interrupted. Raises
     InterruptedError when the process that started this one has gone.
@@ -146,16 +153,20 @@ def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, fol
     trainer.add_callback(log)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     if trainer.state.global_step < len(steps):
-        raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: the parent process ended")
+        raise InterruptedError(
+            f"training stopped at step {trainer.state.global_step} of {len(steps)}: the parent process ended"
+        )
     return model
 
 
 def _arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulation,
-        learning_rate=config.learning_rate, lr_scheduler_type=config.schedule, warmup_steps=_below_one(config.warmup_ratio),
-        adam_beta1=config.beta1, adam_beta2=config.beta2, weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed, use_cpu=not torch.cuda.is_available(),
+        learning_rate=config.learning_rate, lr_scheduler_type=config.schedule,
+        warmup_steps=_below_one(config.warmup_ratio), adam_beta1=config.beta1, adam_beta2=config.beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
         save_strategy="steps", save_steps=config.checkpoint_every, save_total_limit=2, logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, average_tokens_across_devices=False, max_steps=1,

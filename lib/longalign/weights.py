@@ -5,7 +5,7 @@ needs the target counts of the whole optimizer step, which the plan has and a si
 `released_weights` put two other normalisations into the same form, to be compared with it.
 
 All weights are float64, one per sequence; a sequence without targets weighs 0 and is not counted. L_i is the summed
-cross entropy over the N_i target tokens of sequence i (arXiv 2401.18058, section 3.2).
+cross entropy over the N_i target tokens of sequence i (arXiv 2401.18058).
 """
 
 from collections.abc import Sequence

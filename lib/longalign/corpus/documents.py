@@ -34,7 +34,9 @@ def write_document(rng: Random, source: str, tokens: int) -> Document:
     world = World()
     title = facts.filler(style.title)
     budget = tokens - count_tokens(title) - 1
-    decisions = facts.decisions(rng.choice((2, 3, 4)) if tokens >= 96 else 2) if rng.random() < _decision_share(tokens) else []
+    decisions = (
+        facts.decisions(rng.choice((2, 3, 4)) if tokens >= 96 else 2) if rng.random() < _decision_share(tokens) else []
+    )
     _take(world, decisions)
     # Decisions may push the last sentences into one more paragraph, with its heading.
     budget -= _cost(decisions) + (5 if decisions else 0)
@@ -42,14 +44,16 @@ def write_document(rng: Random, source: str, tokens: int) -> Document:
     while budget > 0:
         drawn = _draw(rng, facts, style, world)
         # A heading and a line break come with every paragraph; each sentence after the first costs no extra token.
-        needed = sum(count_tokens(text) for text in drawn.texts) + (4 if len(sentences) % SENTENCES_PER_PARAGRAPH == 0 else 0)
+        needed = sum(count_tokens(text) for text in drawn.texts) + (
+            4 if len(sentences) % SENTENCES_PER_PARAGRAPH == 0 else 0
+        )
         if needed > budget:
             break
         drawn.keep()
         sentences += drawn.texts
         budget -= needed
     rng.shuffle(sentences)
-    for place, decision in zip(sorted(rng.randint(0, len(sentences)) for _ in decisions), decisions):
+    for place, decision in zip(sorted(rng.randint(0, len(sentences)) for _ in decisions), decisions, strict=True):
         sentences.insert(place + decisions.index(decision), decision.text)
     return Document(_layout(rng, style, title, sentences), source, style.language, world)
 

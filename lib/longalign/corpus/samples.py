@@ -1,7 +1,8 @@
-"""Samples: long instructions, short multi-turn instructions and the documents of pre-training, each from (seed, index) alone.
+"""Samples: long instructions, short multi-turn instructions and the documents of pre-training, each from (seed, index)
+alone.
 
-Sample `i` of a kind is the same whatever else is drawn, so suites are nested (LongAlign-5k is the first half of -10k) and
-a test set never meets a training sample: the kind's name is part of the seed.
+Sample `i` of a kind is the same whatever else is drawn, so suites are nested (LongAlign-5k is the first half of -10k)
+and a test set never meets a training sample: the kind's name is part of the seed.
 """
 
 from random import Random
@@ -29,7 +30,8 @@ def _source(rng: Random, sources: tuple[str, ...] | None = None) -> str:
 def _askable(
     rng: Random, tokens: int, families: tuple[str, ...], sources: tuple[str, ...] | None = None
 ) -> tuple[Document, list[str]]:
-    """A document on which at least one of the families can be asked (source and document drawn anew until there is one)."""
+    """A document on which at least one of the families can be asked (source and document drawn anew until there is
+    one)."""
     while True:
         document = write_document(rng, _source(rng, sources), tokens)
         found = [name for name in tasks.possible(document.world, document.language) if name in families]
@@ -49,20 +51,32 @@ def _sample(kind: str, index: int, document: Document, items: list[tasks.Item]) 
         question = f"{document.text}\n\n{item.question}" if turn == 0 else item.question
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": item.answer}]
     return {
-        "id": f"{kind}-{index}", "messages": messages, "source": document.source, "language": document.language,
-        "task": items[-1].family, "type": items[-1].type, "template": items[-1].template,
+        "id": f"{kind}-{index}",
+        "messages": messages,
+        "source": document.source,
+        "language": document.language,
+        "task": items[-1].family,
+        "type": items[-1].type,
+        "template": items[-1].template,
         "length": sum(count_tokens(message["content"]) + 1 for message in messages) + len(items),
     }
 
 
 def instruction(
-    kind: str, seed: int, index: int, *, min_length: int, max_length: int, heldout: bool = False,
-    sources: tuple[str, ...] | None = None, families: tuple[str, ...] = tuple(tasks.FAMILIES),
+    kind: str,
+    seed: int,
+    index: int,
+    *,
+    min_length: int,
+    max_length: int,
+    heldout: bool = False,
+    sources: tuple[str, ...] | None = None,
+    families: tuple[str, ...] = tuple(tasks.FAMILIES),
 ) -> dict[str, Any]:
     """One single-turn instruction [document + question, answer] of `min_length` to `max_length` tokens, evenly.
 
-    `length` counts every token of the chat form. Lengths are reached from below: the document stops at the last sentence
-    that fits.
+    `length` counts every token of the chat form. Lengths are reached from below: the document stops at the last
+    sentence that fits.
     """
     rng = Random(f"{kind}:{seed}:{index}")
     length = rng.randint(min_length, max_length)
@@ -78,12 +92,15 @@ def instruction(
 
 
 def dialogue(kind: str, seed: int, index: int, *, max_length: int) -> dict[str, Any]:
-    """One short instruction of one to three turns, at most `max_length` tokens: a short document and questions on it."""
+    """One short instruction of one to three turns, at most `max_length` tokens: a short document and questions on
+    it."""
     rng = Random(f"{kind}:{seed}:{index}")
     while True:
         document, found = _askable(rng, rng.randint(24, max(24, max_length // 2)), tuple(tasks.FAMILIES))
         turns = rng.choice((1, 1, 2, 3))
-        items = [tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language) for _ in range(turns)]
+        items = [
+            tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language) for _ in range(turns)
+        ]
         while items:
             sample = _sample(kind, index, document, items)
             if sample["length"] <= max_length:
@@ -92,7 +109,8 @@ def dialogue(kind: str, seed: int, index: int, *, max_length: int) -> dict[str, 
 
 
 def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
-    """A document of pre-training, at most `length` tokens (at least 64): a text, then questions on it with their answers.
+    """A document of pre-training, at most `length` tokens (at least 64): a text, then questions on it with their
+    answers.
 
     Returns `text` and `answers`, the character spans of the answers: what a model can predict from the text before.
     """
@@ -115,10 +133,11 @@ def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str,
 
 
 def recall_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
-    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, often in the same order.
+    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, often in the same
+    order.
 
-    The densest lesson in looking things up: in the same order every token can be foreseen from where the one before stood.
-    `text` and `answers` as in `base_document`.
+    The densest lesson in looking things up: in the same order every token can be foreseen from where the one before
+    stood. `text` and `answers` as in `base_document`.
     """
     rng = Random(f"{kind}:{seed}:{index}")
     style = STYLES[_source(rng)]

@@ -1,7 +1,7 @@
 """The paper's training suites and the test set in miniature: JSONL in LongAlign-10k's schema, then token stores.
 
-LongAlign-0k, -5k and -10k are nested: the short instructions, plus the first half or all of the long ones. LongAlpaca-12k's
-analogue has papers and books only, questions of one kind only, and short questions of the same kind.
+LongAlign-0k, -5k and -10k are nested: the short instructions, plus the first half or all of the long ones.
+LongAlpaca-12k's analogue has papers and books only, questions of one kind only, and short questions of the same kind.
 """
 
 import json
@@ -29,9 +29,13 @@ def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
     long = {"min_length": corpus.min_long, "max_length": corpus.max_length}
     if name == "LongAlpaca-12k":
         alpaca = {"sources": samples.ALPACA_SOURCES, "families": samples.ALPACA_FAMILIES}
-        yield from (samples.instruction("alpaca", corpus.seed, i, **long, **alpaca) for i in range(corpus.longalpaca_long))
+        yield from (
+            samples.instruction("alpaca", corpus.seed, i, **long, **alpaca) for i in range(corpus.longalpaca_long)
+        )
         short = {"min_length": min(48, corpus.max_short), "max_length": corpus.max_short, **alpaca}
-        yield from (samples.instruction("alpaca-short", corpus.seed, i, **short) for i in range(corpus.longalpaca_short))
+        yield from (
+            samples.instruction("alpaca-short", corpus.seed, i, **short) for i in range(corpus.longalpaca_short)
+        )
         return
     if name not in SUITES:
         raise KeyError(f"no suite is called {name!r}; there are {', '.join(SUITES)}")
@@ -40,7 +44,7 @@ def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
     yield from (samples.dialogue("short", corpus.seed, i, max_length=corpus.max_short) for i in range(corpus.short))
 
 
-def test_set(evaluation: Evaluation, *, seed: int = 0, heldout: bool = False) -> Iterator[dict[str, Any]]:
+def evaluation_set(evaluation: Evaluation, *, seed: int = 0, heldout: bool = False) -> Iterator[dict[str, Any]]:
     """New documents for every task and length: `per_cell` samples of 0.9 to 1 times the length, which becomes `cell`.
 
     With `heldout`, the question templates are those that no training sample uses.
@@ -56,9 +60,6 @@ def test_set(evaluation: Evaluation, *, seed: int = 0, heldout: bool = False) ->
                 yield {**sample, "cell": length}
 
 
-test_set.__test__ = False  # pytest takes functions called test_* for tests
-
-
 def write_jsonl(path: Path | str, rows: Iterator[Mapping[str, Any]]) -> Path:
     """One JSON object a line, UTF-8, written atomically."""
     with record.atomic(Path(path)) as file:
@@ -72,14 +73,17 @@ def suite_store(name: str, corpus: Corpus, folder: Path | str) -> TokenStore:
     return _store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length)
 
 
-def test_store(evaluation: Evaluation, folder: Path | str, *, heldout: bool = False) -> tuple[TokenStore, list[dict[str, Any]]]:
+def evaluation_store(
+    evaluation: Evaluation, folder: Path | str, *, heldout: bool = False
+) -> tuple[TokenStore, list[dict[str, Any]]]:
     """The test set as token store, with its samples (tasks, cells) in the same order."""
     name = "heldout" if heldout else "test"
-    store = _store(Path(folder) / name, lambda: test_set(evaluation, heldout=heldout), max_length=max(evaluation.lengths))
-    return store, [json.loads(line) for line in (Path(folder) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-test_store.__test__ = False
+    store = _store(
+        Path(folder) / name, lambda: evaluation_set(evaluation, heldout=heldout), max_length=max(evaluation.lengths)
+    )
+    return store, [
+        json.loads(line) for line in (Path(folder) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
@@ -96,8 +100,8 @@ def documents_store(
 ) -> TokenStore:
     """Pre-training documents of `lengths` = (min, max) tokens, `tokens` in all, as a token store, built where missing.
 
-    A share `recall_share` are recall documents, the others end in questions with their answers. Every token of an answer
-    is a target, and of the others OTHER_SHARE: most of them cannot be predicted and would drown those that can.
+    A share `recall_share` are recall documents, the others end in questions with their answers. Every token of an
+    answer is a target, and of the others OTHER_SHARE: most of them cannot be predicted and would drown those that can.
     """
     if Path(folder).is_dir():
         return TokenStore(Path(folder))
@@ -130,7 +134,8 @@ def _encode_document(document: Mapping[str, Any], rng: Random | None = None) -> 
 
 
 def recall_probe(length: int, count: int) -> list[dict[str, np.ndarray]]:
-    """New documents of pre-training, at most `length` tokens, with the answers as targets: does a model read that far?"""
+    """New documents of pre-training, at most `length` tokens, with the answers as targets: does a model read that
+    far?"""
     documents = (samples.base_document(f"probe-{length}", 0, index, length=length) for index in range(count))
     return [{"input_ids": e.input_ids, "labels": e.labels} for e in map(_encode_document, documents)]
 

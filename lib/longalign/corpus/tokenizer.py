@@ -4,9 +4,9 @@ Lossless on every text (unknown words fall back to characters, unknown character
 word lists alone, so the same file comes out everywhere. Price: words outside the lists cost a token a character.
 """
 
-from functools import cache
 import re
 import string
+from functools import cache
 
 from longalign.corpus import lexicon, tasks
 from longalign.corpus.styles import STYLES
@@ -66,7 +66,10 @@ def load():
         [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\n ", "\n"), decoders.Strip(" ", 1, 0)]
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT],
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE

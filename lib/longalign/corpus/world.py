@@ -1,15 +1,16 @@
-"""The hidden world of one document: facts with unique keys, from which the text is written and every answer follows exactly.
+"""The hidden world of one document: facts with unique keys, from which the text is written and every answer follows
+exactly.
 
-A fact is a sentence `key value.` in which the value follows its key directly and no word stands in two facts of a document
-("Marlow guards copper lantern."): small models learn to look such facts up word by word, the key being the only link between
-question and document.
+A fact is a sentence `key value.` in which the value follows its key directly and no word stands in two facts of a
+document ("Marlow guards copper lantern."): small models learn to look such facts up word by word, the key being the
+only link between question and document.
 """
 
 from dataclasses import dataclass, field
 from random import Random
 
 from longalign.corpus import lexicon
-from longalign.corpus.styles import STYLES, Style
+from longalign.corpus.styles import Style
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class FactSource:
         self.nouns = shuffled(lexicon.ZH_NOUNS if self.chinese else lexicon.NOUNS)
 
     def available(self) -> list[str]:
-        """Kinds of facts that can still be drawn without repeating a word; Chinese documents hold no glossary and no code."""
+        """Kinds of facts that can still be drawn without repeating a word; Chinese documents hold no glossary and no
+        code."""
         values = min(len(self.adjectives), len(self.nouns)) >= 6
         kinds = {
             "deed": bool(self.names and self.verbs) and values,
@@ -94,10 +96,10 @@ class FactSource:
         """`links` facts, each naming the key of the next; the last names none (an end that can be recognised)."""
         if kind == "call":
             keys = [self.functions.pop() for _ in range(links)]
-            return [self._fact(kind, key, following) for key, following in zip(keys, [*keys[1:], "zero"])]
+            return [self._fact(kind, key, following) for key, following in zip(keys, [*keys[1:], "zero"], strict=True)]
         keys = [self.names.pop() for _ in range(links)]
         ends = [(self.verbs.pop(), following) for following in keys[1:]] + [("领头" if self.chinese else "leads",)]
-        return [self._fact(kind, key, *value) for key, value in zip(keys, ends)]
+        return [self._fact(kind, key, *value) for key, value in zip(keys, ends, strict=True)]
 
     def decisions(self, count: int) -> list[Fact]:
         """The document's decisions, numbered by First, Second, Third, Finally; the last one is always Finally."""

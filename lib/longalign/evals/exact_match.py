@@ -1,8 +1,8 @@
 """Exact match of greedy decoding, from one forward pass per sample and without decoding.
 
-Greedy decoding writes the reference answer if and only if every target token is the most probable one after the tokens before
-it: up to the first mismatch, what was decoded is the reference itself. So the teacher-forced argmax decides, at the cost of
-one forward pass over packs. Price: it says whether the answer is exact, not what was written instead.
+Greedy decoding writes the reference answer if and only if every target token is the most probable one after the tokens
+before it: up to the first mismatch, what was decoded is the reference itself. So the teacher-forced argmax decides, at
+the cost of one forward pass over packs. Price: it says whether the answer is exact, not what was written instead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,9 @@ def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, 
 
     `sequences` hold `input_ids` and `labels` (unshifted). Returns float64, shape (sequences,).
     """
-    return np.array([np.nan if len(hits) == 0 else float(hits.all()) for hits in target_hits(model, sequences, capacity=capacity)])
+    return np.array(
+        [np.nan if len(hits) == 0 else float(hits.all()) for hits in target_hits(model, sequences, capacity=capacity)]
+    )
 
 
 def token_recall(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> float:
@@ -32,7 +34,9 @@ def token_recall(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) ->
 
 
 @torch.no_grad()
-def target_hits(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192) -> list[np.ndarray]:
+def target_hits(
+    model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192
+) -> list[np.ndarray]:
     """For each sequence, whether each of its target tokens is the model's most probable one (bool, shape (N_i,))."""
     lengths = [len(sequence["input_ids"]) for sequence in sequences]
     collate = PackedCollator(model.config.pad_token_id or 0)
@@ -67,6 +71,6 @@ def by_cell(scores: np.ndarray, samples: Iterable[dict[str, Any]], *names: str) 
     for score, sample in zip(scores, samples, strict=True):
         cells.setdefault(tuple(sample[name] for name in names), []).append(float(score))
     return [
-        {**dict(zip(names, cell)), "value": float(np.mean(values)), "count": len(values)}
+        {**dict(zip(names, cell, strict=True)), "value": float(np.mean(values)), "count": len(values)}
         for cell, values in sorted(cells.items())
     ]

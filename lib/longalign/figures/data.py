@@ -17,7 +17,9 @@ def lengths(folder: Path) -> Figure:
     edges = np.linspace(0, table.length.max(), 33)
     drawn, axes = plt.subplots()
     groups = [table[table.kind == kind].length for kind in ("long", "short")]
-    axes.hist(groups, bins=edges, stacked=True, label=["long", "short"], color=COLOURS[:2], edgecolor="white", linewidth=0.3)
+    axes.hist(
+        groups, bins=edges, stacked=True, label=["long", "short"], color=COLOURS[:2], edgecolor="white", linewidth=0.3
+    )
     axes.set(yscale="log", xlabel="tokens of a sample", ylabel="samples")
     axes.grid(axis="x", visible=False)
     axes.legend()

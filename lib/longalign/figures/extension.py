@@ -32,7 +32,7 @@ def extension_recall(folder: Path) -> Figure:
     models = table.model.unique().tolist()
     drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False)
     styles = look(stages)
-    for axes, model in zip(panels[0], models):
+    for axes, model in zip(panels[0], models, strict=True):
         for stage in stages:
             part = table[(table.model == model) & (table.stage == stage)].sort_values("length")
             axes.plot(part.length, part.recall, label=stage, **styles[stage])

@@ -21,7 +21,15 @@ def _bars(axes: plt.Axes, table: pd.DataFrame, value: str, group: str) -> None:
     for number, name in enumerate(names):
         part = table[table[group] == name].set_index("method")[value].reindex(METHODS)
         places = np.arange(len(METHODS)) + (number - (len(names) - 1) / 2) * width
-        axes.bar(places, part, width, label=name, color=COLOURS[number], hatch=["", "//", ".."][number % 3], edgecolor="white")
+        axes.bar(
+            places,
+            part,
+            width,
+            label=name,
+            color=COLOURS[number],
+            hatch=["", "//", ".."][number % 3],
+            edgecolor="white",
+        )
     axes.set_xticks(range(len(METHODS)), [LABELS.get(method, method) for method in METHODS])
     axes.grid(axis="x", visible=False)
     axes.legend()
@@ -29,7 +37,8 @@ def _bars(axes: plt.Axes, table: pd.DataFrame, value: str, group: str) -> None:
 
 @figure("method_time")
 def method_time(folder: Path) -> Figure:
-    """Processor time of one training, relative to naive batching, beside the paper's hours for ChatGLM3-6B on 8 x A800."""
+    """Processor time of one training, relative to naive batching, beside the paper's hours for ChatGLM3-6B on 8 x
+    A800."""
     table = pd.read_csv(folder / "method_speed.csv")
     naive = table[table.method == "naive"].set_index("model").cpu_seconds
     table["relative"] = table.cpu_seconds / table.model.map(naive)
@@ -63,7 +72,7 @@ def method_scores(folder: Path) -> Figure:
     models = table.model.unique().tolist()
     drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.4), sharey=True, squeeze=False)
     styles = look(METHODS)
-    for axes, model in zip(panels[0], models):
+    for axes, model in zip(panels[0], models, strict=True):
         means = table[table.model == model].groupby(["arm", "length"]).value.mean()
         for method in METHODS:
             axes.plot(means[method].index, means[method], label=method, **styles[method])
