@@ -93,6 +93,8 @@ distclean: clean ## remove .venv, too
 
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
+# 01 builds the data that the others read
+$(call stamp,02) $(call stamp,03) $(call stamp,04) $(call stamp,05): $(call stamp,01)
 $(call stamp,05): $(call stamp,04)
 
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.

@@ -6,12 +6,12 @@ Every notebook that asks for the same model gets the same run, so nothing is tra
 from pathlib import Path
 from typing import Any
 
-from longalign import paths
+from longalign import paths, record
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.chat import encode_prompt
 from longalign.corpus import suites, tokenizer
 from longalign.profiles import Profile
-from longalign.runs import Run
+from longalign.runs import Run, source_hash
 from longalign.store import TokenStore
 
 # Table 3's methods: how sequences are batched, and how their losses are weighted (see longalign.planned).
@@ -24,8 +24,10 @@ METHODS = {
 
 
 def data_folder(profile: Profile) -> Path:
-    """Where a profile's JSONL files and token stores lie."""
-    return paths.run_dir(profile.name) / "data"
+    """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
+    settings = {name: profile.as_dict()[name] for name in ("corpus", "extension", "evaluation")}
+    key = record.config_hash({**settings, "code": source_hash("corpus", "chat", "rendering", "store_writer")})
+    return paths.run_dir(profile.name) / "data" / key
 
 
 def suite_store(profile: Profile, name: str) -> TokenStore:

@@ -66,7 +66,7 @@ class Run:
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
-            "data": data, "training": self.training, "code": code_hash(),
+            "data": data, "training": self.training, "code": source_hash(*CODE),
         })  # fmt: skip
 
     @property
@@ -90,10 +90,12 @@ class Run:
 
 
 @cache
-def code_hash() -> str:
-    """Hash of the modules that training uses, blind to comments, docstrings and layout."""
+def source_hash(*names: str) -> str:
+    """Hash of modules and packages of the library, by name, blind to comments, docstrings and layout."""
     folder = Path(__file__).parent
-    return record.config_hash({name: normalized_source((folder / f"{name}.py").read_text()) for name in CODE})
+    files = [file for name in names for file in sorted(folder.glob(f"{name}.py")) + sorted(folder.glob(f"{name}/*.py"))]
+    sources = {file.relative_to(folder).as_posix(): normalized_source(file.read_text()) for file in files}
+    return record.config_hash(sources)
 
 
 def normalized_source(source: str) -> str:
@@ -137,7 +139,7 @@ def execute(run: Run) -> None:
     record.write_json(run.folder / "record.json", {
         **{name: last[name] for name in ("steps", "tokens", "seconds", "cpu_seconds")},
         "key": run.key, "run": asdict(run) | where,
-        "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": code_hash(),
+        "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": source_hash(*CODE),
         "versions": record.versions(), "hardware": record.hardware(),
     })  # fmt: skip
 

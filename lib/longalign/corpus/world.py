@@ -43,8 +43,8 @@ class World:
 class FactSource:
     """Draws facts for one document; keys never repeat, whatever the kind.
 
-    >>> source = FactSource(Random(0), STYLES["books3"])
-    >>> fact = source.deed()
+    >>> from longalign.corpus.styles import STYLES
+    >>> fact = FactSource(Random(0), STYLES["books3"]).deed()
     >>> fact.text == f"{fact.key} {fact.value}."
     True
     """
