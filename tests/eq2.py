@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from conftest import gradients, random_sequences, tiny_llama
 from longalign.batching import make_plan
 from longalign.collators import PackedCollator, PaddedCollator
-from longalign.loss import IGNORE_INDEX, weighted_loss
+from longalign.loss import weighted_loss
 from longalign.planned import PlannedDataset, measure
+from longalign.shapes import IGNORE_INDEX
 
 EXACT = {"weights_dtype": torch.float64}
 

@@ -21,7 +21,7 @@ from chat_tokenizers import (
 )
 from longalign.chat import MIN_KEPT, encode, encode_prompt, tokenizer_hash
 from longalign.jsonl import DataError
-from longalign.loss import IGNORE_INDEX
+from longalign.shapes import IGNORE_INDEX
 
 BYTES = {"plain": byte_tokenizer(PLAIN), "marked": byte_tokenizer(MARKED), "bos": byte_tokenizer(PLAIN, bos=True)}
 WORDS = word_tokenizer()

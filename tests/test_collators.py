@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from conftest import gradients, random_sequences, tiny_llama
 from longalign.collators import PackedCollator, PaddedCollator
-from longalign.loss import IGNORE_INDEX, weighted_loss
+from longalign.loss import weighted_loss
+from longalign.shapes import IGNORE_INDEX
 
 NO = IGNORE_INDEX
 FEATURES = [

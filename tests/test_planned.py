@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from conftest import random_sequences
 from longalign.batching import make_plan, plan_naive, plan_packing
-from longalign.loss import IGNORE_INDEX
 from longalign.planned import PlannedDataset, measure, step_weights
+from longalign.shapes import IGNORE_INDEX
 from longalign.weights import loss_weights
 
 

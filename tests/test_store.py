@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
 from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError
-from longalign.loss import IGNORE_INDEX
+from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, print_progress, read_lengths, tokenize_jsonl, write_store
 
 WORDS = word_tokenizer()

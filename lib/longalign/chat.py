@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from longalign.jsonl import DataError, check_messages
-from longalign.loss import IGNORE_INDEX
 from longalign.rendering import Messages, Span, Tokens, has_offsets, render, tokenize
+from longalign.shapes import IGNORE_INDEX
 
 MIN_KEPT = 16  # tokens of a document that middle truncation leaves at least, half of them at each end
 

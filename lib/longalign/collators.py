@@ -21,8 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longalign.loss import IGNORE_INDEX
-from longalign.shapes import Float, Int
+from longalign.shapes import IGNORE_INDEX, Float, Int
 
 Feature = Mapping[str, Any]
 

@@ -16,9 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longalign.shapes import Float, Int
-
-IGNORE_INDEX = -100
+from longalign.shapes import IGNORE_INDEX, Float, Int
 
 
 def weighted_cross_entropy(

@@ -13,9 +13,8 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from torch.utils.data import Dataset
 
-from longalign.loss import IGNORE_INDEX
 from longalign.plan import Plan, Step
-from longalign.shapes import Int
+from longalign.shapes import IGNORE_INDEX, Int
 from longalign.weights import eq3_weights, loss_weights, released_weights
 
 Weighting = Literal["sequence", "eq3", "released"]

@@ -36,7 +36,6 @@ class Corpus:
     max_short: int = 128
     longalpaca_long: int = 144
     longalpaca_short: int = 48
-    test_per_cell: int = 25
 
 
 @dataclass(frozen=True)
@@ -72,12 +71,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Exact match: prompts of each length (tokens) and task, `per_cell` of each, answers up to `max_new_tokens`."""
+    """Exact match: prompts of each length (tokens) and task, `per_cell` of each."""
 
-    lengths: tuple[int, ...] = (48, 128, 256, 512, 1024)
-    tasks: tuple[str, ...] = ("lookup", "translation")
-    per_cell: int = 25
-    max_new_tokens: int = 64
+    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    tasks: tuple[str, ...] = ("lookup", "table", "note", "translation", "chain", "calls", "summary")
+    per_cell: int = 10
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Profile:
         """Plain nested data, for records and hashes; tuples become lists.
 
         >>> Profile(name="smoke").as_dict()["evaluation"]["lengths"]
-        [48, 128, 256, 512, 1024]
+        [64, 128, 256, 512, 1024]
         """
         return _plain(dataclasses.asdict(self))
 

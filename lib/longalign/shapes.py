@@ -24,7 +24,10 @@ except ImportError:
 
     Bool = Float = Int = Integer = Shaped = _Unchecked
 
-__all__ = ["Bool", "Counts", "Float", "Int", "Integer", "Shaped", "as_counts"]
+__all__ = ["IGNORE_INDEX", "Bool", "Counts", "Float", "Int", "Integer", "Shaped", "as_counts"]
+
+# The label of a token without loss, as everywhere in Hugging Face's libraries.
+IGNORE_INDEX = -100
 
 # What floor 0 takes: a list, tuple or range of ints, or one array, of sequence lengths or of target counts.
 Counts = Sequence[SupportsIndex] | Integer[np.ndarray, " sequences"]

@@ -27,7 +27,7 @@ import numpy as np
 
 from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError, Line, read_lines
-from longalign.loss import IGNORE_INDEX
+from longalign.shapes import IGNORE_INDEX
 from longalign.store_writer import VERSION, StoreWriter, file_sha256, manifest_checksum, target_count
 
 Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, share of the file done

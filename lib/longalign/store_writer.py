@@ -17,7 +17,7 @@ import numpy as np
 
 from longalign.chat import Encoded
 from longalign.jsonl import DataError, Line
-from longalign.loss import IGNORE_INDEX
+from longalign.shapes import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
 VERSION = 1

@@ -16,8 +16,8 @@ from longalign import record
 from longalign.chat import Encoded
 from longalign.corpus import samples, tokenizer
 from longalign.corpus.tasks import FAMILIES
-from longalign.loss import IGNORE_INDEX
 from longalign.profiles import Corpus, Evaluation
+from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, tokenize_jsonl, write_store
 
 OTHER_SHARE = 0.1

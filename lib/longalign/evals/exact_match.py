@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from longalign.collators import PackedCollator
-from longalign.loss import IGNORE_INDEX
 from longalign.packing import next_fit
+from longalign.shapes import IGNORE_INDEX
 
 
 @torch.no_grad()
