@@ -1,5 +1,5 @@
-"""The committed short base models and the recipe that gives them: `make bases` trains them anew (about an hour on 2
-cores).
+"""The committed short base models and the recipe that gives them: `make bases` trains them anew (some twenty
+minutes on 2 cores).
 
 Like the paper's base models they have read short documents only (up to 128 tokens, 8k at 1:64) at RoPE base 10,000.
 They are committed because they take longer than a reader waits; each folder's record holds the recipe, the hashes of
@@ -42,14 +42,6 @@ STAGES = (
     Stage("first", (64, 64), 1_800_000, 1.0, 3e-3, "constant_with_warmup"),
     Stage("second", (64, MAX_LENGTH), 5_600_000, 0.25, 3e-3, "cosine"),
 )
-# Query heads that share a key need twice as long to tell words apart.
-MORE_TOKENS = {"mini-6b": 2}
-
-
-def stages(model: str) -> tuple[Stage, Stage]:
-    """The curriculum of one model."""
-    first, second = STAGES
-    return first, replace(second, tokens=second.tokens * MORE_TOKENS.get(model, 1))
 
 
 def training(stage: Stage) -> dict[str, Any]:
@@ -62,6 +54,7 @@ def training(stage: Stage) -> dict[str, Any]:
 
 def documents(stage: Stage, folder: Path) -> TokenStore:
     """The documents of a stage as a token store below `folder`."""
+    print(f"documents of the {stage.name} stage: {stage.tokens:,} tokens")
     return suites.documents_store(
         f"base-{stage.name}", folder / f"{stage.name}-{stage.tokens}",
         tokens=stage.tokens, lengths=stage.lengths, recall_share=stage.recall_share,
@@ -85,11 +78,11 @@ def rehearse(model: str, folder: Path) -> list[float]:
 def build(models: list[str], folder: Path, *, workers: int = 2) -> None:
     """Train the short bases and put them into `folder`/<model>: config, safetensors, record.json."""
     data = paths.runs() / "bases"
-    first = [first_run(model, documents(stages(model)[0], data)) for model in models]
+    first = [first_run(model, documents(STAGES[0], data)) for model in models]
     execute_all(first, workers=workers)
     second = [
         Run(
-            f"{model} second stage", str(documents(stages(model)[1], data).folder), training(stages(model)[1]),
+            f"{model} second stage", str(documents(STAGES[1], data).folder), training(STAGES[1]),
             start=str(run.model),
         )
         for model, run in zip(models, first, strict=True)
@@ -105,7 +98,7 @@ def _commit(model: str, runs: list[Run], target: Path, *, rehearsal: list[float]
         shutil.copy(runs[-1].model / name, target / name)
     records = [run.record() for run in runs]
     record.write_json(target / "record.json", {
-        "model": model, "shape": asdict(MINIATURES[model]), "stages": [asdict(stage) for stage in stages(model)],
+        "model": model, "shape": asdict(MINIATURES[model]), "stages": [asdict(stage) for stage in STAGES],
         "data": [entry["data"] for entry in records], "tokens": sum(entry["tokens"] for entry in records),
         "seconds": sum(entry["seconds"] for entry in records), "hardware": records[-1]["hardware"],
         "versions": records[-1]["versions"], "sha256": record.hash_files(target / "model.safetensors"),

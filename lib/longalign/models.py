@@ -18,19 +18,21 @@ ROPE_BASE = 10_000.0
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a miniature; head size is hidden_size / num_attention_heads."""
+    """Size of a miniature; the names are those of transformers' LlamaConfig."""
 
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
     intermediate_size: int
+    head_dim: int
 
 
 MINIATURES = {
-    "mini-6b": Shape(96, 3, 4, 2, 256),
-    "mini-7b": Shape(96, 3, 4, 4, 256),
-    "mini-13b": Shape(128, 4, 4, 4, 344),
+    # Two keys for four heads must be twice as wide to tell a thousand words apart.
+    "mini-6b": Shape(96, 3, 4, 2, 256, 48),
+    "mini-7b": Shape(96, 3, 4, 4, 256, 24),
+    "mini-13b": Shape(128, 4, 4, 4, 344, 32),
 }
 
 

@@ -42,7 +42,7 @@ class Corpus:
 class Extension:
     """Context extension: RoPE base times `rope_factor`, then continual training on `tokens` tokens of documents."""
 
-    tokens: int = 660_000
+    tokens: int = 1_000_000
     rope_factor: float = 200.0
     learning_rate: float = 1e-3
     max_length: int = 1024
@@ -75,7 +75,7 @@ class Evaluation:
 
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     tasks: tuple[str, ...] = ("lookup", "table", "note", "translation", "chain", "calls", "summary")
-    per_cell: int = 10
+    per_cell: int = 20
 
 
 @dataclass(frozen=True)
