@@ -44,11 +44,15 @@ STAGES = (
 )
 
 
-def training(stage: Stage) -> dict[str, Any]:
-    """The configuration of a stage: packs of 4,096 tokens, the mean over target tokens (exponent 1)."""
+def training(stage: Stage, model: str) -> dict[str, Any]:
+    """The configuration of a stage: packs of 4,096 tokens, the mean over target tokens (exponent 1).
+
+    The learning rate, given for a width of 96, falls with the width of the model.
+    """
+    learning_rate = stage.learning_rate * 96 / MINIATURES[model].hidden_size
     return {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": TOKENS_PER_STEP, "rows": 1, "accumulation": 1,
-        "learning_rate": stage.learning_rate, "schedule": stage.schedule, "checkpoint_every": 200,
+        "learning_rate": learning_rate, "schedule": stage.schedule, "checkpoint_every": 200,
     }  # fmt: skip
 
 
@@ -64,7 +68,7 @@ def documents(stage: Stage, folder: Path) -> TokenStore:
 def first_run(model: str, store: TokenStore) -> Run:
     """The first stage of a model, from a random initialisation."""
     new_model = {"name": model, "vocab_size": len(tokenizer.load()), "max_length": MAX_LENGTH, "seed": 0}
-    return Run(f"{model} first stage", str(store.folder), training(STAGES[0]), new_model=new_model)
+    return Run(f"{model} first stage", str(store.folder), training(STAGES[0], model), new_model=new_model)
 
 
 def rehearse(model: str, folder: Path) -> list[float]:
@@ -82,7 +86,7 @@ def build(models: list[str], folder: Path, *, workers: int = 2) -> None:
     execute_all(first, workers=workers)
     second = [
         Run(
-            f"{model} second stage", str(documents(STAGES[1], data).folder), training(STAGES[1]),
+            f"{model} second stage", str(documents(STAGES[1], data).folder), training(STAGES[1], model),
             start=str(run.model),
         )
         for model, run in zip(models, first, strict=True)

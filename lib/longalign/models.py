@@ -32,7 +32,7 @@ MINIATURES = {
     # Two keys for four heads must be twice as wide to tell a thousand words apart.
     "mini-6b": Shape(96, 3, 4, 2, 256, 48),
     "mini-7b": Shape(96, 3, 4, 4, 256, 24),
-    "mini-13b": Shape(128, 4, 4, 4, 344, 32),
+    "mini-13b": Shape(128, 4, 4, 4, 344, 48),
 }
 
 
