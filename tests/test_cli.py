@@ -123,6 +123,8 @@ def test_a_bad_sample_is_refused_with_its_line_or_skipped_and_counted(samples, t
         (["plan", "DATA", "--capacity", "9", "--method", "packin"], "did you mean packing?"),
         (["plan", "DATA", "--capacity", "nine"], "'nine' is not a positive whole number"),
         (["plan", "DATA", "--capacity", "0"], "'0' is not a positive whole number"),
+        (["plan", "DATA", "--capacity", "9" * 20], "is not a positive whole number below 10^18"),
+        (["plan", "DATA", "--capacity", "9", "--seed=-1"], "--seed: '-1' is not a whole number"),
         (["plan", "DATA"], "packing needs a capacity"),
         (["plan", "DATA", "--capacity", "9", "--group-size", "2"], "group_size"),
         (["plan", "DATA", "--capacity", "9", "--tokenizer", "./nowhere"], "there is no such folder"),

@@ -1,6 +1,7 @@
 """Miniatures: their shapes, their context extension, and the committed short bases against their recipe."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ def test_extension_multiplies_the_rope_base_and_changes_no_weight(tmp_path):
 def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="make bases"):
         models.load_model(tmp_path)
+
+
+def test_a_stage_with_other_lessons_has_other_documents_in_the_same_place(tmp_path):
+    stage = replace(bases.STAGES[0], tokens=1000)
+    other = replace(stage, recall_share=0.0)
+    assert bases.documents(stage, tmp_path).sha256 == bases.documents(stage, tmp_path).sha256
+    assert bases.documents(stage, tmp_path).sha256 != bases.documents(other, tmp_path).sha256
 
 
 @committed

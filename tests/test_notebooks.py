@@ -41,6 +41,13 @@ def test_a_notebook_begins_with_its_title_and_has_one_typed_parameters_cell(path
 
 
 @each_notebook
+def test_every_parameter_of_a_notebook_is_used(path):
+    declared = declared_parameters(nbformat.read(path, as_version=4))
+    names = [n.id for c in code_cells(path) for n in ast.walk(ast.parse(c.source)) if isinstance(n, ast.Name)]
+    assert all(names.count(name) > 1 for name in declared), "once it is declared, and then it must count"
+
+
+@each_notebook
 def test_a_notebook_prints_the_versions_it_ran_with(path):
     assert any("versions(" in cell.source for cell in code_cells(path))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign import paths
-from longalign.profiles import Profile, ProfileError, load_profile, nearest, typed
+from longalign.profiles import NAMES, Profile, ProfileError, load_profile, nearest, typed
 
 PROFILES = sorted(p.stem for p in paths.profiles().glob("*.yaml"))
 
@@ -41,9 +41,9 @@ def test_a_profile_cannot_be_changed():
 
 
 def test_keys_that_are_left_out_have_their_defaults_and_lists_become_tuples(tmp_path):
-    profile = load_profile(written(tmp_path, "name: mine\nevaluation: {lengths: [2, 4, 3]}\n"))
+    profile = load_profile(written(tmp_path, "name: mine\nevaluation: {lengths: [128, 256, 192]}\n"))
     assert profile == dataclasses.replace(
-        Profile(name="mine"), evaluation=dataclasses.replace(Profile(name="mine").evaluation, lengths=(2, 4, 3))
+        Profile(name="mine"), evaluation=dataclasses.replace(Profile(name="mine").evaluation, lengths=(128, 256, 192))
     )
 
 
@@ -76,6 +76,19 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("name: mine\ncorpus: {min_long: 2000}\n", ["corpus.min_long", "corpus.max_length"]),
         ("name: mine\nmodels: []\n", ["models", "at least one"]),
         ("name: mine\nworkers: 0\n", ["workers", "at least 1"]),
+        ("name: mine\nmodels: [mini-8b]\n", ["models", "'mini-8b'", "did you mean 'mini-"]),
+        ("name: mine\nevaluation: {tasks: [lookups]}\n", ["evaluation.tasks", "did you mean 'lookup'"]),
+        ("name: mine\nevaluation: {tasks: []}\n", ["evaluation.tasks", "at least one"]),
+        ("name: mine\nevaluation: {lengths: [24]}\n", ["evaluation.lengths", "64"]),
+        ("name: mine\nevaluation: {lengths: []}\n", ["evaluation.lengths", "at least one"]),
+        ("name: mine\nevaluation: {per_cell: 0}\n", ["evaluation.per_cell"]),
+        ("name: mine\ncorpus: {max_short: 8}\n", ["corpus.max_short", "64"]),
+        ("name: mine\ncorpus: {long: -5}\n", ["corpus.long", "negative"]),
+        ("name: mine\ntraining: {schedule: cosin}\n", ["training.schedule", "did you mean 'cosine'"]),
+        ("name: mine\ntraining: {packing_algorithm: nextfit}\n", ["packing_algorithm", "did you mean 'next_fit'"]),
+        ("name: mine\ntraining: {exponent: 3}\n", ["training.exponent"]),
+        ("name: mine\ntraining: {warmup_ratio: 5}\n", ["training.warmup_ratio"]),
+        ("name: mine\nextension: {tokens: 0}\n", ["extension.tokens"]),
     ],
 )
 def test_a_bad_profile_is_refused_in_one_line_that_says_where_and_what(tmp_path, text, parts):
@@ -109,3 +122,14 @@ def test_an_optional_value_may_be_none_and_nothing_else_of_another_type():
 
 def test_a_name_that_resembles_nothing_gets_the_list_of_valid_ones():
     assert nearest("qqq", ["rows", "capacity"]) == "valid: capacity, rows"
+
+
+def test_the_names_that_a_profile_may_hold_are_those_that_exist():
+    from longalign.batching import plan_packing
+    from longalign.corpus.tasks import FAMILIES
+    from longalign.models import MINIATURES
+
+    assert set(NAMES["models"]) == set(MINIATURES)
+    assert set(NAMES["evaluation.tasks"]) == set(FAMILIES)
+    for algorithm in NAMES["training.packing_algorithm"]:
+        assert plan_packing([2, 4, 3], capacity=9, algorithm=algorithm).steps

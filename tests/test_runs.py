@@ -106,9 +106,99 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
     assert torch.equal(weights(run), expected_weights)
 
 
+def stopped_at_the_end(run, monkeypatch):
+    """A run that was killed when its last step was done: the folder `work` with its checkpoints is left."""
+    with monkeypatch.context() as broken:
+        broken.setattr("longalign.models.save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute(run)
+    by_step = lambda folder: int(folder.name.split("-")[1])  # noqa: E731
+    return sorted((run.folder / "work").glob("checkpoint-*"), key=by_step)
+
+
+@pytest.mark.parametrize("state", ["is missing", "is cut short", "is whole"])
+def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_goes_on_from_the_one_before(store, monkeypatch, state):
+    run = packed(store)
+    *_, newest = stopped_at_the_end(run, monkeypatch)
+    expected = read_events(run.folder / "work" / "events.jsonl")
+    written = newest / "trainer_state.json"
+    if state == "is missing":
+        written.unlink()
+        (newest / "optimizer.pt").write_bytes(b"cut")
+    elif state == "is cut short":
+        written.write_text(written.read_text()[:40])
+    execute(run)
+    got = read_events(run.folder / "events.jsonl")
+    for name in ("step", "loss", "grad_norm", "tokens"):
+        assert [event[name] for event in got] == [event[name] for event in expected]
+    assert run.record()["tokens"] == 2 * store.lengths.sum()
+
+
+def test_two_processes_that_ask_for_the_same_run_train_it_once(store):
+    run = packed(store)
+    run.folder.mkdir(parents=True)
+    specification = json.dumps({**dataclasses.asdict(run), "key": run.key}) + "\n"
+    command = [sys.executable, "-m", "longalign.runs"]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        process.stdin.write(specification)
+        process.stdin.flush()
+    for process in both:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in both] == [0, 0]
+    events = read_events(run.folder / "events.jsonl")
+    assert [event["step"] for event in events] == [*range(1, events[-1]["steps"] + 1)]
+    assert (run.folder / "log.txt").read_text().count("train_runtime") == 1
+
+
 def test_a_run_that_fails_names_itself_and_its_log(store):
     with pytest.raises(RuntimeError, match="'packed' failed.*log.txt"):
         execute_all([packed(store, learning_rate="fast")], workers=1)
+
+
+def test_a_worker_whose_code_is_not_the_planned_one_says_so_in_the_log_of_its_run(store, monkeypatch):
+    run = packed(store)
+    run.__dict__["key"] = "0123456789abcdef"  # as if a module had been edited since
+    with pytest.raises(RuntimeError, match="changed after this run was planned"):
+        execute_all([run], workers=1)
+
+
+def test_a_run_that_was_killed_after_its_record_was_written_is_finished(store, monkeypatch):
+    run = packed(store, checkpoint_every=1000)
+    with monkeypatch.context() as broken:
+        broken.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            execute(run)
+    assert run.finished and read_events(run.folder / "events.jsonl")
+
+
+def test_a_worker_whose_parent_dies_before_training_has_begun_does_not_train(store):
+    run = packed(store)
+    run.folder.mkdir(parents=True)
+    specification = json.dumps({**dataclasses.asdict(run), "key": run.key}) + "\n"
+    code = (
+        "import os, subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-m', 'longalign.runs'], stdin=subprocess.PIPE, text=True)\n"
+        "worker.stdin.write(sys.argv[1])\nworker.stdin.flush()\n"
+        "time.sleep(0.5)\nprint(worker.pid, flush=True)\nos._exit(1)"
+    )
+    parent = subprocess.run(
+        [sys.executable, "-c", code, specification], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        check=False,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not run.finished:
+        try:
+            os.kill(int(parent.stdout), 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    assert not run.finished
+
+
+def test_no_workers_are_refused(store):
+    with pytest.raises(ValueError, match="at least one process"):
+        execute_all([packed(store)], workers=0)
 
 
 def test_the_first_loss_of_every_method_is_the_mean_over_sequences_of_the_token_mean(store):

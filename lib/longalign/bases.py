@@ -17,7 +17,7 @@ from longalign import paths, record
 from longalign.corpus import suites, tokenizer
 from longalign.events import read_events
 from longalign.models import MINIATURES
-from longalign.runs import Run, execute_all
+from longalign.runs import Run, execute_all, source_hash
 from longalign.store import TokenStore
 
 MAX_LENGTH = 128
@@ -57,10 +57,11 @@ def training(stage: Stage, model: str) -> dict[str, Any]:
 
 
 def documents(stage: Stage, folder: Path) -> TokenStore:
-    """The documents of a stage as a token store below `folder`."""
+    """The documents of a stage as a token store below `folder`, in a folder of its own for every stage and code."""
+    key = record.config_hash({**asdict(stage), "code": source_hash("corpus", "store_writer")})
     print(f"documents of the {stage.name} stage: {stage.tokens:,} tokens")
     return suites.documents_store(
-        f"base-{stage.name}", folder / f"{stage.name}-{stage.tokens}",
+        f"base-{stage.name}", folder / f"{stage.name}-{key}",
         tokens=stage.tokens, lengths=stage.lengths, recall_share=stage.recall_share,
     )  # fmt: skip
 

@@ -72,7 +72,7 @@ def parser() -> Parser:
     plan.add_argument("--ranks", type=_positive, default=1, help="devices (default: 1)")
     plan.add_argument("--accumulation", type=_positive, default=1, help="micro-steps per optimizer step (default: 1)")
     plan.add_argument("--rows", type=_positive, default=1, help="rows per device in a micro-batch (default: 1)")
-    plan.add_argument("--seed", type=int, default=0, help="of the order (default: 0)")
+    plan.add_argument("--seed", type=_seed, default=0, help="of the order (default: 0)")
     plan.add_argument("--group-size", type=_positive, help="sorted batching: sequences a group (default: ranks x rows)")
     plan.add_argument("--algorithm", choices=ALGORITHMS, help="packing (default: next_fit, the paper's)")
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
@@ -151,8 +151,14 @@ def run_version(options: argparse.Namespace) -> None:
 
 
 def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number below 10^18")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 on")
     return int(text)
 
 

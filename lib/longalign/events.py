@@ -10,8 +10,12 @@ def read_events(path: Path | str) -> list[dict[str, Any]]:
 
     Keys: step, steps, loss, grad_norm, learning_rate, tokens, seconds, cpu_seconds (all but the first four are totals).
     """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except FileNotFoundError:  # a run that is finished meanwhile takes its working folder away
+        return []
     events = []
-    for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
+    for line in lines:
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:

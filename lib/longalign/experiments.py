@@ -90,7 +90,9 @@ def answer(run: Run, sample: dict[str, Any], *, max_new_tokens: int = 64) -> str
 
     encode, messages = tokenizer.load(), sample["messages"]
     prompt = torch.from_numpy(encode_prompt(messages[:-1], encode))[None].long()
-    written = load_model(run.model).generate(prompt, max_new_tokens=max_new_tokens, do_sample=False)
+    written = load_model(run.model).generate(
+        prompt, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True  # training saves models with it off
+    )
     question = messages[-2]["content"].rpartition("\n\n")[2]
     text = encode.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)
     return f"question:  {question}\nreference: {messages[-1]['content']}\nwritten:   {text}"

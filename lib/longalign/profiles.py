@@ -19,6 +19,16 @@ import yaml
 
 from longalign import paths
 
+# What the values of the keys that hold names may be; a wrong one would be found out late, or never.
+NAMES = {
+    "models": ("mini-6b", "mini-7b", "mini-13b"),
+    "evaluation.tasks": ("lookup", "table", "note", "translation", "chain", "calls", "summary"),
+    "training.packing_algorithm": ("next_fit", "best_fit"),
+    "training.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
+}
+SHORTEST = 64
+"""Tokens of the shortest samples that can be generated for every task."""
+
 
 class ProfileError(ValueError):
     """A profile, a key or a value that cannot be used; the message names file, key and what to do."""
@@ -117,6 +127,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     profile = typed(data, Profile, where=where)
+    _check_names(profile, where)
     if profile.name != path.stem:
         raise ProfileError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")
     _check_numbers(profile, where)
@@ -180,11 +191,34 @@ def _typed_dataclass(value: Any, wanted: Any, *, where: str, key: str) -> Any:
     return wanted(**{n: typed(v, hints[n], where=where, key=prefix + n) for n, v in value.items()})
 
 
+def _check_names(profile: Profile, where: str) -> None:
+    for key, valid in NAMES.items():
+        values: Any = profile
+        for part in key.split("."):
+            values = getattr(values, part)
+        for value in (values,) if isinstance(values, str) else values:
+            if value not in valid:
+                raise ProfileError(f"{where}: {key} knows no {value!r}: {nearest(value, valid)}")
+
+
 def _check_numbers(profile: Profile, where: str) -> None:
-    corpus, training = profile.corpus, profile.training
+    corpus, training, evaluation = profile.corpus, profile.training, profile.evaluation
     for holds, message in (
         (len(profile.models) > 0, "models must name at least one model"),
+        (len(evaluation.tasks) > 0, "evaluation.tasks must name at least one task"),
         (profile.workers >= 1, "workers must be at least 1"),
+        (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
+        (evaluation.per_cell >= 1, "evaluation.per_cell must be at least 1"),
+        (min(corpus.long, corpus.longalpaca_long, corpus.longalpaca_short) >= 0 and corpus.short >= 1,
+         "corpus.long, longalpaca_long and longalpaca_short must not be negative, and corpus.short at least 1"),
+        (len(evaluation.lengths) > 0, "evaluation.lengths must name at least one length"),
+        (min((corpus.min_long, corpus.max_short, *evaluation.lengths)) >= SHORTEST,
+         f"corpus.min_long, corpus.max_short and evaluation.lengths must be at least {SHORTEST} tokens"),
+        (profile.extension.tokens >= 1 and profile.extension.max_length >= 128,
+         "extension.tokens must be at least 1 and extension.max_length at least 128, the bases' length"),
+        (0 <= training.exponent <= 1, "training.exponent must lie from 0 to 1"),
+        (0 <= training.warmup_ratio < 1, "training.warmup_ratio is a share of the steps, from 0 to below 1"),
+        (training.checkpoint_every >= 1, "training.checkpoint_every must be at least 1"),
         (corpus.min_long <= corpus.max_length, "corpus.min_long must not exceed corpus.max_length"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
         (min(training.epochs, training.rows, training.accumulation, training.packs_per_step) >= 1,

@@ -6,6 +6,7 @@ loss does.
 """
 
 import ast
+import fcntl
 import json
 import os
 import shutil
@@ -118,23 +119,33 @@ def normalized_source(source: str) -> str:
 
 
 def execute(run: Run) -> None:
-    """Train a run in this process, or go on with it from its last checkpoint; nothing happens when it is finished."""
-    from longalign import models, trainer
-    from longalign.store import TokenStore
+    """Train a run in this process, or go on with it from its last checkpoint; nothing happens when it is finished.
 
+    Where another process trains the same run, this one waits until that one has finished it, or takes over.
+    """
     if run.finished:
         return
     run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+        if not run.finished:
+            _train(run)
+
+
+def _train(run: Run) -> None:
+    from longalign import models, trainer
+    from longalign.store import TokenStore
+
     if run.start:
         model = models.load_model(run.start, rope_factor=run.rope_factor, max_length=run.max_length)
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))
+    _drop_unfinished_checkpoints(run.folder / "work")
     trainer.train(model, store, trainer.TrainingConfig(**run.training), run.folder / "work")
     models.save_model(model, run.model)
     shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
     last = read_events(run.folder / "events.jsonl")[-1]
-    shutil.rmtree(run.folder / "work")
     where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}
     record.write_json(run.folder / "record.json", {
         **{name: last[name] for name in ("steps", "tokens", "seconds", "cpu_seconds")},
@@ -142,13 +153,26 @@ def execute(run: Run) -> None:
         "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": source_hash(*CODE),
         "versions": record.versions(), "hardware": record.hardware(),
     })  # fmt: skip
+    shutil.rmtree(run.folder / "work")
+
+
+def _drop_unfinished_checkpoints(work: Path) -> None:
+    # The engine goes on from the checkpoint with the highest number, whole or not; trainer_state.json is written last.
+    for checkpoint in work.glob("checkpoint-*"):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(checkpoint)
 
 
 def execute_all(runs: Sequence[Run], *, workers: int = 1) -> None:
     """Finish all runs, `workers` one-thread processes side by side, with a progress line; finished ones are reused.
 
-    Raises RuntimeError naming the run and its log when one fails; the others' checkpoints stay.
+    Raises RuntimeError naming the run and its log when one fails; the others' checkpoints stay. ValueError for no
+    workers.
     """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one process must train")
     waiting = list({run.key: run for run in runs if not run.finished}.values())
     reused = len({run.key for run in runs}) - len(waiting)
     if reused:
@@ -247,16 +271,21 @@ def _state(run: Run) -> str:
 
 def _serve() -> None:
     """Train the runs that come as JSON lines on standard input; output goes to each run's log."""
+    parent = os.getppid()
+    from longalign import trainer  # noqa: F401  seconds, in which the process that asked may have gone
+
     for line in sys.stdin:
+        if os.getppid() != parent:
+            sys.exit("the process that asked for this run has ended")
         fields = json.loads(line)
         key = fields.pop("key")
         run = Run(**fields)
-        if run.key != key:
-            sys.exit("the code or the data changed after this run was planned; start again")
-        with (run.folder / "log.txt").open("a") as log:
+        with (paths.trained() / key / "log.txt").open("a") as log:
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
                 os.dup2(log.fileno(), stream.fileno())
+        if run.key != key:
+            sys.exit("the code or the data changed after this run was planned; start again")
         execute(run)
 
 

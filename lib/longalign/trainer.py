@@ -103,7 +103,10 @@ class EventLog(TrainerCallback):
         kept = [event for event in read_events(self.path) if event["step"] <= state.global_step]
         if kept:
             self.offset = {name: kept[-1][name] for name in self.offset}
-        self.path.write_text("".join(json.dumps(event) + "\n" for event in kept))
+        if state.is_world_process_zero:
+            whole = self.path.with_suffix(".part")  # in one step: who is killed meanwhile loses no line
+            whole.write_text("".join(json.dumps(event) + "\n" for event in kept))
+            whole.replace(self.path)
         self.tokens = sum(self.tokens_per_step[: state.global_step])
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.parent = os.getppid()
@@ -138,7 +141,10 @@ def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, fol
     args = _arguments(config, folder)
     plans = make_plans(store, config, ranks=args.world_size)
     steps = [step for plan in plans for step in plan.steps]
+    if not steps:
+        raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
     args.max_steps = len(steps)
+    args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = model.config.pad_token_id or 0

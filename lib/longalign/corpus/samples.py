@@ -73,10 +73,11 @@ def instruction(
     sources: tuple[str, ...] | None = None,
     families: tuple[str, ...] = tuple(tasks.FAMILIES),
 ) -> dict[str, Any]:
-    """One single-turn instruction [document + question, answer] of `min_length` to `max_length` tokens, evenly.
+    """One single-turn instruction [document + question, answer]; its aim is drawn evenly from `min_length` to
+    `max_length` tokens.
 
-    `length` counts every token of the chat form. Lengths are reached from below: the document stops at the last
-    sentence that fits.
+    `length` counts every token of the chat form. The aim is reached from below, since the document stops at the last
+    sentence that fits: up to some 30 tokens are missing, so that `length` may be below `min_length`.
     """
     rng = Random(f"{kind}:{seed}:{index}")
     length = rng.randint(min_length, max_length)
