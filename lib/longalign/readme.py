@@ -30,8 +30,8 @@ def block(results: Path) -> str:
         cells = " | ".join(f"{value:.2f}" for value in row)
         lines.append(f"| {model} | {arm} | {cells} | {naive[model] / times[model, arm]:.2f} x |")
     return "\n\n".join([
-        "![exact match by prompt length for the four training methods](figures/method_scores.png)",
-        "Exact match of greedy answers by prompt length in tokens (1,024 stands for 64k), mean over "
+        "![exact match by length for the four training methods](figures/method_scores.png)",
+        "Exact match of greedy answers by length of the sample in tokens (at most; 1,024 stands for 64k), mean over "
         f"{scores.task.nunique()} tasks, and speed in tokens per second of processor time of one process, which leaves "
         "out that devices wait for each other:",
         "\n".join(lines),

@@ -47,8 +47,7 @@ def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
 def evaluation_set(evaluation: Evaluation, *, seed: int = 0, heldout: bool = False) -> Iterator[dict[str, Any]]:
     """New documents for every task and length: `per_cell` samples of at most the length, which becomes `cell`.
 
-    A document stops at the last sentence that fits, so samples are a little shorter: 0.93 times the length on average
-    at 1,024 tokens, 0.9 at 256, 0.86 at 128 and 0.7 at 64 (question and answer included).
+    A document stops at the last sentence that fits, so samples are somewhat shorter, short ones most.
     With `heldout`, the question templates are those that no training sample uses.
     """
     kind = "heldout" if heldout else "test"

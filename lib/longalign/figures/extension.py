@@ -41,7 +41,7 @@ def extension_recall(folder: Path) -> Figure:
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
-        axes.set(title=model, xlabel="tokens of the document", ylim=(-0.03, 1.03))
+        axes.set(title=model, xlabel="tokens of the document, at most", ylim=(-0.03, 1.03))
     panels[0][0].set_ylabel("recall of answer tokens")
     drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     drawn.tight_layout(rect=(0, 0, 1, 0.92))
