@@ -42,7 +42,7 @@ def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path):
 
 
 def test_a_stage_with_other_lessons_has_other_documents_in_the_same_place(tmp_path):
-    stage = replace(bases.STAGES[0], tokens=1000)
+    stage = replace(bases.FIRST, tokens=1000)
     other = replace(stage, recall_share=0.0)
     assert bases.documents(stage, tmp_path).sha256 == bases.documents(stage, tmp_path).sha256
     assert bases.documents(stage, tmp_path).sha256 != bases.documents(other, tmp_path).sha256
@@ -53,7 +53,7 @@ def test_a_committed_base_is_the_one_its_record_describes(name):
     folder = paths.bases() / name
     entry = json.loads((folder / "record.json").read_text())
     assert entry["sha256"] == record.hash_files(folder / "model.safetensors")
-    assert entry["stages"] == json.loads(json.dumps([vars(stage) for stage in bases.STAGES]))
+    assert entry["stages"] == json.loads(json.dumps([vars(stage) for stage in bases.CURRICULA[name]]))
 
 
 @committed

@@ -37,11 +37,15 @@ class Stage:
     schedule: str
 
 
-# Looking words up must be learned first, from the densest lessons; everything else builds on it.
-STAGES = (
-    Stage("first", (64, 64), 1_800_000, 1.0, 3e-3, "constant_with_warmup"),
-    Stage("second", (64, MAX_LENGTH), 5_600_000, 0.25, 3e-3, "cosine"),
-)
+# Looking words up must be learned first, from the densest lessons; everything else builds on it. Heads that share their
+# keys take longer to tell words apart.
+FIRST = Stage("first", (64, 64), 1_800_000, 1.0, 3e-3, "constant_with_warmup")
+SECOND = Stage("second", (64, MAX_LENGTH), 5_600_000, 0.25, 3e-3, "cosine")
+CURRICULA = {
+    "mini-6b": (FIRST, SECOND, replace(SECOND, name="third")),
+    "mini-7b": (FIRST, SECOND),
+    "mini-13b": (FIRST, SECOND),
+}
 
 
 def training(stage: Stage, model: str) -> dict[str, Any]:
@@ -66,16 +70,17 @@ def documents(stage: Stage, folder: Path) -> TokenStore:
     )  # fmt: skip
 
 
-def first_run(model: str, store: TokenStore) -> Run:
-    """The first stage of a model, from a random initialisation."""
+def stage_run(model: str, stage: Stage, store: TokenStore, *, before: Run | None = None) -> Run:
+    """One stage of a model: from the run of the stage `before`, or from a random initialisation."""
     new_model = {"name": model, "vocab_size": len(tokenizer.load()), "max_length": MAX_LENGTH, "seed": 0}
-    return Run(f"{model} first stage", str(store.folder), training(STAGES[0], model), new_model=new_model)
+    start = {"start": str(before.model)} if before else {"new_model": new_model}
+    return Run(f"{model} {stage.name} stage", str(store.folder), training(stage, model), **start)
 
 
 def rehearse(model: str, folder: Path) -> list[float]:
     """Losses of the first stage cut to a few steps: what tells that code, data and initialisation are still the
     same."""
-    run = first_run(model, documents(replace(STAGES[0], tokens=REHEARSAL_STEPS * TOKENS_PER_STEP), folder))
+    run = stage_run(model, FIRST, documents(replace(FIRST, tokens=REHEARSAL_STEPS * TOKENS_PER_STEP), folder))
     execute_all([run])
     return [event["loss"] for event in read_events(run.folder / "events.jsonl")]
 
@@ -83,18 +88,15 @@ def rehearse(model: str, folder: Path) -> list[float]:
 def build(models: list[str], folder: Path, *, workers: int = 2) -> None:
     """Train the short bases and put them into `folder`/<model>: config, safetensors, record.json."""
     data = paths.runs() / "bases"
-    first = [first_run(model, documents(STAGES[0], data)) for model in models]
-    execute_all(first, workers=workers)
-    second = [
-        Run(
-            f"{model} second stage", str(documents(STAGES[1], data).folder), training(STAGES[1], model),
-            start=str(run.model),
-        )
-        for model, run in zip(models, first, strict=True)
-    ]  # fmt: skip
-    execute_all(second, workers=workers)
-    for model, *runs in zip(models, first, second, strict=True):
-        _commit(model, runs, folder / model, rehearsal=rehearse(model, data))
+    runs: dict[str, list[Run]] = {model: [] for model in models}
+    for number in range(max(len(CURRICULA[model]) for model in models)):
+        learners = {model: CURRICULA[model][number] for model in models if number < len(CURRICULA[model])}
+        for model, stage in learners.items():
+            before = runs[model][-1] if runs[model] else None
+            runs[model].append(stage_run(model, stage, documents(stage, data), before=before))
+        execute_all([runs[model][-1] for model in learners], workers=workers)
+    for model in models:
+        _commit(model, runs[model], folder / model, rehearsal=rehearse(model, data))
 
 
 def _commit(model: str, runs: list[Run], target: Path, *, rehearsal: list[float]) -> None:
@@ -103,7 +105,7 @@ def _commit(model: str, runs: list[Run], target: Path, *, rehearsal: list[float]
         shutil.copy(runs[-1].model / name, target / name)
     records = [run.record() for run in runs]
     record.write_json(target / "record.json", {
-        "model": model, "shape": asdict(MINIATURES[model]), "stages": [asdict(stage) for stage in STAGES],
+        "model": model, "shape": asdict(MINIATURES[model]), "stages": [asdict(stage) for stage in CURRICULA[model]],
         "data": [entry["data"] for entry in records], "tokens": sum(entry["tokens"] for entry in records),
         "seconds": sum(entry["seconds"] for entry in records), "hardware": records[-1]["hardware"],
         "versions": records[-1]["versions"], "sha256": record.hash_files(target / "model.safetensors"),

@@ -83,7 +83,11 @@ def main(arguments: list[str]) -> int:
     for path in sorted(kept):
         print(f"not of this run, left as it is: {paths.relative(path)}")
     status = plots.main()
-    readme.main()
+    try:
+        readme.main()
+    except (ValueError, FileNotFoundError) as error:
+        print(f"longalign.reference: the README was left as it is: {error}", file=sys.stderr)
+        return 2
     return status
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -212,8 +212,9 @@ class _Worker:
     def give(self, run: Run) -> None:
         run.folder.mkdir(parents=True, exist_ok=True)
         self.run = run
-        self.process.stdin.write(json.dumps({**asdict(run), "key": run.key}) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has died: `finished_run` says so, with its log
+            self.process.stdin.write(json.dumps({**asdict(run), "key": run.key}) + "\n")
+            self.process.stdin.flush()
 
     def finished_run(self) -> Run | None:
         """The run that has just been finished, else None; RuntimeError when the process has died."""

@@ -13,12 +13,12 @@ SHORT_LENGTH = 128  # what the short bases have read
 
 @figure("extension_loss")
 def extension_loss(folder: Path) -> Figure:
-    """Loss of the continual training on long documents, one line a model."""
+    """Loss of the continual training on long documents, one line a model, smoothed over about ten steps."""
     table = pd.read_csv(folder / "extension_loss.csv")
     drawn, axes = plt.subplots()
     styles = look(table.model.unique().tolist())
     for model, part in table.groupby("model", sort=False):
-        axes.plot(part.tokens / 1e6, part.loss, label=model, **styles[model], markevery=0.2)
+        axes.plot(part.tokens / 1e6, part.loss.ewm(span=10).mean(), label=model, **styles[model], markevery=0.2)
     axes.set(xlabel="million tokens of long documents", ylabel="loss (mean over targets)")
     axes.legend()
     return drawn
@@ -36,7 +36,7 @@ def extension_recall(folder: Path) -> Figure:
         for stage in stages:
             part = table[(table.model == model) & (table.stage == stage)].sort_values("length")
             axes.plot(part.length, part.recall, label=stage, **styles[stage])
-        axes.axvline(SHORT_LENGTH, color="grey", linestyle=":", linewidth=1, marker="")
+        axes.axvline(SHORT_LENGTH, color="black", linestyle=":", linewidth=1.2, marker="")
         lengths = sorted(table.length.unique())
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [str(length) for length in lengths])
