@@ -87,6 +87,10 @@ def draw(name: str, data: Path | str, folder: Path | str | None = None) -> Figur
     """
     if name not in FIGURES:
         import longalign.figures  # noqa: F401  enters them all; at import time it would be a circle
+    # A notebook's backend turns interactive when it is first used. Inside the context that would be undone at its end,
+    # and no figure but the first would be shown.
+    if not plt.get_fignums():
+        plt.switch_backend(matplotlib.get_backend())
     with plt.rc_context(STYLE):
         drawn = FIGURES[name](Path(data))
         if folder is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from longalign import paths
+from longalign.figures.methods import METHODS
 from longalign.record import write_text
 
 BEGIN, END = "<!-- results:begin (written by `make reference`) -->", "<!-- results:end -->"
@@ -26,7 +27,8 @@ def block(results: Path) -> str:
     times = speed.set_index(["model", "method"]).cpu_seconds
     lines = ["| model | training method | " + " | ".join(f"{n}" for n in table.columns) + " | speed against naive |"]
     lines.append("|---|---|" + "---|" * (len(table.columns) + 1))
-    for (model, arm), row in table.iterrows():
+    for model, arm in ((model, arm) for model in scores.model.unique() for arm in METHODS):
+        row = table.loc[model, arm]
         cells = " | ".join(f"{value:.2f}" for value in row)
         lines.append(f"| {model} | {arm} | {cells} | {naive[model] / times[model, arm]:.2f} x |")
     return "\n\n".join([
