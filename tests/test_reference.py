@@ -26,6 +26,16 @@ def test_a_scrubbed_notebook_keeps_outputs_and_loses_paths_timings_and_papermill
     assert notebook.cells[0].metadata == {"tags": ["kept"]} and notebook.metadata == {"title": "Small"}
 
 
+def test_a_scrubbed_notebook_says_in_its_own_parameters_cell_what_it_was_run_with():
+    own = new_code_cell('profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nseed: int = 0', execution_count=1)
+    own.metadata["tags"] = ["parameters"]
+    notebook = executed()
+    notebook.cells.insert(0, own)
+    notebook.cells[1].source = "# Parameters\nprofile = 'laptop'\nlengths = [7]\n"
+    cells = scrub(notebook).cells
+    assert cells[0].source == 'profile: str = "laptop"\nlengths: list[int] = [7]\nseed: int = 0'
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run with a table, a record, a training folder and one executed notebook; one more is still running."""

@@ -7,6 +7,7 @@ The price: files of an earlier reference that this run no longer writes stay, an
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -53,7 +54,11 @@ def is_finished(notebook: nbformat.NotebookNode) -> bool:
 
 
 def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Take out what belongs to one machine and one hour: timings, paths, papermill's cells and metadata. In place."""
+    """Take out what belongs to one machine and one hour: timings, paths, papermill's cells and metadata. In place.
+
+    The values that the run was given move into the notebook's own parameters cell, so that the page says what it shows.
+    """
+    _keep_parameters(notebook)
     notebook.cells = [c for c in notebook.cells if not {"injected-parameters", "papermill-error-cell-tag"} & _tags(c)]
     for cell in notebook.cells:
         for key in _CELL_METADATA:
@@ -61,6 +66,17 @@ def scrub(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     for key in ("papermill", "widgets"):
         notebook.metadata.pop(key, None)
     return notebook
+
+
+def _keep_parameters(notebook: nbformat.NotebookNode) -> None:
+    given = [cell.source for cell in notebook.cells if "injected-parameters" in _tags(cell)]
+    values = {target.id: ast.unparse(node.value) for source in given for node in ast.parse(source).body
+              if isinstance(node, ast.Assign) for target in node.targets if isinstance(target, ast.Name)}  # fmt: skip
+    for cell in (cell for cell in notebook.cells if "parameters" in _tags(cell)):
+        for node in ast.parse(cell.source).body:
+            if isinstance(node, ast.AnnAssign) and node.target.id in values:
+                line = f"{node.target.id}: {ast.unparse(node.annotation)} = {values[node.target.id]}"
+                cell.source = cell.source.replace(ast.get_source_segment(cell.source, node), line.replace("'", '"'))
 
 
 def _tags(cell: nbformat.NotebookNode) -> set[str]:
