@@ -22,6 +22,9 @@ def block(results: Path) -> str:
     """
     scores, speed = pd.read_csv(results / "methods.csv"), pd.read_csv(results / "method_speed.csv")
     entry = json.loads((results / "05_training_methods.json").read_text(encoding="utf-8"))
+    questions = entry["config"]["evaluation"]["per_cell"] * scores.task.nunique()
+    records = (json.loads(path.read_text(encoding="utf-8")) for path in results.glob("[0-9][0-9]_*.json"))
+    minutes = sum(record["wall_seconds"] for record in records) / 60
     table = scores.pivot_table(index=["model", "arm"], columns="length", values="value", sort=False)
     naive = speed[speed.method == "naive"].set_index("model").cpu_seconds
     times = speed.set_index(["model", "method"]).cpu_seconds
@@ -37,6 +40,7 @@ def block(results: Path) -> str:
         f"{scores.task.nunique()} tasks, and speed in tokens per second of processor time of one process, which leaves "
         "out that devices wait for each other:",
         "\n".join(lines),
+        f"{questions} questions a cell; all notebooks took {minutes:.0f} minutes (training included, installing not). "
         f"Profile `{entry['config']['name']}`, seed {', '.join(map(str, entry['seeds']))}, "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}), torch {entry['versions']['torch']}.",
     ])  # fmt: skip
