@@ -54,5 +54,6 @@ def test_every_notebook_and_every_make_target_that_the_readme_names_exists():
     text = README.read_text(encoding="utf-8")
     notebooks = {path.stem for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
     assert set(re.findall(r"`(\d\d_\w+)`", text)) == notebooks
+    assert "`make reference`" in text and "\nmake reproduce" in text
     targets = set(re.findall(r"^([a-z-]+):", (paths.root() / "Makefile").read_text(), flags=re.M))
-    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.M)) <= targets
