@@ -86,7 +86,7 @@ def instruction(
         document, found = _askable(rng, length - reserve, families, sources)
         items = [tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language, heldout=heldout)]
         sample = _sample(kind, index, document, items)
-        # The answer's length is known only now: what it left over goes back to the document, once.
+        # The answer's length is known only now: draw anew with more or less kept back for it, until the aim is met.
         if sample["length"] <= length and (reserve <= 24 or length - sample["length"] < 24):
             return sample
         reserve = max(24, reserve - max(8, length - sample["length"])) if sample["length"] <= length else reserve + 24
