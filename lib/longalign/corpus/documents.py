@@ -27,10 +27,16 @@ class Document:
     world: World
 
 
-def write_document(rng: Random, source: str, tokens: int) -> Document:
-    """A document of at most `tokens` tokens (at least 24), in the style of `source`."""
+def write_document(
+    rng: Random, source: str, tokens: int, *, facts: FactSource | None = None, placed: tuple[Fact, float] | None = None
+) -> Document:
+    """A document of at most `tokens` tokens (at least 24), in the style of `source`.
+
+    `facts` (of the same language) is shared by documents that stand together, so that no word is in facts of two of
+    them. `placed` is a fact drawn from `facts` and its depth: the share of the other sentences that stand before it.
+    """
     style = STYLES[source]
-    facts = FactSource(rng, style)
+    facts = FactSource(rng, style) if facts is None else facts
     world = World()
     title = facts.filler(style.title)
     budget = tokens - count_tokens(title) - 1
@@ -40,6 +46,9 @@ def write_document(rng: Random, source: str, tokens: int) -> Document:
     _take(world, decisions)
     # Decisions may push the last sentences into one more paragraph, with its heading.
     budget -= _cost(decisions) + (5 if decisions else 0)
+    if placed:
+        _take(world, [placed[0]])
+        budget -= _cost([placed[0]]) + 5
     sentences: list[str] = []
     while budget > 0:
         drawn = _draw(rng, facts, style, world)
@@ -55,6 +64,9 @@ def write_document(rng: Random, source: str, tokens: int) -> Document:
     rng.shuffle(sentences)
     for place, decision in zip(sorted(rng.randint(0, len(sentences)) for _ in decisions), decisions, strict=True):
         sentences.insert(place + decisions.index(decision), decision.text)
+    if placed:
+        fact, depth = placed
+        sentences.insert(round(depth * len(sentences)), fact.text)
     return Document(_layout(rng, style, title, sentences), source, style.language, world)
 
 
