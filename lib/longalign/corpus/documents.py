@@ -32,8 +32,8 @@ def write_document(
 ) -> Document:
     """A document of at most `tokens` tokens (at least 24), in the style of `source`.
 
-    `facts` (of the same language) is shared by documents that stand together, so that no word is in facts of two of
-    them. `placed` is a fact drawn from `facts` and its depth: the share of the other sentences that stand before it.
+    `facts` draws its facts in place of a new source (same language). `placed` is a fact that was drawn from `facts`
+    before, and its depth: the share of the other sentences that stand before it, to the nearest sentence.
     """
     style = STYLES[source]
     facts = FactSource(rng, style) if facts is None else facts

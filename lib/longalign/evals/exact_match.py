@@ -9,15 +9,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel
 
-from longalign.collators import PackedCollator
-from longalign.packing import next_fit
+from longalign.evals.forward import target_logits
 from longalign.shapes import IGNORE_INDEX
 
 
-@torch.no_grad()
 def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192) -> np.ndarray:
     """Share of exact answers per sequence: 1.0 where all target tokens are the argmax, else 0.0; NaN without targets.
 
@@ -33,32 +30,53 @@ def token_recall(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) ->
     return float(np.concatenate(target_hits(model, sequences)).mean())
 
 
-@torch.no_grad()
 def target_hits(
     model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192
 ) -> list[np.ndarray]:
     """For each sequence, whether each of its target tokens is the model's most probable one (bool, shape (N_i,))."""
-    lengths = [len(sequence["input_ids"]) for sequence in sequences]
-    collate = PackedCollator(model.config.pad_token_id or 0)
     hits: list[np.ndarray] = [np.empty(0, dtype=bool)] * len(sequences)
-    training = model.training
-    model.eval()
-    for pack in next_fit(lengths, max(capacity, *lengths, 1)):
-        batch = collate([{**sequences[i], "loss_weight": 1.0} for i in pack])
-        labels = batch.pop("labels")[0].to(model.device)
-        batch.pop("loss_weights")
-        hidden = model.base_model(**_to(batch, model.device)).last_hidden_state[0]
-        predicting = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
-        correct = model.get_output_embeddings()(hidden[predicting]).argmax(-1) == labels[predicting + 1]
-        owner = np.searchsorted(np.cumsum([lengths[i] for i in pack]), predicting.cpu().numpy() + 1, side="right")
-        for position, i in enumerate(pack):
-            hits[i] = correct.cpu().numpy()[owner == position]
-    model.train(training)
+    for pack in target_logits(model, sequences, capacity=capacity):
+        correct = (pack.logits.argmax(-1) == pack.tokens).cpu().numpy()
+        for i in np.unique(pack.owners):
+            hits[i] = correct[pack.owners == i]
     return hits
 
 
-def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+def answer_match(hits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of a conversation's answers of which every token is hit: `exact_match` where there is one answer.
+
+    `hits` as from `target_hits`, `labels` (unshifted) of the same sequence; answers are its runs of targets.
+
+    >>> answer_match(np.array([True, True, True, False]), np.array([-100, -100, 5, 6, -100, 5, 7]))
+    0.5
+    """
+    return float(np.mean([run.all() for run in np.split(hits, _run_starts(labels))]))
+
+
+def fact_match(hits: np.ndarray, labels: np.ndarray, *, marks: Sequence[int]) -> float:
+    """Share of facts of which every target token is hit, the reference standing before them; `marks` end a fact.
+
+    A fact is a sentence of an answer, up to one of the token ids `marks`; what follows the last mark, as the end token
+    does, belongs to the last fact. Graded where `exact_match` is 0 or 1, equal to it for answers of one fact.
+
+    With "." = 9 and the end token = 1, two facts, the end missed:
+
+    >>> hits = np.array([True, True, True, True, False])
+    >>> fact_match(hits, np.array([-100, 5, 9, 6, 9, 1]), marks=[9])
+    0.5
+    """
+    targets = labels[1:][labels[1:] != IGNORE_INDEX]
+    facts: list[bool] = []
+    for ids, hit in zip(*(np.split(x, _run_starts(labels)) for x in (targets, hits)), strict=True):
+        ends = np.flatnonzero(np.isin(ids, marks)) + 1
+        facts += [bool(fact.all()) for fact in np.split(hit, ends[:-1])]
+    return float(np.mean(facts))
+
+
+def _run_starts(labels: np.ndarray) -> np.ndarray:
+    """Where, among the targets, the runs of neighbouring targets after the first one begin."""
+    places = np.flatnonzero(labels[1:] != IGNORE_INDEX)
+    return np.flatnonzero(np.diff(places) > 1) + 1
 
 
 def by_cell(scores: np.ndarray, samples: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:

@@ -1,0 +1,154 @@
+"""The short benchmarks, at most 128 tokens: conversations (for MT-Bench) and four multiple-choice sets of four options.
+
+| set | in the place of | right | wrong |
+|---|---|---|---|
+| reasoning | ARC | the chain of people, or of calls | other sequences of the same links, the most alike first |
+| continuation | HellaSwag | the end of a fact that is told again | the ends of other facts |
+| truthfulness | TruthfulQA | the fact asked for | its key with (parts of) the values of other facts |
+| knowledge | MMLU | the answer to a question of any family | answers to other questions on the document |
+
+Options differ from each other, have the same number of facts where the document allows it, and stand in a random order.
+Continuation is plain text as in pre-training (`form` "text"), the others are conversations (`form` "chat").
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import count, permutations
+from random import Random
+from typing import Any
+
+from longalign.corpus import samples, tasks
+from longalign.corpus.benchmarks.building import SOURCES, draw_document, draw_language, make_item, random
+from longalign.corpus.documents import Document
+from longalign.corpus.styles import STYLES
+from longalign.corpus.tokenizer import count_tokens
+from longalign.corpus.world import Fact, FactSource, World
+from longalign.profiles import Evaluation
+
+LONGEST = 128
+DOCUMENT_TOKENS = (56, 92)
+WRONG = 3
+
+Drawn = tuple[Document, tasks.Item, list[str]]
+
+
+def short(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """`short_per_task` conversations and as many items of each multiple-choice set."""
+    yield from _conversations(evaluation.short_per_task)
+    for task, draw in CHOICES.items():
+        yield from (_choice(task, index, draw) for index in range(evaluation.short_per_task))
+
+
+def _conversations(wanted: int) -> Iterator[dict[str, Any]]:
+    """Conversations of two or three turns with different answers."""
+    for index in count():
+        if not wanted:
+            return
+        sample = samples.dialogue("multi-turn", 0, index, max_length=LONGEST)
+        answers = [message["content"] for message in sample["messages"][1::2]]
+        if len(set(answers)) == len(answers) >= 2:
+            wanted -= 1
+            yield {**sample, "task": "multi-turn", "family": sample["task"], "cell": 0}
+
+
+def _choice(task: str, index: int, draw: Callable[[Random, str], Drawn | None]) -> dict[str, Any]:
+    rng = random(f"choice-{task}", index)
+    language = draw_language(rng)
+    while True:
+        drawn = draw(rng, language)
+        if not drawn:
+            continue
+        document, asked, wrong = drawn
+        right = rng.randrange(WRONG + 1)
+        options = [*wrong[:right], asked.answer, *wrong[right:]]
+        more = {"options": options, "right": right, "form": "text" if task == "continuation" else "chat"}
+        item = make_item(task, index, document, [(asked.question, asked.answer)], task=task, asked=asked, **more)
+        longer = max(count_tokens(option) for option in options) - count_tokens(asked.answer)
+        if item["length"] + longer <= LONGEST:
+            return item
+
+
+def _document(rng: Random, language: str, suits: Callable[[World], Any]) -> Document:
+    return draw_document(rng, language, rng.randint(*DOCUMENT_TOKENS), suits)
+
+
+def _reasoning(rng: Random, language: str) -> Drawn | None:
+    kinds = {"chain": "link", "calls": "call"}
+    document = _document(rng, language, lambda world: world.chains)
+    family = rng.choice([name for name in tasks.possible(document.world, language) if name in kinds])
+    asked = tasks.ask(rng, document.world, family, language=language)
+    (chain,) = (c for c in document.world.chains[kinds[family]] if _joined(c) == asked.answer)
+    links = document.world.of(kinds[family])
+    wrong = [sequence for sequence in permutations(links, len(chain)) if list(sequence) != chain]
+    rng.shuffle(wrong)
+    wrong.sort(key=lambda sequence: -_shared_start(sequence, chain))
+    return (document, asked, [_joined(sequence) for sequence in wrong[:WRONG]]) if len(wrong) >= WRONG else None
+
+
+def _continuation(rng: Random, language: str) -> Drawn | None:
+    """A document as in `samples.recall_document`, cut in the second telling of a fact, after its key."""
+    style = STYLES[rng.choice(SOURCES[language])]
+    source, facts, tokens = FactSource(rng, style), [], rng.randint(40, 54)
+    while (tokens := tokens - (count_tokens(facts[-1].text) if facts else 0)) > 0:
+        facts.append(source.gloss() if "gloss" in source.available() and rng.random() < 0.3 else source.deed())
+    again = facts if rng.random() < samples.SAME_ORDER_SHARE else rng.sample(facts, len(facts))
+    told = rng.randrange(len(facts))
+    ends = [_end(fact) for fact in facts if fact.kind == again[told].kind and fact is not again[told]]
+    if len(ends) < WRONG:
+        return None
+    gap = "" if language == "zh" else " "
+    before = gap.join([*(fact.text for fact in again[:told]), again[told].key])
+    text = f"{_joined(facts)}\nA: {before}"
+    asked = tasks.Item("recall", "continuation", text, _end(again[told]), "")
+    return Document("", style.source, language, World()), asked, rng.sample(ends, WRONG)
+
+
+def _truthfulness(rng: Random, language: str) -> Drawn | None:
+    document = _document(rng, language, lambda world: world.of("deed")[2:])
+    asked = tasks.ask(rng, document.world, "lookup", language=language)
+    (true,) = (fact for fact in document.world.of("deed") if fact.text == asked.answer)
+    false = []
+    for other in (fact for fact in document.world.of("deed") if fact is not true):
+        (own, own_rest), (others, others_rest) = _parts(true), _parts(other)
+        false += [other.value, own + others_rest, others + own_rest]
+    return document, asked, [Fact("deed", true.key, value, language).text for value in rng.sample(false, WRONG)]
+
+
+def _knowledge(rng: Random, language: str) -> Drawn | None:
+    document = _document(rng, language, lambda world: tasks.possible(world, language))
+    families = tasks.possible(document.world, language)
+    asked, *others = (tasks.ask(rng, document.world, rng.choice(families), language=language) for _ in range(40))
+    # An answer in another order would be right as well: options are told apart by their facts.
+    different = {_facts(other.answer): other for other in others if _facts(other.answer) != _facts(asked.answer)}
+    size = len(_facts(asked.answer))
+    nearest = sorted(different, key=lambda facts: (abs(len(facts) - size), different[facts].family != asked.family))
+    return (document, asked, [different[facts].answer for facts in nearest[:WRONG]]) if nearest[WRONG - 1 :] else None
+
+
+CHOICES = {
+    "reasoning": _reasoning, "continuation": _continuation, "truthfulness": _truthfulness, "knowledge": _knowledge,
+}  # fmt: skip
+"""The multiple-choice sets: what draws a document, a question and three wrong options, or None to try again."""
+
+
+def _joined(facts: list[Fact] | tuple[Fact, ...]) -> str:
+    return ("" if facts[0].language == "zh" else " ").join(fact.text for fact in facts)
+
+
+def _shared_start(left: tuple[Fact, ...], right: list[Fact]) -> int:
+    return next((place for place, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), len(right))
+
+
+def _end(fact: Fact) -> str:
+    """What follows the key in a fact's sentence."""
+    return fact.text[len(fact.key) :].removeprefix(" ")
+
+
+def _parts(fact: Fact) -> tuple[str, str]:
+    """A value's verb, with the space behind it, and the rest."""
+    end = 1 if fact.language == "zh" else fact.value.index(" ") + 1
+    return fact.value[:end], fact.value[end:]
+
+
+def _facts(answer: str) -> frozenset[str]:
+    return frozenset(sentence.strip() for sentence in re.findall(r"[^.。]+[.。]", answer))

@@ -1,0 +1,52 @@
+"""One forward pass over packs, from which every teacher-forced metric takes what it needs at the target tokens.
+
+Price: the logits of a pack's targets are held at once; those of all other tokens are never computed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from longalign.collators import PackedCollator
+from longalign.packing import next_fit
+from longalign.shapes import IGNORE_INDEX
+
+
+@dataclass(frozen=True)
+class PackTargets:
+    """The targets of one pack: `logits` [targets, vocabulary] before each, `tokens` [targets], `owners` [targets]
+    (the index of the sequence that each belongs to, in the order of the sequences and their tokens)."""
+
+    logits: Tensor
+    tokens: Tensor
+    owners: np.ndarray
+
+
+@torch.no_grad()
+def target_logits(
+    model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192
+) -> Iterator[PackTargets]:
+    """Every target token of `sequences` (`input_ids` and unshifted `labels`), pack by pack, in evaluation mode."""
+    lengths = [len(sequence["input_ids"]) for sequence in sequences]
+    collate = PackedCollator(model.config.pad_token_id or 0)
+    training = model.training
+    model.eval()
+    for pack in next_fit(lengths, max(capacity, *lengths, 1)):
+        batch = collate([{**sequences[i], "loss_weight": 1.0} for i in pack])
+        labels = batch.pop("labels")[0].to(model.device)
+        batch.pop("loss_weights")
+        hidden = model.base_model(**_to(batch, model.device)).last_hidden_state[0]
+        predicting = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
+        places = np.searchsorted(np.cumsum([lengths[i] for i in pack]), predicting.cpu().numpy() + 1, side="right")
+        logits = model.get_output_embeddings()(hidden[predicting])
+        yield PackTargets(logits, labels[predicting + 1], np.array(pack)[places])
+    model.train(training)
+
+
+def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
