@@ -21,7 +21,7 @@ SLACK = 24  # tokens that may be missing from an aim; sentences have up to 15
 Turn = tuple[str, str]
 
 
-def random(kind: str, index: int) -> Random:
+def random_numbers(kind: str, index: int) -> Random:
     """The random numbers of item `index` of a kind."""
     return Random(f"{kind}:0:{index}")
 

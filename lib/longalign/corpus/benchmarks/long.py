@@ -17,7 +17,7 @@ from longalign.corpus.benchmarks.building import (
     evenly,
     fit,
     make_item,
-    random,
+    random_numbers,
 )
 from longalign.corpus.documents import Document, write_document
 from longalign.corpus.styles import STYLES
@@ -50,7 +50,7 @@ def needle(evaluation: Evaluation, *, window: int) -> Iterator[dict[str, Any]]:
 
 
 def _needle(kind: str, index: int, length: int, depth: float) -> dict[str, Any]:
-    rng = random(kind, index)
+    rng = random_numbers(kind, index)
     source = rng.choice(SOURCES["en"])
 
     def make(tokens: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def longbench(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     longest = max(evaluation.lengths)
     for task in ("single-document-qa", "multi-document-qa", "summarization"):
         for index, aim in enumerate(evenly(max(SHORTEST, longest / 8), longest, evaluation.longbench_per_task)):
-            rng = random(task, index)
+            rng = random_numbers(task, index)
             language = draw_language(rng)
             if task == "multi-document-qa":
                 yield _multi_document(rng, task, index, language, aim)
@@ -143,7 +143,7 @@ def longbench_chat(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
             share = len(range(CHINESE_CATEGORIES.index(category), chinese, len(CHINESE_CATEGORIES)))
         spoken_chinese = {round((i + 0.5) * len(places) / share - 0.5) for i in range(share)}
         for index, place in enumerate(places):
-            rng = random(f"chat-{category}", index)
+            rng = random_numbers(f"chat-{category}", index)
             language = "zh" if index in spoken_chinese else "en"
             askable = [family for family in families if language in tasks.FAMILIES[family].trained]
             yield _single_document(

@@ -2,9 +2,9 @@
 
 | set | in the place of | right | wrong |
 |---|---|---|---|
-| reasoning | ARC | the chain of people, or of calls | other sequences of the same links, the most alike first |
+| reasoning | ARC | the chain of people, or of calls | the same chain through other people or calls of the document |
 | continuation | HellaSwag | the end of a fact that is told again | the ends of other facts |
-| truthfulness | TruthfulQA | the fact asked for | its key with (parts of) the values of other facts |
+| truthfulness | TruthfulQA | the fact asked for | the same with one word of another fact |
 | knowledge | MMLU | the answer to a question of any family | answers to other questions on the document |
 
 Options differ from each other, have the same number of facts where the document allows it, and stand in a random order.
@@ -13,12 +13,13 @@ Continuation is plain text as in pre-training (`form` "text"), the others are co
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count, permutations
 from random import Random
 from typing import Any
 
 from longalign.corpus import samples, tasks
-from longalign.corpus.benchmarks.building import SOURCES, draw_document, draw_language, make_item, random
+from longalign.corpus.benchmarks.building import SOURCES, draw_document, draw_language, make_item, random_numbers
 from longalign.corpus.documents import Document
 from longalign.corpus.styles import STYLES
 from longalign.corpus.tokenizer import count_tokens
@@ -28,6 +29,9 @@ from longalign.profiles import Evaluation
 LONGEST = 128
 DOCUMENT_TOKENS = (56, 92)
 WRONG = 3
+LONGEST_CHAIN = 3
+REASONING = {"chain": ("link", "deed", "note"), "calls": ("call",)}
+"""Families of the reasoning set: the kind of their links, and the kinds whose keys could stand in them as well."""
 
 Drawn = tuple[Document, tasks.Item, list[str]]
 
@@ -52,7 +56,7 @@ def _conversations(wanted: int) -> Iterator[dict[str, Any]]:
 
 
 def _choice(task: str, index: int, draw: Callable[[Random, str], Drawn | None]) -> dict[str, Any]:
-    rng = random(f"choice-{task}", index)
+    rng = random_numbers(f"choice-{task}", index)
     language = draw_language(rng)
     while True:
         drawn = draw(rng, language)
@@ -72,25 +76,37 @@ def _document(rng: Random, language: str, suits: Callable[[World], Any]) -> Docu
     return draw_document(rng, language, rng.randint(*DOCUMENT_TOKENS), suits)
 
 
-def _reasoning(rng: Random, language: str) -> Drawn | None:
-    kinds = {"chain": "link", "calls": "call"}
-    document = _document(rng, language, lambda world: world.chains)
-    family = rng.choice([name for name in tasks.possible(document.world, language) if name in kinds])
+def _reasoning(rng: Random, language: str) -> Drawn:
+    family = rng.choice([name for name in REASONING if language in tasks.FAMILIES[name].trained])
+    kind, needed = REASONING[family][0], WRONG + LONGEST_CHAIN
+
+    def keys(world: World) -> list[str]:
+        return [fact.key for kind in REASONING[family] for fact in world.of(kind)]
+
+    document = _document(rng, language, lambda world: kind in world.chains and len(keys(world)) >= needed)
     asked = tasks.ask(rng, document.world, family, language=language)
-    (chain,) = (c for c in document.world.chains[kinds[family]] if _joined(c) == asked.answer)
-    links = document.world.of(kinds[family])
-    wrong = [sequence for sequence in permutations(links, len(chain)) if list(sequence) != chain]
-    rng.shuffle(wrong)
-    wrong.sort(key=lambda sequence: -_shared_start(sequence, chain))
-    return (document, asked, [_joined(sequence) for sequence in wrong[:WRONG]]) if len(wrong) >= WRONG else None
+    (chain,) = (c for c in document.world.chains[kind] if _joined(c) == asked.answer)
+    others = sorted(set(keys(document.world)) - {fact.key for fact in chain})
+    return document, asked, rng.sample([_detour(chain, d) for d in permutations(others, len(chain) - 1)], WRONG)
+
+
+def _detour(chain: list[Fact], keys: tuple[str, ...]) -> str:
+    """The chain as it would be if other `keys` stood in it, from the second on: each link leads to the next."""
+    values = [
+        link.value.removesuffix(following.key) + key
+        for link, following, key in zip(chain[:-1], chain[1:], keys, strict=True)
+    ]
+    told = zip(chain, [chain[0].key, *keys], [*values, chain[-1].value], strict=True)
+    return _joined([replace(link, key=key, value=value) for link, key, value in told])
 
 
 def _continuation(rng: Random, language: str) -> Drawn | None:
     """A document as in `samples.recall_document`, cut in the second telling of a fact, after its key."""
     style = STYLES[rng.choice(SOURCES[language])]
-    source, facts, tokens = FactSource(rng, style), [], rng.randint(40, 54)
-    while (tokens := tokens - (count_tokens(facts[-1].text) if facts else 0)) > 0:
+    source, facts, room = FactSource(rng, style), [], rng.randint(40, 54)
+    while room > 0:
         facts.append(source.gloss() if "gloss" in source.available() and rng.random() < 0.3 else source.deed())
+        room -= count_tokens(facts[-1].text)
     again = facts if rng.random() < samples.SAME_ORDER_SHARE else rng.sample(facts, len(facts))
     told = rng.randrange(len(facts))
     ends = [_end(fact) for fact in facts if fact.kind == again[told].kind and fact is not again[told]]
@@ -107,11 +123,12 @@ def _truthfulness(rng: Random, language: str) -> Drawn | None:
     document = _document(rng, language, lambda world: world.of("deed")[2:])
     asked = tasks.ask(rng, document.world, "lookup", language=language)
     (true,) = (fact for fact in document.world.of("deed") if fact.text == asked.answer)
-    false = []
-    for other in (fact for fact in document.world.of("deed") if fact is not true):
-        (own, own_rest), (others, others_rest) = _parts(true), _parts(other)
-        false += [other.value, own + others_rest, others + own_rest]
-    return document, asked, [Fact("deed", true.key, value, language).text for value in rng.sample(false, WRONG)]
+    own, gap = _words(true), "" if language == "zh" else " "
+    false = [
+        gap.join([*own[:place], _words(other)[place], *own[place + 1 :]])
+        for other in document.world.of("deed") if other is not true for place in range(len(own))
+    ]  # fmt: skip
+    return document, asked, [replace(true, value=value).text for value in rng.sample(false, WRONG)]
 
 
 def _knowledge(rng: Random, language: str) -> Drawn | None:
@@ -135,19 +152,14 @@ def _joined(facts: list[Fact] | tuple[Fact, ...]) -> str:
     return ("" if facts[0].language == "zh" else " ").join(fact.text for fact in facts)
 
 
-def _shared_start(left: tuple[Fact, ...], right: list[Fact]) -> int:
-    return next((place for place, (a, b) in enumerate(zip(left, right, strict=True)) if a != b), len(right))
-
-
 def _end(fact: Fact) -> str:
     """What follows the key in a fact's sentence."""
     return fact.text[len(fact.key) :].removeprefix(" ")
 
 
-def _parts(fact: Fact) -> tuple[str, str]:
-    """A value's verb, with the space behind it, and the rest."""
-    end = 1 if fact.language == "zh" else fact.value.index(" ") + 1
-    return fact.value[:end], fact.value[end:]
+def _words(fact: Fact) -> list[str]:
+    """Verb, adjective and noun of a deed; each is one character in Chinese."""
+    return list(fact.value) if fact.language == "zh" else fact.value.split()
 
 
 def _facts(answer: str) -> frozenset[str]:
