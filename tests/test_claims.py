@@ -1,0 +1,296 @@
+"""Claims: constructed tables give every verdict, and what is missing is said without stopping the other claims."""
+
+import csv
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longalign.claims import COLUMNS, check, main, measure_all, write
+from longalign.ledger import Claim, Number, load_ledger
+from longalign.stats import t_interval
+
+ARMS = (Number("new", 1.0), Number("old", -1.0))
+
+
+def claim(name="c", **changes):
+    fields = {
+        "id": name, "source": "Table 2", "statement": "New is better.", "notebook": "06_data_scale",
+        "results": "scores", "model": "mini-6b", "metric": "accuracy", "arms": ARMS, "direction": "greater",
+    }  # fmt: skip
+    return Claim(**(fields | changes))
+
+
+def equal(name="c", **changes):
+    return claim(name, direction="equal", margin=0.05, **changes)
+
+
+def table(folder, new, old, *, name="scores", extra=(), task="reading"):
+    """A tidy CSV of two arms, a value per seed."""
+    rows = [
+        {"experiment": name, "arm": arm, "model": "mini-6b", "seed": seed, "task": task, "length": 0,
+         "metric": "accuracy", "value": value}
+        for arm, values in (("new", new), ("old", old)) for seed, value in enumerate(values)
+    ]  # fmt: skip
+    pd.DataFrame([*rows, *extra]).to_csv(folder / f"{name}.csv", index=False)
+
+
+def items(folder, columns, *, name="scores", task="reading"):
+    """An item file whose columns are runs of mini-6b: {"new|0": values}."""
+    (folder / "items").mkdir(exist_ok=True)
+    count = len(next(iter(columns.values())))
+    keys = {"benchmark": "short", "task": task, "length": 0, "item": [f"i{n}" for n in range(count)],
+            "metric": "accuracy"}  # fmt: skip
+    frame = pd.DataFrame(keys | {f"mini-6b|{run}": values for run, values in columns.items()})
+    frame.to_csv(folder / "items" / f"{name}.csv", index=False)
+
+
+def one(folder, stated):
+    (row,) = measure_all([stated], folder)
+    return row
+
+
+FAR = [0.80, 0.82, 0.81, 0.79, 0.83]
+NEAR = [0.501, 0.499, 0.500, 0.502, 0.498]
+LOOSE = [0.10, 0.95, 0.60, 0.30, 0.80]
+BASE = [0.50, 0.50, 0.50, 0.50, 0.50]
+
+
+@pytest.mark.parametrize(
+    ("stated", "new", "old", "expected"),
+    [
+        (claim(), FAR, BASE, "reproduced"),
+        (claim(), LOOSE, BASE, "consistent"),
+        (claim(), BASE, LOOSE, "not reproduced"),
+        (claim(), BASE, BASE, "not reproduced"),
+        (claim(), BASE, FAR, "contradicted"),
+        (claim(direction="less"), BASE, FAR, "reproduced"),
+        (claim(direction="less"), BASE, LOOSE, "consistent"),
+        (claim(direction="less"), LOOSE, BASE, "not reproduced"),
+        (claim(direction="less"), FAR, BASE, "contradicted"),
+        (equal(), NEAR, BASE, "reproduced"),
+        (equal(), [0.40, 0.62, 0.45, 0.58, 0.50], BASE, "consistent"),
+        (equal(), [0.90, 0.35, 0.80, 0.40, 0.75], BASE, "not reproduced"),
+        (equal(), FAR, BASE, "contradicted"),
+    ],
+)
+def test_constructed_scores_of_five_seeds_give_each_verdict(tmp_path, stated, new, old, expected):
+    table(tmp_path, new, old)
+    row = one(tmp_path, stated)
+    assert row["verdict"] == expected
+    assert row["seeds"] == 5 and not row["provisional"]
+
+
+def test_estimate_and_interval_are_those_of_the_paired_differences(tmp_path):
+    table(tmp_path, FAR, NEAR)
+    row = one(tmp_path, claim())
+    differences = np.array(FAR) - np.array(NEAR)
+    assert row["estimate"] == pytest.approx(differences.mean())
+    assert (row["low"], row["high"]) == pytest.approx(tuple(t_interval(differences)))
+    assert row["interval"] == "t over seeds" and math.isnan(row["item_low"]) and row["note"] == ""
+
+
+def test_seeds_are_paired_by_their_number_not_by_their_order(tmp_path):
+    table(tmp_path, [0.9, 0.5, 0.7], [0.8, 0.3, 0.4])
+    frame = pd.read_csv(tmp_path / "scores.csv")
+    frame.iloc[[5, 0, 3, 1, 4, 2]].to_csv(tmp_path / "scores.csv", index=False)
+    row = one(tmp_path, claim())
+    assert (row["low"], row["high"]) == pytest.approx(tuple(t_interval(np.array([0.1, 0.2, 0.3]))))
+
+
+def test_tasks_and_lengths_count_once_each(tmp_path):
+    more = [{"experiment": "scores", "arm": arm, "model": "mini-6b", "seed": seed, "task": "chat", "length": length,
+             "metric": "accuracy", "value": value}
+            for arm, value in (("new", 1.0), ("old", 0.0)) for seed in range(3) for length in (64, 128)]  # fmt: skip
+    table(tmp_path, [0.5, 0.6, 0.7], [0.5, 0.6, 0.7], extra=more)
+    assert one(tmp_path, claim())["estimate"] == pytest.approx(2 / 3)
+    assert one(tmp_path, claim(tasks=("chat",)))["estimate"] == 1
+    assert one(tmp_path, claim(tasks=("reading", "chat"), lengths=(0, 64)))["estimate"] == pytest.approx(0.5)
+
+
+def test_weights_may_be_halves_and_a_seed_that_one_arm_lacks_is_left_out(tmp_path):
+    table(tmp_path, [0.9, 0.8, 0.9, 0.4], [0.5, 0.6, 0.4])
+    third = pd.read_csv(tmp_path / "scores.csv").query("arm == 'old'").assign(arm="older", value=[0.3, 0.2, 0.2])
+    pd.concat([pd.read_csv(tmp_path / "scores.csv"), third]).to_csv(tmp_path / "scores.csv", index=False)
+    row = one(tmp_path, claim(arms=(Number("old", 1.0), Number("older", -0.5), Number("new", -0.5))))
+    assert row["estimate"] == pytest.approx(np.mean([0.5 - 0.6, 0.6 - 0.5, 0.4 - 0.55]))
+    assert row["seeds"] == 3 and row["provisional"] and "fewer than 5" in row["note"]
+
+
+def test_an_arm_may_be_of_another_model(tmp_path):
+    table(tmp_path, FAR, BASE)
+    frame = pd.read_csv(tmp_path / "scores.csv")
+    frame.loc[frame.arm == "new", "model"] = "mini-13b"
+    frame.to_csv(tmp_path / "scores.csv", index=False)
+    assert one(tmp_path, claim(arms=(Number("mini-13b|new", 1.0), Number("old", -1.0))))["verdict"] == "reproduced"
+    assert one(tmp_path, claim())["verdict"] == "not measured"
+
+
+def test_a_ratio_is_tested_against_its_threshold_and_printed_as_a_ratio(tmp_path):
+    table(tmp_path, [30.0, 31.0, 29.0, 30.0, 30.5], [10.0, 10.2, 9.8, 10.1, 9.9])
+    fast, faster, too_fast = (
+        one(tmp_path, claim(statistic="log_ratio", threshold=threshold)) for threshold in (2.0, 3.0, 4.0)
+    )
+    assert fast["estimate"] == pytest.approx(3.01, abs=0.01) and 2.9 < fast["low"] < fast["high"] < 3.1
+    verdicts = (fast["verdict"], faster["verdict"], too_fast["verdict"])
+    assert verdicts == ("reproduced", "consistent", "contradicted")
+
+
+def test_holm_goes_over_the_measured_claims_of_one_source_only(tmp_path):
+    new = [0.58, 0.56, 0.61, 0.49, 0.57]  # p of about 0.03 alone
+    table(tmp_path, new, BASE)
+    ledger = [claim("a"), claim("b"), claim("c", arms=(Number("absent", 1.0),)), claim("d", source="Table 3")]
+    first, second, absent, other = measure_all(ledger, tmp_path)
+    assert other["p_holm"] < 0.05 and other["verdict"] == "reproduced"
+    assert first["p_holm"] == pytest.approx(2 * other["p_holm"]) == second["p_holm"]
+    assert first["verdict"] == "consistent" and first["low"] > 0  # the printed interval is not widened
+    assert absent["verdict"] == "not measured"
+
+
+def test_with_one_seed_the_items_stand_in_and_say_so(tmp_path):
+    rng = np.random.default_rng(0)
+    new, old = (rng.random(200) < 0.8).astype(float), (rng.random(200) < 0.5).astype(float)
+    table(tmp_path, [new.mean()], [old.mean()])
+    items(tmp_path, {"new|0": new, "old|0": old})
+    row = one(tmp_path, claim())
+    assert row["interval"] == "items" and (row["low"], row["high"]) == (row["item_low"], row["item_high"])
+    assert 0 < row["low"] < row["estimate"] < row["high"]
+    assert row["verdict"] == "reproduced" and row["provisional"]
+    assert row["note"] == "provisional: 1 seed, fewer than 5; one seed: the interval is that of the items"
+    assert one(tmp_path, claim(direction="less"))["verdict"] == "contradicted"
+    assert one(tmp_path, equal())["verdict"] == "contradicted"
+
+
+def test_one_seed_without_items_has_no_interval_and_shows_no_more_than_a_sign(tmp_path):
+    table(tmp_path, [0.9], [0.2])
+    row = one(tmp_path, claim())
+    assert row["verdict"] == "consistent" and row["interval"] == "" and "there is no interval" in row["note"]
+    assert one(tmp_path, equal())["verdict"] == "not reproduced"
+    assert one(tmp_path, claim(direction="less"))["verdict"] == "not reproduced"
+
+
+def test_with_several_seeds_the_item_interval_stands_beside_the_t_interval(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = {f"{arm}|{seed}": (rng.random(100) < share).astype(float)
+              for arm, share in (("new", 0.8), ("old", 0.5)) for seed in range(3)}  # fmt: skip
+    table(tmp_path, *([scores[f"{arm}|{seed}"].mean() for seed in range(3)] for arm in ("new", "old")))
+    items(tmp_path, scores)
+    row = one(tmp_path, claim())
+    assert row["interval"] == "t over seeds"
+    assert row["item_low"] < row["estimate"] < row["item_high"] and row["item_low"] != row["low"]
+
+
+def test_items_of_other_means_than_the_table_are_left_out_with_a_note(tmp_path):
+    table(tmp_path, FAR, BASE)
+    items(tmp_path, {f"{arm}|{seed}": [0.0, 1.0] for arm in ("new", "old") for seed in range(5)})
+    row = one(tmp_path, claim())
+    assert "items/scores.csv has other means than scores.csv" in row["note"]
+    assert row["verdict"] == "reproduced" and math.isnan(row["item_low"])
+
+
+@pytest.mark.parametrize("scores", [[0.0, "", 1.0], [0.0, "none", 1.0]], ids=["empty", "a word"])
+def test_items_that_are_not_numbers_are_left_out_with_a_note(tmp_path, scores):
+    table(tmp_path, [0.5], [0.5])
+    items(tmp_path, {"new|0": scores, "old|0": [0.0, 0.5, 1.0]})
+    assert "items are left out" in one(tmp_path, claim())["note"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "parts"),
+    [
+        (claim(results="nowhere"), ["there is no nowhere.csv"]),
+        (claim(arms=(Number("nwe", 1.0), Number("old", -1.0))), ["no arm 'nwe' of mini-6b", "'new'"]),
+        (claim(model="mini-7b"), ["no arm 'new' of mini-7b"]),
+        (claim(metric="accuracies"), ["no metric accuracies", "'accuracy'"]),
+        (claim(tasks=("reeding",)), ["no task reeding", "'reading'"]),
+        (claim(lengths=(512,)), ["no length 512", "valid: 0"]),
+    ],
+)
+def test_what_is_missing_is_one_sentence_with_claim_file_and_name(tmp_path, stated, parts):
+    table(tmp_path, FAR, BASE)
+    missing, measured = measure_all([stated, claim("other")], tmp_path)
+    assert missing["verdict"] == "not measured" and missing["estimate"] is None and missing["seeds"] == 0
+    assert missing["note"].startswith("c: ") and stated.results in missing["note"] and "\n" not in missing["note"]
+    assert all(part in missing["note"] for part in parts)
+    assert check([missing, measured]) == [missing["note"]]
+    assert measured["verdict"] == "reproduced"
+
+
+def broken_twice(path):
+    frame = pd.read_csv(path)
+    pd.concat([frame, frame.head(1)]).to_csv(path, index=False)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "part"),
+    [
+        (lambda path: path.write_text(""), "cannot be read"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+        (lambda path: path.write_text("arm,model\nnew,mini-6b\n"), "has no column seed"),
+        (lambda path: path.write_text("arm,model,seed,metric,value\n"), "has no metric accuracy"),
+        (lambda path: path.write_text(path.read_text().replace("0.8", "none")), "not a number"),
+        (broken_twice, "the same cell and seed twice"),
+    ],
+)
+def test_a_table_that_cannot_be_used_stops_no_other_claim(tmp_path, break_it, part):
+    table(tmp_path, FAR, BASE)
+    table(tmp_path, FAR, BASE, name="sound")
+    break_it(tmp_path / "scores.csv")
+    broken, sound = measure_all([claim(), claim("other", results="sound")], tmp_path)
+    assert broken["verdict"] == "not measured" and part in broken["note"]
+    assert sound["verdict"] == "reproduced"
+
+
+def test_arms_without_a_common_seed_are_not_measured(tmp_path):
+    table(tmp_path, FAR, BASE)
+    frame = pd.read_csv(tmp_path / "scores.csv")
+    frame.loc[frame.arm == "new", "seed"] += 100
+    frame.to_csv(tmp_path / "scores.csv", index=False)
+    assert "no seed with all arms" in one(tmp_path, claim())["note"]
+
+
+def test_a_claim_beyond_this_scale_gives_its_reason(tmp_path):
+    row = one(tmp_path, Claim("far", "Table 1", "GPT-4 agrees.", "11_longbench_chat", scale="needs GPT-4"))
+    assert row["verdict"] == "cannot be shown at this scale" and row["note"] == "needs GPT-4"
+    assert not check([row])
+
+
+def test_the_written_table_has_the_agreed_columns_and_the_same_bytes_again(tmp_path):
+    table(tmp_path, FAR, BASE)
+    paper = (Number("new", 6.21), Number("old", 3.73))
+    write(tmp_path, [claim("b", paper=paper, unit="1-10"), claim("a", results="nowhere")])
+    text = (tmp_path / "claims.csv").read_bytes()
+    write(tmp_path, [claim("a", results="nowhere"), claim("b", paper=paper, unit="1-10")])
+    assert (tmp_path / "claims.csv").read_bytes() == text
+    first, second = csv.DictReader(text.decode().splitlines())
+    assert tuple(first) == COLUMNS and first["id"] == "a" and first["estimate"] == ""
+    assert second["paper"] == "new 6.21, old 3.73 (1-10)" and second["estimate"] == "0.31"
+
+
+def test_the_committed_ledger_is_measured_from_an_empty_run_without_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    main(["smoke"])
+    written = pd.read_csv(tmp_path / "smoke" / "claims.csv")
+    assert set(written.verdict) == {"not measured", "cannot be shown at this scale"}
+    assert len(written) == len(load_ledger()) and "there is no data_scale.csv" in capsys.readouterr().out
+
+
+def test_the_whole_committed_ledger_is_measured_where_every_number_is_there(tmp_path):
+    """Made-up scores for every arm, task and length that the ledger names: no claim may name what cannot exist."""
+    rng, rows = np.random.default_rng(0), {}
+    for stated in (stated for stated in load_ledger() if stated.arms):
+        for arm in stated.arms:
+            model, name = stated.run(arm)
+            for seed in range(3):
+                for task in stated.tasks or ("needle",):
+                    for length in stated.lengths or (0,):
+                        key = (stated.results, name, model, seed, task, length, stated.metric)
+                        rows.setdefault(key, 0.5 + rng.random())
+    keys = ("experiment", "arm", "model", "seed", "task", "length", "metric")
+    frame = pd.DataFrame([dict(zip(keys, key, strict=True)) | {"value": value} for key, value in rows.items()])
+    for name, part in frame.groupby("experiment"):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    measured = write(tmp_path)
+    assert check(measured) == []
+    assert all(row["provisional"] for row in measured if row["verdict"] != "cannot be shown at this scale")
