@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longalign.evals.exact_match import by_cell, exact_match, target_hits
+from longalign.evals.exact_match import answer_match, by_cell, exact_match, fact_match, target_hits
 from longalign.models import new_model
 
 
@@ -48,6 +48,74 @@ def test_the_score_of_a_sequence_does_not_depend_on_its_pack(model, capacity):
 def test_a_sequence_without_targets_has_no_score(model):
     scores = exact_match(model, [sequence([3, 4, 5], []), sequence([3, 4], greedy(model, [3, 4], 1))])
     assert np.isnan(scores[0]) and scores[1] == 1.0
+
+
+def conversation(rng, *, turns):
+    """Turns of a prompt and an answer of one to three facts; a fact ends in a mark (9 or 10), an answer in token 1."""
+    ids, labels = [], []
+    for _ in range(turns):
+        prompt = rng.integers(2, 9, 4).tolist()
+        facts = [[*rng.integers(2, 9, rng.integers(1, 4)), rng.choice([9, 10])] for _ in range(rng.integers(1, 4))]
+        answer = [int(token) for token in [*sum(facts, []), 1]]
+        ids, labels = ids + prompt + answer, labels + [-100] * len(prompt) + answer
+    return {"input_ids": np.array(ids), "labels": np.array(labels)}
+
+
+def slow_facts(model, one):
+    """Facts of each answer, by decoding every fact greedily after the reference before it."""
+    ids, labels = one["input_ids"].tolist(), one["labels"].tolist()
+    right, start = [], None
+    for place, label in enumerate(labels):
+        if label != -100 and start is None:
+            start = place
+        # A mark ends the fact, unless the closing token follows, which is part of the last one.
+        if start is not None and (label in (9, 10) and labels[place + 1] != 1 or label == 1):
+            right.append(greedy(model, ids[:start], place + 1 - start) == ids[start : place + 1])
+            start = None
+    return right
+
+
+def test_facts_match_where_greedy_decoding_writes_each_of_them_after_the_reference_before_it():
+    model = new_model("mini-7b", vocab_size=12, max_length=128, seed=0).eval()
+    rng = np.random.default_rng(0)
+    drawn = [conversation(rng, turns=turns) for turns in (1, 1, 1, 2, 3)]
+    learn(model, drawn, steps=3)
+    slow = [slow_facts(model, one) for one in drawn]
+    assert 0.2 < np.mean(sum(slow, [])) < 0.8, "the model should know some facts and not others"
+    hits = target_hits(model, drawn)
+    fast = [fact_match(hit, one["labels"], marks=[9, 10]) for hit, one in zip(hits, drawn, strict=True)]
+    assert fast == pytest.approx([np.mean(facts) for facts in slow], abs=1e-12)
+
+
+def learn(model, drawn, *, steps):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(steps):
+        for one in drawn:
+            ids, labels = (torch.tensor(one[name])[None] for name in ("input_ids", "labels"))
+            optimizer.zero_grad()
+            model(input_ids=ids, labels=labels, use_cache=False).loss.backward()
+            optimizer.step()
+
+
+def test_facts_of_one_answer_of_one_fact_are_its_exact_match(model):
+    rng = np.random.default_rng(2)
+    for prompt in rng.integers(2, 12, (6, 4)).tolist():
+        answer = greedy(model, prompt, 3)
+        for change in (0, 1):
+            one = sequence(prompt, [(answer[0] + change) % 12, *answer[1:]])
+            hits = target_hits(model, [one])[0]
+            assert fact_match(hits, one["labels"], marks=[]) == exact_match(model, [one])[0] == 1 - change
+            assert answer_match(hits, one["labels"]) == 1 - change
+
+
+def test_a_missed_end_token_costs_the_last_fact_of_its_own_answer_alone():
+    labels = np.array([-100, 5, 9, 6, 9, 1, -100, -100, 7, 9, 1])
+    hits = np.ones(8, dtype=bool)
+    assert fact_match(hits, labels, marks=[9]) == answer_match(hits, labels) == 1
+    hits[4] = False  # the first answer's end
+    assert fact_match(hits, labels, marks=[9]) == pytest.approx(2 / 3)
+    assert answer_match(hits, labels) == 1 / 2
+    assert fact_match(hits, labels, marks=[]) == 1 / 2
 
 
 def test_cells_are_means_over_their_samples():
