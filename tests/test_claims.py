@@ -16,7 +16,7 @@ ARMS = (Number("new", 1.0), Number("old", -1.0))
 
 def claim(name="c", **changes):
     fields = {
-        "id": name, "source": "Table 2", "statement": "New is better.", "notebook": "06_data_scale",
+        "id": name, "source": "Table 2", "statement": "New is better.", "notebook": "05_data_scale",
         "results": "scores", "model": "mini-6b", "metric": "accuracy", "arms": ARMS, "direction": "greater",
     }  # fmt: skip
     return Claim(**(fields | changes))
@@ -251,7 +251,7 @@ def test_arms_without_a_common_seed_are_not_measured(tmp_path):
 
 
 def test_a_claim_beyond_this_scale_gives_its_reason(tmp_path):
-    row = one(tmp_path, Claim("far", "Table 1", "GPT-4 agrees.", "11_longbench_chat", scale="needs GPT-4"))
+    row = one(tmp_path, Claim("far", "Table 1", "GPT-4 agrees.", "12_longbench_chat", scale="needs GPT-4"))
     assert row["verdict"] == "cannot be shown at this scale" and row["note"] == "needs GPT-4"
     assert not check([row])
 

@@ -10,7 +10,7 @@ from longalign.ledger import LAPTOP, load_ledger
 from longalign.profiles import ProfileError
 
 FIRST = {
-    "id": "first", "source": "Table 2", "statement": "Long data help.", "notebook": "06_data_scale",
+    "id": "first", "source": "Table 2", "statement": "Long data help.", "notebook": "05_data_scale",
     "paper": {"LongAlign-10k": 6.21, "LongAlign-0k": 3.73}, "results": "data_scale", "model": "mini-6b",
     "metric": "score", "tasks": "chat", "arms": {"LongAlign-10k": 1, "LongAlign-0k": -1}, "direction": "greater",
 }  # fmt: skip

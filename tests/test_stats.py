@@ -47,7 +47,7 @@ def test_one_sided_p_values_are_the_two_sides_of_the_two_sided_one(values, null)
     assert 2 * min(greater, less) == pytest.approx(p_value(values, null=null))
 
 
-@pytest.mark.parametrize("values", [[3.0], [3.0, 3.0, 3.0], [0.1 + 0.2, 0.3, 0.3]], ids=str)
+@pytest.mark.parametrize("values", [[3.0], [3.0, 3.0, 3.0], [0.1 + 0.2, 0.3], [0.083333, 0.083334]], ids=str)
 def test_one_seed_or_seeds_without_spread_have_no_t_interval_and_no_p(values):
     values = np.array(values)
     assert not has_spread(values)

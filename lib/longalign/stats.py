@@ -18,8 +18,8 @@ from longalign.shapes import Float, Int
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
-ROUNDING = 1e-12
-"""Draws of the bootstrap this near to a bound lie on it: sums of the same scores may differ in their last digit."""
+RESOLUTION = 1e-5
+"""Contrasts that differ by less are one number: tables hold six digits, and sums of equal scores differ in the last."""
 
 
 class Interval(NamedTuple):
@@ -99,7 +99,7 @@ def has_spread(values: Float[np.ndarray, "seeds"]) -> bool:
     (True, False, False)
     """
     values = np.asarray(values, dtype=float)
-    return values.size >= 2 and float(np.ptp(values)) > 1e-12 * float(np.abs(values).max())
+    return values.size >= 2 and float(np.ptp(values)) > RESOLUTION
 
 
 def holm(p: Sequence[float]) -> Float[np.ndarray, "tests"]:
@@ -182,7 +182,7 @@ def bootstrap_p(draws: Float[np.ndarray, "draws"], *, null: float = 0.0) -> floa
     0.04
     """
     draws = np.asarray(draws)
-    below, above = (draws <= null + ROUNDING).sum(), (draws >= null - ROUNDING).sum()
+    below, above = (draws <= null + RESOLUTION).sum(), (draws >= null - RESOLUTION).sum()
     return min(1.0, 2 * (1 + int(min(below, above))) / (draws.size + 1))
 
 
@@ -194,7 +194,7 @@ def bootstrap_tost(draws: Float[np.ndarray, "draws"], *, margin: float, null: fl
     """
     _check_margin(margin)
     draws = np.asarray(draws)
-    below, above = (draws <= null - margin + ROUNDING).sum(), (draws >= null + margin - ROUNDING).sum()
+    below, above = (draws <= null - margin + RESOLUTION).sum(), (draws >= null + margin - RESOLUTION).sum()
     return (1 + int(max(below, above))) / (draws.size + 1)
 
 

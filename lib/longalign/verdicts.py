@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from longalign.ledger import LAPTOP
-from longalign.stats import CONFIDENCE
+from longalign.stats import CONFIDENCE, RESOLUTION
 
 ALPHA = round(1 - CONFIDENCE, 6)
 NAN = float("nan")
@@ -32,13 +32,18 @@ class Evidence(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether the sign is the stated one."""
-        return self.effect > 0 if self.direction == "greater" else self.effect < 0
+        """Whether the sign is the stated one; what is smaller than the tables' last digit has no sign."""
+        return self.effect > RESOLUTION if self.direction == "greater" else self.effect < -RESOLUTION
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the sign is the opposite of the stated one."""
+        return not self.right and abs(self.effect) > RESOLUTION
 
     @property
     def inside(self) -> bool:
         """Whether the estimate lies within the margin."""
-        return abs(self.effect) <= self.margin
+        return abs(self.effect) <= self.margin + RESOLUTION
 
 
 class Rule(NamedTuple):
@@ -55,8 +60,8 @@ RULES = (
     Rule(DIRECTED, "right sign, interval excludes zero", "reproduced", lambda e: e.right and e.p < ALPHA),
     Rule(DIRECTED, "right sign, interval holds zero", "consistent", lambda e: e.right and not e.p < ALPHA),
     Rule(DIRECTED, "wrong sign or no difference, interval holds zero", "not reproduced",
-         lambda e: not e.right and not e.p < ALPHA),
-    Rule(DIRECTED, "wrong sign, interval excludes zero", "contradicted", lambda e: not e.right and e.p < ALPHA),
+         lambda e: not e.right and not (e.wrong and e.p < ALPHA)),
+    Rule(DIRECTED, "wrong sign, interval excludes zero", "contradicted", lambda e: e.wrong and e.p < ALPHA),
     Rule(EQUAL, "TOST passes", "reproduced", lambda e: e.p < ALPHA),
     Rule(EQUAL, "TOST fails, estimate within the margin", "consistent", lambda e: not e.p < ALPHA and e.inside),
     Rule(EQUAL, "TOST fails, estimate beyond the margin, interval holds zero", "not reproduced",
