@@ -14,7 +14,7 @@ from longalign.corpus import tokenizer
 from longalign.evals.rubric import ORDERED, ceiling, points
 
 ANSWER_ROOM = 64
-"""Tokens kept free for an answer; the longest reference has half of them."""
+"""Tokens kept free for an answer; the longest reference has some 40."""
 
 
 def answers(model: PreTrainedModel, items: Iterable[dict[str, Any]], *, window: int) -> list[dict[str, Any]]:

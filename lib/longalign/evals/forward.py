@@ -36,16 +36,21 @@ def target_logits(
     collate = PackedCollator(model.config.pad_token_id or 0)
     training = model.training
     model.eval()
-    for pack in next_fit(lengths, max(capacity, *lengths, 1)):
-        batch = collate([{**sequences[i], "loss_weight": 1.0} for i in pack])
-        labels = batch.pop("labels")[0].to(model.device)
-        batch.pop("loss_weights")
-        hidden = model.base_model(**_to(batch, model.device)).last_hidden_state[0]
-        predicting = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
-        places = np.searchsorted(np.cumsum([lengths[i] for i in pack]), predicting.cpu().numpy() + 1, side="right")
-        logits = model.get_output_embeddings()(hidden[predicting])
-        yield PackTargets(logits, labels[predicting + 1], np.array(pack)[places])
-    model.train(training)
+    try:
+        for pack in next_fit(lengths, max(capacity, *lengths, 1)):
+            yield _pack_targets(model, collate([{**sequences[i], "loss_weight": 1.0} for i in pack]), pack, lengths)
+    finally:
+        model.train(training)
+
+
+def _pack_targets(model: PreTrainedModel, batch: Any, pack: Sequence[int], lengths: Sequence[int]) -> PackTargets:
+    labels = batch.pop("labels")[0].to(model.device)
+    batch.pop("loss_weights")
+    hidden = model.base_model(**_to(batch, model.device)).last_hidden_state[0]
+    predicting = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
+    places = np.searchsorted(np.cumsum([lengths[i] for i in pack]), predicting.cpu().numpy() + 1, side="right")
+    logits = model.get_output_embeddings()(hidden[predicting])
+    return PackTargets(logits, labels[predicting + 1], np.array(pack)[places])
 
 
 def _to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Likelihood of answers by teacher forcing: the loss on a set of sequences, and which option a model prefers.
+"""Likelihood of answers by teacher forcing: of each sequence, and so which of several options a model prefers.
 
 All sums are over target tokens, the end token of an answer included.
 """
@@ -25,17 +25,6 @@ def sequence_nll(
         np.add.at(sums, pack.owners, nll.double().cpu().numpy())
         np.add.at(counts, pack.owners, 1)
     return sums, counts
-
-
-def mean_loss(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> float:
-    """Mean over sequences of the mean NLL of their targets: Eq. 2 of arXiv 2401.18058, over a whole data set.
-
-    Sequences without targets do not count. Raises ValueError if none has any.
-    """
-    sums, counts = sequence_nll(model, sequences)
-    if not counts.any():
-        raise ValueError(f"none of the {len(counts)} sequences has a target token: label the answers")
-    return float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
 def preferred(

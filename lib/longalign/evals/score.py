@@ -1,4 +1,4 @@
-"""A model's score on a benchmark, as tidy rows: one for every item and metric, whatever the benchmark.
+"""A model's score on a benchmark, as tidy rows: one for every item and metric; and its loss on a set of sequences.
 
 | metric | of | what | chance | best |
 |---|---|---|---|---|
@@ -10,7 +10,7 @@
 All but `score` come from one forward pass over packs. What is longer than the window is cut in the middle.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from longalign import chat
 from longalign.corpus import tokenizer
 from longalign.evals.conversation import answers
 from longalign.evals.exact_match import answer_match, fact_match, target_hits
-from longalign.evals.likelihood import preferred
+from longalign.evals.likelihood import preferred, sequence_nll
 from longalign.shapes import IGNORE_INDEX
 
 CHANCE = {"exact_match": 0.0, "fact_match": 0.0, "accuracy": 0.25, "score": 1.0}
@@ -45,6 +45,17 @@ def score(
     asked = [item for item in items if "options" not in item]
     choices = [item for item in items if "options" in item]
     return [*_matches(model, name, asked, window), *_accuracies(model, name, choices, window)], []
+
+
+def mean_loss(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> float:
+    """Mean over sequences of the mean NLL of their targets: Eq. 2 of arXiv 2401.18058, over a whole data set.
+
+    Sequences without targets do not count. Raises ValueError if none has any.
+    """
+    sums, counts = sequence_nll(model, sequences)
+    if not counts.any():
+        raise ValueError(f"none of the {len(counts)} sequences has a target token: label the answers")
+    return float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
 def _matches(model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int) -> list[Row]:
