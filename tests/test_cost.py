@@ -1,12 +1,25 @@
 """The cost model against hand-worked waits, the formula's sources, and the order that the methods are known to have."""
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign.batching import make_plan, plan_naive, plan_packing, plan_sorted
-from longalign.cost import LLAMA_2_7B, SequenceCost, decoder_cost, fill_share, idle_share, micro_batch_costs
+from longalign.cost import (
+    LLAMA_2_7B,
+    Pace,
+    SequenceCost,
+    decoder_cost,
+    fill_share,
+    fit_pace,
+    idle_share,
+    micro_batch_costs,
+    step_seconds,
+    step_work,
+)  # fmt: skip
 from longalign.plan import Plan, Step
 
 PER_TOKEN = SequenceCost(per_token=1.0, per_pair=0.0)
@@ -88,3 +101,78 @@ def test_sorted_waits_least_naive_most_on_the_long_tailed_mixture():
     }
     assert list(shares) == sorted(shares, key=shares.get)
     assert shares["sorted"] < 0.05 and shares["naive"] > 0.5
+
+
+TRUE_PACE = Pace(per_position=4e-5, per_pair=8e-8, per_micro_batch=5e-3, per_step=2e-2)
+
+
+def measured_steps(pace=TRUE_PACE, noise=0.0):
+    """Work and constructed seconds of all steps of the three methods, in one process."""
+    lengths = np.minimum(mixture(300) // 64 + 2, 1024)
+    plans = [
+        make_plan("naive", lengths, rows=4, accumulation=3),
+        make_plan("sorted", lengths, rows=4, accumulation=3),
+        make_plan("packing", lengths, capacity=1024, accumulation=2),
+        make_plan("packing", lengths, capacity=1024, accumulation=3),
+    ]
+    work = np.concatenate([step_work(plan)[:, 0] for plan in plans])
+    return work, pace(work) * (1 + noise * np.random.default_rng(0).standard_normal(len(work)))
+
+
+def relative_error(found, true=TRUE_PACE):
+    return np.abs(np.array(astuple(found)) / np.array(astuple(true)) - 1).max()
+
+
+def test_work_is_counted_by_hand_for_padded_rows_packs_and_fillers():
+    assert step_work(hand_made()).tolist() == [[[5.0, 13.0, 2.0, 1.0], [4.0, 16.0, 2.0, 1.0]]]
+    assert step_work(plan_sorted([2, 4, 3], group_size=3, rows=3)).tolist() == [[[12.0, 48.0, 1.0, 1.0]]]
+    assert step_work(plan_packing([2, 4, 3], capacity=9)).tolist() == [[[9.0, 29.0, 1.0, 1.0]]]
+
+
+def test_the_fit_recovers_the_pace_that_the_seconds_were_made_from():
+    assert relative_error(fit_pace(*measured_steps())) < 1e-6
+
+
+def test_the_fit_does_not_recover_it_when_two_columns_are_swapped():
+    work, seconds = measured_steps()
+    for columns in ([1, 0, 2, 3], [2, 1, 0, 3], [0, 2, 1, 3]):
+        assert relative_error(fit_pace(work[:, columns], seconds)) > 0.5
+
+
+def test_on_steps_held_out_the_error_is_that_of_the_noise():
+    work, seconds = measured_steps(noise=0.03)
+    held_out = np.arange(len(seconds)) % 5 == 4
+    pace = fit_pace(work[~held_out], seconds[~held_out])
+    assert np.abs(pace(work[held_out]) / seconds[held_out] - 1).mean() < 0.05
+    without_pairs = fit_pace(work[~held_out] * [1, 0, 1, 1], seconds[~held_out])
+    assert np.abs(without_pairs(work[held_out]) / seconds[held_out] - 1).mean() > 0.05
+
+
+@given(seed=st.integers(0, 10_000), rows=st.integers(4, 12))
+def test_the_fit_is_as_good_as_scipys_and_never_negative(seed, rows):
+    nnls = pytest.importorskip("scipy.optimize").nnls
+    random = np.random.default_rng(seed)
+    work, seconds = random.uniform(0.1, 1.0, (rows, 4)), random.uniform(0.1, 1.0, rows)
+    pace = fit_pace(work, seconds)
+    assert min(astuple(pace)) >= 0
+    assert np.linalg.norm(pace(work) - seconds) == pytest.approx(nnls(work, seconds)[1], rel=1e-6, abs=1e-9)
+
+
+def test_a_pace_is_not_fitted_to_too_few_or_impossible_times():
+    work, seconds = measured_steps()
+    for bad in ((work[:3], seconds[:3]), (work, seconds * 0)):
+        with pytest.raises(ValueError, match="at least 4 positive times"):
+            fit_pace(*bad)
+
+
+def test_simulated_seconds_are_those_of_the_slowest_rank_worked_out_by_hand():
+    pace = Pace(per_position=1.0, per_pair=0.0, per_micro_batch=0.5, per_step=0.25)
+    assert step_seconds(hand_made(), pace).tolist() == [2 + 3 + 2 * 0.5 + 0.25]
+    assert step_seconds(hand_made(), pace, barrier="micro_step").tolist() == [4 + 3 + 2 * 0.5 + 0.25]
+    with pytest.raises(ValueError, match="barrier"):
+        step_seconds(hand_made(), pace, barrier="epoch")
+
+
+def test_one_simulated_rank_takes_what_its_work_takes():
+    plan = plan_naive(mixture(60) // 64 + 2, accumulation=4)
+    assert step_seconds(plan, TRUE_PACE) == pytest.approx(TRUE_PACE(step_work(plan)[:, 0]), rel=1e-12)

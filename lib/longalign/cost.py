@@ -1,10 +1,13 @@
-"""What a plan costs on parallel ranks, by a model of floating-point operations: an estimate, never a measurement.
+"""What a plan costs on parallel ranks, by a model: an estimate, never a measurement.
 
 A sequence of L tokens costs a L + b L^2: every token passes the weights once, every pair of tokens meets in attention.
-Times of real devices differ (kernels, memory, communication); shares between plans are what the model is good for.
+Counted in floating-point operations (`decoder_cost`), only shares between plans mean something; in seconds, fitted to
+measured step times (`fit_pace`), the model tells how long ranks would take that are like the one measured. The price of
+either: kernels, memory and communication of other devices are not in it.
 """
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -89,11 +92,17 @@ def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step
     Worked example: rank 0 passes lengths 2 and 3, rank 1 passes 4 and nothing, at 1 per token: with a barrier at the
     step, rank 1 waits 1 of 2 x 5; with one at each micro-step, the maxima are 4 and 3, and 5 of 2 x 7 are idle.
     """
+    costs = micro_batch_costs(plan, cost=cost)
+    wall = _slowest(costs, barrier).sum()
+    return float(1 - costs.sum() / (plan.ranks * wall)) if wall else 0.0
+
+
+def _slowest(
+    costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str
+) -> Float[np.ndarray, " steps"]:
     if barrier not in ("step", "micro_step"):
         raise ValueError(f'barrier must be "step" or "micro_step", not {barrier!r}')
-    costs = micro_batch_costs(plan, cost=cost)
-    wall = (costs.sum(axis=2) if barrier == "step" else costs).max(axis=1).sum()
-    return float(1 - costs.sum() / (plan.ranks * wall)) if wall else 0.0
+    return costs.sum(axis=2).max(axis=1) if barrier == "step" else costs.max(axis=1).sum(axis=1)
 
 
 def fill_share(plan: Plan) -> float:
@@ -109,3 +118,77 @@ def fill_share(plan: Plan) -> float:
         micro_batches = (batch for step in plan.steps for rank in step.micro_batches for batch in rank if batch)
         positions = sum(len(batch) * max(lengths[row[0]] for row in batch) for batch in micro_batches)
     return tokens / positions if positions else 1.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of one process: for a position, a pair of attention, a micro-batch, and an optimizer step beside them.
+
+    >>> Pace(per_position=0.1, per_pair=0.01, per_micro_batch=1.0, per_step=2.0)(np.array([[9.0, 29.0, 1.0, 1.0]]))
+    array([4.19])
+    """
+
+    per_position: float
+    per_pair: float
+    per_micro_batch: float
+    per_step: float
+
+    def __call__(self, work: Float[np.ndarray, "n 4"]) -> Float[np.ndarray, " n"]:
+        """Seconds for rows of work (positions, pairs, micro-batches, steps), as `step_work` gives them."""
+        return work @ np.array(astuple(self))
+
+
+def step_work(plan: Plan) -> Float[np.ndarray, "steps ranks 4"]:
+    """What each rank does in each step: positions and pairs computed, micro-batches, and 1 for the step itself.
+
+    Positions and pairs are those of `micro_batch_costs`; a filler is a micro-batch without positions.
+
+    >>> from longalign.batching import plan_packing
+    >>> step_work(plan_packing([2, 4, 3], capacity=9)).tolist()
+    [[[9.0, 29.0, 1.0, 1.0]]]
+    """
+    positions, pairs = (micro_batch_costs(plan, SequenceCost(*unit)).sum(axis=2) for unit in ((1.0, 0.0), (0.0, 1.0)))
+    return np.stack([positions, pairs, np.full_like(pairs, plan.accumulation), np.ones_like(pairs)], axis=2)
+
+
+def fit_pace(work: Float[np.ndarray, "n 4"], seconds: Float[np.ndarray, " n"]) -> Pace:
+    """The pace that fits measured seconds best: least squares with no coefficient below zero, rows of work as above.
+
+    The best fit under that bound is the ordinary one over the columns that it does not hold at zero, so all choices of
+    columns are tried, and nothing but numpy is needed.
+
+    Raises:
+        ValueError: fewer times than coefficients, or times that are not positive.
+
+    >>> work = np.array([[2.0, 4, 1, 1], [4, 16, 2, 1], [3, 9, 1, 1], [9, 29, 1, 1], [9, 81, 3, 1]])
+    >>> pace = fit_pace(work, work @ [0.5, 0.25, 0.0, 1.0])
+    >>> round(pace.per_position, 9), round(pace.per_pair, 9), pace.per_micro_batch, round(pace.per_step, 9)
+    (0.5, 0.25, 0.0, 1.0)
+    """
+    if len(seconds) < 4 or not (seconds > 0).all():
+        raise ValueError(f"a pace is fitted to at least 4 positive times with their work, not to {len(seconds)} times")
+    scale = np.maximum(work.max(axis=0), 1e-300)
+    best, least = np.zeros(4), float(seconds @ seconds)
+    for size in range(1, 5):
+        for columns in map(list, itertools.combinations(range(4), size)):
+            found = np.zeros(4)
+            found[columns] = np.linalg.lstsq(work[:, columns] / scale[columns], seconds, rcond=None)[0]
+            left = float(((work / scale @ found - seconds) ** 2).sum())
+            if (found >= 0).all() and left < least * (1 - 1e-9):
+                best, least = found, left
+    return Pace(*(best / scale).tolist())
+
+
+def step_seconds(plan: Plan, pace: Pace, *, barrier: str = "step") -> Float[np.ndarray, " steps"]:
+    """Simulated seconds of every optimizer step on `plan.ranks` processes of this pace, shape [steps].
+
+    A step ends when the slowest rank is done; communication takes no time. `barrier`: see `idle_share`.
+
+    >>> from longalign.batching import plan_naive
+    >>> plan = plan_naive([2, 4, 3], ranks=2, accumulation=2, seed=1)                # rank 0: 2, 3; rank 1: 4, a filler
+    >>> pace = Pace(per_position=1.0, per_pair=0.0, per_micro_batch=0.5, per_step=0.25)
+    >>> step_seconds(plan, pace).tolist(), step_seconds(plan, pace, barrier="micro_step").tolist()
+    ([6.25], [8.25])
+    """
+    costs = micro_batch_costs(plan, SequenceCost(per_token=pace.per_position, per_pair=pace.per_pair))
+    return _slowest(costs + pace.per_micro_batch, barrier) + pace.per_step
