@@ -1,0 +1,57 @@
+"""The figures of training time say what their CSV says, and name what is simulated and what is the paper's."""
+
+import pytest
+
+from longalign import plots
+from longalign.record import write_csv
+
+SECONDS = {"naive": 12.0, "sorted": 6.0, "packing": 4.0, "packing + loss weighting": 4.0}
+TASKS = [
+    "one process", "two processes", "two processes (simulated)", "8 devices (simulated)",
+    "8 devices, ZeRO-3 (simulated)", "64 devices (simulated)", "64 devices, ZeRO-3 (simulated)",
+]  # fmt: skip
+
+
+def rows():
+    """Two models and the FLOP model; the speed against naive is that of SECONDS everywhere."""
+    common = {"experiment": "times", "seed": 0, "length": 0}
+    for model in ("mini-13b", "mini-6b", "Llama-2-7B (FLOPs)"):
+        for task in TASKS if model.startswith("mini") else TASKS[3:]:
+            for arm, seconds in SECONDS.items():
+                place = {**common, "arm": arm, "model": model, "task": task}
+                yield {**place, "metric": "seconds", "value": seconds * (2 if model == "mini-13b" else 1)}
+                yield {**place, "metric": "speed against naive", "value": 12.0 / seconds}
+
+
+@pytest.fixture
+def drawn(tmp_path, request):
+    write_csv(tmp_path / "times.csv", rows())
+    figure = plots.draw(request.param, tmp_path)
+    yield figure
+    plots.plt.close(figure)
+
+
+@pytest.mark.parametrize("drawn", ["times"], indirect=True)
+def test_bars_are_the_seconds_of_each_model_and_the_papers_hours_have_their_own_axis(drawn):
+    one, two, paper = drawn.axes
+    assert [label.get_text() for label in one.get_xticklabels()] == ["mini-6b", "mini-13b"]
+    assert [bar.get_height() for bar in one.containers[0]] == [12.0, 24.0], "naive, smaller model first"
+    assert [bar.get_height() for bar in two.containers[2]] == [4.0, 8.0], "packing"
+    assert paper.get_ylabel() == "hours (paper)" and one.get_ylabel() == "seconds an epoch"
+    heights = [[bar.get_height() for bar in bars] for bars in paper.containers]
+    assert heights == [[45.4, 67.2, 117.2], [19.1, 23.3, 44.5], [20.5, 23.4, 41.2]]
+    assert not one.get_shared_y_axes().joined(one, paper)
+
+
+@pytest.mark.parametrize("drawn", ["times_devices"], indirect=True)
+def test_lines_lead_from_what_was_measured_to_what_is_simulated_and_say_so(drawn):
+    here, there = drawn.axes
+    lines = {line.get_label(): line for line in here.lines}
+    assert lines["packing, measured"].get_xdata().tolist() == [1, 2]
+    assert lines["packing, wait at each micro-step"].get_xdata().tolist() == [2, 8, 64]
+    assert set(lines["packing, wait once a step"].get_ydata()) == {3.0}
+    assert set(lines["sorted, measured"].get_ydata()) == {2.0}
+    assert "simulated" in here.get_title() and "simulated" in there.get_title()
+    paper = next(line for line in there.lines if line.get_label().startswith("packing, paper"))
+    assert list(paper.get_ydata()) == pytest.approx([45.4 / 20.5, 67.2 / 23.4, 117.2 / 41.2])
+    assert "packing, measured" not in {line.get_label() for line in there.lines}
