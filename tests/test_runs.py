@@ -1,7 +1,6 @@
 """Training runs: keys, reuse, resumption, and the trainer's loss and gradient on a real model."""
 
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,9 @@ import torch
 
 from longalign import runs
 from longalign.chat import Encoded
+from longalign.crew import execute, execute_all, order
 from longalign.events import read_events
-from longalign.runs import Run, execute, execute_all
+from longalign.runs import Run
 from longalign.store import write_store
 
 NEW = {"name": "mini-6b", "vocab_size": 40, "max_length": 32, "seed": 0}
@@ -87,9 +87,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "killed"))
     run = packed(store)
     run.folder.mkdir(parents=True)
-    specification = json.dumps({**dataclasses.asdict(run), "key": run.key})
+    specification = order(run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "longalign.runs"], stdin=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=os.environ
     )
     process.stdin.write(specification + "\n")
     process.stdin.flush()
@@ -137,8 +137,8 @@ def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_goes_on_from_the_one_
 def test_two_processes_that_ask_for_the_same_run_train_it_once(store):
     run = packed(store)
     run.folder.mkdir(parents=True)
-    specification = json.dumps({**dataclasses.asdict(run), "key": run.key}) + "\n"
-    command = [sys.executable, "-m", "longalign.runs"]
+    specification = order(run) + "\n"
+    command = [sys.executable, "-m", "longalign.crew"]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         process.stdin.write(specification)
@@ -159,7 +159,7 @@ def test_a_run_that_fails_names_itself_and_its_log(store):
 def test_a_worker_whose_code_is_not_the_planned_one_says_so_in_the_log_of_its_run(store, monkeypatch):
     run = packed(store)
     run.__dict__["key"] = "0123456789abcdef"  # as if a module had been edited since
-    with pytest.raises(RuntimeError, match="changed after this run was planned"):
+    with pytest.raises(RuntimeError, match="changed after this job was planned"):
         execute_all([run], workers=1)
 
 
@@ -175,10 +175,10 @@ def test_a_run_that_was_killed_after_its_record_was_written_is_finished(store, m
 def test_a_worker_whose_parent_dies_before_training_has_begun_does_not_train(store):
     run = packed(store)
     run.folder.mkdir(parents=True)
-    specification = json.dumps({**dataclasses.asdict(run), "key": run.key}) + "\n"
+    specification = order(run) + "\n"
     code = (
         "import os, subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-m', 'longalign.runs'], stdin=subprocess.PIPE, text=True)\n"
+        "worker = subprocess.Popen([sys.executable, '-m', 'longalign.crew'], stdin=subprocess.PIPE, text=True)\n"
         "worker.stdin.write(sys.argv[1])\nworker.stdin.flush()\n"
         "time.sleep(0.5)\nprint(worker.pid, flush=True)\nos._exit(1)"
     )

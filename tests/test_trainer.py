@@ -15,7 +15,7 @@ import torch
 
 from longalign.chat import Encoded
 from longalign.events import read_events
-from longalign.models import new_model
+from longalign.models import load_model, new_model
 from longalign.store import TokenStore, write_store
 from longalign.trainer import TrainingConfig, make_plans, train
 
@@ -78,3 +78,39 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in ("packing", "naive"):
         on_this_rank(Path(sys.argv[1]), name)
+
+
+def test_steps_cut_the_epochs_and_the_schedule_ends_with_them(folder, tmp_path):
+    store = TokenStore(folder / "store")
+    config = replace(CONFIG, method="packing", epochs=3, steps=4, schedule="linear", warmup_ratio=0.0)
+    train(fresh_model(), store, config, tmp_path / "cut")
+    events = read_events(tmp_path / "cut" / "events.jsonl")
+    steps = [step for plan in make_plans(store, config) for step in plan.steps]
+    assert len(steps) > 4 and events[-1]["tokens"] == sum(store.lengths[i] for step in steps[:4] for i in step.sequences)
+    rates = [event["learning_rate"] for event in events]
+    assert rates == pytest.approx([config.learning_rate * left / 4 for left in (4, 3, 2, 1)])
+
+
+def test_snapshots_are_evenly_spaced_and_the_last_one_is_the_trained_model(folder, tmp_path):
+    store = TokenStore(folder / "store")
+    model = fresh_model()
+    train(model, store, replace(CONFIG, steps=4, snapshots=2), tmp_path / "run")
+    kept = sorted((tmp_path / "run" / "snapshots").iterdir())
+    assert [path.name for path in kept] == ["step-00002", "step-00004"]
+    half, last = (load_model(path) for path in kept)
+    assert all(torch.equal(a, b) for a, b in zip(last.parameters(), model.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(half.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["naive", "sorted", "packing"])
+def test_a_sequence_over_the_capacity_is_refused_by_every_method(folder, method):
+    with pytest.raises(ValueError, match="capacity"):
+        make_plans(TokenStore(folder / "store"), replace(CONFIG, method=method, capacity=20))
+
+
+def test_a_defect_changes_what_is_trained(folder, tmp_path):
+    store = TokenStore(folder / "store")
+    for defect in ("", "first packs"):
+        train(fresh_model(), store, replace(CONFIG, steps=2, defect=defect), tmp_path / (defect or "whole"))
+    whole, cut = (read_events(tmp_path / name / "events.jsonl")[0]["loss"] for name in ("whole", "first packs"))
+    assert abs(whole - cut) > 1e-3

@@ -15,9 +15,10 @@ from typing import Any
 
 from longalign import paths, record
 from longalign.corpus import suites, tokenizer
+from longalign.crew import execute_all
 from longalign.events import read_events
 from longalign.models import MINIATURES
-from longalign.runs import Run, execute_all, source_hash
+from longalign.runs import Run, source_hash
 from longalign.store import TokenStore
 
 MAX_LENGTH = 128
@@ -37,12 +38,11 @@ class Stage:
     schedule: str
 
 
-# Looking words up must be learned first, from the densest lessons; everything else builds on it. Heads that share their
-# keys take longer to tell words apart.
+# Looking words up must be learned first, from the densest lessons; everything else builds on it.
 FIRST = Stage("first", (64, 64), 1_800_000, 1.0, 3e-3, "constant_with_warmup")
 SECOND = Stage("second", (64, MAX_LENGTH), 5_600_000, 0.25, 3e-3, "cosine")
 CURRICULA = {
-    "mini-6b": (FIRST, SECOND, replace(SECOND, name="third")),
+    "mini-6b": (FIRST, SECOND),
     "mini-7b": (FIRST, SECOND),
     "mini-13b": (FIRST, SECOND),
 }

@@ -1,15 +1,19 @@
-"""What the notebooks train, from a profile: context extension and the training methods of Table 3, as runs with keys.
+"""What the notebooks train, from a profile: every arm of every experiment, for each seed, as runs with keys.
 
-Every notebook that asks for the same model gets the same run, so nothing is trained twice.
+Notebooks that ask for the same model get the same run, so nothing is trained twice. A seed varies the draw of the
+training data and its order; base models, context extension and benchmarks are the same for all seeds.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from longalign import paths, record
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.chat import encode_prompt
-from longalign.corpus import suites, tokenizer
+from longalign.corpus import benchmarks, suites, tokenizer
+from longalign.evaluations import Evaluation
 from longalign.profiles import Profile
 from longalign.runs import Run, source_hash
 from longalign.store import TokenStore
@@ -23,32 +27,44 @@ METHODS = {
 }
 
 
+CORPUS = ("documents", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+class Arm(NamedTuple):
+    """One trained model of an experiment: what was done, to which model, with which seed."""
+
+    arm: str
+    model: str
+    seed: int
+
+
 def data_folder(profile: Profile) -> Path:
     """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
-    settings = {name: profile.as_dict()[name] for name in ("corpus", "extension", "evaluation")}
-    key = record.config_hash({**settings, "code": source_hash("corpus", "chat", "rendering", "store_writer")})
+    settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
+    code = source_hash(*(f"corpus/{name}" for name in CORPUS), "chat", "rendering", "store_writer")
+    key = record.config_hash({**settings, "code": code})
     return paths.run_dir(profile.name) / "data" / key
 
 
-def suite_store(profile: Profile, name: str) -> TokenStore:
-    """A training suite of the profile as token store, built where it is missing."""
-    return suites.suite_store(name, profile.corpus, data_folder(profile))
+def suite_store(profile: Profile, name: str, *, seed: int = 0) -> TokenStore:
+    """A training suite of the profile as token store, as `seed` draws it, built where it is missing."""
+    corpus = replace(profile.corpus, seed=profile.corpus.seed + seed)
+    return suites.suite_store(name, corpus, data_folder(profile) / f"seed-{seed}")
 
 
-def evaluation_store(profile: Profile, *, heldout: bool = False) -> tuple[TokenStore, list[dict[str, Any]]]:
-    """The profile's test set as token store, with its samples in the same order."""
-    return suites.evaluation_store(profile.evaluation, data_folder(profile), heldout=heldout)
-
-
-def extension(profile: Profile, model: str) -> Run:
+def extension(profile: Profile, model: str, **changes: Any) -> Run:
     """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
 
-    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets.
+    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `changes` are
+    fields of the profile's extension.
     """
-    settings = profile.extension
+    settings = replace(profile.extension, **changes)
+    name = "-".join(["extension", *(str(changes[field]) for field in sorted(changes))])
     store = suites.documents_store(
-        "extension", data_folder(profile) / "extension", tokens=settings.tokens,
-        lengths=(MAX_LENGTH, settings.max_length), recall_share=0.25, seed=profile.corpus.seed,
+        "extension", data_folder(profile) / name, tokens=settings.tokens,
+        lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=0.25,
+        seed=profile.corpus.seed,
     )  # fmt: skip
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
@@ -56,14 +72,24 @@ def extension(profile: Profile, model: str) -> Run:
     }  # fmt: skip
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(paths.bases() / model),
-        rope_factor=settings.rope_factor, max_length=settings.max_length,
+        rope_factor=settings.rope_factor, max_length=max(settings.max_length, profile.corpus.max_length),
     )  # fmt: skip
 
 
-def fine_tuning(profile: Profile, model: str, *, method: str, suite: str = "LongAlign-10k", seed: int = 0) -> Run:
-    """Supervised fine-tuning of the long base by one of `METHODS`; `seed` varies the order of the samples.
+def fine_tuning(
+    profile: Profile,
+    model: str,
+    *,
+    method: str,
+    suite: str = "LongAlign-10k",
+    seed: int = 0,
+    start: Run | None = None,
+    **changes: Any,
+) -> Run:
+    """Supervised fine-tuning by one of `METHODS` from the long base, or from the run `start`.
 
-    The long base must have been trained: the run's key holds the hash of its weights.
+    That must have been trained: the run's key holds the hash of its weights. `changes` are fields of
+    `trainer.TrainingConfig` beside the profile's.
     """
     settings = profile.training
     batching, weighting = METHODS[method]
@@ -78,8 +104,175 @@ def fine_tuning(profile: Profile, model: str, *, method: str, suite: str = "Long
     }  # fmt: skip
     if weighting == "sequence":
         training["exponent"] = settings.exponent
-    store = suite_store(profile, suite)
-    return Run(f"{model} {method}", str(store.folder), training, start=str(extension(profile, model).model))
+    if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k"):
+        training["snapshots"] = settings.snapshots  # the learning curves' arm
+    store = suite_store(profile, suite, seed=seed)
+    start = start or extension(profile, model)
+    label = f"{model} {suite} {method} seed {seed}"
+    return Run(label, str(store.folder), training | changes, start=str(start.model))
+
+
+def long_bases(profile: Profile) -> list[Run]:
+    """The context extension of every model: what each fine-tuning starts from, to be finished before arms are named."""
+    return [extension(profile, model) for model in profile.models]
+
+
+def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 2: the first model on five nested doses of long instructions; 0k and 5k with as many steps as 10k, too.
+
+    Sorted batching, so that a step holds the same number of sequences at every dose: with packs, a dose of short ones
+    alone would have twice as many, and dose and batch size could not be told apart (the paper's 0k was not packed).
+    """
+    model = profile.models[0]
+    arms = {
+        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        for suite in suites.DOSES
+        for seed in profile.seeds_for(seeds, slow=suite in ("LongAlign-2.5k", "LongAlign-7.5k"))
+    }
+    for suite in ("LongAlign-0k", "LongAlign-5k"):
+        for seed in profile.seeds_for(seeds, slow=True):
+            steps = _steps(arms[Arm("LongAlign-10k", model, seed)])
+            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, model, seed)]))
+            run = fine_tuning(profile, model, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
+            arms[Arm(f"{suite}, equal steps", model, seed)] = run
+    return arms
+
+
+def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 2: diverse long instructions against ones of two kinds on papers and books only (LongAlpaca's analogue)."""
+    model = profile.models[0]
+    return {
+        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        for suite in ("LongAlign-10k", "LongAlpaca-12k")
+        for seed in profile.seeds_for(seeds)
+    }
+
+
+def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 3: four training methods on the first two models."""
+    return {
+        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
+        for model in profile.models[:2]
+        for method, (batching, _) in METHODS.items()
+        for seed in profile.seeds_for(seeds, slow=batching != "packing")
+    }
+
+
+def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 4: the largest model, packed with loss weighting and sorted, beside the same of the other two."""
+    return {
+        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
+        for model in profile.models
+        for method in ("packing + loss weighting", "sorted")
+        for seed in profile.seeds_for(seeds, slow=method == "sorted" or model == profile.models[-1])
+    }
+
+
+def windowed(profile: Profile, window: int) -> Profile:
+    """The profile with another context window: extension, long instructions and capacity all end there."""
+    return replace(
+        profile,
+        corpus=replace(profile.corpus, max_length=window),
+        extension=replace(profile.extension, max_length=window),
+        training=replace(profile.training, capacity=window),
+    )
+
+
+def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """The second model extended to, and trained on instructions of, each of the profile's windows."""
+    model = profile.models[1]
+    return {
+        Arm(f"window {window}", model, seed): fine_tuning(windowed(profile, window), model, method="sorted", seed=seed)
+        for window in profile.windows
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Weights w_i ~ N_i^a: from a = 0, the mean over sequences (LongAlign), to a = 1, the mean over tokens."""
+    model, method = profile.models[0], "packing + loss weighting"
+    changes = {a: {} if a == profile.training.exponent else {"exponent": a, "snapshots": 0} for a in EXPONENTS}
+    return {
+        Arm(f"a = {a:g}", model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes[a])
+        for a in EXPONENTS
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def short_continual_training(profile: Profile) -> Run:
+    """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
+    return extension(profile, profile.models[0], max_length=MAX_LENGTH)
+
+
+def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Long or short continual training, then fine-tuning with or without long instructions (arXiv 2410.02660)."""
+    model = profile.models[0]
+    starts = {"long": extension(profile, model), "short": short_continual_training(profile)}
+    return {
+        Arm(f"{name} continual training, {suite}", model, seed): fine_tuning(
+            profile, model, method="sorted", suite=suite, seed=seed, start=start
+        )
+        for name, start in starts.items()
+        for suite in ("LongAlign-0k", "LongAlign-10k")
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Faults of the released code that change training (longalign.defects), beside the same training without them."""
+    model, packing = profile.models[0], "packing + loss weighting"
+    faults = {
+        "packing + loss weighting": (packing, {}),
+        "first packs cut": (packing, {"defect": "first packs", "snapshots": 0}),
+        "last pack lost": (packing, {"defect": "last pack", "snapshots": 0}),
+        "K of one machine": (packing, {"weighting": "released", "snapshots": 0}),
+        "mean over tokens": (packing, {"exponent": 1.0, "snapshots": 0}),
+        "sorted": ("sorted", {}),
+        "sorted, longest dropped": ("sorted", {"defect": "longest dropped"}),
+    }
+    return {
+        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        for name, (method, changes) in faults.items()
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def _steps(run: Run) -> int:
+    from longalign.trainer import TrainingConfig, make_plans
+
+    return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
+
+
+def all_arms(profile: Profile, seeds: int = 0) -> dict[str, dict[Arm, Run]]:
+    """Every experiment by name. The long bases (of windows and grid, too) must have been trained."""
+    makers = (data_scale, data_source, methods, model_scale, windows, exponents, grid, released_code)
+    return {maker.__name__: maker(profile, seeds) for maker in makers}
+
+
+def benchmark_folder(profile: Profile) -> Path:
+    """The items of every benchmark of the profile as JSONL, built where they are missing."""
+    settings = {"evaluation": profile.as_dict()["evaluation"], "window": profile.corpus.max_length}
+    key = record.config_hash({**settings, "code": source_hash("corpus", "corpus/benchmarks")})
+    folder = paths.run_dir(profile.name) / "benchmarks" / key
+    for name in benchmarks.BENCHMARKS:
+        if not (folder / f"{name}.jsonl").is_file():
+            items = benchmarks.items(name, profile.evaluation, window=profile.corpus.max_length)
+            suites.write_jsonl(folder / f"{name}.jsonl", items)
+    return folder
+
+
+def evaluations(
+    profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = benchmarks.BENCHMARKS, loss: bool = False
+) -> dict[Arm, Evaluation]:
+    """The evaluation of every trained arm on the benchmarks `names`, with `loss` on its training data and on `test`."""
+    folder = str(benchmark_folder(profile))
+    return {
+        arm: Evaluation(
+            " ".join(map(str, arm)), str(run.model), folder, list(names), profile.corpus.max_length,
+            train=run.store if loss else "",
+        )
+        for arm, run in arms.items()
+    }  # fmt: skip
 
 
 def answer(run: Run, sample: dict[str, Any], *, max_new_tokens: int = 64) -> str:

@@ -29,10 +29,10 @@ class Shape:
 
 
 MINIATURES = {
-    # Two keys for four heads must be twice as wide to tell a thousand words apart.
-    "mini-6b": Shape(96, 3, 4, 2, 256, 48),
-    "mini-7b": Shape(96, 3, 4, 4, 256, 24),
-    "mini-13b": Shape(128, 4, 4, 4, 344, 48),
+    # Heads of 32 features: narrower ones hardly tell a thousand words apart, fewer ones look up less at a time.
+    "mini-6b": Shape(96, 3, 6, 3, 224, 32),
+    "mini-7b": Shape(96, 3, 6, 6, 256, 32),
+    "mini-13b": Shape(128, 4, 8, 8, 344, 32),
 }
 
 

@@ -62,7 +62,7 @@ class Extension:
 class Training:
     """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step."""
 
-    epochs: int = 5
+    epochs: int = 3
     learning_rate: float = 3e-3
     schedule: str = "cosine"
     warmup_ratio: float = 0.03
@@ -76,16 +76,24 @@ class Training:
     packs_per_step: int = 3
     exponent: float = 0.0
     packing_algorithm: str = "next_fit"
+    snapshots: int = 12
     checkpoint_every: int = 50
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Exact match: prompts of each length (tokens) and task, `per_cell` of each."""
+    """The benchmarks: lengths in tokens, counts of items (`longalign.corpus.benchmarks` says of what)."""
 
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
     tasks: tuple[str, ...] = ("lookup", "table", "note", "translation", "chain", "calls", "summary")
     per_cell: int = 20
+    heldout_per_cell: int = 10
+    needle_lengths: tuple[int, ...] = (64, 128, 256, 384, 512, 640, 768, 960)
+    needle_depths: int = 10
+    needle_per_cell: int = 3
+    longbench_per_task: int = 60
+    chat_questions: int = 50
+    short_per_task: int = 50
 
 
 @dataclass(frozen=True)
@@ -94,13 +102,25 @@ class Profile:
 
     name: str
     seed: int = 0
-    models: tuple[str, ...] = ("mini-6b", "mini-7b")
+    seeds: int = 3
+    seeds_of_slow_arms: int = 1
+    models: tuple[str, ...] = ("mini-6b", "mini-7b", "mini-13b")
+    windows: tuple[int, ...] = (512, 1024, 2048)
     corpus: Corpus = field(default_factory=Corpus)
     extension: Extension = field(default_factory=Extension)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     workers: int = 2
     simulated_ranks: int = 8
+
+    def seeds_for(self, requested: int = 0, *, slow: bool = False) -> range:
+        """The seeds an arm is trained with: `requested` of them, or (at 0) as many as the profile has time for.
+
+        >>> list(Profile(name="laptop").seeds_for()), list(Profile(name="laptop").seeds_for(5, slow=True))
+        ([0, 1, 2], [0, 1, 2, 3, 4])
+        """
+        count = requested or (self.seeds_of_slow_arms if slow else self.seeds)
+        return range(self.seed, self.seed + count)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain nested data, for records and hashes; tuples become lists.
@@ -204,16 +224,21 @@ def _check_names(profile: Profile, where: str) -> None:
 def _check_numbers(profile: Profile, where: str) -> None:
     corpus, training, evaluation = profile.corpus, profile.training, profile.evaluation
     for holds, message in (
-        (len(profile.models) > 0, "models must name at least one model"),
+        (len(profile.models) == 3, "models must name three: the first two for the training methods, the largest last"),
+        (len(profile.windows) > 0, "windows must name at least one length"),
         (len(evaluation.tasks) > 0, "evaluation.tasks must name at least one task"),
         (profile.workers >= 1, "workers must be at least 1"),
         (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
-        (evaluation.per_cell >= 1, "evaluation.per_cell must be at least 1"),
+        (profile.seeds >= 1 and profile.seeds_of_slow_arms >= 1, "seeds and seeds_of_slow_arms must be at least 1"),
+        (min(evaluation.per_cell, evaluation.heldout_per_cell, evaluation.needle_depths, evaluation.needle_per_cell,
+             evaluation.longbench_per_task, evaluation.chat_questions, evaluation.short_per_task) >= 1,
+         "every count of evaluation must be at least 1"),
         (min(corpus.long, corpus.longalpaca_long, corpus.longalpaca_short) >= 0 and corpus.short >= 1,
          "corpus.long, longalpaca_long and longalpaca_short must not be negative, and corpus.short at least 1"),
         (len(evaluation.lengths) > 0, "evaluation.lengths must name at least one length"),
         (min((corpus.min_long, corpus.max_short, *evaluation.lengths)) >= SHORTEST,
          f"corpus.min_long, corpus.max_short and evaluation.lengths must be at least {SHORTEST} tokens"),
+        (min(profile.windows) >= corpus.min_long, "windows must not be shorter than corpus.min_long"),
         (profile.extension.tokens >= 1 and profile.extension.max_length >= 128,
          "extension.tokens must be at least 1 and extension.max_length at least 128, the bases' length"),
         (0 <= training.exponent <= 1, "training.exponent must lie from 0 to 1"),
@@ -221,8 +246,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (training.checkpoint_every >= 1, "training.checkpoint_every must be at least 1"),
         (corpus.min_long <= corpus.max_length, "corpus.min_long must not exceed corpus.max_length"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
-        (min(training.epochs, training.rows, training.accumulation, training.packs_per_step) >= 1,
-         "training.epochs, rows, accumulation and packs_per_step must be at least 1"),
+        (min(training.epochs, training.rows, training.accumulation, training.packs_per_step, training.snapshots) >= 1,
+         "training.epochs, rows, accumulation, packs_per_step and snapshots must be at least 1"),
         (training.rows * training.accumulation == training.sequences_per_step,
          "training.rows x training.accumulation must be training.sequences_per_step, or the methods see other steps"),
     ):  # fmt: skip

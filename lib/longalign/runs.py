@@ -6,15 +6,8 @@ loss does.
 """
 
 import ast
-import fcntl
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -37,7 +30,6 @@ CODE = (
     "models",
     "trainer",
 )
-REPORT_SECONDS = {True: 1.0, False: 15.0}
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,8 @@ class Run:
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
-            "data": data, "training": self.training, "code": source_hash(*CODE),
+            "data": data, "training": self.training,
+            "code": source_hash(*CODE, *(("defects",) if self.training.get("defect") else ())),
         })  # fmt: skip
 
     @property
@@ -81,6 +74,11 @@ class Run:
         return self.folder / "model"
 
     @property
+    def snapshots(self) -> Path:
+        """Folder of the models kept on the way, `step-00042` and so on; absent where none were asked for."""
+        return self.folder / "snapshots"
+
+    @property
     def finished(self) -> bool:
         """Whether the run is complete."""
         return (self.folder / "record.json").is_file()
@@ -88,6 +86,26 @@ class Run:
     def record(self) -> dict[str, Any]:
         """What the finished run recorded. Raises FileNotFoundError before."""
         return json.loads((self.folder / "record.json").read_text())
+
+    def perform(self) -> None:
+        """Train in this process, or go on from the last checkpoint."""
+        _train(self)
+
+    def progress(self) -> str:
+        """Step, loss, speed and time left of a run that is under way."""
+        events = read_events(self.folder / "work" / "events.jsonl")
+        if not events:
+            return "starting"
+        last = events[-1]
+        left = (last["steps"] - last["step"]) * last["seconds"] / last["step"]
+        rate = f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens/s"
+        return f"step {last['step']}/{last['steps']} loss {last['loss']:.3f} {rate} {left:.0f} s left"
+
+    def summary(self) -> str:
+        """Steps, tokens, time and speed of a run that is finished."""
+        done = self.record()
+        rate = f"{done['tokens'] / max(done['seconds'], 1e-9):,.0f} tokens/s"
+        return f"{done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
 
 
 @cache
@@ -118,20 +136,6 @@ def normalized_source(source: str) -> str:
     return ast.unparse(tree)
 
 
-def execute(run: Run) -> None:
-    """Train a run in this process, or go on with it from its last checkpoint; nothing happens when it is finished.
-
-    Where another process trains the same run, this one waits until that one has finished it, or takes over.
-    """
-    if run.finished:
-        return
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
-        if not run.finished:
-            _train(run)
-
-
 def _train(run: Run) -> None:
     from longalign import models, trainer
     from longalign.store import TokenStore
@@ -144,6 +148,9 @@ def _train(run: Run) -> None:
     _drop_unfinished_checkpoints(run.folder / "work")
     trainer.train(model, store, trainer.TrainingConfig(**run.training), run.folder / "work")
     models.save_model(model, run.model)
+    if (run.folder / "work" / "snapshots").is_dir():
+        shutil.rmtree(run.snapshots, ignore_errors=True)
+        shutil.move(run.folder / "work" / "snapshots", run.snapshots)
     shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
     last = read_events(run.folder / "events.jsonl")[-1]
     where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}
@@ -163,132 +170,3 @@ def _drop_unfinished_checkpoints(work: Path) -> None:
             json.loads((checkpoint / "trainer_state.json").read_text())
         except (FileNotFoundError, ValueError):
             shutil.rmtree(checkpoint)
-
-
-def execute_all(runs: Sequence[Run], *, workers: int = 1) -> None:
-    """Finish all runs, `workers` one-thread processes side by side, with a progress line; finished ones are reused.
-
-    Raises RuntimeError naming the run and its log when one fails; the others' checkpoints stay. ValueError for no
-    workers.
-    """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least one process must train")
-    waiting = list({run.key: run for run in runs if not run.finished}.values())
-    reused = len({run.key for run in runs}) - len(waiting)
-    if reused:
-        print(f"{reused} of {len(runs)} runs are finished already and reused")
-    with ExitStack() as stack:
-        progress = stack.enter_context(_Progress())
-        crew = [stack.enter_context(_Worker()) for _ in range(min(workers, len(waiting)))]
-        while waiting or any(worker.run for worker in crew):
-            for worker in crew:
-                if worker.run is None and waiting:
-                    worker.give(waiting.pop(0))
-            time.sleep(0.2)
-            progress.show([worker.run for worker in crew if worker.run], len(waiting))
-            for worker in crew:
-                if run := worker.finished_run():
-                    progress.finished(run)
-
-
-class _Worker:
-    """A one-thread process that trains the runs it is given, one by one: torch is imported once. Ended with the
-    block."""
-
-    def __init__(self) -> None:
-        self.run: Run | None = None
-
-    def __enter__(self) -> "_Worker":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "longalign.runs"], stdin=subprocess.PIPE, text=True, env=environment
-        )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
-
-    def give(self, run: Run) -> None:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        self.run = run
-        with suppress(BrokenPipeError):  # it has died: `finished_run` says so, with its log
-            self.process.stdin.write(json.dumps({**asdict(run), "key": run.key}) + "\n")
-            self.process.stdin.flush()
-
-    def finished_run(self) -> Run | None:
-        """The run that has just been finished, else None; RuntimeError when the process has died."""
-        if self.run is None:
-            return None
-        if self.run.finished:
-            run, self.run = self.run, None
-            return run
-        if self.process.poll() is None:
-            return None
-        log = self.run.folder / "log.txt"
-        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.is_file() else ""
-        raise RuntimeError(
-            f"the run {self.run.label!r} failed (exit {self.process.returncode}); "
-            f"its log is {paths.relative(log)}:\n{tail}"
-        )
-
-
-class _Progress:
-    """One live line on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self.live, self.shown = sys.stdout.isatty(), time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            print()
-
-    def show(self, running: list[Run], waiting: int) -> None:
-        if not running or time.monotonic() - self.shown < REPORT_SECONDS[self.live]:
-            return
-        self.shown = time.monotonic()
-        text = " | ".join(_state(run) for run in running) + (f" | {waiting} waiting" if waiting else "")
-        print(f"\r{text:<110}" if self.live else text, end="" if self.live else "\n", flush=True)
-
-    def finished(self, run: Run) -> None:
-        done = run.record()
-        rate = f"{done['tokens'] / max(done['seconds'], 1e-9):,.0f} tokens/s"
-        text = f"{run.label}: {done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
-        print(f"\r{text:<110}" if self.live else text, flush=True)
-
-
-def _state(run: Run) -> str:
-    events = read_events(run.folder / "work" / "events.jsonl")
-    if not events:
-        return f"{run.label}: starting"
-    last = events[-1]
-    left = (last["steps"] - last["step"]) * last["seconds"] / last["step"]
-    rate = f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens/s"
-    return f"{run.label}: step {last['step']}/{last['steps']} loss {last['loss']:.3f} {rate} {left:.0f} s left"
-
-
-def _serve() -> None:
-    """Train the runs that come as JSON lines on standard input; output goes to each run's log."""
-    parent = os.getppid()
-    from longalign import trainer  # noqa: F401  seconds, in which the process that asked may have gone
-
-    for line in sys.stdin:
-        if os.getppid() != parent:
-            sys.exit("the process that asked for this run has ended")
-        fields = json.loads(line)
-        key = fields.pop("key")
-        run = Run(**fields)
-        with (paths.trained() / key / "log.txt").open("a") as log:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-                os.dup2(log.fileno(), stream.fileno())
-        if run.key != key:
-            sys.exit("the code or the data changed after this run was planned; start again")
-        execute(run)
-
-
-if __name__ == "__main__":
-    _serve()

@@ -22,6 +22,7 @@ from longalign.batching import Plan, make_plan
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.events import read_events
 from longalign.loss import attach_loss_head, weighted_loss
+from longalign.models import save_model
 from longalign.planned import PlannedDataset
 from longalign.store import TokenStore
 
@@ -30,7 +31,10 @@ from longalign.store import TokenStore
 class TrainingConfig:
     """How a model is trained on a token store; the names are the profile's (`longalign.profiles.Training`).
 
-    `rows` is padded sequences a micro-batch for naive and sorted batching, packs a micro-batch for packing.
+    `rows` is padded sequences a micro-batch for naive and sorted batching, packs a micro-batch for packing. `steps`
+    ends training after that many optimizer steps (0: all of the epochs; the learning rate's schedule ends with it).
+    `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
+    the released code to train with (`longalign.defects`).
     """
 
     method: str = "packing"
@@ -49,16 +53,19 @@ class TrainingConfig:
     accumulation: int = 1
     packing_algorithm: str = "next_fit"
     seed: int = 0
+    steps: int = 0
+    snapshots: int = 0
+    defect: str = ""
     checkpoint_every: int = 50
 
 
 def make_plans(store: TokenStore, config: TrainingConfig, *, ranks: int = 1) -> list[Plan]:
     """One plan per epoch, each reshuffled by (seed, epoch)."""
-    special = {"capacity": config.capacity, "algorithm": config.packing_algorithm} if config.method == "packing" else {}
+    special = {"algorithm": config.packing_algorithm} if config.method == "packing" else {}
     return [
         make_plan(
-            config.method, store.lengths, target_counts=store.target_counts, ranks=ranks, rows=config.rows,
-            accumulation=config.accumulation, seed=config.seed, epoch=epoch, **special,
+            config.method, store.lengths, target_counts=store.target_counts, capacity=config.capacity, ranks=ranks,
+            rows=config.rows, accumulation=config.accumulation, seed=config.seed, epoch=epoch, **special,
         )
         for epoch in range(config.epochs)
     ]  # fmt: skip
@@ -129,6 +136,17 @@ class EventLog(TrainerCallback):
         control.should_training_stop |= os.getppid() != self.parent
 
 
+class Snapshots(TrainerCallback):
+    """Keeps the model at `count` evenly spaced steps, the last one included, as `snapshots/step-00042` and so on."""
+
+    def __init__(self, folder: Path, steps: int, count: int):
+        self.folder, self.steps = folder, {round(steps * (i + 1) / count) for i in range(count)} - {0}
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if state.global_step in self.steps and state.is_world_process_zero:
+            save_model(model, self.folder / "snapshots" / f"step-{state.global_step:05d}")
+
+
 def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, folder: Path | str) -> PreTrainedModel:
     """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run
     resumes.
@@ -140,7 +158,7 @@ def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, fol
     folder.mkdir(parents=True, exist_ok=True)
     args = _arguments(config, folder)
     plans = make_plans(store, config, ranks=args.world_size)
-    steps = [step for plan in plans for step in plan.steps]
+    steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
     args.max_steps = len(steps)
@@ -148,15 +166,21 @@ def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, fol
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = model.config.pad_token_id or 0
+    options = {"exponent": config.exponent, "weighting": config.weighting, "rank": args.process_index}
+    if config.defect:
+        from longalign.defects import faulty_dataset  # what is trained with a fault must not change other runs' code
+
+        dataset = faulty_dataset(config.defect, store, plans, **options)
+    else:
+        dataset = PlannedDataset(store, plans, **options)
     trainer = PlanTrainer(
         model,
         args=args,
-        dataset=PlannedDataset(
-            store, plans, exponent=config.exponent, weighting=config.weighting, rank=args.process_index
-        ),
+        dataset=dataset,
         collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
     )
     trainer.add_callback(log)
+    trainer.add_callback(Snapshots(folder, len(steps), config.snapshots))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     if trainer.state.global_step < len(steps):
         raise InterruptedError(

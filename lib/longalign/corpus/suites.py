@@ -1,7 +1,7 @@
 """The paper's training suites and the test set in miniature: JSONL in LongAlign-10k's schema, then token stores.
 
-LongAlign-0k, -5k and -10k are nested: the short instructions, plus the first half or all of the long ones.
-LongAlpaca-12k's analogue has papers and books only, questions of one kind only, and short questions of the same kind.
+LongAlign-0k to -10k are nested: the short instructions, plus none to all of the long ones. In place of the long ones,
+LongAlpaca-12k's analogue brings long questions of two kinds on papers and books only, and short ones of the same kinds.
 """
 
 import json
@@ -21,26 +21,29 @@ from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, tokenize_jsonl, write_store
 
 OTHER_SHARE = 0.1
-SUITES = ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k", "LongAlpaca-12k")
+DOSES = {"LongAlign-0k": 0, "LongAlign-2.5k": 0.25, "LongAlign-5k": 0.5, "LongAlign-7.5k": 0.75, "LongAlign-10k": 1}
+"""The share of the long instructions in each suite of the paper's own data; the paper trains on 0k, 5k and 10k."""
+SUITES = (*DOSES, "LongAlpaca-12k")
 
 
 def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
-    """The samples of a suite, long ones first. Raises KeyError for an unknown name, naming the suites."""
+    """The samples of a suite, long ones first, then the short ones that every suite has.
+
+    Raises KeyError for an unknown name, naming the suites.
+    """
+    if name not in SUITES:
+        raise KeyError(f"no suite is called {name!r}; there are {', '.join(SUITES)}")
     long = {"min_length": corpus.min_long, "max_length": corpus.max_length}
     if name == "LongAlpaca-12k":
         alpaca = {"sources": samples.ALPACA_SOURCES, "families": samples.ALPACA_FAMILIES}
-        yield from (
-            samples.instruction("alpaca", corpus.seed, i, **long, **alpaca) for i in range(corpus.longalpaca_long)
-        )
-        short = {"min_length": min(48, corpus.max_short), "max_length": corpus.max_short, **alpaca}
-        yield from (
-            samples.instruction("alpaca-short", corpus.seed, i, **short) for i in range(corpus.longalpaca_short)
-        )
-        return
-    if name not in SUITES:
-        raise KeyError(f"no suite is called {name!r}; there are {', '.join(SUITES)}")
-    count = {"LongAlign-0k": 0, "LongAlign-5k": corpus.long // 2, "LongAlign-10k": corpus.long}[name]
-    yield from (samples.instruction("long", corpus.seed, i, **long) for i in range(count))
+        short = {"min_length": min(48, corpus.max_short), "max_length": corpus.max_short}
+        for kind, count, lengths in (
+            ("alpaca", corpus.longalpaca_long, long), ("alpaca-short", corpus.longalpaca_short, short)
+        ):  # fmt: skip
+            yield from (samples.instruction(kind, corpus.seed, i, **lengths, **alpaca) for i in range(count))
+    else:
+        count = round(corpus.long * DOSES[name])
+        yield from (samples.instruction("long", corpus.seed, i, **long) for i in range(count))
     yield from (samples.dialogue("short", corpus.seed, i, max_length=corpus.max_short) for i in range(corpus.short))
 
 
