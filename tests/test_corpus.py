@@ -1,5 +1,6 @@
 """The generated corpus: exact answers, nested suites, lossless tokens, and the shares that the paper's data has."""
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -111,13 +112,21 @@ def test_suites_are_nested():
     assert (len(zero), len(five), len(ten)) == (20, 25, 30)
 
 
-def test_the_longalpaca_analogue_has_papers_and_books_and_plain_questions_only():
+def test_the_longalpaca_analogue_has_plain_questions_on_papers_and_books_and_the_short_samples_of_every_suite():
     rows = list(suites.suite("LongAlpaca-12k", SMALL))
-    assert len(rows) == 12
-    assert {row["source"] for row in rows} <= {"arxiv", "books3"} and {row["task"] for row in rows} <= {
-        "lookup",
-        "note",
-    }
+    own, shared = rows[:12], rows[12:]
+    assert {row["source"] for row in own} <= {"arxiv", "books3"}
+    assert {row["task"] for row in own} <= {"lookup", "note"}
+    assert shared == list(suites.suite("LongAlign-0k", SMALL))
+
+
+def test_the_doses_are_nested_and_a_seed_draws_other_samples():
+    doses = {name: [row["id"] for row in suites.suite(name, SMALL)] for name in suites.DOSES}
+    long = {name: [i for i in ids if i.startswith("long-")] for name, ids in doses.items()}
+    assert [len(ids) for ids in long.values()] == [0, 2, 5, 8, 10]
+    assert all(ids == long["LongAlign-10k"][: len(ids)] for ids in long.values())
+    other = next(suites.suite("LongAlign-10k", dataclasses.replace(SMALL, seed=1)))
+    assert other["messages"] != next(suites.suite("LongAlign-10k", SMALL))["messages"]
 
 
 def test_an_unknown_suite_is_refused_by_name():

@@ -22,7 +22,7 @@ FLOORS = {
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models trainer events runs crew bases experiments evals "
     "evaluations timing defects",
-    "side": "paths profiles record plots figures stats ledger verdicts",
+    "side": "paths profiles record plots figures tables stats ledger verdicts",
     "top": "execute reference readme claims cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}

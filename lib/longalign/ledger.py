@@ -80,7 +80,7 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     path = path or paths.root() / "claims.yaml"
     where = paths.relative(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=profiles._Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=profiles.Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     parts = ("tasks", "lengths", "claims")

@@ -26,6 +26,10 @@ NAMES = {
     "training.packing_algorithm": ("next_fit", "best_fit"),
     "training.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
 }
+COUNTS = (
+    "per_cell", "heldout_per_cell", "needle_depths", "needle_per_cell", "longbench_per_task", "chat_questions",
+    "short_per_task",
+)  # fmt: skip
 SHORTEST = 64
 """Tokens of the shortest samples that can be generated for every task."""
 
@@ -143,7 +147,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = _find(name_or_path)
     where = paths.relative(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     profile = typed(data, Profile, where=where)
@@ -230,21 +234,19 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (profile.workers >= 1, "workers must be at least 1"),
         (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
         (profile.seeds >= 1 and profile.seeds_of_slow_arms >= 1, "seeds and seeds_of_slow_arms must be at least 1"),
-        (min(evaluation.per_cell, evaluation.heldout_per_cell, evaluation.needle_depths, evaluation.needle_per_cell,
-             evaluation.longbench_per_task, evaluation.chat_questions, evaluation.short_per_task) >= 1,
-         "every count of evaluation must be at least 1"),
+        *((getattr(evaluation, name) >= 1, f"evaluation.{name} must be at least 1") for name in COUNTS),
         (min(corpus.long, corpus.longalpaca_long, corpus.longalpaca_short) >= 0 and corpus.short >= 1,
          "corpus.long, longalpaca_long and longalpaca_short must not be negative, and corpus.short at least 1"),
         (len(evaluation.lengths) > 0, "evaluation.lengths must name at least one length"),
         (min((corpus.min_long, corpus.max_short, *evaluation.lengths)) >= SHORTEST,
          f"corpus.min_long, corpus.max_short and evaluation.lengths must be at least {SHORTEST} tokens"),
-        (min(profile.windows) >= corpus.min_long, "windows must not be shorter than corpus.min_long"),
         (profile.extension.tokens >= 1 and profile.extension.max_length >= 128,
          "extension.tokens must be at least 1 and extension.max_length at least 128, the bases' length"),
         (0 <= training.exponent <= 1, "training.exponent must lie from 0 to 1"),
         (0 <= training.warmup_ratio < 1, "training.warmup_ratio is a share of the steps, from 0 to below 1"),
         (training.checkpoint_every >= 1, "training.checkpoint_every must be at least 1"),
         (corpus.min_long <= corpus.max_length, "corpus.min_long must not exceed corpus.max_length"),
+        (min((corpus.max_length, *profile.windows)) >= corpus.min_long, "windows must not be shorter than corpus.min_long"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
         (min(training.epochs, training.rows, training.accumulation, training.packs_per_step, training.snapshots) >= 1,
          "training.epochs, rows, accumulation, packs_per_step and snapshots must be at least 1"),
@@ -273,7 +275,7 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-class _Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):
     """Safe YAML with the floats of YAML 1.2 (3e-3 is a number) and without silently repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -286,6 +288,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
+Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )

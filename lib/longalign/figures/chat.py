@@ -1,0 +1,86 @@
+"""Figures of LongBench-Chat in miniature (the paper's Figure 1)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.plots import COLOURS, TEXT_WIDTH, figure
+from longalign.stats import t_interval
+
+CATEGORIES = ("chat-reasoning", "chat-coding", "chat-summarization", "chat-translation", "chat-document-qa")
+PAPER = {
+    "GPT-4-1106": 8.40, "GLM-4-128k": 8.14, "Claude-2.1": 8.03, "LongAlign-13B-64k": 7.02, "InternLM2-20b-200k": 6.66,
+    "ChatGLM3-6B-128k": 6.52, "LongAlign-7B-64k": 6.38, "InternLM2-7b-200k": 6.29, "LongAlign-6B-64k": 6.21,
+    "Mistral-7B-Instruct-v0.2": 5.84, "ChatGLM3-6B-32k": 4.55, "Vicuna-7b-16k": 3.51, "Orion-14b-LongChat": 3.17,
+    "LongChat-7b-32k": 3.06,
+}  # fmt: skip
+"""Figure 1 of arXiv 2401.18058: LongBench-Chat, 1 to 10 points by GPT-4."""
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mean over seeds of the mean over all other rows, for every combination of the columns `by`, in their order.
+
+    Columns `mean`, `low`, `high` (95 % t interval over seeds, NaN where seeds cannot carry one) and `seeds`.
+
+    >>> rows = pd.DataFrame({"arm": ["a", "a"], "seed": [0, 1], "value": [2.0, 4.0]})
+    >>> over_seeds(rows, ["arm"]).round(2).iloc[0].tolist()
+    [3.0, -9.71, 15.71, 2.0]
+    """
+    seeds = table.groupby([*by, "seed"], sort=False).value.mean().groupby(list(by), sort=False)
+    rows = {name: (values.mean(), *t_interval(values.to_numpy()), len(values)) for name, values in seeds}
+    index = pd.Index(rows, name=by[0]) if len(by) == 1 else pd.MultiIndex.from_tuples(rows, names=by)
+    if len(by) == 1:
+        index = pd.Index([name[0] for name in rows], name=by[0])
+    return pd.DataFrame(list(rows.values()), index=index, columns=["mean", "low", "high", "seeds"])
+
+
+@figure("chat_ranking")
+def chat_ranking(folder: Path) -> Figure:
+    """All our models ranked by their score, beside the paper's ranking of its own; the two scales cannot be compared."""
+    table = pd.read_csv(folder / "chat.csv")
+    ranking = over_seeds(table[table.metric == "score"], ["model", "arm"]).sort_values("mean")
+    ceiling = table[table.metric == "ceiling"].value.mean()
+    drawn, (ours, paper) = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.19 * max(len(ranking), len(PAPER)) + 0.9))
+    models = sorted(ranking.index.get_level_values("model").unique())
+    colours = [COLOURS[models.index(model)] for model, _ in ranking.index]
+    names = [f"{model}  {arm}" for model, arm in ranking.index]
+    ends = np.abs(ranking[["low", "high"]].to_numpy().T - ranking["mean"].to_numpy())
+    ours.barh(names, ranking["mean"], color=colours, height=0.7)
+    ours.errorbar(ranking["mean"], range(len(names)), xerr=ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
+    ours.axvline(ceiling, color="black", linestyle="--", linewidth=0.8)
+    ours.set(title=f"here: points by rule (dashed: ceiling {ceiling:.1f})", xlabel="points; 1 is chance")
+    told = pd.Series(PAPER).sort_values()
+    colours = [COLOURS[5] if name.startswith("LongAlign") else "0.7" for name in told.index]
+    paper.barh(told.index, told, color=colours, height=0.7)
+    paper.set(title="paper's Figure 1: points by GPT-4", xlabel="points")
+    for axes in (ours, paper):
+        axes.set(xlim=(1, 10), xticks=range(1, 11))
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", labelsize=6)
+    drawn.tight_layout()
+    return drawn
+
+
+@figure("chat_categories")
+def chat_categories(folder: Path) -> Figure:
+    """Score by category, a line a suite of the first model: which kinds of questions long instructions help."""
+    table = pd.read_csv(folder / "chat.csv")
+    table = table[(table.metric == "score") & table.arm.str.startswith("Long")]
+    drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.3))
+    arms = sorted(table.arm.unique(), key=lambda arm: (arm.split("-")[0], len(arm), arm))
+    width = 0.8 / len(arms)
+    for number, arm in enumerate(arms):
+        part = over_seeds(table[table.arm == arm], ["task"]).reindex(CATEGORIES)
+        places = np.arange(len(CATEGORIES)) + (number - (len(arms) - 1) / 2) * width
+        ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
+        axes.bar(places, part["mean"] - 1, width, bottom=1, label=arm, color=COLOURS[number], edgecolor="white")
+        axes.errorbar(places, part["mean"], yerr=ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
+    axes.set_xticks(range(len(CATEGORIES)), [name.removeprefix("chat-") for name in CATEGORIES])
+    axes.set(ylim=(1, 10), ylabel="points; 1 is chance")
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(arms))
+    return drawn
