@@ -52,7 +52,8 @@ def times(folder: Path) -> Figure:
 def times_devices(folder: Path) -> Figure:
     """Speed against naive batching over the number of devices: measured for one and two, beyond that simulated.
 
-    The second panel is the FLOP model of a Llama-2-7B at 64 times the lengths, beside what the paper measured.
+    The second panel is the FLOP model of a Llama-2-7B at 64 times the lengths, beside what the paper measured on 8
+    devices (6B, 7B, 13B from left to right).
     """
     table = pd.read_csv(folder / "times.csv")
     table = table[(table.metric == "speed against naive") & table.arm.isin(["sorted", "packing"])]
@@ -62,19 +63,20 @@ def times_devices(folder: Path) -> Figure:
     first = min(here.model.unique(), key=lambda model: int(re.search(r"\d+", model).group()))
     _lines(panels[0], here[here.model == first])
     _lines(panels[1], table[table.model.str.startswith("Llama")])
-    for name, place in (("sorted", 7.0), ("packing", 9.2)):
+    for name, places in (("sorted", [5.3, 5.9, 6.6]), ("packing", [9.7, 10.8, 12.1])):
         speed = PAPER_HOURS["naive"] / PAPER_HOURS[name]
-        style = {**look(METHODS)[name], "markerfacecolor": "none", "linestyle": "none", "markersize": 6}
-        panels[1].plot([place] * 3, speed, label=f"{name}, paper: 6B, 7B, 13B", **style)
+        style = {**look(METHODS)[name], "markerfacecolor": "none", "linestyle": "none", "markersize": 6, "alpha": 0.7}
+        panels[1].plot(places, speed, label=f"{name}, paper: 6B, 7B, 13B on 8 x A800", **style)
     for axes in panels:
         axes.axhline(1, color="0.5", linewidth=0.8)
         axes.set_xscale("log", base=2)
         axes.set_xticks([1, 2, 8, 64], ["1", "2", "8", "64"])
         axes.set(xlabel="devices", xlim=(0.8, 90))
+        axes.set_yscale("log", base=2)
+        axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
         axes.minorticks_off()
     panels[0].set(title=f"here: {first}, simulated from 8 on", ylabel="speed / speed of naive")
     panels[1].set(title="simulated: FLOPs of a Llama-2-7B; paper: measured")
-    panels[0].set_ylim(bottom=0)
     _legend(drawn, panels)
     return drawn
 
