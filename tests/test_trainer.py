@@ -86,7 +86,8 @@ def test_steps_cut_the_epochs_and_the_schedule_ends_with_them(folder, tmp_path):
     train(fresh_model(), store, config, tmp_path / "cut")
     events = read_events(tmp_path / "cut" / "events.jsonl")
     steps = [step for plan in make_plans(store, config) for step in plan.steps]
-    assert len(steps) > 4 and events[-1]["tokens"] == sum(store.lengths[i] for step in steps[:4] for i in step.sequences)
+    assert len(steps) > 4
+    assert events[-1]["tokens"] == sum(store.lengths[i] for step in steps[:4] for i in step.sequences)
     rates = [event["learning_rate"] for event in events]
     assert rates == pytest.approx([config.learning_rate * left / 4 for left in (4, 3, 2, 1)])
 

@@ -18,7 +18,7 @@ from longalign import paths
 from longalign.profiles import load_profile
 from longalign.record import write_text
 
-_TABLES = ("*.csv", "*.json")
+_TABLES = ("*.csv", "*.json", "items/*.csv")
 _CELL_METADATA = ("papermill", "execution", "ExecuteTime")
 
 
@@ -38,12 +38,19 @@ def promote(run: Path | str, results: Path | str, names: Collection[str]) -> lis
         if not is_finished(notebook):
             raise ValueError(f"{paths.relative(run)}/notebooks/{name} did not finish: run it to its end, then promote")
     tables = sorted(path for pattern in _TABLES for path in run.glob(pattern))
-    written = [write_text(results / path.name, path.read_text(encoding="utf-8")) for path in tables]
+    written = [write_text(results / path.relative_to(run), path.read_text(encoding="utf-8")) for path in tables]
     for name, notebook in notebooks.items():
         # what a cell printed may hold the place of this checkout; as seen from the checkout it is the same for all
         text = nbformat.writes(scrub(notebook)).replace(f"{paths.root()}/", "")
         written.append(write_text(results / "notebooks" / name, text + "\n"))
     return written
+
+
+def export_report(notebook: Path | str, page: Path | str) -> Path:
+    """An executed notebook as one HTML file, images inside; returns it."""
+    from nbconvert import HTMLExporter
+
+    return write_text(page, HTMLExporter().from_filename(str(notebook))[0])
 
 
 def is_finished(notebook: nbformat.NotebookNode) -> bool:
@@ -94,6 +101,8 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"longalign.reference: {error}", file=sys.stderr)
         return 2
+    for report in (paths.results() / "notebooks").glob("*_report.ipynb"):
+        export_report(report, paths.results() / "report.html")
     kept = {p for pattern in _TABLES for p in paths.results().glob(pattern)} - set(written)
     print(f"{len(written)} files of the run of {profile.name} are now the reference in results/")
     for path in sorted(kept):

@@ -1,0 +1,79 @@
+"""Evaluations: scored once, addressed by model, items, window and code; tables are means over the kept items."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longalign import crew
+from longalign.corpus import benchmarks, suites, tokenizer
+from longalign.evaluations import Evaluation, tidy, write_items
+from longalign.models import new_model, save_model
+from longalign.profiles import load_profile
+
+SETTINGS = load_profile("smoke").evaluation
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluations")
+    for seed in (0, 1):
+        model = new_model("mini-6b", vocab_size=len(tokenizer.load()), max_length=256, seed=seed)
+        save_model(model, folder / f"model-{seed}")
+    for name in ("test", "short"):
+        suites.write_jsonl(folder / "items" / f"{name}.jsonl", benchmarks.items(name, SETTINGS, window=256))
+    return folder
+
+
+@pytest.fixture
+def evaluation(folder, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(folder / "runs"))
+    return Evaluation("first", str(folder / "model-0"), str(folder / "items"), ["test", "short"], 256)
+
+
+def test_an_evaluation_keeps_a_score_for_every_item_and_is_not_done_twice(evaluation):
+    crew.execute(evaluation)
+    written = (evaluation.folder / "record.json").stat().st_mtime_ns
+    crew.execute(evaluation)
+    assert (evaluation.folder / "record.json").stat().st_mtime_ns == written
+    rows = pd.DataFrame(evaluation.rows())
+    items = len(SETTINGS.tasks) * len(SETTINGS.lengths) * SETTINGS.per_cell
+    assert (rows.benchmark == "test").sum() == 2 * items, "exact_match and fact_match of each"
+    assert rows.value.between(0, 1).all() and evaluation.answers() == []
+
+
+def test_the_key_depends_on_model_items_window_and_training_data_but_not_on_the_label(evaluation, folder):
+    changes = [{"model": str(folder / "model-1")}, {"window": 128}, {"benchmarks": ["test"]}]
+    keys = {evaluation.key, *(dataclasses.replace(evaluation, **change).key for change in changes)}
+    assert len(keys) == 4
+    assert dataclasses.replace(evaluation, label="another").key == evaluation.key
+
+
+def test_the_table_is_the_mean_over_items_and_the_wide_file_holds_each_of_them(evaluation, tmp_path):
+    crew.execute(evaluation)
+    arms = {("naive", "mini-6b", 0): evaluation}
+    table = pd.DataFrame(tidy("methods", arms))
+    rows = pd.DataFrame(evaluation.rows())
+    for row in table.itertuples():
+        cell = rows[(rows.task == row.task) & (rows.length == row.length) & (rows.metric == row.metric)]
+        assert row.value == pytest.approx(np.mean(cell.value), abs=1e-12)
+    wide = pd.read_csv(write_items(tmp_path / "items.csv", arms))
+    assert len(wide) == len(rows) and "mini-6b|naive|0" in wide
+    assert wide["mini-6b|naive|0"].mean() == pytest.approx(rows.value.mean(), abs=1e-3)
+
+
+def test_a_prompt_over_the_window_loses_its_middle_and_is_still_scored(evaluation):
+    short = dataclasses.replace(evaluation, benchmarks=["test"], window=160)
+    crew.execute(short)
+    assert len(short.rows()) == (pd.DataFrame(evaluation.rows()).benchmark == "test").sum()
+
+
+def test_losses_are_taken_on_training_data_and_on_the_test_items(evaluation, folder):
+    corpus = dataclasses.replace(load_profile("smoke").corpus, long=2, short=4)
+    store = suites.suite_store("LongAlign-10k", corpus, folder / "data")
+    losses = dataclasses.replace(evaluation, benchmarks=[], train=str(store.folder))
+    crew.execute(losses)
+    values = {row["task"]: row["value"] for row in losses.rows()}
+    assert set(values) == {"train-loss", "test-loss"}
+    assert all(6 < value < 9 for value in values.values()), "an untrained model is near the logarithm of the vocabulary"

@@ -1,0 +1,76 @@
+"""Arms of the experiments: which runs there are, which are shared, what a seed changes."""
+
+import dataclasses
+import json
+
+import pytest
+
+from longalign import crew, experiments
+from longalign.experiments import Arm
+from longalign.profiles import load_profile
+from longalign.store import TokenStore
+from longalign.trainer import TrainingConfig, make_plans
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LONGALIGN_RUNS", str(tmp_path_factory.mktemp("experiments")))
+        profile = load_profile("smoke")
+        windows = [experiments.extension(experiments.windowed(profile, w), "mini-7b") for w in profile.windows]
+        starts = [*experiments.long_bases(profile), experiments.short_continual_training(profile), *windows]
+        crew.execute_all(starts, workers=2)
+        yield profile
+
+
+def data(run):
+    return json.loads((TokenStore(run.store).folder / "manifest.json").read_text())["sha256"]
+
+
+def test_every_experiment_has_its_arms_and_runs_that_two_ask_for_are_the_same(profile):
+    found = experiments.all_arms(profile)
+    assert {arm.model for arm in found["methods"]} == {"mini-6b", "mini-7b"}
+    sorted_10k = found["data_scale"][Arm("LongAlign-10k", "mini-6b", 0)].key
+    assert sorted_10k == found["methods"][Arm("sorted", "mini-6b", 0)].key
+    assert sorted_10k == found["data_source"][Arm("LongAlign-10k", "mini-6b", 0)].key
+    assert sorted_10k == found["grid"][Arm("long continual training, LongAlign-10k", "mini-6b", 0)].key
+    packed = found["methods"][Arm("packing + loss weighting", "mini-6b", 0)].key
+    assert packed == found["exponents"][Arm("a = 0", "mini-6b", 0)].key
+    assert packed == found["released_code"][Arm("packing + loss weighting", "mini-6b", 0)].key
+    keys = [run.key for arms in found.values() for run in arms.values()]
+    assert len(set(keys)) < len(keys)
+    for arms in found.values():
+        assert len({run.key for run in arms.values()}) == len(arms), "arms of one experiment differ"
+
+
+def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):
+    arms = experiments.data_source(profile, 2)
+    first, second = (arms[Arm("LongAlign-10k", "mini-6b", seed)] for seed in (0, 1))
+    assert first.start == second.start and data(first) != data(second)
+    assert first.training["seed"] != second.training["seed"]
+
+
+def test_more_seeds_add_runs_and_keep_those_there_are(profile):
+    few, many = experiments.data_scale(profile, 1), experiments.data_scale(profile, 3)
+    assert {arm: run.key for arm, run in few.items()}.items() <= {arm: run.key for arm, run in many.items()}.items()
+    assert len(many) == 3 * len(few)
+
+
+def test_equal_steps_are_as_many_as_the_full_dose_takes(profile):
+    profile = dataclasses.replace(profile, corpus=dataclasses.replace(profile.corpus, long=36))
+    arms = experiments.data_scale(profile, 1)
+
+    def steps(run):
+        config = TrainingConfig(**run.training)
+        planned = sum(len(plan.steps) for plan in make_plans(TokenStore(run.store), config))
+        return min(planned, config.steps or planned)
+
+    full = steps(arms[Arm("LongAlign-10k", "mini-6b", 0)])
+    for suite in ("LongAlign-0k", "LongAlign-5k"):
+        assert steps(arms[Arm(f"{suite}, equal steps", "mini-6b", 0)]) == full
+    assert steps(arms[Arm("LongAlign-0k", "mini-6b", 0)]) < full, "the doses differ, or nothing would be equalled"
+
+
+def test_benchmarks_do_not_depend_on_the_seed_or_the_arm(profile):
+    arms = experiments.data_source(profile, 2)
+    assert len({scored.items for scored in experiments.evaluations(profile, arms).values()}) == 1
