@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from longalign.plots import COLOURS, TEXT_WIDTH, figure
-from longalign.stats import t_interval
+from longalign.tables import CHAT, intervals
 
-CATEGORIES = ("chat-reasoning", "chat-coding", "chat-summarization", "chat-translation", "chat-document-qa")
+WHISKERS = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
 PAPER = {
     "GPT-4-1106": 8.40, "GLM-4-128k": 8.14, "Claude-2.1": 8.03, "LongAlign-13B-64k": 7.02, "InternLM2-20b-200k": 6.66,
     "ChatGLM3-6B-128k": 6.52, "LongAlign-7B-64k": 6.38, "InternLM2-7b-200k": 6.29, "LongAlign-6B-64k": 6.21,
@@ -22,25 +22,19 @@ PAPER = {
 
 
 def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Mean over seeds of the mean over all other rows, for every combination of the columns `by`, in their order.
+    """`tables.intervals` of tidy rows, indexed by the columns `by`; a seed's value is the mean over all its rows.
 
-    Columns `mean`, `low`, `high` (95 % t interval over seeds, NaN where seeds cannot carry one) and `seeds`.
-
-    >>> rows = pd.DataFrame({"arm": ["a", "a"], "seed": [0, 1], "value": [2.0, 4.0]})
-    >>> over_seeds(rows, ["arm"]).round(2).iloc[0].tolist()
-    [3.0, -9.71, 15.71, 2.0]
+    >>> rows = pd.DataFrame({"arm": "sorted", "seed": [0, 0, 1, 2], "value": [1.0, 3.0, 4.0, 3.0]})
+    >>> over_seeds(rows, ["arm"]).round(4).loc["sorted"].tolist()  # 2, 4 and 3
+    [3.0, 2.4841, 3.0]
     """
-    seeds = table.groupby([*by, "seed"], sort=False).value.mean().groupby(list(by), sort=False)
-    rows = {name: (values.mean(), *t_interval(values.to_numpy()), len(values)) for name, values in seeds}
-    index = pd.Index(rows, name=by[0]) if len(by) == 1 else pd.MultiIndex.from_tuples(rows, names=by)
-    if len(by) == 1:
-        index = pd.Index([name[0] for name in rows], name=by[0])
-    return pd.DataFrame(list(rows.values()), index=index, columns=["mean", "low", "high", "seeds"])
+    seeds = table.groupby([*by, "seed"], sort=False).value.mean().reset_index()
+    return intervals(seeds, by).set_index(list(by))
 
 
 @figure("chat_ranking")
 def chat_ranking(folder: Path) -> Figure:
-    """All our models ranked by their score, beside the paper's ranking of its own; the two scales cannot be compared."""
+    """All our models ranked by score, beside the paper's ranking of its own; the two scales cannot be compared."""
     table = pd.read_csv(folder / "chat.csv")
     ranking = over_seeds(table[table.metric == "score"], ["model", "arm"]).sort_values("mean")
     ceiling = table[table.metric == "ceiling"].value.mean()
@@ -48,9 +42,8 @@ def chat_ranking(folder: Path) -> Figure:
     models = sorted(ranking.index.get_level_values("model").unique())
     colours = [COLOURS[models.index(model)] for model, _ in ranking.index]
     names = [f"{model}  {arm}" for model, arm in ranking.index]
-    ends = np.abs(ranking[["low", "high"]].to_numpy().T - ranking["mean"].to_numpy())
     ours.barh(names, ranking["mean"], color=colours, height=0.7)
-    ours.errorbar(ranking["mean"], range(len(names)), xerr=ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
+    ours.errorbar(ranking["mean"], range(len(names)), xerr=ranking["half"], **WHISKERS)
     ours.axvline(ceiling, color="black", linestyle="--", linewidth=0.8)
     ours.set(title=f"here: points by rule (dashed: ceiling {ceiling:.1f})", xlabel="points; 1 is chance")
     told = pd.Series(PAPER).sort_values()
@@ -74,12 +67,11 @@ def chat_categories(folder: Path) -> Figure:
     arms = sorted(table.arm.unique(), key=lambda arm: (arm.split("-")[0], len(arm), arm))
     width = 0.8 / len(arms)
     for number, arm in enumerate(arms):
-        part = over_seeds(table[table.arm == arm], ["task"]).reindex(CATEGORIES)
-        places = np.arange(len(CATEGORIES)) + (number - (len(arms) - 1) / 2) * width
-        ends = np.abs(part[["low", "high"]].to_numpy().T - part["mean"].to_numpy())
+        part = over_seeds(table[table.arm == arm], ["task"]).reindex(CHAT)
+        places = np.arange(len(CHAT)) + (number - (len(arms) - 1) / 2) * width
         axes.bar(places, part["mean"] - 1, width, bottom=1, label=arm, color=COLOURS[number], edgecolor="white")
-        axes.errorbar(places, part["mean"], yerr=ends, fmt="none", ecolor="black", elinewidth=0.8, capsize=1.5)
-    axes.set_xticks(range(len(CATEGORIES)), [name.removeprefix("chat-") for name in CATEGORIES])
+        axes.errorbar(places, part["mean"], yerr=part["half"], **WHISKERS)
+    axes.set_xticks(range(len(CHAT)), [name.removeprefix("chat-") for name in CHAT])
     axes.set(ylim=(1, 10), ylabel="points; 1 is chance")
     axes.grid(axis="x", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(arms))
