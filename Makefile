@@ -11,12 +11,14 @@ PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed
 TEST  := $(VENV)/.installed-for-tests
 RUN   := $(RUNS)/$(PROFILE)
+STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
+REPORT    := 16
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 
 # $(call stamp,05) is the stamp of notebook 05 in this profile, $(call stamp,*) those of all
-stamp = $(patsubst notebooks/%.ipynb,$(STAMPS)/$(PROFILE)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
+stamp = $(patsubst notebooks/%.ipynb,$(STAMP)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
 
 export DS_BUILD_OPS := 0
 ifneq ($(RUNS),results/run)
@@ -39,10 +41,11 @@ endif
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@echo "make TARGET [PROFILE=$(PROFILE)] [PYTHON=$(PYTHON)]"
+	@echo "make TARGET [PROFILE=$(PROFILE)] [SEEDS=n] [PYTHON=$(PYTHON)]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
-reproduce: $(call stamp,*) ## execute every notebook (PROFILE=laptop by default); results go to results/run/PROFILE
+reproduce: $(call stamp,*) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
+	@echo "report     $(RUN)/report.html"
 	@echo "results    $(RUN)/*.csv, $(RUN)/*.json"
 	@echo "figures    $(RUN)/figures/"
 	@echo "notebooks  $(RUN)/notebooks/"
@@ -53,7 +56,7 @@ smoke: ## execute every notebook at the smallest size, to see that everything ru
 notebook: ## execute one notebook and what it needs: make notebook NB=05
 	@test -n "$(call stamp,$(NB))" || { echo "say which: make notebook NB=05; there are: $(notdir $(NOTEBOOKS))" >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(call stamp,$(NB))
-	@echo "executed: $(patsubst $(STAMPS)/$(PROFILE)/%,$(RUN)/notebooks/%.ipynb,$(call stamp,$(NB)))"
+	@echo "executed: $(patsubst $(STAMP)/%,$(RUN)/notebooks/%.ipynb,$(call stamp,$(NB)))"
 
 lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
@@ -93,16 +96,21 @@ distclean: clean ## remove .venv, too
 
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
-# 01 builds the data that the others read
-$(call stamp,02) $(call stamp,03) $(call stamp,04) $(call stamp,05): $(call stamp,01)
-$(call stamp,05): $(call stamp,04)
+# 01 builds the data that the others read, 04 trains the long bases; the report shows what all others have found. A training that two notebooks ask for is done
+# by the first of them and reused by the other.
+$(call stamp,0[2-4]): $(call stamp,01)
+$(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
+$(call stamp,$(REPORT)): $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
 
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.
 # The stamp bears the time of the start, so that an edit made meanwhile counts.
-$(STAMPS)/$(PROFILE)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
+$(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml claims.yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started
-	@$(PY) -m longalign.execute $< --profile $(PROFILE)
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.claims $(PROFILE))
+	@$(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS)))
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=WARN --to html --output-dir $(RUN) --output report \
+		$(RUN)/notebooks/$(<F))
 	@mv $@.started $@
 
 FORCE:

@@ -45,7 +45,7 @@ class _FirstPacksCut(PlannedDataset):
 
 
 def cut_pack(features: list[dict[str, Any]], capacity: int) -> list[dict[str, Any]]:
-    """The first `capacity` tokens of a pack, weights doubled; targets behind them are lost, with their sequence's share.
+    """The first `capacity` tokens of a pack, weights doubled; the targets behind them are lost.
 
     >>> pack = [{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / 9} for n in (2, 4, 3)]
     >>> [len(feature["input_ids"]) for feature in cut_pack(pack, 4)]
