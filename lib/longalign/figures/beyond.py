@@ -1,0 +1,99 @@
+"""Figures of what goes beyond the paper: the weights' exponent, continual training, the released code's faults."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.figures.chat import WHISKERS, over_seeds
+from longalign.plots import COLOURS, TEXT_WIDTH, figure, look
+from longalign.tables import CHAT, TEST
+
+LONG = 256
+"""Tokens from which a prompt is long: the paper's 16k at 1:64."""
+ANSWERS = {"1-8": (1, 8), "9-16": (9, 16), "17-32": (17, 32), "over 32": (33, 10**9)}
+"""Classes of answers by their target tokens, the end token included."""
+CONTINUAL = ("short", "long")
+SCORES = {"exact_match": "exact match, long prompts", "score": "LongBench-Chat, 1-10"}
+
+
+def primary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The tidy rows behind one number: `score` of LongBench-Chat, or `exact_match` of the test set's long prompts.
+
+    Long are the longest prompts where none has LONG tokens.
+    """
+    if metric == "score":
+        return table[(table.metric == metric) & table.task.isin(CHAT)]
+    asked = table[(table.metric == metric) & table.task.isin(TEST)]
+    return asked[asked.length >= min(LONG, asked.length.max())]
+
+
+def contrasts(table: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
+    """The weighted sum of arms for every seed that all of them have: columns `seed` and `value`.
+
+    >>> rows = pd.DataFrame({"arm": ["a", "a", "b"], "seed": [0, 1, 0], "value": [2.0, 4.0, 3.0]})
+    >>> contrasts(rows, {"b": 1, "a": -1}).values.tolist()
+    [[0.0, 1.0]]
+    """
+    wide = table.groupby(["seed", "arm"]).value.mean().unstack("arm")[list(weights)].dropna()
+    return (wide * pd.Series(weights)).sum(axis=1).rename("value").reset_index()
+
+
+@figure("exponent_answers")
+def exponent_answers(folder: Path) -> Figure:
+    """Exact match against the exponent of the weights, a line a class of answer lengths."""
+    table = pd.read_csv(folder / "exponents.csv")
+    table = table[(table.metric == "exact_match") & table.task.str.startswith("answers of ")]
+    drawn, axes = plt.subplots(figsize=(3.3, 2.4))
+    for name, style in look(list(ANSWERS)).items():
+        part = over_seeds(table[table.task == f"answers of {name}"], ["arm"])
+        exponents = part.index.str.removeprefix("a = ").astype(float)
+        part = part.iloc[order := np.argsort(exponents)]
+        axes.errorbar(exponents[order], part["mean"], yerr=part["half"], label=name, elinewidth=0.7, **style)
+    axes.set(xlabel="exponent a of the weights, w ~ N^a", ylabel="exact match", ylim=(-0.03, 1.03))
+    axes.legend(title="tokens of the answer", title_fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
+    return drawn
+
+
+@figure("grid")
+def grid(folder: Path) -> Figure:
+    """Without and with long instructions, a line a kind of continual training: parallel lines, no interaction."""
+    table = pd.read_csv(folder / "grid.csv")
+    drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.3))
+    for axes, (metric, label) in zip(panels, SCORES.items(), strict=True):
+        means = over_seeds(primary(table, metric), ["arm"])
+        for shift, (kind, style) in enumerate(look(CONTINUAL).items()):
+            arms = [f"{kind} continual training, {suite}" for suite in ("LongAlign-0k", "LongAlign-10k")]
+            places = np.arange(2) + 0.03 * shift
+            part = means.loc[arms]
+            name = f"{kind} continual training"
+            axes.errorbar(places, part["mean"], yerr=part["half"], label=name, elinewidth=0.7, capsize=2, **style)
+        axes.set_xticks((0, 1), ("no long instructions", "long instructions"))
+        axes.set(xlim=(-0.3, 1.3), ylabel=label)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=2)
+    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    return drawn
+
+
+@figure("defects")
+def defects(folder: Path) -> Figure:
+    """What each fault of the released code changes in the scores, against the same training without it."""
+    table = pd.read_csv(folder / "defects.csv")
+    faults = [arm for arm in table.arm.unique() if arm not in ("packing + loss weighting", "sorted")]
+    drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.3 * len(faults) + 0.8), sharey=True)
+    for axes, (metric, label) in zip(panels, SCORES.items(), strict=True):
+        for place, fault in enumerate(faults):
+            sound = "sorted" if fault.startswith("sorted") else "packing + loss weighting"
+            found = contrasts(primary(table, metric), {fault: 1, sound: -1}).assign(arm=fault)
+            row = over_seeds(found, ["arm"]).iloc[0]
+            axes.plot(row["mean"], place, "o", color=COLOURS[0])
+            axes.errorbar(row["mean"], place, xerr=row["half"], **WHISKERS)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(xlabel=f"difference: {label}")
+        axes.margins(x=0.15)
+    panels[0].set_yticks(range(len(faults)), faults)
+    panels[0].set(ylim=(len(faults) - 0.5, -0.5))
+    drawn.tight_layout()
+    return drawn
