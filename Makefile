@@ -100,11 +100,11 @@ distclean: clean ## remove .venv, too
 # by the first of them and reused by the other.
 $(call stamp,0[2-4]): $(call stamp,01)
 $(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
-$(call stamp,$(REPORT)): $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
+$(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
 
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.
 # The stamp bears the time of the start, so that an edit made meanwhile counts.
-$(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml claims.yaml $(LIBRARY) \
+$(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.claims $(PROFILE))

@@ -184,6 +184,29 @@ def small(tmp_path):
     return tmp_path, run
 
 
+def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(small):
+    folder, run = small
+    (folder / "notebooks" / "16_report.ipynb").touch()
+    (folder / "claims.yaml").touch()
+    (folder / "venv" / "bin" / "python").write_text('#!/bin/sh\necho "ran $2 $3"\n')
+    told = make("reproduce", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
+    modules = re.findall(r"ran (\S+)", told)
+    assert modules == [*["longalign.execute"] * 2, "longalign.claims", "longalign.execute", "nbconvert"]
+
+
+def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small):
+    folder, run = small
+    (folder / "notebooks" / "05_methods.ipynb").write_text('"seeds: int = 0"')
+    (folder / "venv" / "bin" / "python").write_text(
+        '#!/bin/sh\necho "ran $3 $6 $7"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'
+    )
+    asked = ("reproduce", "SEEDS=3", "RUNS=out", "VENV=venv", "READY=")
+    told = make(*asked, root=folder).stdout
+    assert re.findall(r"ran (.*)", told) == ["notebooks/04_bases.ipynb  ", "notebooks/05_methods.ipynb -p seeds=3"]
+    assert "ran" not in make(*asked, root=folder).stdout
+    assert run("reproduce") == ["04_bases", "05_methods"], "the profile's own number of seeds is another run"
+
+
 def touch_later(path):
     """Give a file a time that is later than any stamp."""
     later = time.time() + 10
