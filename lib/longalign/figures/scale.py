@@ -64,7 +64,11 @@ def data_source(folder: Path) -> Figure:
         places = np.arange(len(domains)) + (number - (len(arms) - 1) / 2) * width
         half = part.half.fillna(0)
         axes.bar(places, part["mean"], width, yerr=half, capsize=2, label=arm, color=style["color"])
-    axes.set_xticks(range(len(domains)), [domain.replace(", ", ",\n") for domain in domains], fontsize=6)
+    axes.set_xticks(
+        range(len(domains)),
+        [domain.replace(", ", ",\n").replace(" and ", "\nand ").replace("other s", "other\ns") for domain in domains],
+        fontsize=6,
+    )
     axes.grid(axis="x", visible=False)
     axes.set(ylabel="exact match", ylim=(0, 1.03))
     drawn.legend(loc="outside upper center", ncols=2)
