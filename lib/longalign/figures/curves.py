@@ -34,8 +34,8 @@ def learning_curves(folder: Path) -> Figure:
         axes.plot(found.share, found["mean"], label="smoothed, mean over seeds", **style)
         for label, (share, line) in MARKS.items():
             axes.axvline(share, color="black", linestyle=line, linewidth=1, marker="", label=label)
-        axes.set(title=kind, xlabel="share of the steps", xlim=(-0.02, 1.02), ylim=(0, None))
-    panels[0].set_ylabel("score / final score")
+        axes.set(title=kind, xlabel="share of the steps", xlim=(-0.02, 1.02))
+    panels[0].set(ylabel="score / final score", ylim=(0, None))  # after all: the panels share the axis
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, columnspacing=1)
     drawn.tight_layout(rect=(0, 0, 1, 0.92))
     return drawn

@@ -42,8 +42,8 @@ def model_loss(folder: Path) -> Figure:
             part = found[(found.arm == method) & (found.task == task)].set_index("model").reindex(models)
             axes.errorbar(range(len(models)), part["mean"], yerr=part.half, label=label, capsize=2, **styles[task])
         axes.set_xticks(range(len(models)), models)
-        axes.set(title=method, ylim=(0, None))
-    panels[0].set_ylabel("mean loss of a sequence")
+        axes.set(title=method)
+    panels[0].set(ylabel="mean loss of a sequence", ylim=(0, None))  # after all: the panels share the axis
     panels[0].legend()
     drawn.tight_layout()
     return drawn
@@ -79,7 +79,7 @@ def _scores(axes: plt.Axes, found: pd.DataFrame, **labels: str) -> None:
         places = np.arange(len(models)) + 0.16 * (number - 0.5)
         axes.errorbar(places, part["mean"], yerr=part.half, label=method, capsize=2, linestyle="", **style)
     axes.set_xticks(range(len(models)), models)
-    axes.set(xlim=(-0.5, len(models) - 0.5), ylim=(1, 10), **labels)
+    axes.set(xlim=(-0.5, len(models) - 0.5), ylim=(0.7, 10.3), **labels)
 
 
 def _by_size(names: pd.Series) -> list[str]:
