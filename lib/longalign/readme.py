@@ -9,40 +9,50 @@ from pathlib import Path
 import pandas as pd
 
 from longalign import paths
-from longalign.figures.methods import METHODS
 from longalign.record import write_text
 
 BEGIN, END = "<!-- results:begin (written by `make reference`) -->", "<!-- results:end -->"
+VERDICTS = (
+    "reproduced", "consistent", "not reproduced", "contradicted", "not measured", "cannot be shown at this scale",
+)  # fmt: skip
+FRONT = (
+    "table-2-chat-10k-over-0k", "table-2-chat-5k-over-0k", "table-2-chat-first-half", "table-2-test-10k-over-0k",
+    "table-2-chat-over-longalpaca", "table-2-multi-turn-unharmed", "table-3-weighting-over-packing-6b",
+    "table-3-weighting-over-packing-7b", "figure-5-packing-speed-6b", "figure-5-sorted-speed-6b",
+    "table-4-weighting-13b-over-7b", "figure-4-needle-10k-over-0k",
+)  # fmt: skip
+"""The claims that stand on the front page; the report has all of them."""
 
 
 def block(results: Path) -> str:
-    """Markdown of the headline: exact match by length, processor time, and where the numbers come from.
+    """Markdown of the front page: the doses' figure, chosen claims with interval and verdict, the count of verdicts.
 
-    Raises FileNotFoundError when a table is missing.
+    Raises FileNotFoundError when a table is missing, KeyError when a claim of `FRONT` is.
     """
-    scores, speed = pd.read_csv(results / "methods.csv"), pd.read_csv(results / "method_speed.csv")
-    entry = json.loads((results / "05_training_methods.json").read_text(encoding="utf-8"))
-    questions = entry["config"]["evaluation"]["per_cell"] * scores.task.nunique()
-    records = (json.loads(path.read_text(encoding="utf-8")) for path in results.glob("[0-9][0-9]_*.json"))
-    minutes = sum(record["wall_seconds"] for record in records) / 60
-    table = scores.pivot_table(index=["model", "arm"], columns="length", values="value", sort=False)
-    naive = speed[speed.method == "naive"].set_index("model").cpu_seconds
-    times = speed.set_index(["model", "method"]).cpu_seconds
-    lines = ["| model | training method | " + " | ".join(f"{n}" for n in table.columns) + " | speed against naive |"]
-    lines.append("|---|---|" + "---|" * (len(table.columns) + 1))
-    for model, arm in ((model, arm) for model in scores.model.unique() for arm in METHODS):
-        row = table.loc[model, arm]
-        cells = " | ".join(f"{value:.2f}" for value in row)
-        lines.append(f"| {model} | {arm} | {cells} | {naive[model] / times[model, arm]:.2f} x |")
+    claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False)
+    entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
+    lines = ["| claim of the paper | paper | here | 95 % interval | verdict |", "|---|---|---|---|---|"]
+    for claim in (claims.loc[name] for name in FRONT):
+        low, high = (f"{value:.3g}" if pd.notna(value) else "" for value in (claim.low, claim.high))
+        here = f"{claim.estimate:.3g}" if pd.notna(claim.estimate) else ""
+        paper = claim.paper if pd.notna(claim.paper) else ""
+        cells = (claim.statement, paper, here, f"{low} to {high}" if low else "", claim.verdict)
+        lines.append(f"| {' | '.join(cells)} |")
+    counts = claims.groupby("source", sort=False).verdict.value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=VERDICTS, fill_value=0)
+    verdicts = [f"| source | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
+    verdicts += [f"| {source} | {' | '.join(map(str, row))} |" for source, row in zip(counts.index, counts.values)]
+    provisional = int((claims.provisional.astype(str) == "True").sum())
     return "\n\n".join([
-        "![exact match by length for the four training methods](figures/method_scores.png)",
-        "Exact match of greedy answers by length of the sample in tokens (at most; 1,024 stands for 64k), mean over "
-        f"{scores.task.nunique()} tasks, and speed in tokens per second of processor time of one process, which leaves "
-        "out that devices wait for each other:",
+        "![scores against the number of long instructions](figures/data_scale.png)",
+        "`here` is the difference between the arms that the claim compares (a ratio for speed): points from 1 to 10 for "
+        "LongBench-Chat in miniature, shares of questions otherwise, over seeds.",
         "\n".join(lines),
-        f"{questions} questions a cell; all notebooks took {minutes:.0f} minutes (training included, installing not). "
-        f"Profile `{entry['config']['name']}`, seed {', '.join(map(str, entry['seeds']))}, "
-        f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}), torch {entry['versions']['torch']}.",
+        "All claims, by table or figure of the paper:",
+        "\n".join(verdicts),
+        f"{provisional} of these verdicts rest on fewer than five seeds and are provisional. "
+        f"Profile `{entry['config']['name']}`, {entry['hardware']['cores']} cores ({entry['hardware']['processor']}), "
+        f"torch {entry['versions']['torch']}. [The report](results/report.html) has the rules, intervals and tables.",
     ])  # fmt: skip
 
 
