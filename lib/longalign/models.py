@@ -43,7 +43,7 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
 
     >>> model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)       # lengths 2, 4, 3 in one pack of 9
     >>> model.config.num_key_value_heads, model.config.rope_parameters["rope_theta"]
-    (2, 10000.0)
+    (3, 10000.0)
     """
     if name not in MINIATURES:
         raise KeyError(f"no miniature is called {name!r}; there are {', '.join(MINIATURES)}")
