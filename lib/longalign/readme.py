@@ -46,8 +46,8 @@ def block(results: Path) -> str:
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
         "`here` is the difference between the arms that the claim compares (a ratio for speed): points from 1 to 10 "
-        "for LongBench-Chat in miniature, shares of questions otherwise, over seeds. The verdict takes the number of claims "
-        "of the same table into account (Holm): it may be *consistent* where the interval leaves out zero.",
+        "for LongBench-Chat in miniature, shares of questions otherwise, over seeds. The verdict takes the number of "
+        "claims of the same table into account (Holm): it may be *consistent* where the interval leaves out zero.",
         "\n".join(lines),
         "All claims, by table or figure of the paper:",
         "\n".join(verdicts),
