@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longalign.evals.exact_match import answer_match, by_cell, exact_match, fact_match, target_hits
+from longalign.evals.exact_match import answer_match, exact_match, fact_match, target_hits
 from longalign.models import new_model
 
 
@@ -116,10 +116,3 @@ def test_a_missed_end_token_costs_the_last_fact_of_its_own_answer_alone():
     assert fact_match(hits, labels, marks=[9]) == pytest.approx(2 / 3)
     assert answer_match(hits, labels) == 1 / 2
     assert fact_match(hits, labels, marks=[]) == 1 / 2
-
-
-def test_cells_are_means_over_their_samples():
-    samples = [{"task": "a", "cell": 2}, {"task": "a", "cell": 4}, {"task": "a", "cell": 2}]
-    assert by_cell(np.array([1.0, 0.0, 0.0]), samples, "task", "cell") == [
-        {"task": "a", "cell": 2, "value": 0.5, "count": 2}, {"task": "a", "cell": 4, "value": 0.0, "count": 1},
-    ]  # fmt: skip

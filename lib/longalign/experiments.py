@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from longalign import paths, record
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
-from longalign.chat import encode_prompt
-from longalign.corpus import benchmarks, suites, tokenizer
+from longalign.corpus import benchmarks, suites
 from longalign.evaluations import Evaluation
 from longalign.profiles import Profile
 from longalign.runs import Run, source_hash
@@ -25,8 +24,6 @@ METHODS = {
     "packing": ("packing", "eq3"),
     "packing + loss weighting": ("packing", "sequence"),
 }
-
-
 CORPUS = ("documents", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -104,7 +101,7 @@ def fine_tuning(
     }  # fmt: skip
     if weighting == "sequence":
         training["exponent"] = settings.exponent
-    if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k"):
+    if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
     store = suite_store(profile, suite, seed=seed)
     start = start or extension(profile, model)
@@ -191,7 +188,7 @@ def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Weights w_i ~ N_i^a: from a = 0, the mean over sequences (LongAlign), to a = 1, the mean over tokens."""
     model, method = profile.models[0], "packing + loss weighting"
-    changes = {a: {} if a == profile.training.exponent else {"exponent": a, "snapshots": 0} for a in EXPONENTS}
+    changes = {a: {} if a == profile.training.exponent else {"exponent": a} for a in EXPONENTS}
     return {
         Arm(f"a = {a:g}", model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes[a])
         for a in EXPONENTS
@@ -223,10 +220,10 @@ def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     model, packing = profile.models[0], "packing + loss weighting"
     faults = {
         "packing + loss weighting": (packing, {}),
-        "first packs cut": (packing, {"defect": "first packs", "snapshots": 0}),
-        "last pack lost": (packing, {"defect": "last pack", "snapshots": 0}),
-        "K of one machine": (packing, {"weighting": "released", "snapshots": 0}),
-        "mean over tokens": (packing, {"exponent": 1.0, "snapshots": 0}),
+        "first packs cut": (packing, {"defect": "first packs"}),
+        "last pack lost": (packing, {"defect": "last pack"}),
+        "K of one machine": (packing, {"weighting": "released"}),
+        "mean over tokens": (packing, {"exponent": 1.0}),
         "sorted": ("sorted", {}),
         "sorted, longest dropped": ("sorted", {"defect": "longest dropped"}),
     }
@@ -275,17 +272,10 @@ def evaluations(
     }  # fmt: skip
 
 
-def answer(run: Run, sample: dict[str, Any], *, max_new_tokens: int = 64) -> str:
-    """Question, reference and the answer that the run's model writes by greedy decoding, as three lines."""
-    import torch
-
+def answer(run: Run, item: dict[str, Any]) -> str:
+    """Question, reference and the answer to a benchmark's item that the run's model writes, as three lines."""
+    from longalign.evals.conversation import ANSWER_ROOM, answers
     from longalign.models import load_model
 
-    encode, messages = tokenizer.load(), sample["messages"]
-    prompt = torch.from_numpy(encode_prompt(messages[:-1], encode))[None].long()
-    written = load_model(run.model).generate(
-        prompt, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True  # training saves models with it off
-    )
-    question = messages[-2]["content"].rpartition("\n\n")[2]
-    text = encode.decode(written[0, prompt.shape[1] :], skip_special_tokens=True)
-    return f"question:  {question}\nreference: {messages[-1]['content']}\nwritten:   {text}"
+    (told,) = answers(load_model(run.model), [item], window=item["length"] + ANSWER_ROOM)
+    return f"question:  {told['question']}\nreference: {told['reference']}\nwritten:   {told['answer']}"

@@ -50,6 +50,9 @@ STYLE = {
     "axes.prop_cycle": matplotlib.cycler(color=COLOURS, marker=MARKERS),
 }
 
+WHISKERS = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
+"""Intervals over bars, as keywords of `Axes.errorbar`."""
+
 FIGURES: dict[str, Callable[[Path], Figure]] = {}
 """Every figure by name: a function of the folder that holds its CSV files."""
 
@@ -66,6 +69,12 @@ def look(names: list[str] | tuple[str, ...]) -> dict[str, dict[str, str]]:
     {'color': '#E69F00', 'marker': 's'}
     """
     return {n: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]} for i, n in enumerate(names)}
+
+
+def legend_above(drawn: Figure, axes: plt.Axes, *, ncols: int, **options: object) -> None:
+    """One legend over all panels, with the entries of `axes`, and the panels laid out below it."""
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=ncols, **options)
+    drawn.tight_layout(rect=(0, 0, 1, 0.92))
 
 
 def figure(name: str) -> Callable[[Callable[[Path], Figure]], Callable[[Path], Figure]]:

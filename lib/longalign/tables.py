@@ -6,6 +6,7 @@ not in these intervals (see `longalign.stats` for both).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ class Column(NamedTuple):
     high: int = 2**31
 
 
+METHODS = ("naive", "sorted", "packing", "packing + loss weighting")
+"""The training methods of Table 3, in the order in which they are drawn."""
 CHAT = ("chat-reasoning", "chat-coding", "chat-summarization", "chat-translation", "chat-document-qa")
 TEST = ("lookup", "table", "note", "translation", "chain", "calls", "summary")
 COLUMNS = {
@@ -120,6 +123,48 @@ def intervals(frame: pd.DataFrame, by: Sequence[str], *, value: str = "value") -
     groups = frame.groupby(list(by), sort=False)[value]
     found = groups.agg(mean="mean", half=_half_width, seeds="size")
     return found.reset_index()
+
+
+def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """`intervals` of tidy rows, indexed by the columns `by`; a seed's value is the mean over all its rows.
+
+    >>> rows = pd.DataFrame({"arm": "sorted", "seed": [0, 0, 1, 2], "value": [1.0, 3.0, 4.0, 3.0]})
+    >>> over_seeds(rows, ["arm"]).round(4).loc["sorted"].tolist()  # 2, 4 and 3
+    [3.0, 2.4841, 3.0]
+    """
+    seeds = table.groupby([*by, "seed"], sort=False).value.mean().reset_index()
+    return intervals(seeds, by).set_index(list(by))
+
+
+def primary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The tidy rows behind one number: `score` of LongBench-Chat, or `exact_match` of the test set's long prompts.
+
+    Long are the prompts of the column "test long", or the longest where none is that long.
+    """
+    if metric == "score":
+        return table[(table.metric == metric) & table.task.isin(CHAT)]
+    asked = table[(table.metric == metric) & table.task.isin(TEST)]
+    return asked[asked.length >= min(COLUMNS["test long"].low, asked.length.max())]
+
+
+def contrasts(table: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
+    """The weighted sum of arms for every seed that all of them have: columns `seed` and `value`.
+
+    >>> rows = pd.DataFrame({"arm": ["a", "a", "b"], "seed": [0, 1, 0], "value": [2.0, 4.0, 3.0]})
+    >>> contrasts(rows, {"b": 1, "a": -1}).values.tolist()
+    [[0.0, 1.0]]
+    """
+    wide = table.groupby(["seed", "arm"]).value.mean().unstack("arm")[list(weights)].dropna()
+    return (wide * pd.Series(weights)).sum(axis=1).rename("value").reset_index()
+
+
+def size(name: str) -> int:
+    """The size in the name of a model or an arm: its last number, to order by.
+
+    >>> size("ChatGLM3-6B"), size("Llama-2-13B"), size("mini-7b"), size("window 512")
+    (6, 13, 7, 512)
+    """
+    return int(re.findall(r"\d+", name)[-1])
 
 
 def mean_and_interval(values: Sequence[float], *, digits: int = 2) -> str:

@@ -15,7 +15,6 @@ import numpy as np
 from longalign import record
 from longalign.chat import Encoded
 from longalign.corpus import samples, tokenizer
-from longalign.corpus.tasks import FAMILIES
 from longalign.profiles import Corpus, Evaluation
 from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, tokenize_jsonl, write_store
@@ -77,19 +76,6 @@ def suite_store(name: str, corpus: Corpus, folder: Path | str) -> TokenStore:
     return _store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length)
 
 
-def evaluation_store(
-    evaluation: Evaluation, folder: Path | str, *, heldout: bool = False
-) -> tuple[TokenStore, list[dict[str, Any]]]:
-    """The test set as token store, with its samples (tasks, cells) in the same order."""
-    name = "heldout" if heldout else "test"
-    store = _store(
-        Path(folder) / name, lambda: evaluation_set(evaluation, heldout=heldout), max_length=max(evaluation.lengths)
-    )
-    return store, [
-        json.loads(line) for line in (Path(folder) / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-
-
 def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
     jsonl = folder.with_name(folder.name + ".jsonl")
     if not jsonl.is_file():
@@ -142,6 +128,3 @@ def recall_probe(length: int, count: int) -> list[dict[str, np.ndarray]]:
     far?"""
     documents = (samples.base_document(f"probe-{length}", 0, index, length=length) for index in range(count))
     return [{"input_ids": e.input_ids, "labels": e.labels} for e in map(_encode_document, documents)]
-
-
-TASKS = tuple(FAMILIES)

@@ -5,7 +5,7 @@ before it: up to the first mismatch, what was decoded is the reference itself. S
 the cost of one forward pass over packs. Price: it says whether the answer is exact, not what was written instead.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,18 +77,3 @@ def _run_starts(labels: np.ndarray) -> np.ndarray:
     """Where, among the targets, the runs of neighbouring targets after the first one begin."""
     places = np.flatnonzero(labels[1:] != IGNORE_INDEX)
     return np.flatnonzero(np.diff(places) > 1) + 1
-
-
-def by_cell(scores: np.ndarray, samples: Iterable[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
-    """Mean score and count for every combination of the samples' fields `names`, sorted.
-
-    >>> by_cell(np.array([1.0, 0.0, 1.0]), [{"task": "lookup"}, {"task": "lookup"}, {"task": "chain"}], "task")
-    [{'task': 'chain', 'value': 1.0, 'count': 1}, {'task': 'lookup', 'value': 0.5, 'count': 2}]
-    """
-    cells: dict[tuple, list[float]] = {}
-    for score, sample in zip(scores, samples, strict=True):
-        cells.setdefault(tuple(sample[name] for name in names), []).append(float(score))
-    return [
-        {**dict(zip(names, cell, strict=True)), "value": float(np.mean(values)), "count": len(values)}
-        for cell, values in sorted(cells.items())
-    ]

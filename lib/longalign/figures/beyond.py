@@ -7,38 +7,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.figures.chat import WHISKERS, over_seeds
-from longalign.plots import COLOURS, TEXT_WIDTH, figure, look
-from longalign.tables import CHAT, TEST
+from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, look
+from longalign.tables import contrasts, over_seeds, primary
 
-LONG = 256
-"""Tokens from which a prompt is long: the paper's 16k at 1:64."""
 ANSWERS = {"1-8": (1, 8), "9-16": (9, 16), "17-32": (17, 32), "over 32": (33, 10**9)}
 """Classes of answers by their target tokens, the end token included."""
 CONTINUAL = ("short", "long")
 SCORES = {"exact_match": "exact match, long prompts", "score": "LongBench-Chat, 1-10"}
-
-
-def primary(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The tidy rows behind one number: `score` of LongBench-Chat, or `exact_match` of the test set's long prompts.
-
-    Long are the longest prompts where none has LONG tokens.
-    """
-    if metric == "score":
-        return table[(table.metric == metric) & table.task.isin(CHAT)]
-    asked = table[(table.metric == metric) & table.task.isin(TEST)]
-    return asked[asked.length >= min(LONG, asked.length.max())]
-
-
-def contrasts(table: pd.DataFrame, weights: dict[str, float]) -> pd.DataFrame:
-    """The weighted sum of arms for every seed that all of them have: columns `seed` and `value`.
-
-    >>> rows = pd.DataFrame({"arm": ["a", "a", "b"], "seed": [0, 1, 0], "value": [2.0, 4.0, 3.0]})
-    >>> contrasts(rows, {"b": 1, "a": -1}).values.tolist()
-    [[0.0, 1.0]]
-    """
-    wide = table.groupby(["seed", "arm"]).value.mean().unstack("arm")[list(weights)].dropna()
-    return (wide * pd.Series(weights)).sum(axis=1).rename("value").reset_index()
 
 
 @figure("exponent_answers")
@@ -76,8 +51,7 @@ def grid(folder: Path) -> Figure:
             axes.errorbar(places, part["mean"], yerr=part["half"], label=name, elinewidth=0.7, capsize=2, **style)
         axes.set_xticks((0, 1), ("no long instructions", "long instructions"))
         axes.set(xlim=(-0.3, 1.3), ylabel=label)
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=2)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, panels[0], ncols=2)
     return drawn
 
 

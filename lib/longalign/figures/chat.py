@@ -1,6 +1,5 @@
 """Figures of LongBench-Chat in miniature (the paper's Figure 1)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLOURS, TEXT_WIDTH, figure
-from longalign.tables import CHAT, intervals
+from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure
+from longalign.tables import CHAT, over_seeds
 
-WHISKERS = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
 PAPER = {
     "GPT-4-1106": 8.40, "GLM-4-128k": 8.14, "Claude-2.1": 8.03, "LongAlign-13B-64k": 7.02, "InternLM2-20b-200k": 6.66,
     "ChatGLM3-6B-128k": 6.52, "LongAlign-7B-64k": 6.38, "InternLM2-7b-200k": 6.29, "LongAlign-6B-64k": 6.21,
@@ -19,17 +17,6 @@ PAPER = {
     "LongChat-7b-32k": 3.06,
 }  # fmt: skip
 """Figure 1 of arXiv 2401.18058: LongBench-Chat, 1 to 10 points by GPT-4."""
-
-
-def over_seeds(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """`tables.intervals` of tidy rows, indexed by the columns `by`; a seed's value is the mean over all its rows.
-
-    >>> rows = pd.DataFrame({"arm": "sorted", "seed": [0, 0, 1, 2], "value": [1.0, 3.0, 4.0, 3.0]})
-    >>> over_seeds(rows, ["arm"]).round(4).loc["sorted"].tolist()  # 2, 4 and 3
-    [3.0, 2.4841, 3.0]
-    """
-    seeds = table.groupby([*by, "seed"], sort=False).value.mean().reset_index()
-    return intervals(seeds, by).set_index(list(by))
 
 
 @figure("chat_ranking")

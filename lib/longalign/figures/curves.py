@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import TEXT_WIDTH, figure, look
+from longalign.plots import TEXT_WIDTH, figure, legend_above, look
 from longalign.tables import CHAT, intervals
 
 KINDS = {"long tasks (chat on long prompts)": CHAT, "short tasks (multi-turn)": ("multi-turn",)}
@@ -36,8 +36,7 @@ def learning_curves(folder: Path) -> Figure:
             axes.axvline(share, color="black", linestyle=line, linewidth=1, marker="", label=label)
         axes.set(title=kind, xlabel="share of the steps", xlim=(-0.02, 1.02))
     panels[0].set(ylabel="score / final score", ylim=(0, None))  # after all: the panels share the axis
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, columnspacing=1)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, panels[0], ncols=4, columnspacing=1)
     return drawn
 
 

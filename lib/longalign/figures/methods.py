@@ -6,10 +6,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import TEXT_WIDTH, figure, look
-from longalign.tables import TEST, intervals
+from longalign.plots import TEXT_WIDTH, figure, legend_above, look
+from longalign.tables import METHODS, TEST, over_seeds
 
-METHODS = ["naive", "sorted", "packing", "packing + loss weighting"]
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 
@@ -21,8 +20,7 @@ def method_scores(folder: Path) -> Figure:
     """
     table = pd.read_csv(folder / "methods.csv")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
-    by_seed = table.groupby(["model", "arm", "length", "seed"], sort=False, as_index=False).value.mean()
-    found = intervals(by_seed, ["model", "arm", "length"])
+    found = over_seeds(table, ["model", "arm", "length"]).reset_index()
     models, lengths = sorted(found.model.unique()), sorted(found.length.unique())
     drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.4), sharey=True, squeeze=False)
     styles = look(METHODS)
@@ -36,8 +34,7 @@ def method_scores(folder: Path) -> Figure:
         axes.minorticks_off()
         axes.set(title=model, xlabel="tokens of the sample, at most", ylim=(-0.03, 1.03))
     panels[0][0].set_ylabel("exact match")
-    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, panels[0][0], ncols=4)
     return drawn
 
 

@@ -1,6 +1,5 @@
 """Figures of model scale (the paper's Table 4) and of context windows, in miniature."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, figure, look
-from longalign.tables import TEST, intervals, printed, scores_by_seed
+from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, figure, legend_above, look
+from longalign.tables import TEST, intervals, over_seeds, printed, scores_by_seed, size
 
 METHODS = ["packing + loss weighting", "sorted"]
 LOSSES = {"train-loss": "training data", "test-loss": "test items"}
@@ -24,8 +23,7 @@ def model_scores(folder: Path) -> Figure:
     drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.2))
     _scores(panels[0], here, title="here", ylabel="our score (1 to 10)")
     _scores(panels[1], paper, title="paper: LongBench-Chat, judged by GPT-4", ylabel="score (paper)")
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, panels[0], ncols=2)
     return drawn
 
 
@@ -54,20 +52,18 @@ def windows(folder: Path) -> Figure:
     """Exact match on the test set against length, a line a context window, each window's end marked in its colour."""
     table = pd.read_csv(folder / "windows.csv")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
-    by_seed = table.groupby(["arm", "length", "seed"], sort=False, as_index=False).value.mean()
-    found = intervals(by_seed, ["arm", "length"])
+    found = over_seeds(table, ["arm", "length"]).reset_index()
     arms, lengths = _by_size(found.arm), sorted(found.length.unique())
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.4))
     for arm, style in look(arms).items():
         part = found[found.arm == arm].sort_values("length")
         axes.errorbar(part.length, part["mean"], yerr=part.half, label=arm, capsize=2, **style)
-        axes.axvline(_number(arm), color=style["color"], linestyle=":", linewidth=1, marker="")
+        axes.axvline(size(arm), color=style["color"], linestyle=":", linewidth=1, marker="")
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
     axes.set(xlabel="tokens of the sample, at most", ylabel="exact match", ylim=(-0.03, 1.03))
-    drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, columnspacing=1)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, axes, ncols=3, columnspacing=1)
     return drawn
 
 
@@ -83,13 +79,4 @@ def _scores(axes: plt.Axes, found: pd.DataFrame, **labels: str) -> None:
 
 
 def _by_size(names: pd.Series) -> list[str]:
-    return sorted(names.unique(), key=_number)
-
-
-def _number(name: str) -> int:
-    """The size in a name: the digits before B, or the last ones.
-
-    >>> _number("ChatGLM3-6B"), _number("Llama-2-13B"), _number("mini-7b"), _number("window 512")
-    (6, 13, 7, 512)
-    """
-    return int(re.findall(r"\d+", name)[-1])
+    return sorted(names.unique(), key=size)

@@ -1,6 +1,5 @@
 """Figures of training time (the paper's Figure 5): measured here, simulated for many devices, and the paper's own."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLOURS, TEXT_WIDTH, figure, look
+from longalign.plots import COLOURS, TEXT_WIDTH, figure, legend_above, look
+from longalign.tables import METHODS, size
 
-METHODS = ["naive", "sorted", "packing", "packing + loss weighting"]
 HATCHES = {"naive": "", "sorted": "//", "packing": "..", "packing + loss weighting": "xx"}
 PAPER_HOURS = pd.DataFrame(
     {"naive": [45.4, 67.2, 117.2], "sorted": [19.1, 23.3, 44.5], "packing": [20.5, 23.4, 41.2]},
@@ -38,13 +37,12 @@ def times(folder: Path) -> Figure:
     axis."""
     table = pd.read_csv(folder / "times.csv")
     seconds = table[table.metric == "seconds"].groupby(["task", "model", "arm"]).value.mean().unstack()
-    order = sorted(seconds.loc["one process"].index, key=lambda model: int(re.search(r"\d+", model).group()))
+    order = sorted(seconds.loc["one process"].index, key=size)
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.2))
     _bars(panels[0], seconds.loc["one process"].loc[order], title="here: one process", ylabel="seconds an epoch")
     _bars(panels[1], seconds.loc["two processes"].loc[order], title="here: two processes", ylabel="seconds an epoch")
     _bars(panels[2], PAPER_HOURS, title="paper: 8 x A800", ylabel="hours (paper)")
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, panels[0], ncols=4)
     return drawn
 
 
@@ -60,7 +58,7 @@ def times_devices(folder: Path) -> Figure:
     table["devices"] = table.task.map(_devices)
     drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 3.0), sharey=True)
     here = table[~table.model.str.startswith("Llama")]
-    first = min(here.model.unique(), key=lambda model: int(re.search(r"\d+", model).group()))
+    first = min(here.model.unique(), key=size)
     _lines(panels[0], here[here.model == first])
     _lines(panels[1], table[table.model.str.startswith("Llama")])
     for name, places in (("sorted", [5.3, 5.9, 6.6]), ("packing", [9.7, 10.8, 12.1])):
