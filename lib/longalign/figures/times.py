@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLOURS, TEXT_WIDTH, figure, legend_above, look
-from longalign.tables import METHODS, size
+from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, look
+from longalign.tables import METHODS, over_seeds, size
 
 HATCHES = {"naive": "", "sorted": "//", "packing": "..", "packing + loss weighting": "xx"}
 PAPER_HOURS = pd.DataFrame(
@@ -18,14 +18,16 @@ PAPER_HOURS = pd.DataFrame(
 """Figure 5 of arXiv 2401.18058: hours of training on 8 x A800."""
 
 
-def _bars(axes: plt.Axes, table: pd.DataFrame, **labels: str) -> None:
-    """A group of bars for each row (model) of `table`, a bar for each column (method)."""
+def _bars(axes: plt.Axes, table: pd.DataFrame, whiskers: pd.DataFrame | None = None, **labels: str) -> None:
+    """A group of bars for each row (model) of `table`, a bar for each column (method), with half-widths `whiskers`."""
     methods = [method for method in METHODS if method in table]
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):
         places = np.arange(len(table)) + (number - (len(methods) - 1) / 2) * width
         look = {"color": COLOURS[METHODS.index(method)], "hatch": HATCHES[method], "edgecolor": "white"}
         axes.bar(places, table[method], width, label=method, linewidth=0.3, **look)
+        if whiskers is not None:
+            axes.errorbar(places, table[method], whiskers[method], **WHISKERS)
     axes.set_xticks(range(len(table)), table.index)
     axes.grid(axis="x", visible=False)
     axes.set(**labels)
@@ -34,13 +36,14 @@ def _bars(axes: plt.Axes, table: pd.DataFrame, **labels: str) -> None:
 @figure("times")
 def times(folder: Path) -> Figure:
     """Seconds of one epoch in one and in two processes, measured, beside the paper's hours, which have their own
-    axis."""
+    axis. Whiskers are 95 % t intervals over seeds."""
     table = pd.read_csv(folder / "times.csv")
-    seconds = table[table.metric == "seconds"].groupby(["task", "model", "arm"]).value.mean().unstack()
-    order = sorted(seconds.loc["one process"].index, key=size)
+    seconds = over_seeds(table[table.metric == "seconds"], ["task", "model", "arm"])
+    order = sorted(table[table.task == "one process"].model.unique(), key=size)
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.2))
-    _bars(panels[0], seconds.loc["one process"].loc[order], title="here: one process", ylabel="seconds an epoch")
-    _bars(panels[1], seconds.loc["two processes"].loc[order], title="here: two processes", ylabel="seconds an epoch")
+    for axes, task in zip(panels, ("one process", "two processes"), strict=False):
+        found = seconds.loc[task].unstack("arm").loc[order]
+        _bars(axes, found["mean"], found["half"], title=f"here: {task}", ylabel="seconds an epoch")
     _bars(panels[2], PAPER_HOURS, title="paper: 8 x A800", ylabel="hours (paper)")
     legend_above(drawn, panels[0], ncols=4)
     return drawn
