@@ -1,6 +1,7 @@
 """The figures of training time say what their CSV says, and name what is simulated and what is the paper's."""
 
 import pytest
+from matplotlib.container import BarContainer, ErrorbarContainer
 
 from longalign import plots
 from longalign.record import write_csv
@@ -19,8 +20,11 @@ def rows():
         for task in TASKS if model.startswith("mini") else TASKS[3:]:
             for arm, seconds in SECONDS.items():
                 place = {**common, "arm": arm, "model": model, "task": task}
-                yield {**place, "metric": "seconds", "value": seconds * (2 if model == "mini-13b" else 1)}
+                taken = seconds * (2 if model == "mini-13b" else 1)
+                yield {**place, "metric": "seconds", "value": taken}
                 yield {**place, "metric": "speed against naive", "value": 12.0 / seconds}
+                if task == "two processes":  # a second seed, which took two seconds more
+                    yield {**place, "seed": 1, "metric": "seconds", "value": taken + 2}
 
 
 @pytest.fixture
@@ -31,12 +35,19 @@ def drawn(tmp_path, request):
     plots.plt.close(figure)
 
 
+def of_kind(kind, axes):
+    return [container for container in axes.containers if isinstance(container, kind)]
+
+
 @pytest.mark.parametrize("drawn", ["times"], indirect=True)
 def test_bars_are_the_seconds_of_each_model_and_the_papers_hours_have_their_own_axis(drawn):
     one, two, paper = drawn.axes
     assert [label.get_text() for label in one.get_xticklabels()] == ["mini-6b", "mini-13b"]
-    assert [bar.get_height() for bar in one.containers[0]] == [12.0, 24.0], "naive, smaller model first"
-    assert [bar.get_height() for bar in two.containers[2]] == [4.0, 8.0], "packing"
+    assert [bar.get_height() for bar in of_kind(BarContainer, one)[0]] == [12.0, 24.0], "naive, smaller model first"
+    assert [bar.get_height() for bar in of_kind(BarContainer, two)[2]] == [5.0, 9.0], "packing, mean over two seeds"
+    (spans,) = of_kind(ErrorbarContainer, two)[2].lines[2]
+    lengths = [span[1, 1] - span[0, 1] for span in spans.get_segments()]
+    assert lengths == pytest.approx([2 * 12.7062] * 2, rel=1e-4), "t interval of two seeds that differ by 2"
     assert paper.get_ylabel() == "hours (paper)" and one.get_ylabel() == "seconds an epoch"
     heights = [[bar.get_height() for bar in bars] for bars in paper.containers]
     assert heights == [[45.4, 67.2, 117.2], [19.1, 23.3, 44.5], [20.5, 23.4, 41.2]]
