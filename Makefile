@@ -35,6 +35,12 @@ ifeq ($(wildcard profiles/$(PROFILE).yaml),)
 $(error there is no profile '$(PROFILE)'; there are: $(patsubst profiles/%.yaml,%,$(wildcard profiles/*.yaml)))
 endif
 
+ifneq ($(SEEDS),)
+ifeq ($(shell echo '$(SEEDS)' | grep -xE '[1-9][0-9]*'),)
+$(error SEEDS is '$(SEEDS)'; it is a number of seeds, 1 or more)
+endif
+endif
+
 .PHONY: help reproduce smoke notebook lab test test-all figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
@@ -96,8 +102,8 @@ distclean: clean ## remove .venv, too
 
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
-# 01 builds the data that the others read, 04 trains the long bases; the report shows what all others have found. A training that two notebooks ask for is done
-# by the first of them and reused by the other.
+# 01 builds the data that the others read, 04 trains the long bases; the report shows what all others have found. A
+# training that two notebooks ask for is done by the first of them and reused by the other.
 $(call stamp,0[2-4]): $(call stamp,01)
 $(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
 $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))

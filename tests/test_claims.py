@@ -270,10 +270,20 @@ def test_the_written_table_has_the_agreed_columns_and_the_same_bytes_again(tmp_p
 
 def test_the_committed_ledger_is_measured_from_an_empty_run_without_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
-    main(["smoke"])
+    (tmp_path / "smoke").mkdir()
+    assert main(["smoke"]) == 0
     written = pd.read_csv(tmp_path / "smoke" / "claims.csv")
     assert set(written.verdict) == {"not measured", "cannot be shown at this scale"}
-    assert len(written) == len(load_ledger()) and "there is no data_scale.csv" in capsys.readouterr().out
+    assert len(written) == len(load_ledger()) and "there is no data_scale.csv: 14 claims not measured" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("profile", "told"), [("smok", "unknown profile 'smok'"), ("smoke", "there is no run in")])
+def test_a_profile_that_is_unknown_or_has_no_run_is_refused_in_one_line(tmp_path, monkeypatch, capsys, profile, told):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    assert main([profile]) == 2
+    said = capsys.readouterr()
+    assert told in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_whole_committed_ledger_is_measured_where_every_number_is_there(tmp_path):

@@ -107,3 +107,8 @@ def test_the_printed_numbers_are_those_of_the_claims():
 def test_an_unknown_table_of_the_paper_is_an_error():
     with pytest.raises(KeyError):
         tables.printed("Table 9")
+
+
+def test_a_mean_that_rounds_to_zero_has_no_sign():
+    assert tables.mean_and_interval([-1e-9]) == "0.00"
+    assert tables.mean_and_interval([-0.006]) == "-0.01"

@@ -10,6 +10,7 @@ verdict, which takes the number of claims into account, is `consistent`.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 
 from longalign import paths, stats
 from longalign.ledger import LAPTOP, Claim, Number, load_ledger
-from longalign.profiles import nearest
+from longalign.profiles import load_profile, nearest
 from longalign.record import write_csv
 from longalign.verdicts import NAN, TOO_SMALL, UNMEASURED, Evidence, verdict
 
@@ -191,16 +192,25 @@ def write(folder: Path, ledger: Iterable[Claim] | None = None) -> list[dict[str,
     return rows
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Write claims.csv of a profile's run and print a line per claim."""
-    folder = paths.run_dir(arguments[0] if arguments else LAPTOP)
-    rows = write(folder)
+def main(arguments: Sequence[str]) -> int:
+    """Write claims.csv of a profile's run and print a line per claim; returns the exit status."""
+    try:
+        folder = paths.run_dir(load_profile(arguments[0] if arguments else LAPTOP).name)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no run in {paths.relative(folder)}: `make reproduce` makes one")
+        rows = write(folder)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"longalign.claims: {error}", file=sys.stderr)
+        return 2
     for row in (row for row in rows if row["verdict"] not in (UNMEASURED, TOO_SMALL)):
         ends = f"[{row['low']:.3g}, {row['high']:.3g}]"
         says = f"{row['verdict']}{' (provisional)' if row['provisional'] else ''}"
         print(f"{row['id']:45} {row['estimate']:8.3g} {ends:20} {row['seeds']:2} seeds  {says}")
-    lacking = check(rows)
-    print(*lacking, f"{len(rows)} claims, {len(lacking)} not measured", paths.relative(folder / "claims.csv"), sep="\n")
+    lacking = Counter(note.partition(": ")[2] for note in check(rows))
+    for reason, count in lacking.items():
+        print(f"{reason}: {count} claim{'s' if count > 1 else ''} not measured")
+    print(f"{len(rows)} claims, {lacking.total()} not measured", paths.relative(folder / "claims.csv"), sep="\n")
+    return 0
 
 
 def _chosen(table: pd.DataFrame, claim: Claim, name: str) -> pd.DataFrame:
@@ -268,4 +278,4 @@ def _row(one: Measured, p: float, p_two_sided: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -174,7 +174,7 @@ def mean_and_interval(values: Sequence[float], *, digits: int = 2) -> str:
     ('3.00 ± 2.48', '3.0')
     """
     half = _half_width(values)
-    mean = f"{np.mean(values):.{digits}f}"
+    mean = f"{np.round(np.mean(values), digits) + 0.0:.{digits}f}"  # zero has no sign
     return mean if np.isnan(half) else f"{mean} ± {half:.{digits}f}"
 
 
