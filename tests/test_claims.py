@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -274,7 +275,8 @@ def test_the_committed_ledger_is_measured_from_an_empty_run_without_an_error(tmp
     assert main(["smoke"]) == 0
     written = pd.read_csv(tmp_path / "smoke" / "claims.csv")
     assert set(written.verdict) == {"not measured", "cannot be shown at this scale"}
-    assert len(written) == len(load_ledger()) and "there is no data_scale.csv: 14 claims not measured" in capsys.readouterr().out
+    assert len(written) == len(load_ledger())
+    assert re.search(r"there is no data_scale\.csv: \d+ claims not measured", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("profile", "told"), [("smok", "unknown profile 'smok'"), ("smoke", "there is no run in")])
