@@ -207,6 +207,27 @@ def paper_table(
     return pd.DataFrame(list(cells.values()), index=index, columns=names)
 
 
+def beside(here: pd.DataFrame, paper: pd.DataFrame, models: Mapping[str, str]) -> pd.DataFrame:
+    """A `paper_table` beside a `printed` one: columns (ours, "paper" or "here"), empty where there is no number.
+
+    `models` says which of our models stands for which of the paper's.
+
+    >>> here = paper_table([{"model": "mini-6b", "arm": "sorted", "seed": 0, "task": "chat-coding", "length": 0,
+    ...                      "metric": "score", "value": 3.0}])
+    >>> beside(here, printed("Table 3"), {"ChatGLM3-6B": "mini-6b"}).LBC.values.tolist()
+    [['5.40', '3.00']]
+    """
+    named = paper.rename(columns={theirs: ours for ours, theirs in PAPER_COLUMNS.items()}).rename(models, level="model")
+    texts = pd.DataFrame({name: [_as_printed(value, name) for value in named[name]] for name in named}, named.index)
+    both = pd.concat({"paper": texts, "here": here}, axis=1).swaplevel(axis=1).reindex(here.index).fillna("")
+    return both[[(name, who) for name in here for who in ("paper", "here") if (name, who) in both]]
+
+
+def _as_printed(value: float, name: str) -> str:
+    """The paper gives its scores from 1 to 10 two digits, percents one."""
+    return "" if np.isnan(value) else f"{value:.{2 if name in ('LBC', 'multi-turn') else 1}f}"
+
+
 def _cell(values: list[float], name: str, numbers: bool) -> float | str:
     if numbers:
         return float(np.mean(values))
