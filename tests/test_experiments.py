@@ -74,3 +74,11 @@ def test_equal_steps_are_as_many_as_the_full_dose_takes(profile):
 def test_benchmarks_do_not_depend_on_the_seed_or_the_arm(profile):
     arms = experiments.data_source(profile, 2)
     assert len({scored.items for scored in experiments.evaluations(profile, arms).values()}) == 1
+
+
+def test_what_trainings_took_is_told_by_arm(profile):
+    base = experiments.long_bases(profile)[0]
+    told = experiments.trainings({Arm("long base", "mini-6b", 0): base})["long base mini-6b 0"]
+    assert told["key"] == base.key and told["steps"] >= 1 and told["peak_memory_mb"] > 100
+    assert profile.extension.tokens <= told["tokens"] < 2 * profile.extension.tokens
+    assert 0 < told["cpu_seconds"] and 0 < told["seconds"]
