@@ -21,14 +21,13 @@ def learning_curves(folder: Path) -> Figure:
     A panel a kind of task. The line is the mean over seeds of the smoothed curves, the band its 95 % t interval.
     """
     table = pd.read_csv(folder / "curves.csv")
-    table["share"] = table.step / table.groupby(["model", "seed"]).step.transform("max")
     drawn, panels = plt.subplots(1, len(KINDS), figsize=(TEXT_WIDTH, 2.4), sharey=True)
     for axes, (kind, tasks), style in zip(panels, KINDS.items(), look(list(KINDS)).values(), strict=True):
         raw, smooth = (_relative(table[table.task.isin(tasks)], arm) for arm in ("raw", "smoothed"))
         for number, (_, part) in enumerate(raw.groupby("seed")):
             label = None if number else "one seed, raw"
             axes.plot(part.share, part.value, color="0.6", linewidth=0.6, marker=".", label=label)
-        found = intervals(smooth.assign(share=smooth.share.round(3)), ["share"]).sort_values("share")
+        found = intervals(smooth, ["share"]).sort_values("share")
         axes.fill_between(found.share, found["mean"] - found.half, found["mean"] + found.half,
                           color=style["color"], alpha=0.2, linewidth=0)  # fmt: skip
         axes.plot(found.share, found["mean"], label="smoothed, mean over seeds", **style)
