@@ -72,3 +72,20 @@ def test_the_share_of_idle_time_in_a_panel_is_worked_out_by_hand(tmp_path):
     # the barriers fall at 4 and 7: two ranks have 14, of which 9 are work
     assert drawn.axes[0].get_title(loc="left") == "naive: 3 sequences, 36 % idle"
     plots.plt.close(drawn)
+
+
+def test_seeds_of_different_length_meet_at_the_same_share_of_the_steps(tmp_path):
+    """Scores 2, 4, 3 of seed 0 and 1, 2, 3 of seed 1: halfway through, 4 / 3 and 2 / 3 of the final score."""
+    rows = [
+        {"arm": arm, "model": "mini-6b", "seed": seed, "task": task, "metric": metric, "step": step, "share": place / 2,
+         "value": value}
+        for seed, steps, values in ((0, (0, 112, 224), (2, 4, 3)), (1, (0, 107, 214), (1, 2, 3)))
+        for place, (step, value) in enumerate(zip(steps, values, strict=True))
+        for task, metric in (("chat-coding", "score"), ("multi-turn", "exact_match")) for arm in ("raw", "smoothed")
+    ]  # fmt: skip
+    write_csv(tmp_path / "curves.csv", rows)
+    figure = plots.draw("learning_curves", tmp_path)
+    for axes in figure.axes:
+        (mean,) = (line for line in axes.lines if line.get_label() == "smoothed, mean over seeds")
+        assert mean.get_xdata().tolist() == [0, 0.5, 1] and mean.get_ydata() == pytest.approx([0.5, 1, 1])
+    plots.plt.close(figure)
