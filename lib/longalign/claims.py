@@ -205,7 +205,7 @@ def main(arguments: Sequence[str]) -> int:
     for row in (row for row in rows if row["verdict"] not in (UNMEASURED, TOO_SMALL)):
         ends = f"[{row['low']:.3g}, {row['high']:.3g}]"
         says = f"{row['verdict']}{' (provisional)' if row['provisional'] else ''}"
-        print(f"{row['id']:45} {row['estimate']:8.3g} {ends:20} {row['seeds']:2} seeds  {says}")
+        print(f"{row['id']:45} {round(row['estimate'], 6) + 0.0:8.3g} {ends:20} {row['seeds']:2} seeds  {says}")
     lacking = Counter(note.partition(": ")[2] for note in check(rows))
     for reason, count in lacking.items():
         print(f"{reason}: {count} claim{'s' if count > 1 else ''} not measured")
