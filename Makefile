@@ -115,8 +115,8 @@ $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 	@mkdir -p $(@D) && touch $@.started
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.claims $(PROFILE))
 	@$(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS)))
-	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=WARN --to html --output-dir $(RUN) --output report \
-		$(RUN)/notebooks/$(<F))
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=WARN --to html --no-input \
+		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))
 	@mv $@.started $@
 
 FORCE:

@@ -47,10 +47,11 @@ def promote(run: Path | str, results: Path | str, names: Collection[str]) -> lis
 
 
 def export_report(notebook: Path | str, page: Path | str) -> Path:
-    """An executed notebook as one HTML file, images inside; returns it."""
+    """What an executed notebook says, without its code, as one HTML file with images inside; returns it."""
     from nbconvert import HTMLExporter
 
-    return write_text(page, HTMLExporter().from_filename(str(notebook))[0])
+    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True)
+    return write_text(page, exporter.from_filename(str(notebook))[0])
 
 
 def is_finished(notebook: nbformat.NotebookNode) -> bool:

@@ -167,6 +167,26 @@ def size(name: str) -> int:
     return int(re.findall(r"\d+", name)[-1])
 
 
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows (model, arm) of a `paper_table` by size of the model, then methods as in `METHODS`, then suites by dose.
+
+    What is done otherwise ("LongAlign-0k, equal steps") stands behind its like.
+
+    >>> arms = ["sorted", "naive", "LongAlign-10k", "LongAlign-2.5k, equal steps", "LongAlign-2.5k"]
+    >>> table = pd.DataFrame({"LBC": range(5)}, pd.MultiIndex.from_product([["mini-6b"], arms], names=["model", "arm"]))
+    >>> in_order(table).LBC.tolist()
+    [1, 0, 4, 2, 3]
+    """
+
+    def place(row: tuple[str, str]) -> tuple[int, bool, float, str]:
+        model, arm = row
+        doses = re.findall(r"[0-9.]+", arm)
+        rank = METHODS.index(arm) - len(METHODS) if arm in METHODS else float(doses[0]) if doses else np.inf
+        return size(model), "," in arm, rank, arm
+
+    return table.loc[sorted(table.index, key=place)]
+
+
 def mean_and_interval(values: Sequence[float], *, digits: int = 2) -> str:
     """ "mean ± half-width", or the mean alone where there is no interval.
 
