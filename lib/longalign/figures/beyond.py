@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, look
 from longalign.tables import contrasts, over_seeds, primary
 
-ANSWERS = {"1-8": (1, 8), "9-16": (9, 16), "17-32": (17, 32), "over 32": (33, 10**9)}
+ANSWERS = {"1-8": (1, 8), "9-16": (9, 16), "over 16": (17, 10**9)}
 """Classes of answers by their target tokens, the end token included."""
 CONTINUAL = ("short", "long")
 SCORES = {"exact_match": "exact match, long prompts", "score": "LongBench-Chat, 1-10"}
@@ -18,9 +18,9 @@ SCORES = {"exact_match": "exact match, long prompts", "score": "LongBench-Chat, 
 
 @figure("exponent_answers")
 def exponent_answers(folder: Path) -> Figure:
-    """Exact match against the exponent of the weights, a line a class of answer lengths."""
+    """Fact match against the exponent of the weights, a line a class of answer lengths."""
     table = pd.read_csv(folder / "exponents.csv")
-    table = table[(table.metric == "exact_match") & table.task.str.startswith("answers of ")]
+    table = table[(table.metric == "fact_match") & table.task.str.startswith("answers of ")]
     drawn, axes = plt.subplots(figsize=(3.3, 2.4))
     for name, style in look(list(ANSWERS)).items():
         inside = table[table.task == f"answers of {name}"]
@@ -30,7 +30,7 @@ def exponent_answers(folder: Path) -> Figure:
         exponents = part.index.str.removeprefix("a = ").astype(float)
         part = part.iloc[order := np.argsort(exponents)]
         axes.errorbar(exponents[order], part["mean"], yerr=part["half"], label=name, elinewidth=0.7, **style)
-    axes.set(xlabel="exponent a: a sequence's share of the loss ~ $N^a$", ylabel="exact match", ylim=(-0.03, 1.03))
+    axes.set(xlabel="exponent a: a sequence's share of the loss ~ $N^a$", ylabel="fact match", ylim=(-0.03, 1.03))
     place = {"loc": "lower center", "bbox_to_anchor": (0.45, 1), "ncols": 4, "handlelength": 1.4}
     axes.legend(title="tokens of the answer", title_fontsize=7, **place)
     return drawn
