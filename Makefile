@@ -56,8 +56,8 @@ reproduce: $(call stamp,*) ## execute every notebook (PROFILE=laptop by default)
 	@echo "figures    $(RUN)/figures/"
 	@echo "notebooks  $(RUN)/notebooks/"
 
-smoke: ## execute every notebook at the smallest size, to see that everything runs
-	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
+smoke: ## execute every notebook at the smallest size, two at a time, to see that everything runs
+	@$(MAKE) --no-print-directory -j 2 reproduce PROFILE=smoke
 
 notebook: ## execute one notebook and what it needs: make notebook NB=05
 	@test -n "$(call stamp,$(NB))" || { echo "say which: make notebook NB=05; there are: $(notdir $(NOTEBOOKS))" >&2; exit 2; }
