@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from longalign.plots import TEXT_WIDTH, figure, look
+from longalign.tables import size
 
 SHORT_LENGTH = 128  # what the short bases have read
 
@@ -16,8 +17,10 @@ def extension_loss(folder: Path) -> Figure:
     """Loss of the continual training on long documents, one line a model, smoothed over about ten steps."""
     table = pd.read_csv(folder / "extension_loss.csv")
     drawn, axes = plt.subplots()
-    styles = look(table.model.unique().tolist())
-    for model, part in table.groupby("model", sort=False):
+    models = sorted(table.model.unique(), key=size)
+    styles = look(models)
+    for model in models:
+        part = table[table.model == model]
         axes.plot(part.tokens / 1e6, part.loss.ewm(span=10).mean(), label=model, **styles[model], markevery=0.2)
     axes.set(xlabel="million tokens of long documents", ylabel="loss (mean over targets)")
     axes.legend()
@@ -29,7 +32,7 @@ def extension_recall(folder: Path) -> Figure:
     """Recall against length for the short base, the untrained change of RoPE and the long base, one panel a model."""
     table = pd.read_csv(folder / "extension_recall.csv")
     stages = ["short base", "RoPE base x 200, untrained", "long base"]
-    models = table.model.unique().tolist()
+    models = sorted(table.model.unique(), key=size)
     drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False)
     styles = look(stages)
     for axes, model in zip(panels[0], models, strict=True):
