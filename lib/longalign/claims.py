@@ -28,8 +28,8 @@ from longalign.verdicts import NAN, TOO_SMALL, UNMEASURED, Evidence, verdict
 ENOUGH_SEEDS = 5
 """With fewer seeds a verdict is provisional."""
 COLUMNS = (
-    "id", "source", "statement", "notebook", "paper", "metric", "direction", "margin", "estimate", "low", "high",
-    "interval", "item_low", "item_high", "seeds", "p_holm", "verdict", "provisional", "note",
+    "id", "source", "statement", "notebook", "paper", "metric", "direction", "threshold", "margin", "estimate", "low",
+    "high", "interval", "item_low", "item_high", "seeds", "p_holm", "verdict", "provisional", "note",
 )  # fmt: skip
 OVER_SEEDS, OVER_ITEMS = "t over seeds", "items"
 ITEM_KEYS = ("benchmark", "task", "length", "item", "metric")
@@ -255,8 +255,10 @@ def _holm(found: Iterable[Measured], which: str) -> dict[str, float]:
 def _stated(claim: Claim) -> dict[str, Any]:
     """The columns that come from the ledger alone."""
     paper = ", ".join(f"{number.arm} {number.value:g}" for number in claim.paper)
+    paper = f"{paper} ({claim.unit})" if claim.unit else paper
     row = {name: getattr(claim, name) for name in ("id", "source", "statement", "notebook", "metric", "direction")}
-    return row | {"margin": claim.margin, "paper": f"{paper} ({claim.unit})" if claim.unit else paper}
+    threshold = None if claim.scale != LAPTOP else float(np.exp(claim.null)) if claim.log else claim.null
+    return row | {"threshold": threshold, "margin": claim.margin, "paper": paper}
 
 
 def _row(one: Measured, p: float, p_two_sided: float) -> dict[str, Any]:

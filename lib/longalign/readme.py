@@ -36,7 +36,8 @@ def block(results: Path) -> str:
         low, high = (f"{value:.3g}" if pd.notna(value) else "" for value in (claim.low, claim.high))
         here = f"{claim.estimate:.3g}" if pd.notna(claim.estimate) else ""
         paper = claim.paper if pd.notna(claim.paper) else ""
-        cells = (claim.statement, paper, here, f"{low} to {high}" if low else "", claim.verdict)
+        said = claim.verdict + (" (provisional)" if str(claim.provisional) == "True" else "")
+        cells = (claim.statement, paper, here, f"{low} to {high}" if low else "", said)
         lines.append(f"| {' | '.join(cells)} |")
     counts = claims.groupby("source", sort=False).verdict.value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=VERDICTS, fill_value=0)
@@ -47,7 +48,8 @@ def block(results: Path) -> str:
         "![scores against the number of long instructions](figures/data_scale.png)",
         "`here` is the difference between the arms that the claim compares (a ratio for speed): points from 1 to 10 "
         "for LongBench-Chat in miniature, shares of questions otherwise, over seeds. The verdict takes the number of "
-        "claims of the same table into account (Holm): it may be *consistent* where the interval leaves out zero.",
+        "claims of the same table into account (Holm): it may be *consistent* where the interval leaves out zero. The "
+        "arms are batched by length where the amount of data is compared; the paper's by packing with loss weighting.",
         "\n".join(lines),
         "All claims, by table or figure of the paper:",
         "\n".join(verdicts),

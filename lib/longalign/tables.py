@@ -170,7 +170,7 @@ def size(name: str) -> int:
 def in_order(table: pd.DataFrame) -> pd.DataFrame:
     """The rows (model, arm) of a `paper_table` by size of the model, then methods as in `METHODS`, then suites by dose.
 
-    What is done otherwise ("LongAlign-0k, equal steps") stands behind its like.
+    What is done otherwise ("LongAlign-0k, equal steps") stands behind its like, and what is no model's (chance) last.
 
     >>> arms = ["sorted", "naive", "LongAlign-10k", "LongAlign-2.5k, equal steps", "LongAlign-2.5k"]
     >>> table = pd.DataFrame({"LBC": range(5)}, pd.MultiIndex.from_product([["mini-6b"], arms], names=["model", "arm"]))
@@ -178,11 +178,11 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
     [1, 0, 4, 2, 3]
     """
 
-    def place(row: tuple[str, str]) -> tuple[int, bool, float, str]:
+    def place(row: tuple[str, str]) -> tuple[float, bool, float]:
         model, arm = row
         doses = re.findall(r"[0-9.]+", arm)
         rank = METHODS.index(arm) - len(METHODS) if arm in METHODS else float(doses[0]) if doses else np.inf
-        return size(model), "," in arm, rank, arm
+        return size(model) if model else np.inf, "," in arm, rank
 
     return table.loc[sorted(table.index, key=place)]
 
