@@ -3,27 +3,28 @@
 | set | in the place of | right | wrong |
 |---|---|---|---|
 | reasoning | ARC | the end of the chain of people or calls, without the steps | other people or calls as its end |
-| continuation | HellaSwag | the fact that follows in a text that is told again | other facts of the text |
-| truthfulness | TruthfulQA | the list of facts asked for | the same with one fact about somebody else |
-| knowledge | MMLU | an answer of three or more facts, of any family | the same facts, two of them exchanged |
+| continuation | HellaSwag | the rest of a list that has begun, as text | one of its facts is not asked for |
+| truthfulness | TruthfulQA | the list of facts asked for | one of them is about somebody else |
+| knowledge | MMLU | several facts, asked in words that training never uses | one of them is replaced |
 
-How hard they are was chosen on pilot models (seed 100) and other items, by the mean over models: about 84, 45, 85 and
-72 %. Options have the same number of facts and stand in a random order. Continuation is plain text as in pre-training
-(`form` "text"), the others are conversations (`form` "chat").
+How hard they are was chosen on pilot models (seed 100) and other items, by the mean over models: about 84, 76, 85 and
+87 %. Each question decides between its options: a wrong one holds a fact that was not asked for, or another end.
+Options have the same number of facts and stand in a random order. Continuation is plain text as in pre-training (`form`
+"text"), the others are conversations (`form` "chat").
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import combinations, count, pairwise
+from itertools import count
 from random import Random
 from typing import Any
 
 from longalign.corpus import samples, tasks
-from longalign.corpus.benchmarks.building import SOURCES, draw_document, draw_language, make_item, random_numbers
+from longalign.corpus.benchmarks.building import draw_document, draw_language, make_item, random_numbers
 from longalign.corpus.documents import Document
-from longalign.corpus.styles import STYLES
 from longalign.corpus.tokenizer import count_tokens
-from longalign.corpus.world import Fact, FactSource, World
+from longalign.corpus.world import Fact, World
 from longalign.profiles import Evaluation
 
 LONGEST = 128
@@ -90,39 +91,29 @@ def _reasoning(rng: Random, language: str) -> Drawn | None:
 
 
 def _continuation(rng: Random, language: str) -> Drawn | None:
-    """A document as in `samples.recall_document`, told again from one of its facts on and cut after that."""
-    style = STYLES[rng.choice(SOURCES[language])]
-    source, facts, room = FactSource(rng, style), [], rng.randint(50, 62)
-    while room > 0:
-        facts.append(source.gloss() if "gloss" in source.available() and rng.random() < 0.3 else source.deed())
-        room -= count_tokens(facts[-1].text)
-    told, following = rng.choice(list(pairwise(facts)))
-    others = [fact.text for fact in facts if fact.kind == following.kind and fact not in (told, following)]
-    if len(others) < WRONG:
-        return None
-    asked = tasks.Item("recall", "continuation", f"{_joined(facts)}\nA: {told.text}", following.text, "")
-    return Document("", style.source, language, World()), asked, rng.sample(others, WRONG)
+    """A document of pre-training (`samples.base_document`) that ends within an answer, after its first fact."""
+    document = _document(rng, language, lambda world: _lists(world, language))
+    asked = tasks.ask(rng, document.world, rng.choice(_lists(document.world, language)), language=language)
+    facts = _told(document.world, asked.answer)
+    wrong = [_joined(other[1:]) for other in _replaced(document.world, facts, kept=1)]
+    text = f"{document.text}\nQ: {asked.question}\nA: {facts[0].text}"
+    asked = replace(asked, question=text, answer=_joined(facts[1:]))
+    return _choose(rng, replace(document, text=""), asked, wrong)
 
 
 def _truthfulness(rng: Random, language: str) -> Drawn | None:
     document = _document(rng, language, lambda world: "table" in tasks.possible(world, language))
     asked = tasks.ask(rng, document.world, "table", language=language)
-    facts = _told(document.world, asked.answer)
-    others = [fact for fact in document.world.of("deed") if fact not in facts]
-    wrong = [_joined([*facts[:at], other, *facts[at + 1 :]]) for at in range(len(facts)) for other in others]
-    return (document, asked, rng.sample(wrong, WRONG)) if len(wrong) >= WRONG else None
+    wrong = _replaced(document.world, _told(document.world, asked.answer))
+    return _choose(rng, document, asked, [_joined(other) for other in wrong])
 
 
 def _knowledge(rng: Random, language: str) -> Drawn | None:
     document = _document(rng, language, lambda world: tasks.possible(world, language))
-    asked = tasks.ask(rng, document.world, rng.choice(tasks.possible(document.world, language)), language=language)
-    facts = _told(document.world, asked.answer)
-    wrong = []
-    for first, second in combinations(range(len(facts)), 2):
-        exchanged = list(facts)
-        exchanged[first], exchanged[second] = facts[second], facts[first]
-        wrong.append(_joined(exchanged))
-    return (document, asked, rng.sample(wrong, WRONG)) if len(wrong) >= WRONG else None
+    family = rng.choice(tasks.possible(document.world, language))
+    asked = tasks.ask(rng, document.world, family, language=language, heldout=True)
+    wrong = _replaced(document.world, _told(document.world, asked.answer), kept=1)
+    return _choose(rng, document, asked, [_joined(other) for other in wrong])
 
 
 CHOICES = {
@@ -131,11 +122,30 @@ CHOICES = {
 """The multiple-choice sets: what draws a document, a question and three wrong options, or None to try again."""
 
 
+def _lists(world: World, language: str) -> list[str]:
+    """The families of which an answer lists facts that the question names."""
+    return [family for family in ("table", "translation") if family in tasks.possible(world, language)]
+
+
+def _choose(rng: Random, document: Document, asked: tasks.Item, wrong: list[str]) -> Drawn | None:
+    return (document, asked, rng.sample(wrong, WRONG)) if len(wrong) >= WRONG else None
+
+
+def _replaced(world: World, facts: list[Fact], *, kept: int = 0) -> list[list[Fact]]:
+    """Every way to put an untold fact of the same kind in the place of one, the first `kept` excepted."""
+    others = [fact for fact in world.of(facts[0].kind) if fact not in facts]
+    return [[*facts[:at], other, *facts[at + 1 :]] for at in range(kept, len(facts)) for other in others]
+
+
 def _joined(facts: list[Fact]) -> str:
+    """The facts' sentences as they stand in an answer."""
+    if not facts:
+        return ""
     return ("" if facts[0].language == "zh" else " ").join(fact.text for fact in facts)
 
 
 def _told(world: World, answer: str) -> list[Fact]:
     """The facts of an answer, in its order."""
-    facts = [fact for kind in world.facts.values() for fact in kind if fact.text in answer]
-    return sorted(facts, key=lambda fact: answer.index(fact.text))
+    sentences = [sentence.strip() for sentence in re.findall(r"[^.。]+[.。]", answer)]
+    facts = {fact.text: fact for kind in world.facts.values() for fact in kind}
+    return [facts[sentence] for sentence in sentences]
