@@ -109,7 +109,8 @@ $(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
 $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
 
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.
-# The stamp bears the time of the start, so that an edit made meanwhile counts.
+# The stamp bears the time of the start, so that an edit made meanwhile counts. Stamps of other numbers of seeds go:
+# there is one folder of results, which holds what was executed last.
 $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started
@@ -117,6 +118,7 @@ $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 	@$(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS)))
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=WARN --to html --no-input \
 		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))
+	@rm -f $(filter-out $@,$(wildcard $(STAMPS)/$(PROFILE)/$(@F) $(STAMPS)/$(PROFILE)-*-seeds/$(@F)))
 	@mv $@.started $@
 
 FORCE:

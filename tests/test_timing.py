@@ -104,17 +104,6 @@ def test_the_key_depends_on_settings_and_ranks(pair):
     assert timing.key(replace(run, label="another name"), ranks=2) == timing.key(run, ranks=2)
 
 
-def test_work_and_times_of_all_ranks_belong_together(pair, kept, store):
-    work, seconds = timing.rank_times(pair[0], kept[1][0])
-    plan = planned(pair[0], store)
-    cpu = np.array(kept[1][0]["cpu_seconds"])
-    assert work.shape == (2 * 3, 4) and seconds.tolist() == [cpu[rank, step] for step in (1, 2, 3) for rank in (0, 1)]
-    second_step = plan.steps[1].micro_batches
-    for rank in range(2):
-        lengths = [store.lengths[batch[0][0]] for batch in second_step[rank] if batch]
-        assert work[rank].tolist() == [sum(lengths), sum(n * n for n in lengths), 4, 1]
-
-
 def test_an_epoch_is_scaled_up_from_the_steps_that_were_measured(pair, kept, store):
     pace = Pace(per_position=1e-3, per_pair=0.0, per_micro_batch=1e-2, per_step=0.0)
     modelled = step_seconds(planned(pair[1], store), pace)

@@ -4,7 +4,6 @@ A job that is finished is reused; one that another process does is waited for. T
 its worker gets as one JSON line and imports by its class's name.
 """
 
-import fcntl
 import importlib
 import json
 import os
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from longalign import paths
+from longalign import paths, record
 
 REPORT_SECONDS = {True: 1.0, False: 15.0}
 
@@ -47,9 +46,7 @@ def execute(job: Job) -> None:
     """
     if job.finished:
         return
-    job.folder.mkdir(parents=True, exist_ok=True)
-    with (job.folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the process ends, however it ends
+    with record.alone(job.folder / "lock"):
         if not job.finished:
             job.perform()
 

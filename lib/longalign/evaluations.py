@@ -19,7 +19,8 @@ from longalign.corpus import tokenizer
 from longalign.runs import source_hash
 from longalign.store import TokenStore
 
-CODE = ("evals", "attention", "collators", "packing", "chat", "rendering", "corpus/tokenizer")
+CODE = ("evals", "attention", "collators", "packing", "chat", "rendering", "models", "store",
+        "corpus/tokenizer")  # fmt: skip
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 
 

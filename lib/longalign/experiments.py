@@ -25,6 +25,7 @@ METHODS = {
     "packing + loss weighting": ("packing", "sequence"),
 }
 CORPUS = ("documents", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
+RECALL_SHARE = 0.25  # of the documents of the context extension
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -39,8 +40,8 @@ class Arm(NamedTuple):
 def data_folder(profile: Profile) -> Path:
     """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
-    code = source_hash(*(f"corpus/{name}" for name in CORPUS), "chat", "rendering", "store_writer")
-    key = record.config_hash({**settings, "code": code})
+    code = source_hash(*(f"corpus/{name}" for name in CORPUS), "chat", "jsonl", "rendering", "store", "store_writer")
+    key = record.config_hash({**settings, "code": code, "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE})
     return paths.run_dir(profile.name) / "data" / key
 
 
@@ -57,10 +58,10 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     fields of the profile's extension.
     """
     settings = replace(profile.extension, **changes)
-    name = "-".join(["extension", *(str(changes[field]) for field in sorted(changes))])
+    name = "-".join(["extension", *(f"{field}-{changes[field]}" for field in sorted(changes))])
     store = suites.documents_store(
         "extension", data_folder(profile) / name, tokens=settings.tokens,
-        lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=0.25,
+        lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=RECALL_SHARE,
         seed=profile.corpus.seed,
     )  # fmt: skip
     training = {
@@ -222,7 +223,7 @@ def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
         "packing + loss weighting": (packing, {}),
         "first packs cut": (packing, {"defect": "first packs"}),
         "last pack lost": (packing, {"defect": "last pack"}),
-        "K of one machine": (packing, {"weighting": "released"}),
+        "K of one machine": (packing, {"weighting": "released", "exponent": 0.0}),
         "mean over tokens": (packing, {"exponent": 1.0}),
         "sorted": ("sorted", {}),
         "sorted, longest dropped": ("sorted", {"defect": "longest dropped"}),
@@ -238,12 +239,6 @@ def _steps(run: Run) -> int:
     from longalign.trainer import TrainingConfig, make_plans
 
     return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
-
-
-def all_arms(profile: Profile, seeds: int = 0) -> dict[str, dict[Arm, Run]]:
-    """Every experiment by name. The long bases (of windows and grid, too) must have been trained."""
-    makers = (data_scale, data_source, methods, model_scale, windows, exponents, grid, released_code)
-    return {maker.__name__: maker(profile, seeds) for maker in makers}
 
 
 def benchmark_folder(profile: Profile) -> Path:

@@ -53,6 +53,8 @@ STYLE = {
 WHISKERS = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
 """Intervals over bars, as keywords of `Axes.errorbar`."""
 
+HATCHES = ("", "//", "..", "xx")
+
 FIGURES: dict[str, Callable[[Path], Figure]] = {}
 """Every figure by name: a function of the folder that holds its CSV files."""
 
@@ -69,6 +71,11 @@ def look(names: list[str] | tuple[str, ...]) -> dict[str, dict[str, str]]:
     {'color': '#E69F00', 'marker': 's'}
     """
     return {n: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]} for i, n in enumerate(names)}
+
+
+def bar(number: int) -> dict[str, str | float]:
+    """Colour and hatch of the bars of one of up to four kinds, so that colour is not all that tells them apart."""
+    return {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": "white", "linewidth": 0.3}
 
 
 def legend_above(drawn: Figure, axes: plt.Axes, *, ncols: int, **options: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -28,6 +29,18 @@ from longalign import paths
 
 _STARTED = time.time()
 _PACKAGES = ("numpy", "torch", "transformers", "accelerate", "deepspeed", "peft", "pandas", "scipy", "papermill")
+
+
+@contextmanager
+def alone(path: Path | str) -> Iterator[None]:
+    """Be the only process in a block with this lock file, made where it is missing; others wait.
+
+    The lock is given back when the process ends, however it ends; the file stays.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with Path(path).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def step_times(run: Run) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " 
     """Work (see `cost.step_work`) and processor seconds of the steps of a finished run, trained by one process.
 
     Left out is the first step, which loads what is loaded once. Checkpoints are in the others' time: about a fiftieth
-    of a second each, one in fifty steps.
+    of a second each, one in fifty steps; so are the models kept for the learning curves.
     """
     from longalign.trainer import TrainingConfig, make_plans
 
@@ -79,12 +79,6 @@ def step_times(run: Run) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " 
     work = np.concatenate([step_work(plan)[:, 0] for plan in plans])
     seconds = np.diff([event["cpu_seconds"] for event in read_events(run.folder / "events.jsonl")], prepend=0.0)
     return work[1 : len(seconds)], seconds[1:]
-
-
-def rank_times(run: Run, measured: dict[str, Any]) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
-    """Work and processor seconds of every rank and step of a measurement of `run`, the first step left out."""
-    work = step_work(_plan(run, measured))[1 : measured["steps"]].reshape(-1, 4)
-    return work, np.array(measured["cpu_seconds"])[:, 1:].T.reshape(-1)
 
 
 def epoch_seconds(run: Run, measured: dict[str, Any], pace: Pace) -> float:

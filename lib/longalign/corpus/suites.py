@@ -78,10 +78,11 @@ def suite_store(name: str, corpus: Corpus, folder: Path | str) -> TokenStore:
 
 def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
     jsonl = folder.with_name(folder.name + ".jsonl")
-    if not jsonl.is_file():
-        write_jsonl(jsonl, rows())
-    if not folder.is_dir():
-        tokenize_jsonl(jsonl, tokenizer.load(), folder, chat_format="template", max_length=max_length)
+    with record.alone(folder.with_name(f".{folder.name}.lock")):
+        if not jsonl.is_file():
+            write_jsonl(jsonl, rows())
+        if not folder.is_dir():
+            tokenize_jsonl(jsonl, tokenizer.load(), folder, chat_format="template", max_length=max_length)
     return TokenStore(folder)
 
 
@@ -93,10 +94,12 @@ def documents_store(
     A share `recall_share` are recall documents, the others end in questions with their answers. Every token of an
     answer is a target, and of the others OTHER_SHARE: most of them cannot be predicted and would drown those that can.
     """
-    if Path(folder).is_dir():
-        return TokenStore(Path(folder))
+    folder = Path(folder)
     meta = {"kind": kind, "seed": seed, "recall_share": recall_share, "lengths": list(lengths)}
-    return write_store(folder, _documents(kind, tokens, lengths, recall_share, seed), meta=meta)
+    with record.alone(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            write_store(folder, _documents(kind, tokens, lengths, recall_share, seed), meta=meta)
+    return TokenStore(folder)
 
 
 def _documents(kind: str, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int) -> Iterator[Encoded]:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure
+from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, bar, figure
 from longalign.tables import CHAT, over_seeds
 
 PAPER = {
@@ -47,7 +47,7 @@ def chat_ranking(folder: Path) -> Figure:
 
 @figure("chat_categories")
 def chat_categories(folder: Path) -> Figure:
-    """Score by category, a line a suite of the first model: which kinds of questions long instructions help."""
+    """Score by category, a bar a suite of the first model: which kinds of questions long instructions help."""
     table = pd.read_csv(folder / "chat.csv")
     table = table[(table.metric == "score") & table.arm.str.startswith("Long")]
     drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.3))
@@ -56,7 +56,7 @@ def chat_categories(folder: Path) -> Figure:
     for number, arm in enumerate(arms):
         part = over_seeds(table[table.arm == arm], ["task"]).reindex(CHAT)
         places = np.arange(len(CHAT)) + (number - (len(arms) - 1) / 2) * width
-        axes.bar(places, part["mean"] - 1, width, bottom=1, label=arm, color=COLOURS[number], edgecolor="white")
+        axes.bar(places, part["mean"] - 1, width, bottom=1, label=arm, **bar(number))
         axes.errorbar(places, part["mean"], yerr=part["half"], **WHISKERS)
     axes.set_xticks(range(len(CHAT)), [name.removeprefix("chat-") for name in CHAT])
     axes.set(ylim=(1, 10), ylabel="points; 1 is chance")

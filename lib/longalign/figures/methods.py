@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -44,13 +45,14 @@ def method_loss(folder: Path) -> Figure:
     table = pd.read_csv(folder / "method_loss.csv")
     table = table[table.model == table.model.unique()[0]]
     drawn, axes = plt.subplots()
-    styles = look(METHODS)
+    styles, lowest = look(METHODS), np.inf
     for method in METHODS:
         part = table[table.method == method].sort_values("step")
         smooth = part.loss.ewm(span=10).mean()
+        lowest = min(lowest, smooth.min())
         axes.plot(part.step / part.step.max(), smooth, label=method, **styles[method], markevery=0.2)
     axes.set(xlabel="share of the steps", ylabel=f"training loss, {table.model.iloc[0]}", yscale="log")
-    axes.set_yticks(ticks := [tick for tick in TICKS if part.loss.min() / 2 < tick], [f"{tick:g}" for tick in ticks])
+    axes.set_yticks(ticks := [tick for tick in TICKS if lowest / 2 < tick], [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.legend()
     return drawn

@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from longalign import tables
-from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, figure, look
+from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, WHISKERS, bar, figure, look
 
 EQUAL_STEPS = ", equal steps"
 PANELS = {"test long": "exact match, long", "LBC": "chat score, 1-10", "test short": "exact match, short"}
@@ -34,7 +34,7 @@ def data_scale(folder: Path) -> Figure:
         part = found[found.column == column].sort_values("dose")
         equal = part.arm.str.endswith(EQUAL_STEPS)
         for name, rows in (("equal epochs", part[~equal]), ("equal steps", part[equal])):
-            axes.errorbar(rows.dose, rows["mean"], yerr=rows.half.fillna(0), capsize=2, label=name, **styles[name])
+            axes.errorbar(rows.dose, rows["mean"], yerr=rows.half, capsize=2, label=name, **styles[name])
         axes.set(title=label)
         if column == "LBC":
             axes.set_ylim(0.8, 10.2)
@@ -59,11 +59,11 @@ def data_source(folder: Path) -> Figure:
     domains, arms = sorted(found.domain.unique()), found.arm.unique().tolist()
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5), layout="constrained")
     width = 0.8 / len(arms)
-    for number, (arm, style) in enumerate(look(arms).items()):
+    for number, arm in enumerate(arms):
         part = found[found.arm == arm].set_index("domain").reindex(domains)
         places = np.arange(len(domains)) + (number - (len(arms) - 1) / 2) * width
-        half = part.half.fillna(0)
-        axes.bar(places, part["mean"], width, yerr=half, capsize=2, label=arm, color=style["color"])
+        axes.bar(places, part["mean"], width, label=arm, **bar(number))
+        axes.errorbar(places, part["mean"], part["half"], **WHISKERS)
     axes.set_xticks(
         range(len(domains)),
         [domain.replace(", ", ",\n").replace(" and ", "\nand ").replace("other s", "other\ns") for domain in domains],

@@ -7,10 +7,9 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, look
+from longalign.plots import TEXT_WIDTH, WHISKERS, bar, figure, legend_above, look
 from longalign.tables import METHODS, over_seeds, size
 
-HATCHES = {"naive": "", "sorted": "//", "packing": "..", "packing + loss weighting": "xx"}
 PAPER_HOURS = pd.DataFrame(
     {"naive": [45.4, 67.2, 117.2], "sorted": [19.1, 23.3, 44.5], "packing": [20.5, 23.4, 41.2]},
     index=["6B", "7B", "13B"],
@@ -24,8 +23,7 @@ def _bars(axes: plt.Axes, table: pd.DataFrame, whiskers: pd.DataFrame | None = N
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):
         places = np.arange(len(table)) + (number - (len(methods) - 1) / 2) * width
-        look = {"color": COLOURS[METHODS.index(method)], "hatch": HATCHES[method], "edgecolor": "white"}
-        axes.bar(places, table[method], width, label=method, linewidth=0.3, **look)
+        axes.bar(places, table[method], width, label=method, **bar(METHODS.index(method)))
         if whiskers is not None:
             axes.errorbar(places, table[method], whiskers[method], **WHISKERS)
     axes.set_xticks(range(len(table)), table.index)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from longalign.plots import COLUMN_WIDTH, figure, look
+from longalign.plots import COLUMN_WIDTH, bar, figure, look
 
 SMALLEST = 1e-17
 """Where an error of exactly 0 is drawn on a logarithmic axis."""
@@ -55,9 +55,9 @@ def weight_shares(data: Path) -> Figure:
     names = table.drop_duplicates("first").set_index("first").bucket
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.3), layout="constrained")
     width = 0.8 / len(shares.columns)
-    for place, (rule, style) in enumerate(look(list(shares.columns)).items()):
+    for place, rule in enumerate(shares.columns):
         left = np.arange(len(shares)) + (place - (len(shares.columns) - 1) / 2) * width
-        axes.bar(left, shares[rule], width=width, color=style["color"], label=rule)
+        axes.bar(left, shares[rule], width=width, label=rule, **bar(place))
     axes.set_xticks(range(len(shares)), [names[first] for first in shares.index])
     axes.grid(visible=False, axis="x")
     axes.set(xlabel="target tokens of the sequence", ylabel="share of the weight")
