@@ -79,7 +79,7 @@ def test_benchmarks_do_not_depend_on_the_seed_or_the_arm(profile):
 
 def test_what_trainings_took_is_told_by_arm(profile):
     base = experiments.long_bases(profile)[0]
-    told = experiments.trainings({Arm("long base", "mini-6b", 0): base})["long base mini-6b 0"]
+    told = experiments.trainings({Arm("long base", "mini-13b", 0): base})["long base mini-13b 0"]
     assert told["key"] == base.key and told["steps"] >= 1 and told["peak_memory_mb"] > 100
     assert profile.extension.tokens <= told["tokens"] < 2 * profile.extension.tokens
     assert 0 < told["cpu_seconds"] and 0 < told["seconds"]

@@ -111,8 +111,11 @@ def fine_tuning(
 
 
 def long_bases(profile: Profile) -> list[Run]:
-    """The context extension of every model: what each fine-tuning starts from, to be finished before arms are named."""
-    return [extension(profile, model) for model in profile.models]
+    """The context extension of every model: what each fine-tuning starts from, to be finished before arms are named.
+
+    The largest first, so that it is not waited for at the end.
+    """
+    return [extension(profile, model) for model in reversed(profile.models)]
 
 
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -142,7 +145,7 @@ def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     return {
         Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
         for suite in ("LongAlign-10k", "LongAlpaca-12k")
-        for seed in profile.seeds_for(seeds)
+        for seed in profile.seeds_for(seeds, slow=suite == "LongAlpaca-12k")
     }
 
 
