@@ -188,7 +188,9 @@ def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(s
     folder, run = small
     (folder / "notebooks" / "16_report.ipynb").touch()
     (folder / "claims.yaml").touch()
-    (folder / "venv" / "bin" / "python").write_text('#!/bin/sh\necho "ran $2 $3"\n')
+    (folder / "venv" / "bin" / "python").write_text(
+        '#!/bin/sh\necho "ran $2 $3"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'
+    )
     told = make("reproduce", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
     modules = re.findall(r"ran (\S+)", told)
     assert modules == [*["longalign.execute"] * 2, "longalign.claims", "longalign.execute", "nbconvert"]
@@ -207,10 +209,12 @@ def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small)
     assert run("reproduce") == ["04_bases", "05_methods"], "the profile's own number of seeds is another run"
 
 
-def touch_later(path):
-    """Give a file a time that is later than any stamp."""
-    later = time.time() + 10
-    os.utime(path, (later, later))
+def touch_later(path, folder):
+    """Give a file a time that is later than any stamp, without a time to come: all others are put back."""
+    for file in folder.rglob("*"):
+        ago = 10 if ".make" in file.parts else 20
+        os.utime(file, (time.time() - ago,) * 2)
+    os.utime(path)
 
 
 def test_one_notebook_runs_with_what_it_needs_and_only_once(small):
@@ -231,7 +235,7 @@ def test_one_notebook_runs_with_what_it_needs_and_only_once(small):
 def test_what_depends_on_a_changed_file_runs_again(small, changed, again):
     folder, run = small
     assert run("reproduce") == ["04_bases", "05_methods"]
-    touch_later(folder / changed)
+    touch_later(folder / changed, folder)
     assert run("reproduce") == again
 
 
