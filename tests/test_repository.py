@@ -207,6 +207,14 @@ def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small)
     assert re.findall(r"ran (.*)", told) == ["notebooks/04_bases.ipynb  ", "notebooks/05_methods.ipynb -p seeds=3"]
     assert "ran" not in make(*asked, root=folder).stdout
     assert run("reproduce") == ["04_bases", "05_methods"], "the profile's own number of seeds is another run"
+    assert "ran notebooks/05" in make(*asked, root=folder).stdout, "whose results have taken the place of the first"
+
+
+def test_seeds_must_be_a_number(small):
+    folder, _ = small
+    for wrong in ("0", "three", "-1", "3.5"):
+        told = make("reproduce", f"SEEDS={wrong}", root=folder)
+        assert told.returncode != 0 and f"SEEDS is '{wrong}'" in told.stderr
 
 
 def touch_later(path, folder):
