@@ -77,7 +77,10 @@ def test_an_interrupt_ends_the_kernel_too_and_keeps_what_was_printed(tmp_path):
     source = notebook(tmp_path, "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(60)")
     target = tmp_path / "out"
     command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke", "--folder", str(target)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    # tests that were started in the background inherit that interrupts are ignored
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     line = next(line for line in process.stdout if "kernel" in line)
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=30)[0]
