@@ -42,6 +42,9 @@ ifeq ($(shell echo '$(SEEDS)' | grep -xE '[1-9][0-9]*'),)
 $(error SEEDS is '$(SEEDS)'; it is a number of seeds, 1 or more)
 endif
 endif
+ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
+$(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
+endif
 
 .PHONY: help reproduce smoke notebook lab test test-all figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
@@ -72,7 +75,7 @@ notebook: ## execute one notebook and what it needs: make notebook NB=05
 lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
-test: $(TEST) ## run the tests (under five minutes); ARGS="-k packing" selects
+test: $(TEST) ## run the tests; ARGS="-k packing" selects
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-all: $(TEST) ## run all tests, the long ones too

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longalign.claims import COLUMNS, check, main, measure_all, write
+from longalign.claims import COLUMNS, check, main, measure_all, of_notebook, write
 from longalign.ledger import Claim, Number, load_ledger
 from longalign.stats import t_interval
 
@@ -288,8 +288,9 @@ def test_a_profile_that_is_unknown_or_has_no_run_is_refused_in_one_line(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_the_whole_committed_ledger_is_measured_where_every_number_is_there(tmp_path):
-    """Made-up scores for every arm, task and length that the ledger names: no claim may name what cannot exist."""
+@pytest.fixture
+def whole_run(tmp_path):
+    """Made-up scores of three seeds for every arm, task and length that the committed ledger names."""
     rng, rows = np.random.default_rng(0), {}
     for stated in (stated for stated in load_ledger() if stated.arms):
         for arm in stated.arms:
@@ -303,6 +304,19 @@ def test_the_whole_committed_ledger_is_measured_where_every_number_is_there(tmp_
     frame = pd.DataFrame([dict(zip(keys, key, strict=True)) | {"value": value} for key, value in rows.items()])
     for name, part in frame.groupby("experiment"):
         part.to_csv(tmp_path / f"{name}.csv", index=False)
-    measured = write(tmp_path)
-    assert check(measured) == []
+    return tmp_path
+
+
+def test_the_whole_committed_ledger_is_measured_where_every_number_is_there(whole_run):
+    measured = write(whole_run)
+    assert check(measured) == [], "no claim may name what cannot exist"
     assert all(row["provisional"] for row in measured if row["verdict"] != "cannot be shown at this scale")
+
+
+def test_a_notebook_shows_the_estimates_of_the_report_and_no_verdict(whole_run):
+    reported = pd.DataFrame(write(whole_run)).set_index("id")
+    reported = reported[(reported.notebook == "07_training_methods") & (reported.seeds > 0)]
+    shown = of_notebook("07_training_methods", whole_run)
+    assert list(shown.index) == list(reported.index) and "verdict" not in shown
+    for column in ("estimate", "low", "high"):
+        assert shown[column].tolist() == pytest.approx(reported[column].tolist(), abs=5e-4)

@@ -4,6 +4,7 @@ import multiprocessing
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,8 +57,9 @@ def processes():
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_on_real_ranks_every_method_is_eq_2_with_any_accumulation_and_rows(world_size, tmp_path, processes):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [
-        processes.Process(target=run_grid, args=(rank, world_size, str(tmp_path)), daemon=True)
+        processes.Process(target=run_grid, args=(rank, world_size, store.port, str(tmp_path)), daemon=True)
         for rank in range(world_size)
     ]
     for process in ranks:

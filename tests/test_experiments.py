@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from longalign import crew, experiments
+from longalign import crew, experiments, tables
 from longalign.experiments import Arm
 from longalign.profiles import load_profile
 from longalign.store import TokenStore
@@ -83,3 +83,7 @@ def test_what_trainings_took_is_told_by_arm(profile):
     assert told["key"] == base.key and told["steps"] >= 1 and told["peak_memory_mb"] > 100
     assert profile.extension.tokens <= told["tokens"] < 2 * profile.extension.tokens
     assert 0 < told["cpu_seconds"] and 0 < told["seconds"]
+
+
+def test_methods_have_the_same_names_where_they_train_and_where_they_are_drawn():
+    assert tuple(experiments.METHODS) == tables.METHODS

@@ -210,11 +210,12 @@ def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small)
     assert "ran notebooks/05" in make(*asked, root=folder).stdout, "whose results have taken the place of the first"
 
 
-def test_seeds_must_be_a_number(small):
+@pytest.mark.parametrize("asked", ["SEEDS=0", "SEEDS=three", "SEEDS=-1", "SEEDS=3.5", "JOBS=0", "JOBS=all", "JOBS="])
+def test_seeds_and_jobs_must_be_numbers(asked, small):
     folder, _ = small
-    for wrong in ("0", "three", "-1", "3.5"):
-        told = make("reproduce", f"SEEDS={wrong}", root=folder)
-        assert told.returncode != 0 and f"SEEDS is '{wrong}'" in told.stderr
+    told = make("reproduce", asked, root=folder)
+    name, wrong = asked.split("=")
+    assert told.returncode != 0 and f"{name} is '{wrong}'" in told.stderr
 
 
 def touch_later(path, folder):

@@ -180,6 +180,17 @@ def measure_all(ledger: Iterable[Claim], folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def of_notebook(notebook: str, folder: Path) -> pd.DataFrame:
+    """What one run says about the claims that `notebook` (its file's stem) measures: a row per claim, by id.
+
+    Estimates and intervals only: the verdicts of a table need all its claims, and stand in the report.
+    """
+    asked = [claim for claim in load_ledger() if claim.notebook == notebook and claim.scale == LAPTOP]
+    columns = ["direction", "margin", "estimate", "low", "high", "item_low", "item_high", "seeds", "interval", "note"]
+    table = pd.DataFrame(measure_all(asked, folder)).set_index("id")[columns]
+    return table.dropna(axis="columns", how="all").round(3).astype(object).fillna("")
+
+
 def check(rows: Iterable[dict[str, Any]]) -> list[str]:
     """What is missing, a sentence per claim that was not measured: files, arms (with the nearest name), cells."""
     return [row["note"] for row in rows if row["verdict"] == UNMEASURED]

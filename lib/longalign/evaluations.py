@@ -1,4 +1,4 @@
-"""Evaluations addressed by what determines them: a model is scored on the same items by the same code once, ever.
+"""Evaluations addressed by what determines them: a model is scored on the same items by the same code once.
 
 Every item's score is kept, so that intervals over items can be drawn later; tables are means over items. The price: a
 change of a scorer or of one item scores all models anew.

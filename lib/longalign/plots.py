@@ -13,6 +13,8 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from longalign import paths
@@ -73,9 +75,27 @@ def look(names: list[str] | tuple[str, ...]) -> dict[str, dict[str, str]]:
     return {n: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]} for i, n in enumerate(names)}
 
 
-def bar(number: int) -> dict[str, str | float]:
-    """Colour and hatch of the bars of one of up to four kinds, so that colour is not all that tells them apart."""
-    return {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": "white", "linewidth": 0.3}
+def grouped_bars(
+    axes: plt.Axes, means: pd.DataFrame, halves: pd.DataFrame | None = None, *, bottom: float = 0
+) -> None:
+    """A group of bars for each row of `means`, in it a bar for each of up to four columns, with half-widths `halves`.
+
+    Bars start at `bottom`; colour and hatch tell the columns apart.
+
+    >>> axes = plt.figure().subplots()
+    >>> grouped_bars(axes, pd.DataFrame({"naive": [45.4, 67.2], "packing": [20.5, 23.4]}, index=["6B", "7B"]))
+    >>> [float(bar.get_x().round(1)) + 0 for bar in axes.patches], axes.get_legend_handles_labels()[1]
+    ([-0.4, 0.6, 0.0, 1.0], ['naive', 'packing'])
+    """
+    width = 0.8 / means.shape[1]
+    for number, name in enumerate(means):
+        places = np.arange(len(means)) + (number - (means.shape[1] - 1) / 2) * width
+        look_of = {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": "white", "linewidth": 0.3}
+        axes.bar(places, means[name] - bottom, width, bottom=bottom, label=name, **look_of)
+        if halves is not None:
+            axes.errorbar(places, means[name], halves[name], **WHISKERS)
+    axes.set_xticks(range(len(means)), means.index)
+    axes.grid(axis="x", visible=False)
 
 
 def legend_above(drawn: Figure, axes: plt.Axes, *, ncols: int, **options: object) -> None:

@@ -10,11 +10,9 @@ import pandas as pd
 
 from longalign import paths
 from longalign.record import write_text
+from longalign.verdicts import VERDICTS
 
 BEGIN, END = "<!-- results:begin (written by `make reference`) -->", "<!-- results:end -->"
-VERDICTS = (
-    "reproduced", "consistent", "not reproduced", "contradicted", "not measured", "cannot be shown at this scale",
-)  # fmt: skip
 FRONT = (
     "table-2-chat-10k-over-0k", "table-2-chat-5k-over-0k", "table-2-chat-first-half", "table-2-test-10k-over-0k",
     "table-2-chat-over-longalpaca", "table-2-multi-turn-unharmed", "table-3-weighting-over-packing-6b",

@@ -70,6 +70,8 @@ RULES = (
          lambda e: not (e.p < ALPHA or e.inside) and e.p_difference < ALPHA),
 )  # fmt: skip
 """The decision table for measured claims."""
+VERDICTS = (*dict.fromkeys(rule.verdict for rule in RULES), UNMEASURED, TOO_SMALL)
+"""Every verdict once, from the best to the one that no run here can change."""
 
 
 def verdict(evidence: Evidence | None, *, scale: str = LAPTOP) -> str:

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, bar, figure
-from longalign.tables import CHAT, over_seeds
+from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure, grouped_bars
+from longalign.tables import CHAT, over_seeds, size
 
 PAPER = {
     "GPT-4-1106": 8.40, "GLM-4-128k": 8.14, "Claude-2.1": 8.03, "LongAlign-13B-64k": 7.02, "InternLM2-20b-200k": 6.66,
@@ -26,7 +25,7 @@ def chat_ranking(folder: Path) -> Figure:
     ranking = over_seeds(table[table.metric == "score"], ["model", "arm"]).sort_values("mean")
     ceiling = table[table.metric == "ceiling"].value.mean()
     drawn, (ours, paper) = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.19 * max(len(ranking), len(PAPER)) + 0.9))
-    models = sorted(ranking.index.get_level_values("model").unique())
+    models = sorted(ranking.index.get_level_values("model").unique(), key=size)
     colours = [COLOURS[models.index(model)] for model, _ in ranking.index]
     names = [f"{model}  {arm}" for model, arm in ranking.index]
     ours.barh(names, ranking["mean"], color=colours, height=0.7)
@@ -52,14 +51,9 @@ def chat_categories(folder: Path) -> Figure:
     table = table[(table.metric == "score") & table.arm.str.startswith("Long")]
     drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.3))
     arms = sorted(table.arm.unique(), key=lambda arm: (arm.split("-")[0], len(arm), arm))
-    width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        part = over_seeds(table[table.arm == arm], ["task"]).reindex(CHAT)
-        places = np.arange(len(CHAT)) + (number - (len(arms) - 1) / 2) * width
-        axes.bar(places, part["mean"] - 1, width, bottom=1, label=arm, **bar(number))
-        axes.errorbar(places, part["mean"], yerr=part["half"], **WHISKERS)
-    axes.set_xticks(range(len(CHAT)), [name.removeprefix("chat-") for name in CHAT])
+    found = over_seeds(table, ["task", "arm"]).unstack("arm").reindex(CHAT)
+    found.index = [name.removeprefix("chat-") for name in CHAT]
+    grouped_bars(axes, found["mean"][arms], found["half"], bottom=1)
     axes.set(ylim=(1, 10), ylabel="points; 1 is chance")
-    axes.grid(axis="x", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(arms))
     return drawn

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, figure, legend_above, look
 from longalign.tables import TEST, intervals, over_seeds, printed, scores_by_seed, size
 
-METHODS = ["packing + loss weighting", "sorted"]
+TABLE_4 = ["packing + loss weighting", "sorted"]
 LOSSES = {"train-loss": "training data", "test-loss": "test items"}
 
 
@@ -33,9 +33,9 @@ def model_loss(folder: Path) -> Figure:
     table = pd.read_csv(folder / "model_scale.csv")
     found = intervals(table[table.metric == "nll"], ["model", "arm", "task"])
     models = _by_size(found.model)
-    drawn, panels = plt.subplots(1, len(METHODS), figsize=(TEXT_WIDTH, 2.2), sharey=True)
+    drawn, panels = plt.subplots(1, len(TABLE_4), figsize=(TEXT_WIDTH, 2.2), sharey=True)
     styles = look(list(LOSSES))
-    for axes, method in zip(panels, METHODS, strict=True):
+    for axes, method in zip(panels, TABLE_4, strict=True):
         for task, label in LOSSES.items():
             part = found[(found.arm == method) & (found.task == task)].set_index("model").reindex(models)
             axes.errorbar(range(len(models)), part["mean"], yerr=part.half, label=label, capsize=2, **styles[task])
@@ -70,7 +70,7 @@ def windows(folder: Path) -> Figure:
 def _scores(axes: plt.Axes, found: pd.DataFrame, **labels: str) -> None:
     """A point with its interval for each model and method."""
     models = _by_size(found.model)
-    for number, (method, style) in enumerate(look(METHODS).items()):
+    for number, (method, style) in enumerate(look(TABLE_4).items()):
         part = found[found.arm == method].set_index("model").reindex(models)
         places = np.arange(len(models)) + 0.16 * (number - 0.5)
         axes.errorbar(places, part["mean"], yerr=part.half, label=method, capsize=2, linestyle="", **style)

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from longalign import tables
-from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, WHISKERS, bar, figure, look
+from longalign.plots import COLUMN_WIDTH, TEXT_WIDTH, figure, grouped_bars, look
 
 EQUAL_STEPS = ", equal steps"
 PANELS = {"test long": "exact match, long", "LBC": "chat score, 1-10", "test short": "exact match, short"}
@@ -58,18 +57,13 @@ def data_source(folder: Path) -> Figure:
     found = tables.intervals(pd.read_csv(folder / "data_source_domains.csv"), ["arm", "domain"])
     domains, arms = sorted(found.domain.unique()), found.arm.unique().tolist()
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5), layout="constrained")
-    width = 0.8 / len(arms)
-    for number, arm in enumerate(arms):
-        part = found[found.arm == arm].set_index("domain").reindex(domains)
-        places = np.arange(len(domains)) + (number - (len(arms) - 1) / 2) * width
-        axes.bar(places, part["mean"], width, label=arm, **bar(number))
-        axes.errorbar(places, part["mean"], part["half"], **WHISKERS)
+    table = found.set_index(["domain", "arm"])[["mean", "half"]].unstack("arm").loc[domains]
+    grouped_bars(axes, table["mean"][arms], table["half"])
     axes.set_xticks(
         range(len(domains)),
         [domain.replace(", ", ",\n").replace(" and ", "\nand ").replace("other s", "other\ns") for domain in domains],
         fontsize=6,
     )
-    axes.grid(axis="x", visible=False)
     axes.set(ylabel="exact match", ylim=(0, 1.03))
     drawn.legend(loc="outside upper center", ncols=2)
     return drawn

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.plots import TEXT_WIDTH, WHISKERS, bar, figure, legend_above, look
+from longalign.plots import TEXT_WIDTH, figure, grouped_bars, legend_above, look
 from longalign.tables import METHODS, over_seeds, size
 
 PAPER_HOURS = pd.DataFrame(
@@ -15,20 +15,6 @@ PAPER_HOURS = pd.DataFrame(
     index=["6B", "7B", "13B"],
 )
 """Figure 5 of arXiv 2401.18058: hours of training on 8 x A800."""
-
-
-def _bars(axes: plt.Axes, table: pd.DataFrame, whiskers: pd.DataFrame | None = None, **labels: str) -> None:
-    """A group of bars for each row (model) of `table`, a bar for each column (method), with half-widths `whiskers`."""
-    methods = [method for method in METHODS if method in table]
-    width = 0.8 / len(methods)
-    for number, method in enumerate(methods):
-        places = np.arange(len(table)) + (number - (len(methods) - 1) / 2) * width
-        axes.bar(places, table[method], width, label=method, **bar(METHODS.index(method)))
-        if whiskers is not None:
-            axes.errorbar(places, table[method], whiskers[method], **WHISKERS)
-    axes.set_xticks(range(len(table)), table.index)
-    axes.grid(axis="x", visible=False)
-    axes.set(**labels)
 
 
 @figure("times")
@@ -41,8 +27,11 @@ def times(folder: Path) -> Figure:
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.2))
     for axes, task in zip(panels, ("one process", "two processes"), strict=False):
         found = seconds.loc[task].unstack("arm").loc[order]
-        _bars(axes, found["mean"], found["half"], title=f"here: {task}", ylabel="seconds an epoch")
-    _bars(panels[2], PAPER_HOURS, title="paper: 8 x A800", ylabel="hours (paper)")
+        means = found["mean"]
+        grouped_bars(axes, means[[method for method in METHODS if method in means]], found["half"])
+        axes.set(title=f"here: {task}", ylabel="seconds an epoch")
+    grouped_bars(panels[2], PAPER_HOURS)
+    panels[2].set(title="paper: 8 x A800", ylabel="hours (paper)")
     legend_above(drawn, panels[0], ncols=4)
     return drawn
 

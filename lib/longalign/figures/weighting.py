@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from longalign.plots import COLUMN_WIDTH, bar, figure, look
+from longalign.plots import COLUMN_WIDTH, figure, grouped_bars, look
 
 SMALLEST = 1e-17
 """Where an error of exactly 0 is drawn on a logarithmic axis."""
@@ -52,14 +52,9 @@ def weight_shares(data: Path) -> Figure:
     table = table[table["by"] == "target tokens"]
     shares = table.pivot(index="first", columns="rule", values="share").sort_index()
     shares = shares[[rule for rule in RULES if rule in shares.columns]]
-    names = table.drop_duplicates("first").set_index("first").bucket
+    shares = shares.rename(table.drop_duplicates("first").set_index("first").bucket)
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.3), layout="constrained")
-    width = 0.8 / len(shares.columns)
-    for place, rule in enumerate(shares.columns):
-        left = np.arange(len(shares)) + (place - (len(shares.columns) - 1) / 2) * width
-        axes.bar(left, shares[rule], width=width, label=rule, **bar(place))
-    axes.set_xticks(range(len(shares)), [names[first] for first in shares.index])
-    axes.grid(visible=False, axis="x")
+    grouped_bars(axes, shares)
     axes.set(xlabel="target tokens of the sequence", ylabel="share of the weight")
     drawn.legend(loc="outside upper center", ncols=4, columnspacing=1.0, handlelength=1.2)
     return drawn
