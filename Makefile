@@ -46,7 +46,7 @@ ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
-.PHONY: help reproduce smoke notebook lab test test-all figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce side-by-side one-by-one verify smoke notebook lab test test-long test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -55,14 +55,13 @@ help: ## show this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEEDS=n] [JOBS=$(JOBS)] [PYTHON=$(PYTHON)]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
-# Notebooks wait for each other's kernels, data and last runs; side by side they fill the cores. Times are measured alone.
 reproduce: $(READY) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
-	@$(MAKE) --no-print-directory -j $(JOBS) $(filter-out $(call stamp,$(TIMES)) $(call stamp,$(REPORT)),$(call stamp,*))
-	@$(MAKE) --no-print-directory -j 1 $(call stamp,*)
-	@echo "report     $(RUN)/report.html"
-	@echo "results    $(RUN)/*.csv, $(RUN)/*.json"
-	@echo "figures    $(RUN)/figures/"
-	@echo "notebooks  $(RUN)/notebooks/"
+	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
+		--notebooks $(NOTEBOOKS)
+
+# Called by `reproduce`, one after the other: notebooks side by side fill the cores, but times are measured alone.
+side-by-side: $(filter-out $(call stamp,$(TIMES)) $(call stamp,$(REPORT)),$(call stamp,*))
+one-by-one: $(call stamp,*)
 
 smoke: ## execute every notebook at the smallest size, to see that everything runs
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
@@ -76,10 +75,19 @@ lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not browser" $(ARGS)
 
-test-all: $(TEST) ## run all tests, the long ones too
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+test-long: $(TEST) ## run the long tests: processes that are killed, disks that are full, all notebooks
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
+
+test-all: test test-long test-browser ## run all tests
+
+test-browser: $(TEST) ## run two notebooks in JupyterLab in a real browser
+	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
+
+verify: $(READY) ## compare the numbers of the last run with the committed reference
+	@$(PY) -m longalign.verify $(PROFILE)
 
 figures: $(READY) ## redraw figures/ from the committed results only
 	@$(PY) -m longalign.plots
@@ -119,11 +127,15 @@ $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.
 # The stamp bears the time of the start, so that an edit made meanwhile counts. Stamps of other numbers of seeds go:
 # there is one folder of results, which holds what was executed last.
+newer = $(filter-out FORCE,$?)
+reason = $(if $(wildcard $@),$(if $(newer),$(firstword $(newer)) is newer,its executed copy is gone),it has not been executed)
+again = make reproduce $(strip $(foreach name,PROFILE SEEDS RUNS,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
 $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.claims $(PROFILE))
-	@$(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS)))
+	@exec $(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS))) \
+		--with-parent --because '$(reason)' --resume '$(again)'
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=WARN --to html --no-input \
 		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))
 	@rm -f $(filter-out $@,$(wildcard $(STAMPS)/$(PROFILE)/$(@F) $(STAMPS)/$(PROFILE)-*-seeds/$(@F)))

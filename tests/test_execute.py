@@ -1,6 +1,8 @@
 """Executing a notebook: refusals come before a kernel, failures are told as what they are, copies are whole."""
 
+import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +14,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from longalign import execute as ex
-from longalign.profiles import ProfileError
+from longalign.execution import files, outcomes, terminal
+from longalign.profiles import ProfileError, load_profile
 
 PARAMETERS = 'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\nlimit: int | None = None'
 
@@ -44,7 +47,7 @@ def test_a_notebook_runs_in_its_folder_with_its_parameters_and_one_thread(tmp_pa
     shown = "import os; print(profile, lengths, share, os.getcwd(), os.environ['OMP_NUM_THREADS'])"
     source = notebook(tmp_path, shown, "print(os.environ.get('MPLBACKEND'))")
     before = source.read_bytes()
-    assert run(source, "-p", "lengths=[3, 2]", "-p", "share=1") == ex.EXECUTED
+    assert run(source, "-p", "lengths=[3, 2]", "-p", "share=1") == 0
     told = outputs(tmp_path / "out" / source.name)
     assert f"smoke [3, 2] 1.0 {tmp_path} 1" in told
     assert "agg" not in told
@@ -55,46 +58,144 @@ def test_a_notebook_runs_in_its_folder_with_its_parameters_and_one_thread(tmp_pa
     assert "01_small (smoke) starts" in live and "01_small (smoke) done in" in live
 
 
-def test_an_exception_is_told_with_notebook_heading_cell_and_error(tmp_path, capfd):
-    source = notebook(tmp_path, "## Before", "print('seen')", "## The part", "ratio = 1 / 0", "print('unseen')")
-    assert run(source) == ex.FAILED
-    told = capfd.readouterr().err
-    assert "01_small.ipynb" in told and "heading   The part" in told
-    assert "] ratio = 1 / 0" in told and "ZeroDivisionError: division by zero" in told
-    assert "Traceback" not in told
-    executed = outputs(tmp_path / "out" / source.name)
-    assert "seen" in executed and "unseen" not in executed
+def stopped(source):
+    """The executed copy of a notebook that stopped: the outcome, the cell below the banner, the cells not run."""
+    cells = nbformat.read(source.parent / "run" / "smoke" / "notebooks" / source.name, 4).cells
+    outcome = outcomes.read("smoke", source.stem)
+    banners = [i for i, cell in enumerate(cells) if "stopped-here" in cell.metadata.get("tags", [])]
+    assert len(banners) == 1 and cells[banners[0]].cell_type == "markdown"
+    assert outcome.state in cells[banners[0]].source and outcome.resume in cells[banners[0]].source
+    left = [c.source for c in cells if c.cell_type == "code" and [o.get("text") for o in c.outputs] == ["not run\n"]]
+    tagged = [c.source for c in cells if "not-run" in c.metadata.get("tags", [])]
+    assert left == tagged
+    return outcome, cells[banners[0] + 1].source, left
 
 
-def test_a_dead_kernel_is_told_as_that_with_the_cell_that_killed_it(tmp_path, capfd):
-    source = notebook(tmp_path, "## The part", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "print('x')")
-    assert run(source) == ex.FAILED
-    told = capfd.readouterr().err
-    assert "the kernel died" in told and "] import os, signal" in told and "heading   The part" in told
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Executions write below `tmp_path`, as if it were the folder of all runs."""
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "run"))
+    return tmp_path
 
 
-def test_an_interrupt_ends_the_kernel_too_and_keeps_what_was_printed(tmp_path):
-    source = notebook(tmp_path, "import os, time\nprint('kernel', os.getpid(), flush=True)\ntime.sleep(60)")
-    target = tmp_path / "out"
-    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke", "--folder", str(target)]
+def run_in(folder, source, *options):
+    """In a process of its own, since it may be killed; returns exit status, output and errors."""
+    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+LAST = "print('unseen')"
+KILL = "import os, signal, time\nprint('seen', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
+SLEEP = "import time\nprint('seen', flush=True)\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("source", "limits", "state", "status", "error"),
+    [
+        ("print('seen')\nratio = 1 / 0", {}, outcomes.FAILED, 1, "ZeroDivisionError: division by zero"),
+        (KILL, {}, outcomes.DIED, 3, "killed or out of memory"),
+        (SLEEP, {"cell": 1}, outcomes.CELL_LIMIT, 4, "1.0 s were over"),
+        (SLEEP, {"notebook": 6}, outcomes.NOTEBOOK_LIMIT, 5, ""),
+    ],
+    ids=["exception", "dead kernel", "cell limit", "notebook limit"],
+)
+def test_every_way_to_fail_is_told_as_itself(runs, monkeypatch, capfd, source, limits, state, status, error):
+    profile = load_profile("smoke")
+    short = dataclasses.replace(profile, limits=dataclasses.replace(profile.limits, **limits))
+    monkeypatch.setattr(ex, "load_profile", lambda _: short)
+    path = notebook(runs, "## Before", "print('before')", "## The part", source, LAST)
+    assert ex.main([str(path), "--profile", "smoke", "--resume", "make reproduce"]) == status
+    outcome, cell, left = stopped(path)
+    assert (outcome.state, outcome.heading, outcome.error) == (state, "The part", error)
+    assert cell == source and left == [LAST] and outcome.peak_memory_mb > 20
+    printed = outputs(runs / "run" / "smoke" / "notebooks" / path.name)
+    assert "before" in printed and "seen" in printed and "unseen" not in printed
+    told = capfd.readouterr()
+    assert f"stopped after {outcomes.duration(outcome.seconds)}: {state}" in told.out
+    first = re.escape(source.splitlines()[0])
+    for line in ("notebook +01_small", "heading +The part", rf"cell +\[[4*]\] {first}", "log +.*01_small.log",
+                 "memory +[0-9]+ MB at most", "resume +make reproduce"):  # fmt: skip
+        assert re.search(f"^  {line}$", told.err, re.MULTILINE), line
+    assert "Traceback" not in told.err
+    assert "before\nseen\n" in (runs / "run" / "smoke" / "logs" / "01_small.log").read_text()
+
+
+def test_an_interrupt_ends_the_kernel_too_and_keeps_what_was_printed(runs):
+    source = notebook(runs, "import os\nprint('kernel', os.getpid(), flush=True)\n" + SLEEP, LAST)
+    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke"]
     # tests that were started in the background inherit that interrupts are ignored
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    )
-    line = next(line for line in process.stdout if "kernel" in line)
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    kernel = int(next(line for line in process.stdout if "kernel" in line).split()[-1])
+    assert "seen" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=30)[0]
-    assert process.returncode == ex.INTERRUPTED and "interrupted after" in rest
-    assert "kernel" in outputs(target / source.name)
-    kernel = int(line.split()[-1])
-    deadline = time.monotonic() + 10
-    while _is_running(kernel) and time.monotonic() < deadline:
+    rest, errors = process.communicate(timeout=30)
+    assert process.returncode == 130 and "interrupted" in rest and "Traceback" not in errors
+    outcome, _, left = stopped(source)
+    assert outcome.state == outcomes.INTERRUPTED and left == [LAST]
+    assert "kernel" in outputs(runs / "run" / "smoke" / "notebooks" / source.name)
+    assert _ends(kernel)
+
+
+def test_a_cell_that_does_not_heed_an_interrupt_is_ended_by_force(runs):
+    stubborn = "while True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass"
+    source = notebook(runs, "import time\nprint('here', flush=True)\n" + stubborn)
+    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    next(line for line in process.stdout if "here" in line)
+    process.terminate()
+    assert process.wait(timeout=30) == 130 and stopped(source)[0].state == outcomes.INTERRUPTED
+
+
+def test_who_asked_for_it_has_gone_and_so_goes_the_notebook(runs):
+    source = notebook(runs, "import os\nprint('kernel', os.getpid(), flush=True)\n" + SLEEP)
+    command = f"'{sys.executable}' -m longalign.execute '{source}' --profile smoke --with-parent; true"
+    shell = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True)
+    kernel = int(next(line for line in shell.stdout if "kernel" in line).split()[-1])
+    shell.kill()
+    assert _ends(kernel)
+    deadline = time.monotonic() + 20
+    while not (outcome := outcomes.read("smoke", "01_small")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _is_running(kernel)
+    assert outcome.state == outcomes.INTERRUPTED
 
 
-def _is_running(process):
-    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+def test_two_executions_of_the_same_notebook_do_not_meet(runs):
+    source = notebook(runs, SLEEP)
+    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    next(line for line in first.stdout if "seen" in line)
+    status, _, errors = run_in(runs, source)
+    first.terminate()
+    assert status == 2 and f"this is being done already by process {first.pid}" in errors
+    assert errors.count("\n") == 1 and first.wait(timeout=30) == 130
+
+
+def test_a_whole_execution_lists_what_it_wrote_and_leaves_no_marks_of_an_earlier_one(runs):
+    writes = "from longalign import paths, record\n"
+    writes += "path = record.write_csv(paths.run_dir(profile) / 'fill.csv', [{'length': 2}, {'length': 4}])"
+    assert ex.main([str(notebook(runs, "1 / 0", writes)), "--profile", "smoke"]) == 1
+    assert ex.main([str(notebook(runs, "'right'", writes)), "--profile", "smoke"]) == 0
+    outcome = outcomes.read("smoke", "01_small")
+    assert outcome.state == outcomes.EXECUTED and sorted(outcome.files) == ["fill.csv", "notebooks/01_small.ipynb"]
+    assert files.damaged("smoke", ["01_small"]) == {}
+    cells = nbformat.read(runs / "run" / "smoke" / "notebooks" / "01_small.ipynb", 4).cells
+    assert not any({"stopped-here", "not-run"} & set(cell.metadata.get("tags", [])) for cell in cells)
+    with (runs / "run" / "smoke" / "fill.csv").open("a") as file:
+        file.write("3\n")
+    assert files.damaged("smoke", ["01_small"]) == {"01_small": ["fill.csv"]}
+
+
+def _ends(process):
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(process) or psutil.Process(process).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.mark.parametrize(
@@ -111,7 +212,7 @@ def _is_running(process):
 )
 def test_a_wrong_request_is_refused_in_one_line_before_anything_starts(tmp_path, capfd, monkeypatch, options, parts):
     monkeypatch.setattr(ex, "_papermill", lambda *_: pytest.fail("a kernel was started"))
-    assert run(notebook(tmp_path), *options) == ex.REFUSED
+    assert run(notebook(tmp_path), *options) == 2
     told = capfd.readouterr()
     assert all(part in told.err for part in parts), told.err
     assert told.err.count("\n") == 1 and told.out == ""
@@ -134,7 +235,7 @@ def test_only_annotated_names_of_the_tagged_cell_are_parameters(tmp_path):
 
 
 def test_every_line_gets_its_prefix_however_it_is_cut(capsys):
-    stream = ex.Prefixed(sys.stdout, "03 | ")
+    stream = terminal.Prefixed(sys.stdout, "03 | ")
     for piece in ("a", "b\nc\n", "10%\r", "20%\r", "done\n"):
         stream.write(piece)
     assert capsys.readouterr().out == "03 | ab\n03 | c\n03 | 10%\r03 | 20%\r03 | done\n"

@@ -22,8 +22,8 @@ FLOORS = {
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models trainer events runs crew bases experiments evals "
     "evaluations timing defects",
-    "side": "paths profiles record plots figures tables stats ledger verdicts",
-    "top": "execute reference readme claims cli",
+    "side": "paths strict_yaml profiles record seals plots figures tables stats ledger verdicts",
+    "top": "execute execution reproduce verify reference readme claims cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}
@@ -141,7 +141,7 @@ def test_the_packages_of_the_notebooks_are_installed_in_the_pinned_versions():
 def test_make_alone_lists_every_target_it_explains():
     told = make()
     assert told.returncode == 0
-    for target in ("reproduce", "smoke", "notebook", "lab", "test", "figures", "bases", "reference", "lint", "clean"):
+    for target in "reproduce smoke notebook lab test verify figures bases reference lint clean".split():
         assert re.search(rf"^  {target} +\w", told.stdout, re.MULTILINE), target
 
 
@@ -191,7 +191,7 @@ def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(s
     (folder / "venv" / "bin" / "python").write_text(
         '#!/bin/sh\necho "ran $2 $3"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'
     )
-    told = make("reproduce", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
+    told = make("one-by-one", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
     modules = re.findall(r"ran (\S+)", told)
     assert modules == [*["longalign.execute"] * 2, "longalign.claims", "longalign.execute", "nbconvert"]
 
@@ -202,11 +202,13 @@ def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small)
     (folder / "venv" / "bin" / "python").write_text(
         '#!/bin/sh\necho "ran $3 $6 $7"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'
     )
-    asked = ("reproduce", "SEEDS=3", "RUNS=out", "VENV=venv", "READY=")
+    asked = ("one-by-one", "SEEDS=3", "RUNS=out", "VENV=venv", "READY=")
     told = make(*asked, root=folder).stdout
-    assert re.findall(r"ran (.*)", told) == ["notebooks/04_bases.ipynb  ", "notebooks/05_methods.ipynb -p seeds=3"]
+    assert re.findall(r"ran (.*)", told) == [
+        "notebooks/04_bases.ipynb --with-parent --because", "notebooks/05_methods.ipynb -p seeds=3",
+    ]  # fmt: skip
     assert "ran" not in make(*asked, root=folder).stdout
-    assert run("reproduce") == ["04_bases", "05_methods"], "the profile's own number of seeds is another run"
+    assert run("one-by-one") == ["04_bases", "05_methods"], "the profile's own number of seeds is another run"
     assert "ran notebooks/05" in make(*asked, root=folder).stdout, "whose results have taken the place of the first"
 
 
@@ -229,7 +231,7 @@ def touch_later(path, folder):
 def test_one_notebook_runs_with_what_it_needs_and_only_once(small):
     _, run = small
     assert run("notebook", "NB=05") == ["04_bases", "05_methods"]
-    assert run("reproduce") == []
+    assert run("one-by-one") == []
 
 
 @pytest.mark.parametrize(
@@ -243,20 +245,20 @@ def test_one_notebook_runs_with_what_it_needs_and_only_once(small):
 )
 def test_what_depends_on_a_changed_file_runs_again(small, changed, again):
     folder, run = small
-    assert run("reproduce") == ["04_bases", "05_methods"]
+    assert run("one-by-one") == ["04_bases", "05_methods"]
     touch_later(folder / changed, folder)
-    assert run("reproduce") == again
+    assert run("one-by-one") == again
 
 
 def test_a_notebook_whose_executed_copy_is_gone_runs_again(small):
     folder, run = small
-    run("reproduce")
+    run("one-by-one")
     (folder / "out" / "laptop" / "notebooks" / "05_methods.ipynb").unlink()
-    assert run("reproduce") == ["05_methods"]
+    assert run("one-by-one") == ["05_methods"]
 
 
 def test_clean_makes_everything_run_again(small):
     _, run = small
-    run("reproduce")
+    run("one-by-one")
     run("clean")
-    assert run("reproduce") == ["04_bases", "05_methods"]
+    assert run("one-by-one") == ["04_bases", "05_methods"]

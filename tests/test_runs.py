@@ -76,7 +76,7 @@ def test_every_module_that_training_imports_is_in_the_hash_of_the_code():
     code = "import sys, longalign.trainer; print(*(m for m in sys.modules if m.startswith('longalign.')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     # reading, logging and type annotations do not change a loss
-    harmless = {"shapes", "chat", "rendering", "jsonl", "store_writer", "events", "cost"}
+    harmless = {"shapes", "chat", "rendering", "jsonl", "store_writer", "events", "cost", "seals", "record", "paths"}
     assert {name.removeprefix("longalign.") for name in loaded} - harmless <= set(runs.CODE)
 
 
@@ -116,22 +116,54 @@ def stopped_at_the_end(run, monkeypatch):
     return sorted((run.folder / "work").glob("checkpoint-*"), key=by_step)
 
 
-@pytest.mark.parametrize("state", ["is missing", "is cut short", "is whole"])
-def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_goes_on_from_the_one_before(store, monkeypatch, state):
+@pytest.mark.parametrize("state", ["has no seal", "is cut short", "has a wrong bit", "is whole"])
+def test_a_run_that_was_killed_while_it_wrote_a_checkpoint_goes_on_from_the_one_before(
+    store, monkeypatch, capsys, state
+):
     run = packed(store)
     *_, newest = stopped_at_the_end(run, monkeypatch)
     expected = read_events(run.folder / "work" / "events.jsonl")
-    written = newest / "trainer_state.json"
-    if state == "is missing":
-        written.unlink()
-        (newest / "optimizer.pt").write_bytes(b"cut")
+    weights, optimizer = newest / "model.safetensors", newest / "optimizer.pt"
+    if state == "has no seal":  # the engine writes file by file, and was killed among them
+        (newest / "sha256.json").unlink()
+        (newest / "trainer_state.json").unlink()
     elif state == "is cut short":
-        written.write_text(written.read_text()[:40])
+        optimizer.write_bytes(optimizer.read_bytes()[:-100])
+    elif state == "has a wrong bit":
+        data = bytearray(weights.read_bytes())
+        data[-9] ^= 64
+        weights.write_bytes(data)
     execute(run)
+    told = capsys.readouterr().out
+    assert (f"{newest.name} is damaged or was cut short" in told) == (state != "is whole")
     got = read_events(run.folder / "events.jsonl")
     for name in ("step", "loss", "grad_norm", "tokens"):
         assert [event[name] for event in got] == [event[name] for event in expected]
     assert run.record()["tokens"] == 2 * store.lengths.sum()
+
+
+@pytest.mark.parametrize("name", ["model/model.safetensors", "events.jsonl", "snapshots/step-00002/model.safetensors"])
+def test_a_finished_run_whose_files_were_damaged_is_trained_again(store, capsys, name):
+    run = packed(store, snapshots=3)
+    execute_all([run], workers=1)
+    whole = {file: file.read_bytes() for file in run.folder.rglob("*.safetensors")}
+    (damaged,) = run.folder.glob(name.replace("step-00002", "*[0-9]2"))
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    assert not run.finished
+    execute_all([run], workers=1)
+    assert "packed: its files are not those that were written; it is done again" in capsys.readouterr().out
+    assert run.finished and {file: file.read_bytes() for file in run.folder.rglob("*.safetensors")} == whole
+
+
+def test_a_run_that_was_killed_among_its_last_files_has_all_its_snapshots(store, monkeypatch):
+    run = packed(store, snapshots=3)
+    with monkeypatch.context() as broken:
+        broken.setattr("longalign.record.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("longalign.seals.seal", lambda *_: None)
+        with pytest.raises(KeyboardInterrupt):
+            execute(run)
+    execute(run)
+    assert len(list(run.snapshots.iterdir())) == 3
 
 
 def test_two_processes_that_ask_for_the_same_run_train_it_once(store):

@@ -1,17 +1,20 @@
 """Jobs done once, side by side, by one-thread processes: training runs and evaluations, each addressed by its key.
 
-A job that is finished is reused; one that another process does is waited for. The price: a job is plain data, which
-its worker gets as one JSON line and imports by its class's name.
+A job that is finished is reused; one that another process does is waited for. However many processes ask for jobs, no
+more are done at a time than one of them may do side by side: more would only take the cores from each other. The price:
+a job is plain data, which its worker gets as one JSON line and imports by its class's name.
 """
 
+import atexit
 import importlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +22,12 @@ from typing import Any, Protocol
 from longalign import paths, record
 
 REPORT_SECONDS = {True: 1.0, False: 15.0}
+IDLE_SECONDS = 60.0
+"""A worker without an order for so long leaves; until then the next jobs of the same process find it ready."""
+PLACES = "LONGALIGN_PLACES"
+"""Environment variable of the workers: how many of all workers of all processes may do a job at a time."""
+LIVE = "LONGALIGN_LIVE"
+"""Environment variable: whoever reads this process's output shows lines that end in a carriage return."""
 
 
 class Job(Protocol):
@@ -39,8 +48,8 @@ class Job(Protocol):
         """One phrase on a job that is finished."""
 
 
-def execute(job: Job) -> None:
-    """Do a job in this process; nothing happens when it is finished.
+def execute(job: Job, *, place: Callable[[], AbstractContextManager] = nullcontext) -> None:
+    """Do a job in this process, in a `place` if places are counted; nothing happens when it is finished.
 
     Where another process does the same job, this one waits until that one has finished it, or takes over.
     """
@@ -48,7 +57,8 @@ def execute(job: Job) -> None:
         return
     with record.alone(job.folder / "lock"):
         if not job.finished:
-            job.perform()
+            with place():
+                job.perform()
 
 
 def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
@@ -63,9 +73,10 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
     reused = len({job.key for job in jobs}) - len(waiting)
     if reused:
         print(f"{reused} of {reused + len(waiting)} are finished already and reused")
-    with ExitStack() as stack:
-        progress = stack.enter_context(_Progress())
-        crew = [stack.enter_context(_Worker()) for _ in range(min(workers, len(waiting)))]
+    for job in (job for job in waiting if (job.folder / "record.json").exists()):
+        print(f"{job.label}: its files are not those that were written; it is done again")
+    progress, crew = _Progress(), _hire(min(workers, len(waiting)), places=workers)
+    try:
         while waiting or any(worker.job for worker in crew):
             for worker in crew:
                 if worker.job is None and waiting:
@@ -75,6 +86,10 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
             for worker in crew:
                 if job := worker.finished_job():
                     progress.finished(job)
+    except BaseException:
+        _dismiss(crew)
+        raise
+    _idle.extend(crew)
 
 
 def order(job: Job) -> str:
@@ -87,22 +102,14 @@ def order(job: Job) -> str:
 
 
 class _Worker:
-    """A one-thread process that does the jobs it is given, one by one: torch is imported once. Ended with the
-    block."""
+    """A one-thread process that does the jobs it is given, one by one: torch is imported once."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: dict[str, str]) -> None:
         self.job: Any = None
-
-    def __enter__(self) -> "_Worker":
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self.environment = environment
         self.process = subprocess.Popen(
             [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=environment
         )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
 
     def give(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -127,18 +134,32 @@ class _Worker:
         )
 
 
+_idle: list[_Worker] = []
+
+
+def _hire(count: int, *, places: int) -> list[_Worker]:
+    """`count` workers, those first that wait from an earlier call in the same environment."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", PLACES: str(places)}
+    ready = [worker for worker in _idle if worker.environment == environment and worker.process.poll() is None]
+    _dismiss([worker for worker in _idle if worker not in ready])
+    crew = ready[:count]
+    _idle[:] = ready[count:]
+    return crew + [_Worker(environment) for _ in range(count - len(crew))]
+
+
+@atexit.register
+def _dismiss(workers: Sequence[_Worker] = _idle) -> None:
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.wait()
+
+
 class _Progress:
     """One live line on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self) -> None:
-        self.live, self.shown = sys.stdout.isatty(), time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            print()
+        self.live, self.shown = sys.stdout.isatty() or LIVE in os.environ, time.monotonic()
 
     def show(self, running: list[Job], waiting: int) -> None:
         if not running or time.monotonic() - self.shown < REPORT_SECONDS[self.live]:
@@ -146,11 +167,11 @@ class _Progress:
         self.shown = time.monotonic()
         text = " | ".join(f"{job.label}: {job.progress()}" for job in running)
         text += f" | {waiting} waiting" if waiting else ""
-        print(f"\r{text:<110}" if self.live else text, end="" if self.live else "\n", flush=True)
+        print(f"{text:<110}" if self.live else text, end="\r" if self.live else "\n", flush=True)
 
     def finished(self, job: Job) -> None:
         text = f"{job.label}: {job.summary()}"
-        print(f"\r{text:<110}" if self.live else text, flush=True)
+        print(f"{text:<110}" if self.live else text, flush=True)
 
 
 def _serve() -> None:
@@ -158,7 +179,7 @@ def _serve() -> None:
     parent = os.getppid()
     from longalign import trainer  # noqa: F401  seconds, in which the process that asked may have gone
 
-    for line in sys.stdin:
+    while select.select([sys.stdin], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.readline()):
         if os.getppid() != parent:
             sys.exit("the process that asked for this job has ended")
         given = json.loads(line)
@@ -169,7 +190,23 @@ def _serve() -> None:
         job = getattr(importlib.import_module(given["module"]), given["class"])(**given["fields"])
         if job.key != given["key"]:
             sys.exit("the code or the data changed after this job was planned; start again")
-        execute(job)
+        execute(job, place=_place)
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    """One of the places for workers at their work, as soon as one is free."""
+    files = [paths.runs() / "places" / f"{number}.lock" for number in range(int(os.environ.get(PLACES, "1")))]
+    while True:
+        for file in files:
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(record.alone(file, wait=False))
+                except record.Taken:
+                    continue
+                yield
+                return
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

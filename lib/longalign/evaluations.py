@@ -6,6 +6,7 @@ change of a scorer or of one item scores all models anew.
 
 import csv
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from longalign import paths, record
+from longalign import paths, record, seals
 from longalign.corpus import tokenizer
 from longalign.runs import source_hash
 from longalign.store import TokenStore
@@ -56,15 +57,15 @@ class Evaluation:
 
     @property
     def finished(self) -> bool:
-        """Whether the scores are complete."""
-        return (self.folder / "record.json").is_file()
+        """Whether the scores are complete, and the files those that were written."""
+        return seals.finished_record(self.folder) is not None
 
     def perform(self) -> None:
         """Score the model in this process."""
         from longalign.evals.score import mean_loss, score
         from longalign.models import load_model
 
-        model = load_model(self.model)
+        began, model = time.monotonic(), load_model(self.model)
         rows, answers = [], []
         for name in self.benchmarks:
             found, written = score(model, name, self._items(name), window=self.window)
@@ -78,7 +79,10 @@ class Evaluation:
         record.write_csv(self.folder / "items.csv", rows, columns=COLUMNS)
         with record.atomic(self.folder / "answers.jsonl") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
-        record.write_json(self.folder / "record.json", {"key": self.key, "evaluation": asdict(self), "rows": len(rows)})
+        record.write_json(self.folder / "record.json", {
+            "files": seals.hashes(self.folder, "items.csv", "answers.jsonl"), "key": self.key,
+            "evaluation": asdict(self), "rows": len(rows), "seconds": round(time.monotonic() - began, 1),
+        })  # fmt: skip
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per item and metric (`COLUMNS`) of the finished evaluation."""

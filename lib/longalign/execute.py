@@ -1,10 +1,11 @@
-"""One notebook through papermill: parameters checked before a kernel starts, an executed copy whole or absent.
+"""One notebook through papermill: parameters checked before a kernel starts, its end told as what it was.
 
     python -m longalign.execute notebooks/03_loss_weighting.ipynb --profile smoke -p seed=1
 
-Exit status: 0 executed, 1 the notebook failed, 2 the request was wrong (no kernel was started), 130 interrupted. The
-price: one process and one kernel start (about five seconds) a notebook. The working directory of the caller does not
-matter; the notebook runs in its own folder, as it does in JupyterLab.
+Exit status: 0 executed, 1 an exception, 2 the request was wrong (no kernel was started), 3 the kernel died, 4 the limit
+of a cell, 5 the limit of the notebook (both are the profile's), 130 interrupted. However it ends, the executed copy is
+whole and shows where. The price: one process and one kernel start (about five seconds) a notebook. The working
+directory of the caller does not matter; the notebook runs in its own folder, as it does in JupyterLab.
 """
 
 from __future__ import annotations
@@ -12,27 +13,24 @@ from __future__ import annotations
 import argparse
 import ast
 import os
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nbformat
 import yaml
 
 from longalign import paths
-from longalign.profiles import ProfileError, load_profile, nearest, typed
-from longalign.record import write_text
-
-EXECUTED, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
-
-
-class NotebookFailed(RuntimeError):
-    """A cell failed or the kernel died; the message names notebook, nearest heading, cell and error."""
+from longalign.execution import outcomes, terminal
+from longalign.execution.monitor import Monitor
+from longalign.execution.outcomes import Outcome, duration
+from longalign.profiles import Limits, ProfileError, load_profile, nearest, typed
+from longalign.record import WRITTEN, Taken, alone, hash_files, write_text
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,24 @@ def check_parameters(notebook: nbformat.NotebookNode, values: Mapping[str, Any],
 
 @dataclass(frozen=True)
 class Job:
-    """A notebook whose parameters are checked: where it is, where its executed copy goes, what it is given."""
+    """A notebook whose parameters are checked: where it is, where its executed copy goes, what it is given.
+
+    `resume` is the command that goes on where this execution stops, `reason` why it runs at all; with `with_parent` it
+    is interrupted when the process that asked for it ends.
+    """
 
     source: Path
     target: Path
     parameters: dict[str, Any]
+    limits: Limits = field(default_factory=Limits)
+    resume: str = ""
+    reason: str = ""
+    with_parent: bool = False
+
+    @property
+    def log(self) -> Path:
+        """Everything that the notebook's cells print, as it comes."""
+        return self.target.parent.parent / "logs" / f"{self.source.stem}.log"
 
 
 def prepare(
@@ -88,8 +99,8 @@ def prepare(
 
     Raises ProfileError for an unknown profile, a missing notebook, an unknown parameter and a wrong type.
     """
-    source = Path(source).resolve()
-    values = {"profile": load_profile(profile).name, **(parameters or {})}
+    source, loaded = Path(source).resolve(), load_profile(profile)
+    values = {"profile": loaded.name, **(parameters or {})}
     if not source.is_file():
         raise ProfileError(f"no notebook at {paths.relative(source)}")
     try:
@@ -98,55 +109,110 @@ def prepare(
         raise ProfileError(f"{paths.relative(source)}: not a notebook: {str(error).splitlines()[0]}") from None
     values = check_parameters(notebook, values, where=paths.relative(source))
     target = Path(folder or paths.run_notebooks(values["profile"])).resolve() / source.name
-    return Job(source, target, values)
+    given = "".join(f" -p {name}={yaml.safe_dump(value).split()[0]}" for name, value in (parameters or {}).items())
+    again = f"python -m longalign.execute {paths.relative(source)} --profile {loaded.name}{given}"
+    return Job(source, target, values, loaded.limits, resume=again)
 
 
-def execute(job: Job) -> Path:
-    """Run the notebook and return the path of its executed copy.
+def execute(job: Job) -> Outcome:
+    """Run the notebook; its executed copy and its outcome are written however it ends.
 
-    Raises NotebookFailed when a cell fails or the kernel dies; then the copy shows how far it came.
+    Raises Taken while another process executes the same notebook into the same folder.
     """
     job.target.parent.mkdir(parents=True, exist_ok=True)
     running = job.target.with_name(f".{job.target.stem}.running.ipynb")
-    running.unlink(missing_ok=True)
+    with (
+        alone(job.log.with_suffix(".lock"), wait=False),
+        tempfile.TemporaryDirectory(prefix="kernel-", dir=_short()) as work,
+        Monitor(limit=job.limits.notebook, parent=job.with_parent) as monitor,
+    ):
+        began, clock = time.time(), time.monotonic()
+        try:
+            state, error = _papermill(job, running, Path(work))
+        except KeyboardInterrupt:
+            state, error = outcomes.INTERRUPTED, ""
+        seconds, name = time.monotonic() - clock, job.source.stem
+        outcome = Outcome(
+            name, job.parameters["profile"], monitor.cause or state, began, round(seconds, 2),
+            round(monitor.peak / 2**20, 1), job.reason, error="" if monitor.cause else error,
+            log=paths.relative(job.log), resume=job.resume, parameters=job.parameters,
+        )  # fmt: skip
+        try:
+            return _conclude(job, outcome, running, Path(work) / "written")
+        except OSError as full:
+            return replace(outcome, state=outcomes.FAILED, error=f"{outcome.error or outcome.state}; {full}")
+
+
+def _conclude(job: Job, outcome: Outcome, running: Path, written: Path) -> Outcome:
+    """Write the copy with its marks and the outcome with the hashes of what the notebook wrote."""
     try:
-        _papermill(job.source, running, job.parameters)
-    finally:
-        if running.exists():
-            write_text(job.target, running.read_text(encoding="utf-8"))
-            running.unlink()
-    return job.target
+        notebook = nbformat.read(running, as_version=4)
+    except (OSError, ValueError):  # nothing was saved, or a full disk cut it short
+        notebook = nbformat.read(job.source, as_version=4)
+    heading, cell = outcomes.where_it_stopped(notebook)
+    if outcome.state == outcomes.EXECUTED:
+        outcomes.without_marks(notebook)
+    else:
+        outcome = replace(outcome, heading=heading, cell=cell)
+        outcomes.mark(notebook, outcome)
+    write_text(job.target, nbformat.writes(notebook) + "\n")
+    running.unlink(missing_ok=True)
+    run = job.target.parent.parent
+    listed = {Path(line) for line in written.read_text().splitlines()} if written.exists() else set()
+    files = {file.relative_to(run).as_posix(): hash_files(file)
+             for file in sorted({*listed, job.target}) if file.is_relative_to(run) and file.is_file()}  # fmt: skip
+    outcome = replace(outcome, files=files)
+    if job.target.parent == paths.run_notebooks(outcome.profile):
+        outcomes.write(outcome)
+    return outcome
 
 
-def _papermill(source: Path, target: Path, values: dict[str, Any]) -> None:
+def _papermill(job: Job, running: Path, work: Path) -> tuple[str, str]:
+    """The state in which the notebook ended by itself, and its error."""
     # papermill takes a second to import, too long for a refusal
     import papermill
-    from nbclient.exceptions import DeadKernelError
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
+    running.unlink(missing_ok=True)
     _kernel_environment()
-    prefix = source.stem.split("_")[0]
-    short = None if len(tempfile.gettempdir()) < 70 else "/tmp"  # a socket's path may have about 100 characters
-    with tempfile.TemporaryDirectory(prefix="kernel-", dir=short) as sockets:
+    prefix = job.source.stem.split("_")[0]
+    with terminal.log(job.log) as log, _told(work / "written"):
         try:
             papermill.execute_notebook(
-                str(source),
-                str(target),
-                parameters=values,
-                cwd=str(source.parent),
+                str(job.source),
+                str(running),
+                parameters=job.parameters,
+                cwd=str(job.source.parent),
                 progress_bar=False,
-                stdout_file=Prefixed(sys.stdout, f"{prefix} | "),
-                stderr_file=Prefixed(sys.stderr, f"{prefix} | "),
+                stdout_file=terminal.Prefixed(sys.stdout, f"{prefix} | ", log),
+                stderr_file=terminal.Prefixed(sys.stderr, f"{prefix} | ", log),
                 autosave_cell_every=5,
-                shutdown_kernel="immediate",  # the kernel's whole process group: an interrupt leaves no worker behind
+                execution_timeout=job.limits.cell or None,
+                coalesce_streams=True,  # a progress line that was overwritten is not kept
+                shutdown_kernel="immediate",  # the kernel's whole process group: no worker is left behind
                 # sockets in a folder of their own: parallel kernels can never pick the same TCP port
-                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/k"}}),
+                config=Config({"KernelManager": {"transport": "ipc", "ip": str(work / "k")}}),
             )
         except PapermillExecutionError as error:
-            raise NotebookFailed(_explain(source, target, error.ename, error.evalue)) from None
+            return outcomes.FAILED, f"{error.ename}{': ' if error.evalue else ''}{error.evalue.strip()}"
+        except CellTimeoutError:
+            return outcomes.CELL_LIMIT, f"{duration(job.limits.cell)} were over"
         except DeadKernelError:
-            raise NotebookFailed(_explain(source, target, "the kernel died", "perhaps out of memory")) from None
+            return outcomes.DIED, "killed or out of memory"
+        except (OSError, RuntimeError) as error:  # a full disk; a kernel that ended before it was ready
+            return outcomes.FAILED, f"{type(error).__name__}: {error}"
+    return outcomes.EXECUTED, ""
+
+
+@contextmanager
+def _told(written: Path) -> Iterator[None]:
+    os.environ[WRITTEN] = str(written)
+    try:
+        yield
+    finally:
+        del os.environ[WRITTEN]
 
 
 def _kernel_environment() -> None:
@@ -159,55 +225,8 @@ def _kernel_environment() -> None:
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), silenced)))
 
 
-def _explain(source: Path, executed: Path, name: str, value: str) -> str:
-    """The failure in four lines; the cell is the last code cell that was started."""
-    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
-    injected = [c for c in cells if "papermill-error-cell-tag" not in c.metadata.get("tags", [])]
-    started = [i for i, c in enumerate(injected) if c.cell_type == "code" and _was_started(c)]
-    last = started[-1] if started else -1
-    heading = "(before the first heading)"
-    for cell in injected[: last + 1]:
-        titles = [line for line in cell.source.splitlines() if line.startswith("#")]
-        heading = titles[-1].lstrip("# ") if cell.cell_type == "markdown" and titles else heading
-    first_line = injected[last].source.strip().splitlines()[:1] if started else []
-    count = injected[last].get("execution_count") if started else None
-    return "\n".join((
-        f"notebook  {paths.relative(source)}",
-        f"heading   {heading}",
-        f"cell      [{count if count is not None else '*'}] {first_line[0] if first_line else '(no cell was started)'}",
-        f"error     {name}{': ' if value else ''}{value.strip()}",
-    ))  # fmt: skip
-
-
-def _was_started(cell: nbformat.NotebookNode) -> bool:
-    # papermill marks every cell completed when a kernel dies: only the time of starting can be believed
-    return cell.metadata.get("papermill", {}).get("start_time") is not None
-
-
-class Prefixed:
-    """A text stream that puts `prefix` before every line, so that notebooks side by side can be told apart."""
-
-    def __init__(self, stream: IO[str], prefix: str) -> None:
-        self.stream, self.prefix, self.fresh = stream, prefix, True
-
-    def write(self, text: str) -> None:
-        """Write `text`; a carriage return starts a line anew, as progress bars want."""
-        for line in text.splitlines(keepends=True):
-            self.stream.write(self.prefix + line if self.fresh else line)
-            self.fresh = line[-1] in "\r\n"
-
-    def flush(self) -> None:
-        """Pass everything on to the stream beneath."""
-        self.stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a reader says them.
-
-    >>> duration(3.21), duration(754.0)
-    ('3.2 s', '12 min 34 s')
-    """
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+def _short() -> str | None:
+    return None if len(tempfile.gettempdir()) < 70 else "/tmp"  # a socket's path may have about 100 characters
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,30 +236,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="laptop", help="a name in profiles/ (default: laptop)")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=YAML", help="may be repeated")
     parser.add_argument("--folder", type=Path, help="for the executed copy (default: results/run/PROFILE/notebooks)")
+    parser.add_argument("--resume", metavar="COMMAND", help="what to tell after a failure (default: this command)")
+    parser.add_argument("--because", default="", metavar="REASON", help="why it runs, to be told at its start")
+    parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a polite kill ends the kernel, too
-    name, begun = f"{options.notebook.stem} ({options.profile})", time.monotonic()
+    name = f"{options.notebook.stem} ({options.profile})"
     try:
         pairs = dict(_pair(text) for text in options.parameter)
         job = prepare(options.notebook, profile=options.profile, parameters=pairs, folder=options.folder)
-        _say(f"{name} starts")
-        copy = execute(job)
-    except ProfileError as error:
-        print(f"longalign.execute: {error}", file=sys.stderr)
-        return REFUSED
-    except NotebookFailed as error:
-        _say(f"{name} FAILED after {duration(time.monotonic() - begun)}")
-        print(error, file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        _say(f"{name} interrupted after {duration(time.monotonic() - begun)}")
-        return INTERRUPTED
-    _say(f"{name} done in {duration(time.monotonic() - begun)}: {paths.relative(copy)}")
-    return EXECUTED
-
-
-def _say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
+        job = replace(job, resume=options.resume or job.resume, reason=options.because, with_parent=options.with_parent)
+        terminal.say(f"{name} starts{': ' if job.reason else ''}{job.reason}")
+        outcome = execute(job)
+    except (ProfileError, Taken, OSError) as error:
+        print(f"longalign.execute: {name}: {error}", file=sys.stderr)
+        return outcomes.EXIT_STATUS[outcomes.REFUSED]
+    took = duration(outcome.seconds)
+    if outcome.state == outcomes.EXECUTED:
+        terminal.say(f"{name} done in {took}: {paths.relative(job.target)}")
+    else:
+        terminal.say(f"{name} stopped after {took}: {outcome.state}")
+        print(outcome.report(), file=sys.stderr, flush=True)
+    return outcome.exit_status
 
 
 def _pair(text: str) -> tuple[str, Any]:

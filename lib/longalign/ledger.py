@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from longalign import paths, profiles
+from longalign import paths, strict_yaml
 from longalign.profiles import ProfileError, nearest, typed
 
 LAPTOP = "laptop"
@@ -80,7 +80,7 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     path = path or paths.root() / "claims.yaml"
     where = paths.relative(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=profiles.Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     parts = ("tasks", "lengths", "claims")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from longalign import paths
+from longalign import paths, strict_yaml
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
 NAMES = {
@@ -101,6 +100,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """Seconds after which an execution is stopped, 0 for never; what was trained until then is kept."""
+
+    cell: float = 3 * 3600
+    notebook: float = 6 * 3600
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything that differs between a laptop and a cluster; notebooks read it and never ask for the machine."""
 
@@ -114,6 +121,7 @@ class Profile:
     extension: Extension = field(default_factory=Extension)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    limits: Limits = field(default_factory=Limits)
     workers: int = 2
     simulated_ranks: int = 8
 
@@ -147,7 +155,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = _find(name_or_path)
     where = paths.relative(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     profile = typed(data, Profile, where=where)
@@ -232,6 +240,7 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (len(profile.windows) > 0, "windows must name at least one length"),
         (len(evaluation.tasks) > 0, "evaluation.tasks must name at least one task"),
         (profile.workers >= 1, "workers must be at least 1"),
+        (min(profile.limits.cell, profile.limits.notebook) >= 0, "limits must not be negative; 0 is no limit"),
         (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
         (1 <= profile.seeds_of_slow_arms <= profile.seeds,
          "seeds_of_slow_arms must be at least 1 and must not exceed seeds"),
@@ -275,21 +284,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items()}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-class Loader(yaml.SafeLoader):
-    """Safe YAML with the floats of YAML 1.2 (3e-3 is a number) and without silently repeated keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

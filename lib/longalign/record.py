@@ -27,20 +27,35 @@ from typing import IO, Any
 
 from longalign import paths
 
+WRITTEN = "LONGALIGN_WRITTEN"
+"""Environment variable: the file in which whoever executes a notebook wants the paths of all that it writes."""
+
 _STARTED = time.time()
 _PACKAGES = ("numpy", "torch", "transformers", "accelerate", "deepspeed", "peft", "pandas", "scipy", "papermill")
 
 
+class Taken(RuntimeError):
+    """Another process is in the block that one alone may be in; the message names it."""
+
+
 @contextmanager
-def alone(path: Path | str) -> Iterator[None]:
+def alone(path: Path | str, *, wait: bool = True) -> Iterator[IO[str]]:
     """Be the only process in a block with this lock file, made where it is missing; others wait.
 
-    The lock is given back when the process ends, however it ends; the file stays.
+    The lock is given back when the process ends, however it ends, and with it those that inherited the file that the
+    block is given; the file stays. Raises Taken when another process has it and `wait` is False.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with Path(path).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    with Path(path).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            lock.seek(0)
+            raise Taken(f"this is being done already by {lock.read().strip() or 'another process'}") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}, started {time.strftime('%H:%M:%S')}\n")
+        lock.flush()
+        yield lock
 
 
 @contextmanager
@@ -60,6 +75,7 @@ def atomic(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        _tell(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -228,6 +244,12 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def _tell(path: Path) -> None:
+    if listed := os.environ.get(WRITTEN):
+        with open(listed, "a", encoding="utf-8") as file:
+            file.write(f"{path.resolve()}\n")
 
 
 def _umask() -> int:

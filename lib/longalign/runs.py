@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from longalign import paths, record
+from longalign import paths, record, seals
 from longalign.events import read_events
 
 CODE = (
@@ -80,8 +80,8 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run is complete."""
-        return (self.folder / "record.json").is_file()
+        """Whether the run is complete, and its files are those that it wrote."""
+        return seals.finished_record(self.folder) is not None
 
     def record(self) -> dict[str, Any]:
         """What the finished run recorded. Raises FileNotFoundError before."""
@@ -95,7 +95,7 @@ class Run:
         """Step, loss, speed and time left of a run that is under way."""
         events = read_events(self.folder / "work" / "events.jsonl")
         if not events:
-            return "starting"
+            return "waiting for a core"
         last = events[-1]
         left = (last["steps"] - last["step"]) * last["seconds"] / last["step"]
         rate = f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens/s"
@@ -145,17 +145,18 @@ def _train(run: Run) -> None:
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))
-    _drop_unfinished_checkpoints(run.folder / "work")
+    _drop_damaged_checkpoints(run.folder / "work")
     trainer.train(model, store, trainer.TrainingConfig(**run.training), run.folder / "work")
     models.save_model(model, run.model)
     if (run.folder / "work" / "snapshots").is_dir():
         shutil.rmtree(run.snapshots, ignore_errors=True)
-        shutil.move(run.folder / "work" / "snapshots", run.snapshots)
+        shutil.copytree(run.folder / "work" / "snapshots", run.snapshots)  # who is killed here finds them all again
     shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
     last = read_events(run.folder / "events.jsonl")[-1]
     where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}
     record.write_json(run.folder / "record.json", {
         **{name: last[name] for name in ("steps", "tokens", "seconds", "cpu_seconds")},
+        "files": seals.hashes(run.folder, "model", "snapshots", "events.jsonl"),
         "key": run.key, "run": asdict(run) | where,
         "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": source_hash(*CODE),
         "versions": record.versions(), "hardware": record.hardware(),
@@ -163,10 +164,9 @@ def _train(run: Run) -> None:
     shutil.rmtree(run.folder / "work")
 
 
-def _drop_unfinished_checkpoints(work: Path) -> None:
-    # The engine goes on from the checkpoint with the highest number, whole or not; trainer_state.json is written last.
+def _drop_damaged_checkpoints(work: Path) -> None:
+    # the engine goes on from the checkpoint with the highest number, whole or not
     for checkpoint in work.glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (FileNotFoundError, ValueError):
+        if not seals.is_sealed(checkpoint):
+            print(f"{checkpoint.name} is damaged or was cut short; training goes on from the one before")
             shutil.rmtree(checkpoint)

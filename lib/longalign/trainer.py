@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from longalign import seals
 from longalign.batching import Plan, make_plan
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.events import read_events
@@ -136,6 +137,14 @@ class EventLog(TrainerCallback):
         control.should_training_stop |= os.getppid() != self.parent
 
 
+class Seal(TrainerCallback):
+    """Seals every checkpoint: only a sealed one is gone on from."""
+
+    def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        if state.is_world_process_zero:
+            seals.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
 class Snapshots(TrainerCallback):
     """Keeps the model at `count` evenly spaced steps, the last one included, as `snapshots/step-00042` and so on."""
 
@@ -180,6 +189,7 @@ def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, fol
         collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
     )
     trainer.add_callback(log)
+    trainer.add_callback(Seal())
     trainer.add_callback(Snapshots(folder, len(steps), config.snapshots))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     if trainer.state.global_step < len(steps):

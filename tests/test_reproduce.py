@@ -1,0 +1,112 @@
+"""`make reproduce`, really run on a small project: what ran, what failed, what was damaged, and one at a time."""
+
+import io
+import time
+
+import pytest
+
+from longalign.execution import outcomes, terminal
+from longalign.execution.outcomes import Outcome
+from longalign.reproduce import summary
+from small_project import Project, write_notebook
+
+QUICK = ["from longalign import paths, record\nfolder = paths.run_dir(profile)",
+         "record.write_csv(folder / 'losses.csv', [{'seed': s, 'value': 2.0 + s} for s in range(3)]);"]  # fmt: skip
+
+
+def test_a_run_its_repetition_a_changed_library_and_damaged_files(tmp_path):
+    project = Project(tmp_path, train=QUICK)
+    status, told = project.make("reproduce")
+    assert status == 0, told
+    assert "2 of 2 notebooks are to be executed: no run of smoke has been measured" in told
+    assert "04_train (smoke) starts: it has not been executed" in told and "ran 2, up to date 0, failed 0 in " in told
+    first = project.tables()
+    status, told = project.make("reproduce")
+    assert status == 0 and "nothing to do: all 2 notebooks are up to date" in told and " starts" not in told
+    assert "report     results/run/smoke/report.html" in told
+
+    time.sleep(1.1)  # files have times of whole seconds for some makes
+    (tmp_path / "lib" / "longalign" / "packing.py").touch()
+    status, told = project.make("reproduce")
+    assert status == 0 and "04_train (smoke) starts: lib/longalign/packing.py is newer" in told
+    assert "2 of 2 notebooks are to be executed: about " in told and " GB of memory, as measured on " in told
+
+    (project.run / "losses.csv").write_text("seed,val")
+    status, told = project.make("reproduce")
+    assert status == 0 and "04_train is executed again, since these are not as it wrote them: losses.csv" in told
+    assert "04_train (smoke) starts: its executed copy is gone" in told and project.tables() == first
+
+
+def test_a_failure_is_summed_up_and_the_next_run_goes_on(tmp_path):
+    broken = [*QUICK, "unknown + 1", "print('unseen')"]
+    project = Project(tmp_path, train=broken)
+    status, told = project.make("reproduce")
+    assert status == 2 and "stopped after" in told and "NameError: name 'unknown' is not defined" in told
+    assert "heading   Part 2" in told and "resume    make reproduce PROFILE=smoke" in told
+    assert "ran 0, up to date 0, failed 1, not reached 1 in " in told
+    assert "04_train: an exception: NameError" in told and "results/run/smoke/logs/04_train.log" in told
+    Project.__init__(project, tmp_path / "again", train=QUICK)
+    status, told = project.make("reproduce")
+    assert status == 0 and "ran 2, up to date 0, failed 0" in told
+
+
+def test_keep_going_executes_what_does_not_depend_on_the_failure(tmp_path):
+    project = Project(tmp_path, train=["1 / 0"])
+    for name in ("01_data", "02_masks", "08_times"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", ["print(3)"])
+    status, told = project.make("reproduce", "-k", "JOBS=1")
+    assert status == 2 and "ran 2, up to date 0, failed 1, not reached 2" in told, told
+    status, told = project.make("reproduce", "JOBS=1")
+    assert status == 2 and "ran 0, up to date 2, failed 1, not reached 2" in told, told
+
+
+def test_two_runs_in_one_clone_do_not_meet_and_an_interrupt_is_told(tmp_path):
+    project = Project(tmp_path, train=["import time\nprint('here', flush=True)\ntime.sleep(60)"])
+    first = project.start("reproduce")
+    told = ""
+    while "here" not in told:
+        told += first.stdout.readline()
+    status, second = project.make("reproduce")
+    assert status == 2 and "this is being done already by process" in second and "wait until it has ended" in second
+    first.terminate()
+    told = first.communicate(timeout=60)[0]
+    assert first.returncode != 0 and "04_train: interrupted" in told and "not reached 1" in told
+    status, told = project.make("reproduce", "-n")
+    assert "longalign.reproduce" in told and " starts" not in told
+
+
+def test_the_summary_counts_what_ran_what_failed_and_what_was_not_reached():
+    def outcome(name, state):
+        return Outcome(name, "smoke", state, began=0, seconds=30, error="told", log="a.log")
+
+    found = [outcome("01_a", outcomes.EXECUTED), outcome("02_b", outcomes.DIED)]
+    lines = list(summary(found, ["01_a", "02_b", "03_c"], 5, 61))
+    assert lines[0] == "02_b: the kernel died: told (log: a.log)"
+    assert lines[1] == "ran 1, up to date 2, failed 1, not reached 1 in 1 min 1 s (1 min 0 s of notebooks)"
+    assert lines[2].startswith("the same command goes on")
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_terminal_has_one_live_line_a_notebook_and_anything_else_has_plain_lines(live):
+    stream = Screen() if live else io.StringIO()
+    board = terminal.Board(stream, width=40)
+    for line in ("05 | step 1/9\r", "06 | step 2/9 " + "x" * 60 + "\r", "05 | step 3/9\r", "05 | trained\n",
+                 "[12:00:00] 06_data (smoke) done\n"):  # fmt: skip
+        board.write(line)
+    plain = "05 | trained\n[12:00:00] 06_data (smoke) done\n"
+    if not live:
+        assert stream.getvalue() == plain
+        return
+    screen = []
+    for line in stream.getvalue().splitlines():
+        while line.startswith("\x1b["):
+            up, line = int(line[2 : line.index("A")]), line[line.index("J") + 1 :]
+            del screen[len(screen) - up :]
+        screen.append(line)
+    assert screen == plain.splitlines() and "06 | step 2/9 " + "x" * 25 in stream.getvalue()
+    assert max(map(len, stream.getvalue().replace("\x1b[", "").splitlines())) < 46

@@ -1,0 +1,126 @@
+"""`make verify`: an honest run passes, a planted wrong number is named, and what cannot be compared says so."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longalign import paths, verify
+from longalign.record import write_json
+
+REFERENCE = paths.results()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A copy of the committed tables, to be changed."""
+    for path in REFERENCE.glob("*.csv"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def wrong(run, table=None):
+    return [s for f in verify.compare(run, REFERENCE) for s in f.wrong if table in (None, f.table)]
+
+
+def change(run, name, index, **values):
+    table = pd.read_csv(run / f"{name}.csv")
+    for column, value in values.items():
+        table.loc[index, column] = value
+    table.to_csv(run / f"{name}.csv", index=False)
+    return table
+
+
+def test_the_reference_is_its_own_run_to_the_last_digit():
+    findings = verify.compare(REFERENCE, REFERENCE)
+    assert {f.kind for f in findings} == {"exact", "trained", "time"}
+    assert all(f.identical == f.compared and not f.wrong for f in findings)
+    assert sum(f.compared for f in findings) > 20_000
+    assert verify.table(findings).count("\n") == 0, "one line where nothing differs"
+
+
+def test_another_seed_in_the_place_of_each_is_within_the_tolerance(run):
+    """Nothing an honest processor does can be worse: other data, another order, other questions right."""
+    for name in (f.table for f in verify.compare(REFERENCE, REFERENCE) if f.kind == "trained"):
+        table = pd.read_csv(run / f"{name}.csv")
+        if "seed" in table:
+            three = table.groupby("arm").seed.transform("nunique") == 3
+            table["seed"] = np.where(three, (table.seed + 1) % 3, table.seed)
+            table.to_csv(run / f"{name}.csv", index=False)
+    findings = verify.compare(run, REFERENCE)
+    assert [s for f in findings for s in f.wrong] == []
+    assert sum(f.compared - f.identical for f in findings) > 5_000, "they do differ"
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "values", "told"),
+    [
+        ("data_scale", "LongAlign-10k|0|accuracy", {"value": 0.1}, "data_scale.csv, arm LongAlign-10k"),
+        ("packing", 0, {"packs": 1}, "packing.csv, row 1, packs: 1"),
+        ("packing", 0, {"fill": 0.5}, "packing.csv, row 1, fill: 0.5"),
+        ("method_loss", 800, {"loss": 9.0}, "method_loss.csv, model"),
+    ],
+)
+def test_a_planted_wrong_number_is_named(run, name, row, values, told):
+    table = pd.read_csv(run / f"{name}.csv")
+    if isinstance(row, str):
+        arm, seed, metric = row.split("|")
+        row = table[(table.arm == arm) & (table.seed == int(seed)) & (table.metric == metric)].value.idxmax()
+    change(run, name, row, **values)
+    found = wrong(run)
+    assert len(found) == 1 and found[0].startswith(told) and "in the reference" in found[0]
+
+
+def test_an_arm_that_is_a_little_worse_everywhere_is_seen_in_its_mean(run):
+    table = pd.read_csv(run / "data_scale.csv")
+    rows = (table.arm == "LongAlign-10k") & (table.seed == 1) & (table.metric == "exact_match")
+    table.loc[rows, "value"] = table[rows].value * 0.6
+    table.to_csv(run / "data_scale.csv", index=False)
+    assert any("task" not in sentence and "seed 1" in sentence for sentence in wrong(run, "data_scale"))
+
+
+def test_rows_tables_and_columns_that_are_missing_are_wrong_and_seeds_are_not(run):
+    (run / "needle.csv").unlink()
+    table = pd.read_csv(run / "data_scale.csv")
+    table[table.seed == 0].drop(index=table.index[table.seed == 0][0]).to_csv(run / "data_scale.csv", index=False)
+    pd.read_csv(run / "packing.csv").drop(columns="fill").to_csv(run / "packing.csv", index=False)
+    (run / "windows.csv").write_text("")
+    found = wrong(run)
+    assert any(s == "needle.csv is not there" for s in found) and any("windows.csv cannot be read" in s for s in found)
+    assert any("packing.csv has the columns" in s for s in found)
+    (row,) = [s for s in found if s.startswith("data_scale")]
+    assert "not there, in the reference" in row
+
+
+def test_times_are_not_compared(run):
+    table = pd.read_csv(run / "times.csv")
+    table.assign(value=table.value * 7).to_csv(run / "times.csv", index=False)
+    assert wrong(run) == []
+
+
+def test_changed_verdicts_are_listed_with_the_seeds_behind_them(run):
+    claims = pd.read_csv(run / "claims.csv")
+    change(run, "claims", 0, verdict="contradicted")
+    (told,) = verify.changed_verdicts(run, REFERENCE)
+    assert told.startswith(f"{claims.id[0]}: contradicted (") and f"in the reference {claims.verdict[0]}" in told
+
+
+def test_a_run_with_other_settings_is_not_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    assert verify.main(["laptop"]) == 2 and "there is no run in" in capsys.readouterr().err
+    config = {"name": "laptop", "workers": 9, "training": {"epochs": 7}}
+    write_json(tmp_path / "laptop" / "05_data_scale.json", {"config": config})
+    assert verify.main(["laptop"]) == 2
+    told = capsys.readouterr().err
+    assert "training.epochs is 7, in the reference 3" in told and "workers" not in told and told.count("\n") == 1
+    assert verify.main(["laptob"]) == 2
+
+
+def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    shutil.copytree(run, tmp_path / "runs" / "laptop", ignore=shutil.ignore_patterns("runs"))
+    assert verify.main(["laptop"]) == 0 and "0 out of bounds" in capsys.readouterr().out
+    change(tmp_path / "runs" / "laptop", "packing", 0, packs=1)
+    assert verify.main(["laptop"]) == 1
+    assert "out of bounds: packing.csv, row 1, packs: 1, in the reference" in capsys.readouterr().out
