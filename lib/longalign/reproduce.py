@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from longalign import paths, verify
+from longalign import paths
 from longalign.execution import estimate, files, outcomes, terminal
 from longalign.execution.monitor import LOOK
 from longalign.execution.outcomes import Outcome, duration
@@ -139,6 +139,8 @@ def summary(found: Sequence[Outcome], waiting: Sequence[str], notebooks: int, se
 
 def against_reference(profile: str) -> Iterator[str]:
     """For information: the last line of `make verify`, where the reference is one of the same settings."""
+    from longalign import verify  # seconds, in which a first line can be shown
+
     run, reference = paths.run_dir(profile), paths.results()
     if not verify.other_settings(run, reference):
         findings = verify.compare(run, reference)

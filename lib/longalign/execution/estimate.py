@@ -6,10 +6,9 @@ it shorter.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from longalign import paths, record
 from longalign.execution.outcomes import Outcome, duration
@@ -29,14 +28,16 @@ def estimate(profile: str, notebooks: Collection[str], *, jobs: int) -> str:
     """One sentence on time and memory for these notebooks (stems), `jobs` of them side by side."""
     for folder in (paths.run_dir(profile), paths.results()):
         try:
-            table = pd.read_csv(folder / NAME)
-        except (OSError, ValueError):
+            with (folder / NAME).open(encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["profile"] == profile]
+            rows = [row for row in rows if row["notebook"] in notebooks]
+            seconds = sum(float(row["seconds"]) for row in rows) / max(min(jobs, len(rows)), 1)
+            largest = sum(sorted((float(row["peak_memory_mb"]) for row in rows), reverse=True)[:jobs]) / 1024
+        except (OSError, ValueError, KeyError):
             continue
-        table = table[(table.profile == profile) & table.notebook.isin(notebooks)]
-        if len(table):
-            largest = table.peak_memory_mb.nlargest(jobs).sum()
+        if rows:
             return (
-                f"about {duration(table.seconds.sum() / min(jobs, len(table)))} and {largest / 1024:.1f} GB of memory, "
-                f"as measured on {table.cores.iloc[0]} cores from nothing; what is trained already is not trained again"
+                f"about {duration(seconds)} and {largest:.1f} GB of memory, as measured on {rows[0]['cores']} cores "
+                "from nothing; what is trained already is not trained again"
             )
     return f"no run of {profile} has been measured yet, so there is no estimate"
