@@ -64,7 +64,7 @@ def test_two_runs_in_one_clone_do_not_meet_and_an_interrupt_is_told(tmp_path):
     project = Project(tmp_path, train=["import time\nprint('here', flush=True)\ntime.sleep(60)"])
     first = project.start("reproduce")
     told = ""
-    while "here" not in told:
+    while "04 | here" not in told:
         told += first.stdout.readline()
     status, second = project.make("reproduce")
     assert status == 2 and "this is being done already by process" in second and "wait until it has ended" in second
