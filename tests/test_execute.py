@@ -189,6 +189,23 @@ def test_a_whole_execution_lists_what_it_wrote_and_leaves_no_marks_of_an_earlier
     assert files.damaged("smoke", ["01_small"]) == {"01_small": ["fill.csv"]}
 
 
+@pytest.mark.slow
+def test_what_is_around_the_engine_costs_less_than_a_second_a_notebook(tmp_path):
+    """The whole process, imports and all, against the engine's own command line; the best of three each."""
+    source = notebook(tmp_path, "1 + 1")
+    ours = [sys.executable, "-m", "longalign.execute", str(source), "--profile=smoke", f"--folder={tmp_path / 'out'}"]
+    bare = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "bare.ipynb"), f"--cwd={tmp_path}"]
+    best = {}
+    for name, command in {"ours": ours, "bare": bare}.items():
+        times = []
+        for _ in range(3):
+            began = time.monotonic()
+            subprocess.run(command, check=True, capture_output=True)
+            times.append(time.monotonic() - began)
+        best[name] = min(times)
+    assert best["ours"] - best["bare"] < 1.0, best
+
+
 def _ends(process):
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:

@@ -5,8 +5,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from longalign import paths
-from longalign.record import write_csv, write_json
-from longalign.reference import promote, scrub
+from longalign.execution import outcomes
+from longalign.record import hash_files, write_csv, write_json
+from longalign.reference import main, promote, scrub
 
 
 def executed():
@@ -77,3 +78,14 @@ def test_a_notebook_that_did_not_finish_is_not_promoted(run, tmp_path, what):
     with pytest.raises(ValueError, match="03_small.ipynb did not finish"):
         promote(run, tmp_path / "results", ["03_small.ipynb"])
     assert not (tmp_path / "results").exists()
+
+
+def test_a_table_that_was_changed_after_its_notebook_wrote_it_is_not_promoted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    name = next(paths.notebooks().glob("05_*.ipynb")).stem
+    table = write_csv(tmp_path / "smoke" / "data_scale.csv", [{"n": 2}])
+    files = {"data_scale.csv": hash_files(table)}
+    outcomes.write(outcomes.Outcome(name, "smoke", outcomes.EXECUTED, began=0.0, files=files))
+    table.write_text("n\n3\n")
+    assert main(["smoke"]) == 2
+    assert f"data_scale.csv is not as {name} wrote it" in capsys.readouterr().err

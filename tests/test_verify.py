@@ -1,6 +1,9 @@
 """`make verify`: an honest run passes, a planted wrong number is named, and what cannot be compared says so."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -124,3 +127,45 @@ def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):
     change(tmp_path / "runs" / "laptop", "packing", 0, packs=1)
     assert verify.main(["laptop"]) == 1
     assert "out of bounds: packing.csv, row 1, packs: 1, in the reference" in capsys.readouterr().out
+
+
+TRAIN = """
+import sys
+import numpy as np
+from longalign import record
+from longalign.chat import Encoded
+from longalign.crew import execute
+from longalign.events import read_events
+from longalign.runs import Run
+from longalign.store import write_store
+
+folder = sys.argv[1]
+rng = np.random.default_rng(0)
+ids = [rng.integers(2, 300, n).astype(np.int32) for n in rng.integers(50, 400, 60)]
+store = write_store(folder + "/store", (Encoded(input_ids=i, labels=i, truncated=0) for i in ids), meta={})
+rows = []
+for seed in range(3):
+    settings = {"capacity": 1024, "accumulation": 1, "epochs": 3, "seed": seed}
+    new = {"name": "mini-6b", "vocab_size": 300, "max_length": 1024, "seed": seed}
+    run = Run(f"seed {seed}", folder + "/store", settings, new_model=new)
+    execute(run)
+    rows += [{"arm": "packing", "model": "mini-6b", "seed": seed, "task": "training", "length": event["step"],
+              "metric": "loss", "value": event["loss"]} for event in read_events(run.folder / "events.jsonl")]
+record.write_csv(folder + "/curves.csv", rows)
+"""
+
+
+@pytest.mark.slow
+def test_an_honest_run_with_other_threads_passes_and_differs(tmp_path):
+    """What other sums in other orders do to a whole training, for real; one number changed is then out of bounds."""
+    for threads in ("1", "2"):
+        folder = tmp_path / threads
+        folder.mkdir()
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "LONGALIGN_RUNS": str(folder)}
+        subprocess.run([sys.executable, "-c", TRAIN, str(folder)], env=environment, check=True, capture_output=True)
+    (found,) = verify.compare(tmp_path / "2", tmp_path / "1")
+    assert found.kind == "trained" and found.identical < found.compared and not found.wrong
+    table = pd.read_csv(tmp_path / "2" / "curves.csv")
+    table.loc[table.index[-1], "value"] += 3
+    table.to_csv(tmp_path / "2" / "curves.csv", index=False)
+    assert verify.compare(tmp_path / "2", tmp_path / "1")[0].wrong

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 
 from longalign import paths
+from longalign.execution.files import damaged
 from longalign.profiles import load_profile
 from longalign.record import write_text
 
@@ -98,6 +99,8 @@ def main(arguments: list[str]) -> int:
     try:
         profile = load_profile(arguments[0] if arguments else "laptop")
         names = [path.name for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")]
+        for name, files in damaged(profile.name, [Path(name).stem for name in names]).items():
+            raise ValueError(f"{', '.join(files)} is not as {name} wrote it: `make reproduce` writes it again")
         written = promote(paths.run_dir(profile.name), paths.results(), names)
     except (ValueError, FileNotFoundError) as error:
         print(f"longalign.reference: {error}", file=sys.stderr)

@@ -1,0 +1,53 @@
+"""The crew: workers are kept for the next jobs, and all crews together do no more at a time than one may."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from longalign import crew
+from naps import Nap
+
+ASK = "import sys; from longalign import crew; from naps import Nap; crew.execute_all(" \
+      "[Nap(f'{sys.argv[2]}{n}', sys.argv[1]) for n in range(3)], workers=2)"  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where jobs lie; workers find this folder's modules."""
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    return tmp_path
+
+
+def naps(folder, name, count, **options):
+    return [Nap(f"{name}{number}", str(folder), **options) for number in range(count)]
+
+
+def test_workers_are_kept_for_the_next_jobs_and_leave_when_the_environment_is_another(folder, monkeypatch):
+    first, second, third = (naps(folder, name, 2) for name in "abc")
+    crew.execute_all(first, workers=2)
+    crew.execute_all(second, workers=2)
+    processes = {nap.record()["process"] for nap in first + second}
+    assert len(processes) == 2, "four jobs, two workers"
+    monkeypatch.setenv("LONGALIGN_RUNS", str(folder / "others"))
+    crew.execute_all(third, workers=2)
+    assert not processes & {nap.record()["process"] for nap in third}
+    assert not [p for p in processes if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
+
+
+def test_two_processes_with_crews_of_two_do_two_jobs_at_a_time(folder):
+    asked = [subprocess.Popen([sys.executable, "-c", ASK, str(folder), name]) for name in "xy"]
+    assert [process.wait(timeout=120) for process in asked] == [0, 0]
+    done = [nap.record() for name in "xy" for nap in naps(folder, name, 3)]
+    at_a_time = [sum(one["began"] <= other["began"] < one["ended"] for one in done) for other in done]
+    assert max(at_a_time) == 2
+
+
+def test_an_idle_worker_leaves_by_itself(folder):
+    code = "from longalign import crew; crew.IDLE_SECONDS = 0.5; crew._serve()"
+    worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert worker.wait(timeout=60) == 0
