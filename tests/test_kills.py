@@ -47,8 +47,6 @@ def completes(project, tables):
         time.sleep(0.5)
     assert status == 0, told
     assert project.tables() == tables
-    status, told = project.make("reproduce")
-    assert status == 0 and "nothing to do" in told
 
 
 @pytest.mark.slow

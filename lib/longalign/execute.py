@@ -250,6 +250,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ProfileError, Taken, OSError) as error:
         print(f"longalign.execute: {name}: {error}", file=sys.stderr)
         return outcomes.EXIT_STATUS[outcomes.REFUSED]
+    except KeyboardInterrupt:  # when the kernel had ended, or before there was one
+        terminal.say(f"{name} interrupted")
+        return outcomes.EXIT_STATUS[outcomes.INTERRUPTED]
     took = duration(outcome.seconds)
     if outcome.state == outcomes.EXECUTED:
         terminal.say(f"{name} done in {took}: {paths.relative(job.target)}")
