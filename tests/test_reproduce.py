@@ -32,9 +32,11 @@ def test_a_run_its_repetition_a_changed_library_and_damaged_files(tmp_path):
     assert "2 of 2 notebooks are to be executed: about " in told and " GB of memory, as measured on " in told
 
     (project.run / "losses.csv").write_text("seed,val")
+    (project.run / "items.jsonl").write_text("one")
     status, told = project.make("reproduce")
     assert status == 0 and "04_train is executed again, since these are not as it wrote them: losses.csv" in told
     assert "04_train (smoke) starts: its executed copy is gone" in told and project.tables() == first
+    assert "05_table is executed again" in told and (project.run / "items.jsonl").read_text() == "one\ntwo\n"
 
 
 def test_a_failure_is_summed_up_and_the_next_run_goes_on(tmp_path):

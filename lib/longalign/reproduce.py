@@ -92,7 +92,7 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
     cold = not paths.trained().exists()
     for name, wrong in files.damaged(profile, notebooks).items():
         board.write(f"{name} is executed again, since these are not as it wrote them: {', '.join(wrong)}\n")
-        files.execute_again(profile, name)
+        files.execute_again(profile, name, wrong)
     waiting = make.would_execute("one-by-one")
     if waiting:
         told = estimate.estimate(profile, waiting, jobs=jobs)

@@ -23,6 +23,7 @@ def damaged(profile: str, notebooks: Sequence[str]) -> dict[str, list[str]]:
     return wrong
 
 
-def execute_again(profile: str, notebook: str) -> None:
-    """Make `make` execute a notebook again: without its executed copy it is out of date."""
-    (paths.run_notebooks(profile) / f"{notebook}.ipynb").unlink(missing_ok=True)
+def execute_again(profile: str, notebook: str, wrong: Sequence[str]) -> None:
+    """Make `make` execute a notebook again, and write the files `wrong`: what is there would be taken as it is."""
+    for file in (*wrong, f"notebooks/{notebook}.ipynb"):  # without its executed copy it is out of date
+        (paths.run_dir(profile) / file).unlink(missing_ok=True)
