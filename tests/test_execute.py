@@ -246,6 +246,11 @@ def test_a_notebook_that_is_missing_broken_or_without_the_profile_is_refused(tmp
         ex.prepare(notebook(tmp_path, parameters="lengths: list[int] = [2]"), profile="smoke")
 
 
+def test_the_command_that_resumes_gives_the_parameters_again(tmp_path):
+    job = ex.prepare(notebook(tmp_path), profile="smoke", parameters={"lengths": [3, 2], "share": 0.25})
+    assert job.resume.endswith(" --profile smoke -p 'lengths=[3, 2]' -p share=0.25")
+
+
 def test_only_annotated_names_of_the_tagged_cell_are_parameters(tmp_path):
     source = notebook(tmp_path, "other: int = 3", parameters="profile: str = 'smoke'\nfree = 1")
     assert list(ex.declared_parameters(nbformat.read(source, 4))) == ["profile"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -109,8 +110,8 @@ def prepare(
         raise ProfileError(f"{paths.relative(source)}: not a notebook: {str(error).splitlines()[0]}") from None
     values = check_parameters(notebook, values, where=paths.relative(source))
     target = Path(folder or paths.run_notebooks(values["profile"])).resolve() / source.name
-    given = "".join(f" -p {name}={yaml.safe_dump(value).split()[0]}" for name, value in (parameters or {}).items())
-    again = f"python -m longalign.execute {paths.relative(source)} --profile {loaded.name}{given}"
+    given = [f" -p {shlex.quote(f'{name}={_flow(value)}')}" for name, value in (parameters or {}).items()]
+    again = f"python -m longalign.execute {paths.relative(source)} --profile {loaded.name}{''.join(given)}"
     return Job(source, target, values, loaded.limits, resume=again)
 
 
@@ -260,6 +261,10 @@ def main(arguments: list[str] | None = None) -> int:
         terminal.say(f"{name} stopped after {took}: {outcome.state}")
         print(outcome.report(), file=sys.stderr, flush=True)
     return outcome.exit_status
+
+
+def _flow(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
 def _pair(text: str) -> tuple[str, Any]:

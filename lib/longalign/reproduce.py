@@ -101,8 +101,9 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
     if not make.interrupted and (status == 0 or make.keep_going):
         status = make.run("one-by-one", jobs=1, board=board) or status
     found = [one for name in notebooks if (one := outcomes.read(profile, name)) and one.began >= began]
-    for line in summary(found, waiting, len(notebooks), time.time() - began):
-        board.write(line + "\n")
+    if waiting or status == 0:
+        for line in summary(found, waiting, len(notebooks), time.time() - began):
+            board.write(line + "\n")
     if status:
         return INTERRUPTED if make.interrupted else 1
     if cold and len(found) == len(notebooks):
