@@ -96,6 +96,16 @@ def test_rows_tables_and_columns_that_are_missing_are_wrong_and_seeds_are_not(ru
     assert "not there, in the reference" in row
 
 
+def test_an_arm_with_fewer_seeds_is_compared_in_those_it_has_and_an_arm_that_is_missing_is_told(run):
+    table = pd.read_csv(run / "methods.csv")
+    few = table[(table.seed == 0) | (table.model == "mini-6b")]
+    few.to_csv(run / "methods.csv", index=False)
+    assert wrong(run) == []
+    few[few.arm != "naive"].to_csv(run / "methods.csv", index=False)
+    found = wrong(run, "methods")
+    assert found and all("arm naive" in sentence and "not there" in sentence for sentence in found)
+
+
 def test_times_are_not_compared(run):
     table = pd.read_csv(run / "times.csv")
     table.assign(value=table.value * 7).to_csv(run / "times.csv", index=False)
