@@ -108,14 +108,14 @@ def test_every_way_to_fail_is_told_as_itself(runs, monkeypatch, capfd, source, l
     assert ex.main([str(path), "--profile", "smoke", "--resume", "make reproduce"]) == status
     outcome, cell, left = stopped(path)
     assert (outcome.state, outcome.heading, outcome.error) == (state, "The part", error)
-    assert cell == source and left == [LAST] and outcome.peak_memory_mb > 20
+    assert cell == source and left == [LAST] and 20 < outcome.peak_memory_mb < 300, "the kernel's, no others'"
     printed = outputs(runs / "run" / "smoke" / "notebooks" / path.name)
     assert "before" in printed and "seen" in printed and "unseen" not in printed
     told = capfd.readouterr()
     assert f"stopped after {outcomes.duration(outcome.seconds)}: {state}" in told.out
     first = re.escape(source.splitlines()[0])
     for line in ("notebook +01_small", "heading +The part", rf"cell +\[[4*]\] {first}", "log +.*01_small.log",
-                 "memory +[0-9]+ MB at most", "resume +make reproduce"):  # fmt: skip
+                 "memory +[0-9,]+ MB at most", "resume +make reproduce"):  # fmt: skip
         assert re.search(f"^  {line}$", told.err, re.MULTILINE), line
     assert "Traceback" not in told.err
     assert "before\nseen\n" in (runs / "run" / "smoke" / "logs" / "01_small.log").read_text()

@@ -38,10 +38,12 @@ class Monitor:
         self._deadline = time.monotonic() + limit if limit else float("inf")
         self._parent = os.getppid() if parent else None
         self._ended, self._over = float("inf"), threading.Event()
+        self._others: set[int] = set()  # processes that were there before, and are no kernel
         self._own, self._thread = psutil.Process(), threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Monitor:
         """Watch from now on; an interrupt or a polite kill of this process ends the kernel."""
+        self._others = {process.pid for process in self._kernels()}
         self._handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         self._thread.start()
         return self
@@ -76,7 +78,7 @@ class Monitor:
 
     def _kernels(self) -> list[psutil.Process]:
         with suppress(psutil.Error):
-            return self._own.children()
+            return [process for process in self._own.children() if process.pid not in self._others]
         return []
 
     def _signal(self, number: int) -> None:
@@ -88,7 +90,8 @@ class Monitor:
     def _memory(self) -> int:
         total = 0
         with suppress(psutil.Error):
-            for process in self._own.children(recursive=True):
-                with suppress(psutil.Error):
-                    total += process.memory_info().rss
+            for kernel in self._kernels():
+                for process in (kernel, *kernel.children(recursive=True)):
+                    with suppress(psutil.Error):
+                        total += process.memory_info().rss
         return total
