@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -51,3 +52,15 @@ def test_an_idle_worker_leaves_by_itself(folder):
     code = "from longalign import crew; crew.IDLE_SECONDS = 0.5; crew._serve()"
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert worker.wait(timeout=60) == 0
+
+
+def test_a_job_that_comes_while_its_worker_is_leaving_is_done_by_another(folder):
+    first, second = naps(folder, "d", 2, seconds=0.0)
+    crew.execute_all([first], workers=1)
+    (worker,) = [w for w in crew._idle if w.environment["LONGALIGN_RUNS"] == os.environ["LONGALIGN_RUNS"]]
+    worker.process.stdin.close()  # as when it has waited too long: it leaves with exit status 0
+    worker.process.wait()
+    worker.give(second)
+    while not worker.finished_job():
+        time.sleep(0.05)
+    assert second.record()["process"] == worker.process.pid != first.record()["process"]

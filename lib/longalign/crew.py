@@ -106,15 +106,18 @@ class _Worker:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self.job: Any = None
-        self.environment = environment
+        self.environment, self.fresh = environment, True
+        self._start()
+
+    def _start(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=environment
+            [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=self.environment
         )
 
     def give(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
         self.job = job
-        with suppress(BrokenPipeError):  # it has died: `finished_job` says so, with its log
+        with suppress(BrokenPipeError, ValueError):  # it has gone: `finished_job` finds that out
             self.process.stdin.write(order(job) + "\n")
             self.process.stdin.flush()
 
@@ -123,9 +126,14 @@ class _Worker:
         if self.job is None:
             return None
         if self.job.finished:
-            job, self.job = self.job, None
+            job, self.job, self.fresh = self.job, None, False
             return job
         if self.process.poll() is None:
+            return None
+        if self.process.returncode == 0 and not self.fresh:  # it was leaving, for want of work, when the job came
+            self.fresh = True
+            self._start()
+            self.give(self.job)
             return None
         log = self.job.folder / "log.txt"
         tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.is_file() else ""

@@ -162,8 +162,11 @@ def _conclude(job: Job, outcome: Outcome, running: Path, written: Path) -> Outco
     listed = {Path(line) for line in written.read_text().splitlines()} if written.exists() else set()
     files = {file.relative_to(run).as_posix(): hash_files(file)
              for file in sorted({*listed, job.target}) if file.is_relative_to(run) and file.is_file()}  # fmt: skip
-    outcome = replace(outcome, files=files)
     if job.target.parent == paths.run_notebooks(outcome.profile):
+        before = outcomes.read(outcome.profile, outcome.notebook)
+        # what an earlier execution wrote and this one found there is still this notebook's
+        kept = {f: value for f, value in (before.files if before else {}).items() if (run / f).is_file()}
+        outcome = replace(outcome, files=kept | files)
         outcomes.write(outcome)
     return outcome
 
