@@ -75,7 +75,7 @@ lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not browser" $(ARGS)
 
 test-long: $(TEST) ## run the long tests: processes that are killed, disks that are full, all notebooks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)

@@ -8,7 +8,7 @@ import pytest
 
 from longalign import crew
 from longalign.corpus import benchmarks, suites, tokenizer
-from longalign.evaluations import Evaluation, tidy, write_items
+from longalign.evaluations import LOSS, Evaluation, Scored, tidy, write_items
 from longalign.models import new_model, save_model
 from longalign.profiles import load_profile
 
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def evaluation(folder, monkeypatch):
     monkeypatch.setenv("LONGALIGN_RUNS", str(folder / "runs"))
-    return Evaluation("first", str(folder / "model-0"), str(folder / "items"), ["test", "short"], 256)
+    return Evaluation("first", str(folder / "model-0"), str(folder / "items"), "test", 256)
 
 
 def test_an_evaluation_keeps_a_score_for_every_item_and_is_not_done_twice(evaluation):
@@ -39,40 +39,47 @@ def test_an_evaluation_keeps_a_score_for_every_item_and_is_not_done_twice(evalua
     assert (evaluation.folder / "record.json").stat().st_mtime_ns == written
     rows = pd.DataFrame(evaluation.rows())
     items = len(SETTINGS.tasks) * len(SETTINGS.lengths) * SETTINGS.per_cell
-    assert (rows.benchmark == "test").sum() == 2 * items, "exact_match and fact_match of each"
+    assert len(rows) == 2 * items, "exact_match and fact_match of each"
     assert rows.value.between(0, 1).all() and evaluation.answers() == []
 
 
 def test_the_key_depends_on_model_items_window_and_training_data_but_not_on_the_label(evaluation, folder):
-    changes = [{"model": str(folder / "model-1")}, {"window": 128}, {"benchmarks": ["test"]}]
+    changes = [{"model": str(folder / "model-1")}, {"window": 128}, {"benchmark": "short"}]
     keys = {evaluation.key, *(dataclasses.replace(evaluation, **change).key for change in changes)}
     assert len(keys) == 4
     assert dataclasses.replace(evaluation, label="another").key == evaluation.key
 
 
 def test_the_table_is_the_mean_over_items_and_the_wide_file_holds_each_of_them(evaluation, tmp_path):
-    crew.execute(evaluation)
-    arms = {("naive", "mini-6b", 0): evaluation}
-    table = pd.DataFrame(tidy("methods", arms))
-    rows = pd.DataFrame(evaluation.rows())
+    scored = {
+        Scored("naive", "mini-6b", 0, name): dataclasses.replace(evaluation, benchmark=name)
+        for name in ("test", "short")
+    }
+    for one in scored.values():
+        crew.execute(one)
+    table = pd.DataFrame(tidy("methods", scored))
+    rows = pd.DataFrame([row for one in scored.values() for row in one.rows()])
+    assert set(rows.benchmark) == {"test", "short"}
     for row in table.itertuples():
         cell = rows[(rows.task == row.task) & (rows.length == row.length) & (rows.metric == row.metric)]
         assert row.value == pytest.approx(np.mean(cell.value), abs=1e-12)
-    wide = pd.read_csv(write_items(tmp_path / "items.csv", arms))
+    wide = pd.read_csv(write_items(tmp_path / "items.csv", scored))
     assert len(wide) == len(rows) and "mini-6b|naive|0" in wide
     assert wide["mini-6b|naive|0"].mean() == pytest.approx(rows.value.mean(), abs=1e-3)
 
 
 def test_a_prompt_over_the_window_loses_its_middle_and_is_still_scored(evaluation):
-    short = dataclasses.replace(evaluation, benchmarks=["test"], window=160)
-    crew.execute(short)
-    assert len(short.rows()) == (pd.DataFrame(evaluation.rows()).benchmark == "test").sum()
+    short = dataclasses.replace(evaluation, window=160)
+    for one in (evaluation, short):
+        crew.execute(one)
+    assert len(short.rows()) == len(evaluation.rows())
+    assert [row["item"] for row in short.rows()] == [row["item"] for row in evaluation.rows()]
 
 
 def test_losses_are_taken_on_training_data_and_on_the_test_items(evaluation, folder):
     corpus = dataclasses.replace(load_profile("smoke").corpus, long=2, short=4)
     store = suites.suite_store("LongAlign-10k", corpus, folder / "data")
-    losses = dataclasses.replace(evaluation, benchmarks=[], train=str(store.folder))
+    losses = dataclasses.replace(evaluation, benchmark=LOSS, train=str(store.folder))
     crew.execute(losses)
     values = {row["task"]: row["value"] for row in losses.rows()}
     assert set(values) == {"train-loss", "test-loss"}

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from longalign import crew, experiments, tables
+from longalign.evaluations import LOSS
 from longalign.experiments import Arm
 from longalign.profiles import load_profile
 from longalign.store import TokenStore
@@ -72,9 +73,13 @@ def test_equal_steps_are_as_many_as_the_full_dose_takes(profile):
     assert steps(arms[Arm("LongAlign-0k", "mini-6b", 0)]) < full, "the doses differ, or nothing would be equalled"
 
 
-def test_benchmarks_do_not_depend_on_the_seed_or_the_arm(profile):
+def test_benchmarks_do_not_depend_on_the_seed_or_the_arm_and_only_losses_read_the_training_data(profile):
     arms = experiments.data_source(profile, 2)
-    assert len({scored.items for scored in experiments.evaluations(profile, arms).values()}) == 1
+    scored = experiments.evaluations(profile, arms, names=["test", LOSS])
+    assert len(scored) == 2 * len(arms) and len({one.items for one in scored.values()}) == 1
+    for what, one in scored.items():
+        assert one.benchmark == what.benchmark
+        assert one.train == (arms[what[:3]].store if what.benchmark == LOSS else "")
 
 
 def test_what_trainings_took_is_told_by_arm(profile):

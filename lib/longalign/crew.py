@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from longalign import paths, record
 
 REPORT_SECONDS = {True: 1.0, False: 15.0}
+POLL_SECONDS = 0.05
 IDLE_SECONDS = 60.0
 """A worker without an order for so long leaves; until then the next jobs of the same process find it ready."""
 PLACES = "LONGALIGN_PLACES"
@@ -81,7 +82,7 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
             for worker in crew:
                 if worker.job is None and waiting:
                     worker.give(waiting.pop(0))
-            time.sleep(0.2)
+            time.sleep(POLL_SECONDS)
             progress.show([worker.job for worker in crew if worker.job], len(waiting))
             for worker in crew:
                 if job := worker.finished_job():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from longalign import paths, record
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.corpus import benchmarks, suites
-from longalign.evaluations import Evaluation
+from longalign.evaluations import LOSS, Evaluation, Scored
 from longalign.profiles import Profile
 from longalign.runs import Run, source_hash
 from longalign.store import TokenStore
@@ -27,6 +27,8 @@ METHODS = {
 CORPUS = ("documents", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
 RECALL_SHARE = 0.25  # of the documents of the context extension
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+IN_TABLES = ("test", "longbench", "longbench_chat", "short")
+"""The benchmarks that every table shows (`longalign.tables`); held-out templates and needles are asked for by name."""
 
 
 class Arm(NamedTuple):
@@ -257,16 +259,16 @@ def benchmark_folder(profile: Profile) -> Path:
 
 
 def evaluations(
-    profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = benchmarks.BENCHMARKS, loss: bool = False
-) -> dict[Arm, Evaluation]:
-    """The evaluation of every trained arm on the benchmarks `names`, with `loss` on its training data and on `test`."""
+    profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = IN_TABLES
+) -> dict[Scored, Evaluation]:
+    """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
     folder = str(benchmark_folder(profile))
     return {
-        arm: Evaluation(
-            " ".join(map(str, arm)), str(run.model), folder, list(names), profile.corpus.max_length,
-            train=run.store if loss else "",
+        Scored(*arm, name): Evaluation(
+            " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
+            train=run.store if name == LOSS else "",
         )
-        for arm, run in arms.items()
+        for arm, run in arms.items() for name in names
     }  # fmt: skip
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from longalign.evals.forward import target_logits
+from longalign.evals.forward import CAPACITY, target_logits
 from longalign.shapes import IGNORE_INDEX
 
 
-def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192) -> np.ndarray:
+def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = CAPACITY) -> np.ndarray:
     """Share of exact answers per sequence: 1.0 where all target tokens are the argmax, else 0.0; NaN without targets.
 
     `sequences` hold `input_ids` and `labels` (unshifted). Returns float64, shape (sequences,).
@@ -31,7 +31,7 @@ def token_recall(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) ->
 
 
 def target_hits(
-    model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192
+    model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = CAPACITY
 ) -> list[np.ndarray]:
     """For each sequence, whether each of its target tokens is the model's most probable one (bool, shape (N_i,))."""
     hits: list[np.ndarray] = [np.empty(0, dtype=bool)] * len(sequences)

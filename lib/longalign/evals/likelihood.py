@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from longalign.evals.forward import target_logits
+from longalign.evals.forward import CAPACITY, target_logits
 from longalign.shapes import Float, Int
 
 
 def sequence_nll(
-    model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = 8192
+    model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = CAPACITY
 ) -> tuple[Float[np.ndarray, " sequences"], Int[np.ndarray, " sequences"]]:
     """Summed negative log-likelihood (nats) of each sequence's targets, and their number N_i."""
     sums, counts = np.zeros(len(sequences)), np.zeros(len(sequences), dtype=np.int64)
@@ -28,7 +28,7 @@ def sequence_nll(
 
 
 def preferred(
-    model: PreTrainedModel, choices: Sequence[Sequence[dict[str, Any]]], *, capacity: int = 8192
+    model: PreTrainedModel, choices: Sequence[Sequence[dict[str, Any]]], *, capacity: int = CAPACITY
 ) -> Int[np.ndarray, " items"]:
     """For each item the index of the option (a sequence, its answer as target) with the lowest mean NLL per target."""
     sums, counts = sequence_nll(model, [option for options in choices for option in options], capacity=capacity)
