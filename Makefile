@@ -129,14 +129,14 @@ $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call
 # there is one folder of results, which holds what was executed last.
 newer = $(filter-out FORCE,$?)
 reason = $(if $(wildcard $@),$(if $(newer),$(firstword $(newer)) is newer,its executed copy is gone),it has not been executed)
-again = make reproduce $(strip $(foreach name,PROFILE SEEDS RUNS,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
+again = make $(if $(NB),notebook,reproduce) $(strip $(foreach name,NB PROFILE SEEDS RUNS JOBS,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
 $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.claims $(PROFILE))
 	@exec $(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS))) \
 		--with-parent --because '$(reason)' --resume '$(again)'
-	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=WARN --to html --no-input \
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=ERROR --to html --no-input \
 		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))
 	@rm -f $(filter-out $@,$(wildcard $(STAMPS)/$(PROFILE)/$(@F) $(STAMPS)/$(PROFILE)-*-seeds/$(@F)))
 	@mv $@.started $@

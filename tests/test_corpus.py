@@ -12,6 +12,7 @@ from longalign.corpus import lexicon, samples, suites, tasks, tokenizer
 from longalign.corpus.documents import write_document
 from longalign.corpus.styles import STYLES
 from longalign.profiles import Corpus, Evaluation
+from longalign.store import TokenStore
 
 SMALL = Corpus(long=10, short=20, longalpaca_long=9, longalpaca_short=3, min_long=128, max_length=512, max_short=128)
 
@@ -127,6 +128,27 @@ def test_the_doses_are_nested_and_a_seed_draws_other_samples():
     assert all(ids == long["LongAlign-10k"][: len(ids)] for ids in long.values())
     other = next(suites.suite("LongAlign-10k", dataclasses.replace(SMALL, seed=1)))
     assert other["messages"] != next(suites.suite("LongAlign-10k", SMALL))["messages"]
+
+
+def test_a_store_that_was_damaged_is_built_again(tmp_path, capsys):
+    def build(kind):
+        if kind == "suite":
+            return suites.suite_store("LongAlign-0k", SMALL, tmp_path)
+        return suites.documents_store("base", tmp_path / "base", tokens=300, lengths=(64, 96), recall_share=0.5)
+
+    for kind in ("suite", "documents"):
+        whole = build(kind)
+        zeros = b"\0" * whole.manifest["files"]["tokens.bin"]["bytes"]
+        for name, damage in (("tokens.bin", zeros), ("manifest.json", b"{")):
+            (whole.folder / name).write_bytes(damage)
+            suites._verified.clear()  # as another process sees it
+            assert build(kind).sha256 == whole.sha256 and "it is built again" in capsys.readouterr().out
+            assert TokenStore(whole.folder, verify=True).sha256 == whole.sha256
+    jsonl = tmp_path / "LongAlign-0k.jsonl"
+    text = jsonl.read_text()
+    jsonl.write_text(text[:99])
+    build("suite")
+    assert jsonl.read_text() == text
 
 
 def test_an_unknown_suite_is_refused_by_name():

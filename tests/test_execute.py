@@ -17,7 +17,10 @@ from longalign import execute as ex
 from longalign.execution import files, outcomes, terminal
 from longalign.profiles import ProfileError, load_profile
 
-PARAMETERS = 'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\nlimit: int | None = None'
+PARAMETERS = (
+    'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'
+    "limit: int | None = None\nseeds: int = 0"
+)
 
 
 def notebook(folder, *sources, name="01_small.ipynb", parameters=PARAMETERS):
@@ -119,6 +122,12 @@ def test_every_way_to_fail_is_told_as_itself(runs, monkeypatch, capfd, source, l
         assert re.search(f"^  {line}$", told.err, re.MULTILINE), line
     assert "Traceback" not in told.err
     assert "before\nseen\n" in (runs / "run" / "smoke" / "logs" / "01_small.log").read_text()
+
+
+def test_what_a_kernel_that_died_had_started_ends_with_it(runs):
+    child = "import subprocess\nchild = subprocess.Popen(['sleep', '777'])\nprint('child', child.pid, flush=True)\n"
+    status, told, _ = run_in(runs, notebook(runs, child + KILL))
+    assert status == 3 and _ends(int(re.search(r"child (\d+)", told)[1]))
 
 
 def test_an_interrupt_ends_the_kernel_too_and_keeps_what_was_printed(runs):
@@ -224,6 +233,10 @@ def _ends(process):
         (["-p", "share=half"], ["share", "float", "str 'half'"]),
         (["-p", "limit=many"], ["limit", "int", "'many'"]),
         (["-p", "lengths"], ["NAME=VALUE", "'lengths'"]),
+        (["-p", "lengths=[2"], ["'lengths=[2'", "not readable as YAML"]),
+        (["-p", "share=1", "-p", "share=0"], ["share", "twice"]),
+        (["-p", "seeds=-1"], ["seeds must lie from 0", "1000"]),
+        (["-p", "profile=../smok"], ["no profile at ../smok"]),
         (["--profile", "smok"], ["unknown profile 'smok'", "'smoke'"]),
     ],
 )
@@ -239,11 +252,20 @@ def test_a_wrong_request_is_refused_in_one_line_before_anything_starts(tmp_path,
 def test_a_notebook_that_is_missing_broken_or_without_the_profile_is_refused(tmp_path):
     with pytest.raises(ProfileError, match="no notebook at"):
         ex.prepare(tmp_path / "07_none.ipynb", profile="smoke")
-    (tmp_path / "08_torn.ipynb").write_text('{"cells": [')
-    with pytest.raises(ProfileError, match="not a notebook"):
-        ex.prepare(tmp_path / "08_torn.ipynb", profile="smoke")
+    no_list = b'{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'
+    for torn in (b'{"cells": [', b"[]", no_list, b"\xff\xfe"):
+        (tmp_path / "08_torn.ipynb").write_bytes(torn)
+        with pytest.raises(ProfileError, match="08_torn.ipynb: not a notebook: .+"):
+            ex.prepare(tmp_path / "08_torn.ipynb", profile="smoke")
     with pytest.raises(ProfileError, match="unknown parameter profile"):
         ex.prepare(notebook(tmp_path, parameters="lengths: list[int] = [2]"), profile="smoke")
+
+
+def test_an_error_of_several_lines_is_told_in_a_column_and_its_first_line_in_the_copy():
+    outcome = outcomes.Outcome("01_a", "smoke", outcomes.FAILED, 0.0, error="ValueError: 2\n4\n3", resume="make")
+    assert "  error     ValueError: 2\n            4\n            3\n  memory" in outcome.report()
+    (banner,) = outcomes.mark(new_notebook(), outcome).cells
+    assert "an exception: ValueError: 2.**" in banner.source and "\n" not in banner.source
 
 
 def test_the_command_that_resumes_gives_the_parameters_again(tmp_path):

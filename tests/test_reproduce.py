@@ -1,13 +1,17 @@
 """`make reproduce`, really run on a small project: what ran, what failed, what was damaged, and one at a time."""
 
 import io
+import os
+import signal
+import threading
 import time
 
 import pytest
 
 from longalign.execution import outcomes, terminal
 from longalign.execution.outcomes import Outcome
-from longalign.reproduce import summary
+from longalign.record import Taken, alone
+from longalign.reproduce import Make, _lock, summary
 from small_project import Project, write_notebook
 
 QUICK = ["from longalign import paths, record\nfolder = paths.run_dir(profile)",
@@ -21,6 +25,8 @@ def test_a_run_its_repetition_a_changed_library_and_damaged_files(tmp_path):
     assert "2 of 2 notebooks are to be executed: no run of smoke has been measured" in told
     assert "04_train (smoke) starts: it has not been executed" in told and "ran 2, up to date 0, failed 0 in " in told
     first = project.tables()
+    copies = [copy.read_text() for copy in (project.run / "notebooks").glob("*.ipynb")]
+    assert len(copies) == 2 and not any(str(tmp_path) in copy for copy in copies), "no path of this machine"
     status, told = project.make("reproduce")
     assert status == 0 and "nothing to do: all 2 notebooks are up to date" in told and " starts" not in told
     assert "report     results/run/smoke/report.html" in told
@@ -75,6 +81,42 @@ def test_two_runs_in_one_clone_do_not_meet_and_an_interrupt_is_told(tmp_path):
     assert first.returncode != 0 and "04_train: interrupted" in told and "not reached 1" in told
     status, told = project.make("reproduce", "-n")
     assert "longalign.reproduce" in told and " starts" not in told
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.6, 1.0, 1.4])
+def test_an_interrupt_at_the_very_beginning_starts_nothing_and_is_no_error(tmp_path, seconds):
+    project = Project(tmp_path, train=["import time\ntime.sleep(60)"])
+    running = project.start("reproduce")
+    time.sleep(seconds)
+    os.killpg(running.pid, signal.SIGINT)
+    told = running.communicate(timeout=20)[0]
+    assert running.returncode != 0 and "Traceback" not in told, told
+    assert " done in " not in told and "ran 1" not in told
+
+
+def test_a_stage_does_not_begin_after_an_interrupt(tmp_path):
+    with (tmp_path / "lock").open("w") as lock:
+        make = Make(lock)
+        make.stop()
+        assert make.run("side-by-side", jobs=1, board=None) == 130 and make.process is None
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_run_whose_head_was_killed_is_waited_for_and_one_that_is_at_work_is_not(tmp_path, dead):
+    path = tmp_path / "lock"
+    with alone(path) as held:
+        os.truncate(path, 0)
+        held.write(f"process {2**22 + 1 if dead else os.getpid()}, started 20:42:00\n")
+        held.flush()
+        released = threading.Timer(1.0, held.close)
+        released.start()
+        began = time.monotonic()
+        try:
+            with _lock(path):
+                assert dead and time.monotonic() - began > 0.9
+        except Taken:
+            assert not dead
+        released.join()
 
 
 def test_the_summary_counts_what_ran_what_failed_and_what_was_not_reached():

@@ -96,6 +96,19 @@ def test_a_measurement_is_made_once_and_kept_whole(pair, kept, monkeypatch, caps
     assert not capsys.readouterr().out
 
 
+def test_a_measurement_that_was_cut_short_is_made_again(pair, kept, tmp_path, monkeypatch):
+    whole = {path.name: path.read_text() for path in kept[0].iterdir()}
+    for name, text in whole.items():
+        (tmp_path / name).write_text(text[:40])
+
+    def measure(missing, work, ranks):
+        for file in missing:
+            file.write_text(whole[file.name])
+
+    monkeypatch.setattr(timing, "_measure", measure)
+    assert timing.measure(pair, tmp_path, ranks=2) == kept[1]
+
+
 def test_the_key_depends_on_settings_and_ranks(pair):
     run = pair[0]
     keys = {timing.key(run, ranks=1), timing.key(run, ranks=2)}

@@ -37,7 +37,7 @@ def change(run, name, index, **values):
 
 def test_the_reference_is_its_own_run_to_the_last_digit():
     findings = verify.compare(REFERENCE, REFERENCE)
-    assert {f.kind for f in findings} == {"exact", "trained", "time"}
+    assert {f.kind for f in findings} == {"exact", "trained", "time", "claims"}
     assert all(f.identical == f.compared and not f.wrong for f in findings)
     assert sum(f.compared for f in findings) > 20_000
     assert verify.table(findings).count("\n") == 0, "one line where nothing differs"
@@ -128,6 +128,28 @@ def test_a_run_with_other_settings_is_not_compared(tmp_path, monkeypatch, capsys
     told = capsys.readouterr().err
     assert "training.epochs is 7, in the reference 3" in told and "workers" not in told and told.count("\n") == 1
     assert verify.main(["laptob"]) == 2
+
+
+def test_a_record_that_was_cut_short_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    (tmp_path / "laptop").mkdir()
+    for text in ('{"config": {', "{}", "[]"):
+        (tmp_path / "laptop" / "05_data_scale.json").write_text(text)
+        assert verify.main(["laptop"]) == 2
+        told = capsys.readouterr().err
+        assert "05_data_scale.json is no whole record" in told and told.count("\n") == 1
+
+
+def test_text_in_the_place_of_a_number_and_claims_that_are_cut_off_are_wrong(run):
+    text = (run / "data_scale.csv").read_text()
+    (run / "data_scale.csv").write_text(text[: text.rindex(",")] + ",abc\n")
+    assert wrong(run, "data_scale") == ["data_scale.csv: the column value holds something else than numbers"]
+    whole = (run / "claims.csv").read_text().splitlines(keepends=True)
+    (run / "claims.csv").write_text("".join(whole[:-1]))
+    assert wrong(run, "claims") == [f"claims.csv, id {whole[-1].split(',')[0]}: not there"]
+    (run / "claims.csv").write_text("")
+    assert wrong(run, "claims") == ["claims.csv cannot be read: No columns to parse from file"]
+    assert verify.changed_verdicts(run, REFERENCE) == []
 
 
 def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ import argparse
 import ast
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -23,14 +24,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":  # the imports below take a second, in which no kernel has been started
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import nbformat
 import yaml
 
-from longalign import paths
+from longalign import paths, strict_yaml
 from longalign.execution import outcomes, terminal
 from longalign.execution.monitor import Monitor
 from longalign.execution.outcomes import Outcome, duration
-from longalign.profiles import Limits, ProfileError, load_profile, nearest, typed
+from longalign.profiles import MOST_SEEDS, Limits, ProfileError, load_profile, nearest, typed
 from longalign.record import WRITTEN, Taken, alone, hash_files, write_text
 
 
@@ -62,13 +66,16 @@ def declared_parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]
 def check_parameters(notebook: nbformat.NotebookNode, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """`values` typed as the parameters cell declares them.
 
-    Raises ProfileError for a name that the cell does not declare (with the nearest one) and for a wrong type.
+    Raises ProfileError for a name that the cell does not declare (with the nearest one), a wrong type, absurd seeds.
     """
     declared = declared_parameters(notebook)
     for name in values:
         if name not in declared:
             raise ProfileError(f"{where}: unknown parameter {name}: {nearest(name, declared)}")
-    return {n: typed(v, declared[n].annotation, where=where, key=n) for n, v in values.items()}
+    checked = {n: typed(v, declared[n].annotation, where=where, key=n) for n, v in values.items()}
+    if not 0 <= checked.get("seeds", 0) <= MOST_SEEDS:
+        raise ProfileError(f"{where}: seeds must lie from 0 (the profile's own) to {MOST_SEEDS}")
+    return checked
 
 
 @dataclass(frozen=True)
@@ -100,15 +107,15 @@ def prepare(
 
     Raises ProfileError for an unknown profile, a missing notebook, an unknown parameter and a wrong type.
     """
-    source, loaded = Path(source).resolve(), load_profile(profile)
-    values = {"profile": loaded.name, **(parameters or {})}
+    source, values = Path(source).resolve(), {"profile": load_profile(profile).name, **(parameters or {})}
     if not source.is_file():
         raise ProfileError(f"no notebook at {paths.relative(source)}")
     try:
         notebook = nbformat.read(source, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError) as error:
+    except Exception as error:  # whatever it holds in the place of a notebook
         raise ProfileError(f"{paths.relative(source)}: not a notebook: {str(error).splitlines()[0]}") from None
     values = check_parameters(notebook, values, where=paths.relative(source))
+    values["profile"] = (loaded := load_profile(values["profile"])).name
     target = Path(folder or paths.run_notebooks(values["profile"])).resolve() / source.name
     given = [f" -p {shlex.quote(f'{name}={_flow(value)}')}" for name, value in (parameters or {}).items()]
     again = f"python -m longalign.execute {paths.relative(source)} --profile {loaded.name}{''.join(given)}"
@@ -151,6 +158,8 @@ def _conclude(job: Job, outcome: Outcome, running: Path, written: Path) -> Outco
     except (OSError, ValueError):  # nothing was saved, or a full disk cut it short
         notebook = nbformat.read(job.source, as_version=4)
     heading, cell = outcomes.where_it_stopped(notebook)
+    engine = notebook.metadata.setdefault("papermill", {})
+    engine |= {"input_path": paths.relative(job.source), "output_path": paths.relative(job.target)}
     if outcome.state == outcomes.EXECUTED:
         outcomes.without_marks(notebook)
     else:
@@ -205,6 +214,8 @@ def _papermill(job: Job, running: Path, work: Path) -> tuple[str, str]:
             return outcomes.CELL_LIMIT, f"{duration(job.limits.cell)} were over"
         except DeadKernelError:
             return outcomes.DIED, "killed or out of memory"
+        except BrokenPipeError:  # nobody reads what is told: who asked for it has gone
+            return outcomes.INTERRUPTED, ""
         except (OSError, RuntimeError) as error:  # a full disk; a kernel that ended before it was ready
             return outcomes.FAILED, f"{type(error).__name__}: {error}"
     return outcomes.EXECUTED, ""
@@ -246,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     name = f"{options.notebook.stem} ({options.profile})"
     try:
-        pairs = dict(_pair(text) for text in options.parameter)
+        pairs = _pairs(options.parameter)
         job = prepare(options.notebook, profile=options.profile, parameters=pairs, folder=options.folder)
         job = replace(job, resume=options.resume or job.resume, reason=options.because, with_parent=options.with_parent)
         terminal.say(f"{name} starts{': ' if job.reason else ''}{job.reason}")
@@ -270,11 +281,19 @@ def _flow(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 
-def _pair(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ProfileError(f"a parameter is given as NAME=VALUE, not {text!r}")
-    return name.strip(), yaml.safe_load(value)
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ProfileError(f"a parameter is given as NAME=VALUE, not {text!r}")
+        if name in pairs:
+            raise ProfileError(f"the parameter {name} is given twice")
+        try:
+            pairs[name] = yaml.load(value, Loader=strict_yaml.Loader)
+        except yaml.YAMLError:
+            raise ProfileError(f"the value of {text!r} is not readable as YAML") from None
+    return pairs
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ COUNTS = (
     "per_cell", "heldout_per_cell", "needle_depths", "needle_per_cell", "longbench_per_task", "chat_questions",
     "short_per_task",
 )  # fmt: skip
+MOST_SEEDS, MOST_SEED = 1000, 2**32
 SHORTEST = 64
 """Tokens of the shortest samples that can be generated for every task."""
 
@@ -203,6 +205,8 @@ def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
         return origin(typed(v, arguments[0], where=where, key=f"{key}[{i}]") for i, v in enumerate(value))
     if wanted is float and type(value) is int:
         return float(value)
+    if wanted is float and type(value) is float and not math.isfinite(value):
+        raise ProfileError(f"{where}: {key} must be a finite number, not {value}")
     if origin is None and type(value) is wanted:
         return value
     name = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
@@ -234,11 +238,21 @@ def _check_names(profile: Profile, where: str) -> None:
 
 
 def _check_numbers(profile: Profile, where: str) -> None:
-    corpus, training, evaluation = profile.corpus, profile.training, profile.evaluation
+    corpus, extension, training, evaluation = profile.corpus, profile.extension, profile.training, profile.evaluation
+    distinct = {"models": profile.models, "windows": profile.windows}
+    distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}
     for holds, message in (
         (len(profile.models) == 3, "models must name three: the first two for the training methods, the largest last"),
-        (len(profile.windows) > 0, "windows must name at least one length"),
-        (len(evaluation.tasks) > 0, "evaluation.tasks must name at least one task"),
+        *((len(values) > 0, f"{key} must name at least one") for key, values in distinct.items()),
+        *((len(set(values)) == len(values), f"{key} names one twice") for key, values in distinct.items()),
+        (0 <= profile.seed < MOST_SEED and 0 <= corpus.seed < MOST_SEED, f"seeds must lie from 0 to {MOST_SEED - 1:,}"),
+        (profile.seeds <= MOST_SEEDS, f"seeds must be at most {MOST_SEEDS}"),
+        (extension.rope_factor >= 1, "extension.rope_factor must be at least 1; 1 leaves the RoPE base as it is"),
+        (min(extension.learning_rate, training.learning_rate) > 0, "learning rates must be above 0"),
+        (0 <= training.beta1 < 1 and 0 <= training.beta2 < 1, "training.beta1 and beta2 must lie from 0 to below 1"),
+        (training.weight_decay >= 0, "training.weight_decay must not be negative"),
+        (max((*evaluation.lengths, *evaluation.needle_lengths), default=0) <= corpus.max_length,
+         "evaluation.lengths and needle_lengths must not exceed corpus.max_length"),
         (profile.workers >= 1, "workers must be at least 1"),
         (min(profile.limits.cell, profile.limits.notebook) >= 0, "limits must not be negative; 0 is no limit"),
         (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
@@ -247,10 +261,9 @@ def _check_numbers(profile: Profile, where: str) -> None:
         *((getattr(evaluation, name) >= 1, f"evaluation.{name} must be at least 1") for name in COUNTS),
         (min(corpus.long, corpus.longalpaca_long, corpus.longalpaca_short) >= 0 and corpus.short >= 1,
          "corpus.long, longalpaca_long and longalpaca_short must not be negative, and corpus.short at least 1"),
-        (len(evaluation.lengths) > 0, "evaluation.lengths must name at least one length"),
-        (min((corpus.min_long, corpus.max_short, *evaluation.lengths)) >= SHORTEST,
-         f"corpus.min_long, corpus.max_short and evaluation.lengths must be at least {SHORTEST} tokens"),
-        (profile.extension.tokens >= 1 and profile.extension.max_length >= 128,
+        (min((corpus.min_long, corpus.max_short, *evaluation.lengths, *evaluation.needle_lengths)) >= SHORTEST,
+         f"corpus.min_long, corpus.max_short, evaluation.lengths and needle_lengths must be {SHORTEST} tokens or more"),
+        (extension.tokens >= 1 and extension.max_length >= 128,
          "extension.tokens must be at least 1 and extension.max_length at least 128, the bases' length"),
         (0 <= training.exponent <= 1, "training.exponent must lie from 0 to 1"),
         (0 <= training.warmup_ratio < 1, "training.warmup_ratio is a share of the steps, from 0 to below 1"),

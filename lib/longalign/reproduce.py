@@ -17,8 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
+
+if __name__ == "__main__":  # the imports below take a second, in which nothing has been started
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+import psutil
 
 from longalign import paths
 from longalign.execution import estimate, files, outcomes, terminal
@@ -28,6 +34,8 @@ from longalign.profiles import ProfileError, load_profile
 from longalign.record import Taken, alone
 
 INTERRUPTED = 130
+PATIENCE = 60.0
+"""Seconds that a killed run's notebooks are given to end."""
 
 
 class Make:
@@ -49,11 +57,15 @@ class Make:
 
     def run(self, target: str, *, jobs: int, board: terminal.Board) -> int:
         """Bring a target up to date, with its lines on the board; returns the exit status."""
+        if self.interrupted:
+            return INTERRUPTED
         environment = self._environment() | ({"LONGALIGN_LIVE": "1"} if board.terminal else {})
         self.process = subprocess.Popen(
             self._call("-j", str(jobs), target), env=environment, pass_fds=[self.lock.fileno()],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        if self.interrupted:  # in the moment of the start
+            self.process.terminate()
         for line in _lines(self.process.stdout):
             board.write(line)
         return self.process.wait()
@@ -94,6 +106,9 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
         board.write(f"{name} is executed again, since these are not as it wrote them: {', '.join(wrong)}\n")
         files.execute_again(profile, name, wrong)
     waiting = make.would_execute("one-by-one")
+    if make.interrupted:
+        board.write("interrupted before a notebook was started\n")
+        return INTERRUPTED
     if waiting:
         told = estimate.estimate(profile, waiting, jobs=jobs)
         board.write(f"{len(waiting)} of {len(notebooks)} notebooks are to be executed: {told}\n")
@@ -143,12 +158,16 @@ def against_reference(profile: str) -> Iterator[str]:
     from longalign import verify  # seconds, in which a first line can be shown
 
     run, reference = paths.run_dir(profile), paths.results()
-    if not verify.other_settings(run, reference):
-        findings = verify.compare(run, reference)
-        if not any(f.compared for f in findings):
+    try:
+        if verify.other_settings(run, reference):
             return
+        findings, verdicts = verify.compare(run, reference), verify.changed_verdicts(run, reference)
+    except (ValueError, OSError) as error:
+        yield f"not compared with the reference: {error}"
+        return
+    if any(f.compared for f in findings):
         yield f"{verify.table(findings).splitlines()[-1]} (make verify says more)"
-        yield from (f"another verdict: {sentence}" for sentence in verify.changed_verdicts(run, reference))
+        yield from (f"another verdict: {sentence}" for sentence in verdicts)
 
 
 def written(profile: str) -> Iterator[str]:
@@ -170,6 +189,24 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
         yield rest.decode(errors="replace") + "\n"
 
 
+@contextmanager
+def _lock(path: Path) -> Iterator[IO[str]]:
+    """The clone for this process alone; a run whose head was killed is waited for while its notebooks end."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        with ExitStack() as stack:
+            try:
+                lock = stack.enter_context(alone(path, wait=False))
+            except Taken as taken:
+                holder = re.search(r"process (\d+)", str(taken))
+                if holder is None or psutil.pid_exists(int(holder[1])) or time.monotonic() > until:
+                    raise
+                time.sleep(LOOK)
+                continue
+            yield lock
+            return
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Reproduce a profile from the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m longalign.reproduce", description=__doc__.splitlines()[0])
@@ -180,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         profile = load_profile(options.profile).name
-        with alone(options.lock, wait=False) as lock:
+        with _lock(options.lock) as lock:
             return reproduce(
                 profile, [path.stem for path in options.notebooks], jobs=options.jobs, lock=lock, stream=sys.stdout
             )

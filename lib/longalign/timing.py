@@ -60,7 +60,7 @@ def measure(runs: Sequence[Run], folder: Path | str, *, ranks: int = 1) -> list[
         RuntimeError: a process failed; the message holds the end of its log. What was measured before is kept.
     """
     files = [Path(folder) / f"{key(run, ranks=ranks)}.json" for run in runs]
-    missing = {file: run for file, run in zip(files, runs, strict=True) if not file.is_file()}
+    missing = {file: run for file, run in zip(files, runs, strict=True) if not _is_whole(file)}
     if missing:
         with tempfile.TemporaryDirectory(prefix="longalign-timing-") as work:
             _measure(missing, Path(work), ranks)
@@ -125,6 +125,13 @@ def _measure(missing: dict[Path, Run], work: Path, ranks: int) -> None:
             f"the time of {run.label!r} could not be measured in {_processes(ranks)} (exit {process.returncode}); "
             f"the log ends:\n{tail}"
         )
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        return json.loads(file.read_text())["key"] == file.stem
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _processes(ranks: int) -> str:

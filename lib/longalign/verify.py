@@ -63,7 +63,8 @@ def compare(run: Path | str, reference: Path | str) -> list[Finding]:
     A table, row or column that is missing is wrong; seeds that only one of them has are left out.
     """
     names = sorted(p.stem for p in Path(reference).glob("*.csv") if p.stem not in {CLAIMS, *NOT_OF_A_RUN})
-    found, pairs = {}, {}
+    there = (Path(reference) / f"{CLAIMS}.csv").is_file()
+    found, pairs = {CLAIMS: _claims(Path(run), Path(reference))} if there else {}, {}
     for name in names:
         pair = _read(Path(run) / f"{name}.csv", Path(reference) / f"{name}.csv")
         if isinstance(pair, str):
@@ -77,16 +78,24 @@ def compare(run: Path | str, reference: Path | str) -> list[Finding]:
     by_level = [_with_tolerance({name: _level(name, *pair, means) for name, pair in pairs.items()})
                 for means in (False, True)]  # fmt: skip
     found |= {name: _trained(name, [level[name] for level in by_level if name in level]) for name in pairs}
-    return [found[name] for name in names]
+    return [found[name] for name in sorted(found)]
+
+
+def _claims(run: Path, reference: Path) -> Finding:
+    """Whether every claim of the reference is there; its numbers are those of the other tables."""
+    pair = _read(run / f"{CLAIMS}.csv", reference / f"{CLAIMS}.csv")
+    if isinstance(pair, str):
+        return Finding(CLAIMS, "missing", 0, 0, (pair,))
+    missing = [name for name in pair[1]["id"] if name not in set(pair[0]["id"])]
+    return Finding(CLAIMS, "claims", 0, 0, tuple(f"{CLAIMS}.csv, id {name}: not there" for name in missing))
 
 
 def changed_verdicts(run: Path | str, reference: Path | str) -> list[str]:
     """A sentence for each claim whose verdict in the run is another, with the number of seeds behind both."""
-    try:
-        tables = [pd.read_csv(Path(folder) / f"{CLAIMS}.csv") for folder in (run, reference)]
-    except FileNotFoundError:
+    pair = _read(*(Path(folder) / f"{CLAIMS}.csv" for folder in (run, reference)))
+    if isinstance(pair, str):
         return []
-    ours, theirs = (table[["id", "verdict", "seeds"]].set_index("id") for table in tables)
+    ours, theirs = (table[["id", "verdict", "seeds"]].set_index("id") for table in pair)
     both = ours.merge(theirs, left_index=True, right_index=True, suffixes=("", "_reference"))
     return [
         f"{name}: {row.verdict} ({row.seeds} seeds), in the reference {row.verdict_reference} ({row.seeds_reference})"
@@ -104,6 +113,9 @@ def _read(ours: Path, theirs: Path) -> tuple[pd.DataFrame, pd.DataFrame] | str:
         return f"{ours.name} cannot be read: {' '.join(str(error).split())}"
     if list(pair[0]) != list(pair[1]):
         return f"{ours.name} has the columns {', '.join(pair[0])}, the reference {', '.join(pair[1])}"
+    for column in VALUES:
+        if column in pair[0] and not all(pd.api.types.is_numeric_dtype(table[column]) for table in pair):
+            return f"{ours.name}: the column {column} holds something else than numbers"
     return pair
 
 
@@ -197,7 +209,7 @@ def other_settings(run: Path | str, reference: Path | str) -> list[str]:
     for theirs in sorted(Path(reference).glob("[0-9][0-9]_*.json")):
         ours = Path(run) / theirs.name
         if ours.is_file():
-            a, b = (_flat(json.loads(path.read_text(encoding="utf-8"))["config"]) for path in (ours, theirs))
+            a, b = (_flat(_config(path)) for path in (ours, theirs))
             differ = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.split(".")[0] not in MACHINE]
             found |= {key: f"{key} is {a.get(key)}, in the reference {b.get(key)}" for key in differ}
     return list(found.values())
@@ -237,6 +249,13 @@ def main(arguments: Sequence[str]) -> int:
     for sentence in verdicts:
         print(f"another verdict: {sentence}")
     return 1 if any(f.wrong for f in findings) else 0
+
+
+def _config(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{paths.relative(path)} is no whole record of a run; write it again") from None
 
 
 def _flat(data: dict, prefix: str = "") -> dict[str, object]:

@@ -5,7 +5,8 @@ LongAlpaca-12k's analogue brings long questions of two kinds on papers and books
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from longalign import record
 from longalign.chat import Encoded
 from longalign.corpus import samples, tokenizer
+from longalign.jsonl import DataError
 from longalign.profiles import Corpus, Evaluation
 from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, tokenize_jsonl, write_store
@@ -23,6 +25,7 @@ OTHER_SHARE = 0.1
 DOSES = {"LongAlign-0k": 0, "LongAlign-2.5k": 0.25, "LongAlign-5k": 0.5, "LongAlign-7.5k": 0.75, "LongAlign-10k": 1}
 """The share of the long instructions in each suite of the paper's own data; the paper trains on 0k, 5k and 10k."""
 SUITES = (*DOSES, "LongAlpaca-12k")
+_verified: set[Path] = set()  # stores of which this process has read every byte
 
 
 def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
@@ -78,12 +81,29 @@ def suite_store(name: str, corpus: Corpus, folder: Path | str) -> TokenStore:
 
 def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
     jsonl = folder.with_name(folder.name + ".jsonl")
+
+    def build() -> TokenStore:
+        write_jsonl(jsonl, rows())
+        return tokenize_jsonl(jsonl, tokenizer.load(), folder, chat_format="template", max_length=max_length)
+
     with record.alone(folder.with_name(f".{folder.name}.lock")):
-        if not jsonl.is_file():
+        store = _whole(folder, build)
+        if not jsonl.is_file() or jsonl.stat().st_size != store.manifest["source"]["bytes"]:
             write_jsonl(jsonl, rows())
-        if not folder.is_dir():
-            tokenize_jsonl(jsonl, tokenizer.load(), folder, chat_format="template", max_length=max_length)
-    return TokenStore(folder)
+    return store
+
+
+def _whole(folder: Path, build: Callable[[], TokenStore]) -> TokenStore:
+    """The token store in `folder`, built where there is none, and again where a file is not as it was written."""
+    if folder.is_dir():
+        try:
+            store = TokenStore(folder, verify=folder not in _verified)
+            _verified.add(folder)
+            return store
+        except DataError as error:
+            print(f"{error}; it is built again")
+            shutil.rmtree(folder)
+    return build()
 
 
 def documents_store(
@@ -97,9 +117,9 @@ def documents_store(
     folder = Path(folder)
     meta = {"kind": kind, "seed": seed, "recall_share": recall_share, "lengths": list(lengths)}
     with record.alone(folder.with_name(f".{folder.name}.lock")):
-        if not folder.is_dir():
-            write_store(folder, _documents(kind, tokens, lengths, recall_share, seed), meta=meta)
-    return TokenStore(folder)
+        return _whole(
+            folder, lambda: write_store(folder, _documents(kind, tokens, lengths, recall_share, seed), meta=meta)
+        )
 
 
 def _documents(kind: str, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int) -> Iterator[Encoded]:

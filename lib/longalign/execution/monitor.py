@@ -39,6 +39,7 @@ class Monitor:
         self._parent = os.getppid() if parent else None
         self._ended, self._over = float("inf"), threading.Event()
         self._others: set[int] = set()  # processes that were there before, and are no kernel
+        self._groups: set[int] = set()  # the kernels' process groups, which outlive a kernel that is killed
         self._own, self._thread = psutil.Process(), threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Monitor:
@@ -49,9 +50,12 @@ class Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Watch no longer."""
+        """Watch no longer; what a kernel that died has left behind ends, too."""
         self._over.set()
         self._thread.join()
+        for group in self._groups:
+            with suppress(OSError):
+                os.killpg(group, signal.SIGKILL)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -64,6 +68,7 @@ class Monitor:
     def _watch(self) -> None:
         while not self._over.wait(LOOK):
             self.peak = max(self.peak, self._memory())
+            self._groups |= {kernel.pid for kernel in self._kernels() if _leads(kernel.pid)}
             if not self.cause and time.monotonic() > self._deadline:
                 self.end(NOTEBOOK_LIMIT)
             if not self.cause and self._parent and os.getppid() != self._parent:
@@ -84,7 +89,7 @@ class Monitor:
     def _signal(self, number: int) -> None:
         for kernel in self._kernels():
             with suppress(OSError, psutil.Error):
-                if os.getpgid(kernel.pid) == kernel.pid:  # it leads a group that holds its workers
+                if _leads(kernel.pid):
                     os.killpg(kernel.pid, number)
 
     def _memory(self) -> int:
@@ -95,3 +100,11 @@ class Monitor:
                     with suppress(psutil.Error):
                         total += process.memory_info().rss
         return total
+
+
+def _leads(process: int) -> bool:
+    """Whether it leads a group, which then holds its workers."""
+    try:
+        return os.getpgid(process) == process
+    except OSError:
+        return False

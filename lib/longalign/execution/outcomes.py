@@ -60,7 +60,8 @@ class Outcome:
             "notebook": self.notebook, "heading": self.heading, "cell": self.cell, "error": self.error,
             "log": self.log, "memory": f"{self.peak_memory_mb:,.0f} MB at most", "resume": self.resume,
         }  # fmt: skip
-        return "\n".join(f"  {name:9} {value}" for name, value in lines.items() if value)
+        indent = "\n" + " " * 12  # an error may have several lines
+        return "\n".join(f"  {name:9} {value}".replace("\n", indent) for name, value in lines.items() if value)
 
 
 def path(profile: str, notebook: str) -> Path:
@@ -114,7 +115,8 @@ def mark(notebook: nbformat.NotebookNode, outcome: Outcome) -> nbformat.Notebook
     for cell in _code(notebook.cells[0 if index is None else index + 1 :]):
         cell.metadata["tags"] = [*cell.metadata.get("tags", []), NOT_RUN]
         cell.outputs = [nbformat.v4.new_output("stream", name="stderr", text="not run\n")]
-    what = f": {outcome.error}" if outcome.error and outcome.error != outcome.state else ""
+    first = next(iter(outcome.error.splitlines()), "")
+    what = f": {first}" if first and first != outcome.state else ""
     text = f"> **Stopped here after {duration(outcome.seconds)}: {outcome.state}{what}.** The cells below were not run."
     banner = nbformat.v4.new_markdown_cell(text + (f" To go on: `{outcome.resume}`." if outcome.resume else ""))
     banner.metadata["tags"] = [STOPPED]
