@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from longalign import paths, readme
+from longalign import launch, paths, readme
 
 README = paths.root() / "README.md"
 RECIPES = Path(__file__).with_name("recipes.py")
@@ -31,6 +31,16 @@ def test_the_results_in_the_readme_are_those_of_the_committed_tables():
     text = README.read_text(encoding="utf-8")
     shown = text.split(readme.BEGIN)[1].split(readme.END)[0].strip()
     assert shown == readme.block(paths.results())
+
+
+def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.S)
+    for name in ("my-base", "store"):
+        (tmp_path / name).mkdir()
+        block = block.replace(f": {name} ", f": {tmp_path / name} ")
+    (tmp_path / "job.yaml").write_text(block)
+    job = launch.load_job(tmp_path / "job.yaml")
+    assert job.engine.zero == 3 and job.engine.world_size == 8 and job.training.capacity == job.max_length == 65_536
 
 
 def test_only_the_block_between_the_marks_is_replaced(tmp_path):

@@ -20,10 +20,10 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 FLOORS = {
     0: "shapes packing bins batching plan weights cost",
     1: "loss attention collators planned",
-    2: "jsonl rendering chat store store_writer corpus models trainer events runs crew bases experiments evals "
-    "evaluations timing defects",
+    2: "jsonl rendering chat store store_writer corpus models engine footprint ranks trainer events runs crew bases "
+    "experiments evals evaluations timing defects",
     "side": "paths strict_yaml profiles record seals plots figures tables stats ledger verdicts",
-    "top": "execute execution reproduce verify reference readme claims cli",
+    "top": "execute execution reproduce verify reference readme claims launch cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}

@@ -109,7 +109,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
 def stopped_at_the_end(run, monkeypatch):
     """A run that was killed when its last step was done: the folder `work` with its checkpoints is left."""
     with monkeypatch.context() as broken:
-        broken.setattr("longalign.models.save_model", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("longalign.runs._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             execute(run)
     by_step = lambda folder: int(folder.name.split("-")[1])  # noqa: E731

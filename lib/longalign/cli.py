@@ -2,6 +2,7 @@
 
     longalign plan DATA --capacity 65536 --ranks 8 --method packing --json
     longalign data tokenize DATA.jsonl --out STORE --tokenizer NAME_OR_FOLDER --chat-format llama --max-length 65536
+    longalign train JOB.yaml --out FOLDER --dry-run
     longalign figures | version
 
 Each subcommand imports what it needs when it runs, so that `longalign --help` does not wait for torch.
@@ -89,6 +90,11 @@ def parser() -> Parser:
     _tokenizer_options(tokenize)
     top.below += data.below
 
+    train = top.add_child(commands, "train", run_train, help="train the job of a YAML file, on any number of devices")
+    train.add_argument("job", metavar="JOB.yaml", type=Path, help="model, data, training, engine")
+    train.add_argument("--out", type=Path, help="folder for what is trained (default: results/run)")
+    train.add_argument("--dry-run", action="store_true", help="say what would be done, and what it would take")
+
     top.add_child(commands, "figures", run_figures, help="redraw the figures from the committed results")
     top.add_child(commands, "version", run_version, help="print versions")
     return top
@@ -133,6 +139,14 @@ def run_tokenize(options: argparse.Namespace) -> None:
         max_length=options.max_length, skip_invalid=options.skip_invalid,
     )  # fmt: skip
     print(f"{options.out}: {len(store.lengths):,} sequences, {int(store.lengths.sum()):,} tokens")
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """Train, or say what it would take; leaves with the launcher's exit status."""
+    from longalign import launch
+
+    out = ["--out", str(options.out)] if options.out else []
+    sys.exit(launch.main([str(options.job), *out, *(["--dry-run"] if options.dry_run else [])]))
 
 
 def run_figures(options: argparse.Namespace) -> None:

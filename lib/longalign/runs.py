@@ -8,12 +8,14 @@ loss does.
 import ast
 import json
 import shutil
+import sys
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from longalign import paths, record, seals
+from longalign import paths, ranks, record, seals
+from longalign.engine import Engine
 from longalign.events import read_events
 
 CODE = (
@@ -36,7 +38,8 @@ CODE = (
 class Run:
     """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
 
-    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig`.
+    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig`, `engine`
+    those of `engine.Engine`; without any it is one plain process.
     """
 
     label: str
@@ -46,6 +49,7 @@ class Run:
     new_model: dict[str, Any] = field(default_factory=dict)
     rope_factor: float = 1.0
     max_length: int | None = None
+    engine: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -59,7 +63,7 @@ class Run:
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
-            "data": data, "training": self.training,
+            "data": data, "training": self.training, **({"engine": self.engine} if self.engine else {}),
             "code": source_hash(*CODE, *(("defects",) if self.training.get("defect") else ())),
         })  # fmt: skip
 
@@ -88,8 +92,11 @@ class Run:
         return json.loads((self.folder / "record.json").read_text())
 
     def perform(self) -> None:
-        """Train in this process, or go on from the last checkpoint."""
-        _train(self)
+        """Train, or go on from the last checkpoint: in this process, or in those of the engine."""
+        if not self.engine:
+            return _train(self)
+        job = record.write_json(self.folder / "job.json", asdict(self))
+        ranks.run(Engine(**self.engine), "longalign.runs", str(job), log=self.folder / "log.txt")
 
     def progress(self) -> str:
         """Step, loss, speed and time left of a run that is under way."""
@@ -140,14 +147,21 @@ def _train(run: Run) -> None:
     from longalign import models, trainer
     from longalign.store import TokenStore
 
+    work, config = run.folder / "work", trainer.TrainingConfig(**run.training)
+    # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
+    arguments = trainer.training_arguments(config, work, Engine(**run.engine))
     if run.start:
         model = models.load_model(run.start, rope_factor=run.rope_factor, max_length=run.max_length)
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))
-    _drop_damaged_checkpoints(run.folder / "work")
-    trainer.train(model, store, trainer.TrainingConfig(**run.training), run.folder / "work")
-    models.save_model(model, run.model)
+    trained = trainer.train(model, store, config, work, arguments=arguments)
+    trained.write_model(run.model)
+    if arguments.process_index == 0:
+        _finish(run, store)
+
+
+def _finish(run: Run, store: Any) -> None:
     if (run.folder / "work" / "snapshots").is_dir():
         shutil.rmtree(run.snapshots, ignore_errors=True)
         shutil.copytree(run.folder / "work" / "snapshots", run.snapshots)  # who is killed here finds them all again
@@ -164,9 +178,11 @@ def _train(run: Run) -> None:
     shutil.rmtree(run.folder / "work")
 
 
-def _drop_damaged_checkpoints(work: Path) -> None:
-    # the engine goes on from the checkpoint with the highest number, whole or not
-    for checkpoint in work.glob("checkpoint-*"):
-        if not seals.is_sealed(checkpoint):
-            print(f"{checkpoint.name} is damaged or was cut short; training goes on from the one before")
-            shutil.rmtree(checkpoint)
+def main(job: Path) -> None:
+    """Be one rank of the run in `job`."""
+    ranks.leave_with_the_asker()
+    _train(Run(**json.loads(job.read_text())))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

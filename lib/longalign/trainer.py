@@ -8,6 +8,7 @@ plan is rectangular, every accumulation window is full and a run's epochs are on
 
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
 from longalign import seals
 from longalign.batching import Plan, make_plan
 from longalign.collators import PackedCollator, PaddedCollator
+from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, skip_compiled_operations
 from longalign.events import read_events
 from longalign.loss import attach_loss_head, weighted_loss
-from longalign.models import save_model
 from longalign.planned import PlannedDataset
 from longalign.store import TokenStore
 
@@ -85,6 +87,11 @@ class PlanTrainer(Trainer):
         """This rank's micro-batches in the order of the plan; one element of the dataset is one micro-batch."""
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # DeepSpeed's bf16 would round the weights to eight bits; they are fp32 like the sum they belong to.
+        weights = inputs.pop("loss_weights")
+        return {**super()._prepare_inputs(inputs), "loss_weights": weights.to(self.args.device)}
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -94,6 +101,16 @@ class PlanTrainer(Trainer):
     ) -> torch.Tensor:
         """The local part of the step's loss, times the ranks that the engine is going to average over."""
         return weighted_loss(model, inputs) * self.args.world_size
+
+
+    def write_model(self, folder: Path | str) -> Path:
+        """The whole model, wherever its parameters lie, as a folder that `from_pretrained` loads; every rank calls
+        this."""
+        sharded = is_deepspeed_zero3_enabled()
+        state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        if self.is_world_process_zero():
+            self.model.save_pretrained(folder, state_dict=state)
+        return Path(folder)
 
 
 class EventLog(TrainerCallback):
@@ -141,6 +158,8 @@ class Seal(TrainerCallback):
     """Seals every checkpoint: only a sealed one is gone on from."""
 
     def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every rank has written its part
         if state.is_world_process_zero:
             seals.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
@@ -148,24 +167,33 @@ class Seal(TrainerCallback):
 class Snapshots(TrainerCallback):
     """Keeps the model at `count` evenly spaced steps, the last one included, as `snapshots/step-00042` and so on."""
 
-    def __init__(self, folder: Path, steps: int, count: int):
-        self.folder, self.steps = folder, {round(steps * (i + 1) / count) for i in range(count)} - {0}
+    def __init__(self, trainer: PlanTrainer, folder: Path, steps: int, count: int):
+        self.trainer, self.folder = trainer, folder
+        self.steps = {round(steps * (i + 1) / count) for i in range(count)} - {0}
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        if state.global_step in self.steps and state.is_world_process_zero:
-            save_model(model, self.folder / "snapshots" / f"step-{state.global_step:05d}")
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        if state.global_step in self.steps:
+            self.trainer.write_model(self.folder / "snapshots" / f"step-{state.global_step:05d}")
 
 
-def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, folder: Path | str) -> PreTrainedModel:
+def train(
+    model: PreTrainedModel,
+    store: TokenStore,
+    config: TrainingConfig,
+    folder: Path | str,
+    *,
+    arguments: TrainingArguments | None = None,
+) -> PlanTrainer:
     """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run
     resumes.
 
-    The same folder, data and configuration give the same losses whether or not the run was interrupted. Raises
+    The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments`
+    are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. Raises
     InterruptedError when the process that started this one has gone.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    args = _arguments(config, folder)
+    args = arguments or training_arguments(config, folder)
     plans = make_plans(store, config, ranks=args.world_size)
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
@@ -188,18 +216,31 @@ def train(model: PreTrainedModel, store: TokenStore, config: TrainingConfig, fol
         dataset=dataset,
         collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
     )
+    if args.process_index == 0:
+        _drop_damaged_checkpoints(folder)
+    if args.world_size > 1:
+        torch.distributed.barrier()  # all go on from the same checkpoint
     trainer.add_callback(log)
     trainer.add_callback(Seal())
-    trainer.add_callback(Snapshots(folder, len(steps), config.snapshots))
+    trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     if trainer.state.global_step < len(steps):
         raise InterruptedError(
             f"training stopped at step {trainer.state.global_step} of {len(steps)}: the parent process ended"
         )
-    return model
+    return trainer
 
 
-def _arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
+def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engine = ONE_PROCESS) -> TrainingArguments:
+    """The Trainer's arguments for a configuration on an engine.
+
+    As long as they live, a model that is loaded under ZeRO-3 is dealt to the ranks at once.
+    """
+    deepspeed = {}
+    if engine.zero is not None:
+        skip_compiled_operations()
+        options = {"accumulation": config.accumulation, "max_grad_norm": config.max_grad_norm}
+        deepspeed = {"deepspeed": deepspeed_config(engine, **options)}
     return TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulation,
         learning_rate=config.learning_rate, lr_scheduler_type=config.schedule,
@@ -210,7 +251,16 @@ def _arguments(config: TrainingConfig, folder: Path) -> TrainingArguments:
         save_strategy="steps", save_steps=config.checkpoint_every, save_total_limit=2, logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, average_tokens_across_devices=False, max_steps=1,
+        bf16=engine.bf16, gradient_checkpointing=engine.gradient_checkpointing, **deepspeed,
     )  # fmt: skip
+
+
+def _drop_damaged_checkpoints(work: Path) -> None:
+    # the engine goes on from the checkpoint with the highest number, whole or not
+    for checkpoint in work.glob("checkpoint-*"):
+        if not seals.is_sealed(checkpoint):
+            print(f"{checkpoint.name} is damaged or was cut short; training goes on from the one before")
+            shutil.rmtree(checkpoint)
 
 
 def _below_one(ratio: float) -> float:

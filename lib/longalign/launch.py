@@ -1,0 +1,202 @@
+"""From one YAML file to a training on any number of devices, and what it will take before it is started.
+
+    python -m longalign.launch job.yaml --out trained --dry-run       (longalign train)
+
+The file holds `model` (a folder or a name on the Hub), `data` (a token store), `training` (the fields of
+`trainer.TrainingConfig`), `engine` (those of `engine.Engine`), and for a longer context `rope_factor` and `max_length`.
+A job that was interrupted goes on where it was; the same job is done once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from longalign import crew, paths, ranks, strict_yaml
+from longalign.batching import summarize
+from longalign.cost import decoder_cost, micro_batch_costs
+from longalign.engine import Engine, deepspeed_config
+from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
+from longalign.plan import Plan
+from longalign.profiles import ProfileError, typed
+from longalign.runs import Run
+from longalign.store import TokenStore
+from longalign.trainer import TrainingConfig, make_plans
+
+A800 = 312.0
+"""TFLOP/s of the paper's devices in bf16, by their data sheet."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, how, and where; paths as in the file."""
+
+    model: str
+    data: str
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    engine: Engine = field(default_factory=Engine)
+    rope_factor: float = 1.0
+    max_length: int | None = None
+
+    def run(self) -> Run:
+        """The training run; equal jobs are equal runs."""
+        engine = asdict(self.engine) if self.engine != Engine() else {}
+        return Run(
+            Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
+            max_length=self.max_length, engine=engine,
+        )  # fmt: skip
+
+
+def load_job(path: Path | str) -> Job:
+    """The job in a YAML file. Raises ProfileError, naming file and key, for what is unknown, missing or cannot be."""
+    where = str(path)
+    try:
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
+        job = typed(data, Job, where=where)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ProfileError(f"{where}: {error.strerror}") from None
+    except ProfileError:
+        raise
+    except ValueError as error:
+        raise ProfileError(f"{where}: engine: {error}") from None
+    for key, value in (("model", job.model), ("data", job.data)):
+        if not Path(value).is_dir():
+            raise ProfileError(f"{where}: {key} is {value}, where there is no folder")
+    return job
+
+
+def model_shape(folder: Path | str) -> ModelShape:
+    """The shape of a saved model, of which no weight is read."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum({id(p): p.numel() for p in model.parameters()}.values())
+    return ModelShape(parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size)
+
+
+def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:
+    """Positions that are computed and targets, each of the micro-batch that has most."""
+    positions = targets = 0
+    for step in (step for plan in plans for step in plan.steps):
+        for batch in (batch for batches in step.micro_batches for batch in batches):
+            rows = [sum(int(plans[0].lengths[i]) for i in row) for row in batch]
+            padded = sum(rows) if plans[0].method == "packing" else len(rows) * max(rows, default=0)
+            positions = max(positions, padded)
+            targets = max(targets, sum(int(target_counts[i]) for row in batch for i in row))
+    return positions, targets
+
+
+def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
+    """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
+    store, run = TokenStore(Path(job.data)), job.run()
+    plans = make_plans(store, job.training, ranks=job.engine.world_size)
+    yield f"job: {json.dumps(asdict(job), indent=2)}"
+    if job.engine.zero is not None:
+        options = {"accumulation": job.training.accumulation, "max_grad_norm": job.training.max_grad_norm}
+        yield f"deepspeed: {json.dumps(deepspeed_config(job.engine, **options), indent=2)}"
+    hosts = ranks.allocated() or [f"node{number}" for number in range(job.engine.nodes)]
+    yield f"command: {shlex.join(ranks.command(job.engine, 'longalign.runs', f'{run.folder}/job.json', hosts=hosts))}"
+    shape, found = model_shape(job.model), estimated(job, store, plans)
+    parts = {name: value for name, value in asdict(found).items() if name != "node"}
+    yield (
+        f"memory of a device: about {found.device:.2f} GiB ("
+        + ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+        + f"), of a node {found.node:.2f} GiB; an estimate"
+    )
+    steps = [step for plan in plans for step in plan.steps][: job.training.steps or None]
+    tokens = sum(int(store.lengths[i]) for step in steps for i in step.sequences)
+    summary = summarize(plans[0])
+    yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']} sequences a step"
+    hours = training_hours(job, plans, shape, tflops=tflops, utilisation=utilisation) * len(steps)
+    hours /= max(1, sum(len(plan.steps) for plan in plans))
+    yield (
+        f"about {hours:.2g} hours on {job.engine.world_size} devices of {tflops:g} TFLOP/s used at {utilisation:.0%}; "
+        "an estimate"
+    )
+
+
+def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
+    """The memory that the job is going to take of each device."""
+    positions, targets = largest_micro_batch(plans, store.target_counts)
+    return footprint(model_shape(job.model), job.engine, positions=positions, targets=targets)
+
+
+def training_hours(job: Job, plans: list[Plan], shape: ModelShape, *, tflops: float, utilisation: float) -> float:
+    """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every step."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(job.model)
+    cost = decoder_cost(
+        hidden_size=shape.hidden_size, layers=shape.layers, intermediate_size=config.intermediate_size,
+        vocab_size=shape.vocab_size,
+    )  # fmt: skip
+    again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
+    flops = sum(float(micro_batch_costs(plan, cost).sum(axis=2).max(axis=1).sum()) for plan in plans) * again
+    return flops / (tflops * 1e12 * utilisation) / 3600
+
+
+def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
+    """Raises ValueError, saying what would fit, when this machine has too few devices or too little memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    there, needed = torch.cuda.device_count(), job.engine.ranks
+    if there < needed:
+        raise ValueError(f"the engine has {needed} ranks a node, this one {there} GPUs: set engine.ranks to {there}")
+    device = min(torch.cuda.mem_get_info(number)[1] for number in range(needed)) / 2**30
+    found = estimated(job, store, plans).device
+    if found > device:
+        positions, targets = largest_micro_batch(plans, store.target_counts)
+        fits = smallest_that_fits(
+            model_shape(job.model), job.engine, positions=positions, targets=targets, device=device
+        )
+        offer = f"this would fit: {asdict(fits)}" if fits else "nothing on these devices would fit: take more of them"
+        raise ValueError(f"about {found:.1f} GiB are needed of each device, which have {device:.1f}; {offer}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train the job of a file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m longalign.launch", description=__doc__.splitlines()[0])
+    parser.add_argument("job", type=Path, help="a YAML file")
+    parser.add_argument("--out", type=Path, help="folder for what is trained (default: results/run)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and what it would take")
+    parser.add_argument("--tflops", type=float, default=A800, help=f"of a device, for the hours (default: {A800:g})")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of them that is used (default: 0.4)")
+    options = parser.parse_args(arguments)
+    if options.out:
+        os.environ["LONGALIGN_RUNS"] = str(options.out.resolve())
+    try:
+        job = load_job(options.job)
+        if options.dry_run:
+            for text in describe(job, tflops=options.tflops, utilisation=options.utilisation):
+                print(text)
+            return 0
+        store = TokenStore(Path(job.data))
+        check_devices(job, store, make_plans(store, job.training, ranks=job.engine.world_size))
+        run = job.run()
+        crew.execute_all([run])
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"longalign.launch: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        return 130
+    print(f"trained: {paths.relative(run.model)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

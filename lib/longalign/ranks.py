@@ -1,0 +1,101 @@
+"""Starts the processes of a training, one a device, and ends them together: the only module that knows torchrun.
+
+The price: a start costs ten to thirty seconds, most of them imports and DeepSpeed's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from longalign import paths
+from longalign.engine import Engine
+
+ASKED_BY = "LONGALIGN_ASKED_BY"
+"""Environment variable of the ranks: the process that started them, without which nobody waits for them."""
+HOSTS = "SLURM_JOB_NODELIST"
+PORT = 29_400
+
+
+def command(engine: Engine, module: str, *arguments: str, hosts: Sequence[str] = ()) -> list[str]:
+    """What a node runs to be its part of the engine: `python -m module arguments` for each of its ranks.
+
+    `hosts` are the nodes, the first of which the others meet at; on one node none are needed. Raises ValueError when
+    there are fewer of them than the engine has nodes.
+
+    >>> command(Engine(ranks=2), "longalign.runs", "job.json")[1:]
+    ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'longalign.runs', 'job.json']
+    """
+    where = ["--standalone"]
+    if engine.nodes > 1:
+        if len(hosts) < engine.nodes:
+            raise ValueError(f"the engine has {engine.nodes} nodes, but {len(hosts)} are at hand: {', '.join(hosts)}")
+        where = [f"--nnodes={engine.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={hosts[0]}:{PORT}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={engine.ranks}"]
+    return [*torchrun, "-m", module, *arguments]
+
+
+def run(engine: Engine, module: str, *arguments: str, log: Path) -> None:
+    """Run the ranks to their end; their output goes to `log`.
+
+    Raises RuntimeError, in one line that names the cause and the log, when one of them fails; the others are ended
+    then.
+    """
+    environment = {
+        **os.environ, "TOKENIZERS_PARALLELISM": "false", "DS_BUILD_OPS": "0", ASKED_BY: str(os.getpid()),
+    }  # fmt: skip
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    parent, began = os.getppid(), log.stat().st_size if log.exists() else 0
+    with log.open("a") as told:
+        process = subprocess.Popen(
+            command(engine, module, *arguments, hosts=allocated()), stdout=told, stderr=subprocess.STDOUT,
+            env=environment,
+        )  # fmt: skip
+        try:
+            while process.poll() is None:
+                if os.getppid() != parent:
+                    raise InterruptedError("the process that asked for this training has ended")
+                time.sleep(0.1)
+        finally:
+            process.terminate()  # torchrun ends its ranks
+            process.wait()
+    if process.returncode:
+        lines = log.read_bytes()[began:].decode(errors="replace").splitlines()
+        # the one that failed first; what the others say of their lost connection comes later
+        told = (re.search(r"Signal \d+ \(\w+\)|\w+(Error|Exception): .*", line) for line in lines)
+        causes = [found[0] for found in told if found]
+        cause = next(iter([c for c in causes if c.startswith("Signal 9")] or causes), f"exit {process.returncode}")
+        raise RuntimeError(f"one of {engine.world_size} processes failed: {cause}; the log is {paths.relative(log)}")
+
+
+def allocated() -> list[str]:
+    """The hosts of the Slurm allocation that this process is in; none outside of one."""
+    if HOSTS not in os.environ:
+        return []
+    told = subprocess.run(["scontrol", "show", "hostnames", os.environ[HOSTS]], capture_output=True, text=True)
+    return told.stdout.split()
+
+
+def leave_with_the_asker() -> None:
+    """In a rank: end when the process that started the ranks has gone, at whatever moment that is."""
+    asker = int(os.environ.get(ASKED_BY, "0"))
+    if not asker:
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(asker, 0)
+            except ProcessLookupError:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1.0)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,85 @@
+"""One rank of `test_engine.py`: trains every method on every engine of its list and keeps losses and gradients.
+
+    torchrun engines.py FOLDER            two ranks, all engines
+    python engines.py FOLDER              one plain process: what the others are held to
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longalign.engine import Engine
+from longalign.store import TokenStore
+from longalign.trainer import PlanTrainer, TrainingConfig, train, training_arguments
+from test_trainer import CONFIG, fresh_model
+
+RANKS, ACCUMULATION = 2, 3
+METHODS = {
+    "naive": {"method": "naive"},
+    "sorted": {"method": "sorted"},
+    "packing": {"method": "packing", "weighting": "eq3"},
+    "packing + loss weighting": {"method": "packing"},
+}
+ENGINES = {
+    "ZeRO 0": Engine(ranks=RANKS, zero=0),
+    "ZeRO 1": Engine(ranks=RANKS, zero=1),
+    "ZeRO 2": Engine(ranks=RANKS, zero=2),
+    "ZeRO 3": Engine(ranks=RANKS, zero=3),
+    "ZeRO 3, offload": Engine(ranks=RANKS, zero=3, offload="all"),
+}
+
+
+def config(method: str, *, ranks: int) -> TrainingConfig:
+    """Small steps that are clipped; what two ranks do at a time, one does in its rows, or (packs) one after another."""
+    packed, times = "packing" in method, RANKS // ranks
+    return replace(
+        CONFIG, **METHODS[method], epochs=2, steps=4, max_grad_norm=0.5, rows=1 if packed else times,
+        accumulation=ACCUMULATION * (times if packed else 1),
+    )  # fmt: skip
+
+
+def keep_first_gradients(kept: dict[str, np.ndarray]) -> None:
+    """Have the next training put the gradients of its first step, before they are clipped, into `kept`."""
+    from deepspeed import DeepSpeedEngine
+    from deepspeed.utils import safe_get_full_grad
+
+    plain, engine = PlanTrainer._clip_grad_norm, DeepSpeedEngine.step
+
+    def clip(self, model):
+        if not kept:
+            kept.update({name: p.grad.numpy().copy() for name, p in model.named_parameters()})
+        return plain(self, model)
+
+    def step(self, *arguments, **options):
+        if not kept and self.is_gradient_accumulation_boundary():
+            kept.update({name: safe_get_full_grad(p).numpy().copy() for name, p in self.module.named_parameters()})
+        return engine(self, *arguments, **options)
+
+    PlanTrainer._clip_grad_norm, DeepSpeedEngine.step = clip, step
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    store = TokenStore(folder / "store")
+    for name, engine in ENGINES.items() if ranks > 1 else [("alone", Engine())]:
+        for method in METHODS:
+            kept: dict[str, np.ndarray] = {}
+            keep_first_gradients(kept)
+            target = folder / name / method
+            settings = config(method, ranks=ranks)
+            arguments = training_arguments(settings, target, engine)
+            trainer = train(fresh_model(), store, settings, target, arguments=arguments)
+            trainer.write_model(target / "model")
+            if os.environ.get("RANK", "0") == "0":
+                np.savez(target / "gradients.npz", **kept)
+                (target / "done.json").write_text(json.dumps({"ranks": ranks}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,94 @@
+"""DeepSpeed under the one training engine: two real ranks follow a single process at every stage of ZeRO."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines import ENGINES, METHODS
+from longalign.engine import Engine, deepspeed_config
+from longalign.events import read_events
+from longalign.models import load_model
+from longalign.ranks import command
+from test_trainer import make_store
+
+both = pytest.mark.parametrize(("engine", "method"), [(e, m) for e in ENGINES for m in METHODS])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("engines")
+    make_store(folder / "store")
+    script = str(Path(__file__).with_name("engines.py"))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for start in ([sys.executable], torchrun):
+        done = subprocess.run(
+            [*start, script, str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.slow
+@both
+def test_two_ranks_under_deepspeed_train_as_one_process(folder, engine, method):
+    """Losses and gradient norms of clipped, accumulated steps, the first step's gradients, the model at the end."""
+    expected, got = (read_events(folder / name / method / "events.jsonl") for name in ("alone", engine))
+    assert len(got) == len(expected) == 4 and expected[0]["grad_norm"] > 0.5, "what is not clipped shows no clipping"
+    assert [event["loss"] for event in got] == pytest.approx([event["loss"] for event in expected], rel=1e-5)
+    if engine != "ZeRO 0":  # which reports none
+        norms = [event["grad_norm"] for event in expected]
+        assert [event["grad_norm"] for event in got] == pytest.approx(norms, rel=1e-5)
+    first, second = (np.load(folder / name / method / "gradients.npz") for name in ("alone", engine))
+    assert sorted(first) == sorted(second)
+    for name in first:
+        scale = np.abs(first[name]).max()
+        assert np.abs(first[name] - second[name]).max() <= 1e-7 + 1e-6 * scale, name
+    alone, together = (load_model(folder / name / method / "model") for name in ("alone", engine))
+    ids = torch.arange(2, 26)[None]
+    with torch.no_grad():
+        assert torch.allclose(alone(ids).logits, together(ids).logits, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_methods_do_not_train_alike(folder):
+    """Negative control: a loss that forgot its weights or its batches would make them equal."""
+    losses = {m: tuple(e["loss"] for e in read_events(folder / "alone" / m / "events.jsonl")) for m in METHODS}
+    assert len(set(losses.values())) == len(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"ranks": 0}, "ranks 0"), ({"zero": 4}, "the stages 0, 1, 2 and 3"), ({"offload": "disk"}, "'disk'"),
+        ({"offload": "optimizer", "zero": 0}, "needs zero: 1, 2 or 3"),
+        ({"offload": "all", "zero": 2}, "needs zero: 3"),
+    ],
+)  # fmt: skip
+def test_an_engine_that_cannot_be_is_refused_in_one_line(fields, told):
+    with pytest.raises(ValueError, match=told) as caught:
+        Engine(**fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_deepspeed_is_told_every_value():
+    engine = Engine(nodes=2, ranks=4, zero=3, offload="all", bf16=True)
+    config = deepspeed_config(engine, accumulation=3, max_grad_norm=1)
+    assert config["train_batch_size"] == 24 and config["gradient_clipping"] == 1 and config["bf16"]["enabled"]
+    assert config["zero_optimization"]["offload_param"] == config["zero_optimization"]["offload_optimizer"]
+    assert "auto" not in str(config)
+    with pytest.raises(ValueError, match="no DeepSpeed"):
+        deepspeed_config(Engine(), accumulation=1, max_grad_norm=1)
+
+
+def test_several_nodes_meet_at_the_first_and_too_few_are_refused():
+    engine = Engine(nodes=2, ranks=8, zero=3)
+    made = command(engine, "longalign.runs", "job.json", hosts=["a1", "a2"])
+    assert "--nnodes=2" in made and "--nproc-per-node=8" in made and any("=a1:" in part for part in made)
+    with pytest.raises(ValueError, match="2 nodes, but 1 are at hand: a1"):
+        command(engine, "longalign.runs", hosts=["a1"])

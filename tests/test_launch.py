@@ -1,0 +1,157 @@
+"""A training job from a file: what it will take, refusals in one line, and two real ranks that are killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+
+from longalign import launch, paths
+from longalign.engine import Engine
+from longalign.events import read_events
+from longalign.footprint import GIB, ModelShape, footprint, smallest_that_fits
+from longalign.models import load_model
+from longalign.profiles import ProfileError
+from longalign.runs import Run
+from test_trainer import make_store
+
+TRAINING = {"capacity": 24, "accumulation": 2, "epochs": 6, "checkpoint_every": 3}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job file on a short base and its folder; `job(zero=2)` has that engine on two ranks."""
+    make_store(tmp_path / "store")
+
+    def write(name="job", **engine):
+        engine = {"ranks": 2, **engine} if engine else {}
+        data = {"model": str(paths.bases() / "mini-6b"), "data": str(tmp_path / "store"), "training": TRAINING}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**data, "engine": engine}))
+        return path
+
+    return write
+
+
+def start(job, *options):
+    command = [sys.executable, "-m", "longalign.launch", str(job), "--out", str(job.parent / "trained"), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def trained(job):
+    """The run of a job in its folder."""
+    (folder,) = (job.parent / "trained" / "trained").iterdir()
+    return folder
+
+
+def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
+    path = job(zero=3, offload="all", gradient_checkpointing=True)
+    assert launch.main([str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert '"offload_param"' in told and '"train_batch_size": 4' in told and "--nproc-per-node=2" in told
+    assert "memory of a device: about" in told and "an estimate" in told
+    plans = launch.make_plans(launch.TokenStore(path.parent / "store"), launch.load_job(path).training, ranks=2)
+    steps = [step for plan in plans for step in plan.steps]
+    tokens = sum(int(plans[0].lengths[i]) for step in steps for i in step.sequences)
+    assert f"{len(steps)} steps, {tokens:,} tokens" in told and " hours on 2 devices of 312 TFLOP/s" in told
+    assert sorted(path.parent.iterdir()) == [path, path.parent / "store"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"modle": "x"}, "unknown key modle: did you mean 'model'"),
+        ({"model": "nowhere"}, "model is nowhere, where there is no folder"),
+        ({"engine": {"zero": 9}}, "ZeRO has the stages 0, 1, 2 and 3"),
+        ({"engine": {"rank": 2}}, "engine.rank: did you mean 'ranks'"),
+        ({"training": {"capacity": "many"}}, "training.capacity must be int"),
+        ({"training": {"capacity": 20}}, "over the capacity of 20"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_in_one_line(job, capsys, change, told):
+    path = job()
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
+    assert launch.main([str(path), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1, error
+
+
+def test_what_would_fit_takes_as_little_communication_as_it_can():
+    shape = ModelShape(6_738_415_616, 4096, 32, 32_000)  # Llama-2-7B
+    sizes = {"positions": 65_536, "targets": 4096}
+    engine = Engine(ranks=8, zero=0, bf16=True)
+    assert footprint(shape, engine, **sizes).device > 80
+    fits = smallest_that_fits(shape, engine, device=80, **sizes)
+    assert (fits.zero, fits.offload, fits.gradient_checkpointing) == (1, "none", True)
+    assert footprint(shape, fits, **sizes).device <= 80
+    assert smallest_that_fits(shape, engine, device=1, **sizes) is None
+    offloaded = footprint(shape, Engine(ranks=8, zero=3, offload="all", bf16=True), positions=0, targets=0)
+    assert offloaded.device == 0 and offloaded.node * GIB == pytest.approx(16 * shape.parameters, rel=1e-6)
+
+
+def test_the_key_of_a_run_without_an_engine_is_as_it_was(job):
+    path = job(zero=2)
+    run = launch.load_job(path).run()
+    alone = Run(run.label, run.store, run.training, start=run.start)
+    assert run.key != alone.key and launch.load_job(job("alone")).run().key == alone.key
+
+
+@pytest.mark.slow
+def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_and_loads(job):
+    quiet, path = job("quiet", zero=2), job("killed", zero=2)
+    quiet_folder = quiet.parent / "whole"
+    status = subprocess.run(
+        [sys.executable, "-m", "longalign.launch", str(quiet), "--out", str(quiet_folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert status.returncode == 0 and "trained: " in status.stdout, status.stderr
+    (whole,) = (quiet_folder / "trained").iterdir()
+    process, checkpoints = start(path), []
+    while process.poll() is None and not checkpoints:
+        time.sleep(0.02)
+        checkpoints = list(path.parent.glob("trained/trained/*/work/checkpoint-*/sha256.json"))
+    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if "longalign.runs" in p.cmdline()
+             and "torch.distributed.run" not in p.cmdline()]  # fmt: skip
+    assert len(ranks) == 2
+    ranks[1].kill()
+    status, _, told = finish(process)
+    assert status == 1 and "one of 2 processes failed: Signal 9 (SIGKILL)" in told and "Traceback" not in told
+    psutil.wait_procs(ranks, timeout=15)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    status, told, error = finish(start(path))
+    assert status == 0, error
+    losses = [[event["loss"] for event in read_events(folder / "events.jsonl")] for folder in (whole, trained(path))]
+    assert len(losses[0]) > 6 and losses[0] == losses[1]
+    load_model(trained(path) / "model")
+    assert "finished already and reused" in finish(start(path))[1]
+    recorded = json.loads((trained(path) / "record.json").read_text())["run"]
+    assert recorded["engine"] == {**vars(Engine()), "ranks": 2, "zero": 2}
+
+
+@pytest.mark.slow
+def test_ranks_end_with_the_process_that_asked_for_them(job):
+    process = start(job(zero=1))
+    children = []
+    while process.poll() is None and len(children) < 4:  # a worker, torchrun and two ranks
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    psutil.wait_procs(children, timeout=30)
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+
+
+def test_a_job_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(ProfileError, match=r"none.yaml: No such file"):
+        launch.load_job(tmp_path / "none.yaml")
