@@ -78,6 +78,28 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in ("packing", "naive"):
         on_this_rank(Path(sys.argv[1]), name)
+    top, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    try:
+        train(fresh_model(), TokenStore(top / "store"), replace(CONFIG, seed=rank), top / "x")
+    except ValueError as refused:
+        (top / f"refused-{rank}.txt").write_text(str(refused))
+
+
+def test_ranks_that_disagree_on_the_plan_stop_before_the_first_step(folder):
+    told = [(folder / f"refused-{rank}.txt").read_text() for rank in range(RANKS)]
+    assert told[0] == told[1] and "rank 1 has other data or another plan than rank 0" in told[0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_with_its_step_and_sequences_and_keeps_the_checkpoint(folder, tmp_path):
+    store = TokenStore(folder / "store")
+    config = replace(CONFIG, epochs=3, checkpoint_every=1, max_grad_norm=0.0, learning_rate=1e20, warmup_ratio=0.0)
+    with pytest.raises(FloatingPointError, match="the loss of step [2-9] is nan") as caught:
+        train(fresh_model(), store, config, tmp_path)
+    events = read_events(tmp_path / "events.jsonl")
+    steps = [step for plan in make_plans(store, config) for step in plan.steps]
+    assert str(sorted(steps[len(events) - 1].sequences)) in str(caught.value)
+    kept = [int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*")]
+    assert kept and max(kept) == len(events) - 1, "the step before, and not the one that failed"
 
 
 def test_steps_cut_the_epochs_and_the_schedule_ends_with_them(folder, tmp_path):

@@ -8,7 +8,8 @@ from typing import Any
 def read_events(path: Path | str) -> list[dict[str, Any]]:
     """The events so far, `[]` where there are none; a last line that was cut short is left out.
 
-    Keys: step, steps, loss, grad_norm, learning_rate, tokens, seconds, cpu_seconds (all but the first four are totals).
+    Keys: step, steps, loss, grad_norm, learning_rate, tokens, seconds, cpu_seconds (these three are totals), memory_mb
+    (the largest so far).
     """
     try:
         lines = Path(path).read_text().splitlines()

@@ -30,6 +30,7 @@ CODE = (
     "planned",
     "store",
     "models",
+    "callbacks",
     "trainer",
 )
 
@@ -64,7 +65,9 @@ class Run:
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
             "data": data, "training": self.training, **({"engine": self.engine} if self.engine else {}),
-            "code": source_hash(*CODE, *(("defects",) if self.training.get("defect") else ())),
+            "code": source_hash(
+                *CODE, *(("defects",) if self.training.get("defect") else ()), *(("engine",) if self.engine else ())
+            ),
         })  # fmt: skip
 
     @property

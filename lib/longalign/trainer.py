@@ -6,25 +6,22 @@ undone by multiplying the local sum by the number of ranks; accumulation adds mi
 plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
 """
 
-import json
-import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 
 from longalign import seals
 from longalign.batching import Plan, make_plan
+from longalign.callbacks import EventLog, Finite, Seal, Snapshots
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, skip_compiled_operations
-from longalign.events import read_events
 from longalign.loss import attach_loss_head, weighted_loss
 from longalign.planned import PlannedDataset
 from longalign.store import TokenStore
@@ -113,69 +110,6 @@ class PlanTrainer(Trainer):
         return Path(folder)
 
 
-class EventLog(TrainerCallback):
-    """Appends one JSON line per optimizer step: step, steps, loss, grad_norm, learning_rate, tokens, seconds,
-    cpu_seconds.
-
-    After a resume the lines past the checkpoint are dropped, and time goes on from the last line kept.
-    """
-
-    def __init__(self, path: Path, tokens_per_step: list[int]):
-        self.path, self.tokens_per_step = path, tokens_per_step
-        self.offset = {"seconds": 0.0, "cpu_seconds": 0.0}
-
-    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
-        kept = [event for event in read_events(self.path) if event["step"] <= state.global_step]
-        if kept:
-            self.offset = {name: kept[-1][name] for name in self.offset}
-        if state.is_world_process_zero:
-            whole = self.path.with_suffix(".part")  # in one step: who is killed meanwhile loses no line
-            whole.write_text("".join(json.dumps(event) + "\n" for event in kept))
-            whole.replace(self.path)
-        self.tokens = sum(self.tokens_per_step[: state.global_step])
-        self.started, self.cpu_started = time.perf_counter(), time.process_time()
-        self.parent = os.getppid()
-
-    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        if not logs or "loss" not in logs or not state.is_world_process_zero:
-            return
-        self.tokens += self.tokens_per_step[state.global_step - 1]
-        event = {
-            "step": state.global_step, "steps": state.max_steps, "loss": logs["loss"],
-            "grad_norm": logs.get("grad_norm"), "learning_rate": logs["learning_rate"], "tokens": self.tokens,
-            "seconds": round(self.offset["seconds"] + time.perf_counter() - self.started, 3),
-            "cpu_seconds": round(self.offset["cpu_seconds"] + time.process_time() - self.cpu_started, 3),
-        }  # fmt: skip
-        with self.path.open("a") as file:
-            file.write(json.dumps(event) + "\n")
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
-        # A notebook that was killed must not leave its training processes behind.
-        control.should_training_stop |= os.getppid() != self.parent
-
-
-class Seal(TrainerCallback):
-    """Seals every checkpoint: only a sealed one is gone on from."""
-
-    def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
-        if args.world_size > 1:
-            torch.distributed.barrier()  # every rank has written its part
-        if state.is_world_process_zero:
-            seals.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
-
-
-class Snapshots(TrainerCallback):
-    """Keeps the model at `count` evenly spaced steps, the last one included, as `snapshots/step-00042` and so on."""
-
-    def __init__(self, trainer: PlanTrainer, folder: Path, steps: int, count: int):
-        self.trainer, self.folder = trainer, folder
-        self.steps = {round(steps * (i + 1) / count) for i in range(count)} - {0}
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
-        if state.global_step in self.steps:
-            self.trainer.write_model(self.folder / "snapshots" / f"step-{state.global_step:05d}")
-
-
 def train(
     model: PreTrainedModel,
     store: TokenStore,
@@ -219,8 +153,9 @@ def train(
     if args.process_index == 0:
         _drop_damaged_checkpoints(folder)
     if args.world_size > 1:
-        torch.distributed.barrier()  # all go on from the same checkpoint
+        _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
     trainer.add_callback(log)
+    trainer.add_callback(Finite(steps))
     trainer.add_callback(Seal())
     trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
@@ -251,8 +186,20 @@ def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engin
         save_strategy="steps", save_steps=config.checkpoint_every, save_total_limit=2, logging_steps=1,
         logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, remove_unused_columns=False,
         dataloader_pin_memory=False, average_tokens_across_devices=False, max_steps=1,
-        bf16=engine.bf16, gradient_checkpointing=engine.gradient_checkpointing, **deepspeed,
+        bf16=engine.bf16, **({"gradient_checkpointing": True} if engine.gradient_checkpointing else {}), **deepspeed,
     )  # fmt: skip
+
+
+def _agree(*mine: str) -> None:
+    """Raises ValueError on every rank unless all of them have the same data and the same plans."""
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    others = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
+    if others:
+        raise ValueError(
+            f"rank {others[0]} has other data or another plan than rank 0 ({len(others)} of {len(everyone)} ranks "
+            "differ): give all nodes the same token store and the same settings"
+        )
 
 
 def _drop_damaged_checkpoints(work: Path) -> None:
