@@ -46,14 +46,14 @@ ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
-.PHONY: help reproduce side-by-side one-by-one verify smoke notebook lab test test-long test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce side-by-side one-by-one verify smoke notebook lab test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEEDS=n] [JOBS=$(JOBS)] [PYTHON=$(PYTHON)]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 reproduce: $(READY) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
 	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
@@ -75,12 +75,15 @@ lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not gpu and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not cluster and not gpu and not browser" $(ARGS)
 
 test-long: $(TEST) ## run the long tests: processes that are killed, disks that are full, all notebooks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
 
-test-all: test test-long test-browser ## run all tests
+test-cluster: $(TEST) ## run the tests of DeepSpeed on two real processes
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster $(ARGS)
+
+test-all: test test-long test-cluster test-browser ## run all tests
 
 test-browser: $(TEST) ## run two notebooks in JupyterLab in a real browser
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 @both
 def test_two_ranks_under_deepspeed_train_as_one_process(folder, engine, method):
     """Losses and gradient norms of clipped, accumulated steps, the first step's gradients, the model at the end."""
@@ -55,7 +55,7 @@ def test_two_ranks_under_deepspeed_train_as_one_process(folder, engine, method):
         assert torch.allclose(alone(ids).logits, together(ids).logits, atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_the_methods_do_not_train_alike(folder):
     """Negative control: a loss that forgot its weights or its batches would make them equal."""
     losses = {m: tuple(e["loss"] for e in read_events(folder / "alone" / m / "events.jsonl")) for m in METHODS}

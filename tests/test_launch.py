@@ -107,7 +107,7 @@ def test_the_key_of_a_run_without_an_engine_is_as_it_was(job):
     assert run.key != alone.key and launch.load_job(job("alone")).run().key == alone.key
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_and_loads(job):
     quiet, path = job("quiet", zero=2), job("killed", zero=2)
     quiet_folder = quiet.parent / "whole"
@@ -139,7 +139,7 @@ def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_and_loads(job):
     assert recorded["engine"] == {**vars(Engine()), "ranks": 2, "zero": 2}
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_ranks_end_with_the_process_that_asked_for_them(job):
     process = start(job(zero=1))
     children = []
