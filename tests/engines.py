@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from longalign.engine import Engine
+from longalign.ranks import leave
 from longalign.store import TokenStore
 from longalign.trainer import PlanTrainer, TrainingConfig, train, training_arguments
 from test_trainer import CONFIG, fresh_model
@@ -83,3 +84,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave()

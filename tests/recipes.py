@@ -11,6 +11,7 @@ import transformers
 
 from conftest import gradients, random_sequences, tiny_llama
 from eq2 import LENGTHS
+from longalign.ranks import leave
 
 ACCUMULATION, CAPACITY, RANKS = 3, 24, 2
 
@@ -115,3 +116,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for recipe in ("trainer", "sft"):
         run(recipe, sys.argv[1])
+    leave()

@@ -16,6 +16,7 @@ import torch
 from longalign.chat import Encoded
 from longalign.events import read_events
 from longalign.models import load_model, new_model
+from longalign.ranks import leave
 from longalign.store import TokenStore, write_store
 from longalign.trainer import TrainingConfig, make_plans, train
 
@@ -83,6 +84,7 @@ if __name__ == "__main__":
         train(fresh_model(), TokenStore(top / "store"), replace(CONFIG, seed=rank), top / "x")
     except ValueError as refused:
         (top / f"refused-{rank}.txt").write_text(str(refused))
+    leave()
 
 
 def test_ranks_that_disagree_on_the_plan_stop_before_the_first_step(folder):

@@ -185,6 +185,7 @@ def main(job: Path) -> None:
     """Be one rank of the run in `job`."""
     ranks.leave_with_the_asker()
     _train(Run(**json.loads(job.read_text())))
+    ranks.leave()
 
 
 if __name__ == "__main__":
