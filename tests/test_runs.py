@@ -161,6 +161,16 @@ def test_a_finished_run_whose_files_were_damaged_is_trained_again(store, capsys,
     assert run.finished and {file: file.read_bytes() for file in _models(run)} == whole
 
 
+def test_a_damaged_run_is_not_finished_before_all_its_files_are_written_anew(store, monkeypatch):
+    run = packed(store, snapshots=3)
+    execute(run)
+    run.model.joinpath("model.safetensors").unlink()
+    finish, finished = runs._finish, []
+    monkeypatch.setattr("longalign.runs._finish", lambda *given: (finished.append(run.finished), finish(*given)))
+    execute(run)
+    assert finished == [False] and run.finished
+
+
 def test_a_run_that_was_killed_among_its_last_files_has_all_its_snapshots(store, monkeypatch):
     run = packed(store, snapshots=3)
     with monkeypatch.context() as broken:

@@ -58,6 +58,8 @@ def execute(job: Job, *, place: Callable[[], AbstractContextManager] = nullconte
         return
     with record.alone(job.folder / "lock"):
         if not job.finished:
+            # a record of files that were damaged: it would hold again before all of them are written anew
+            (job.folder / "record.json").unlink(missing_ok=True)
             with place():
                 job.perform()
 
