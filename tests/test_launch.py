@@ -17,7 +17,6 @@ from longalign.events import read_events
 from longalign.footprint import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.models import load_model
 from longalign.profiles import ProfileError
-from longalign.runs import Run
 from test_trainer import make_store
 
 TRAINING = {"capacity": 24, "accumulation": 2, "epochs": 6, "checkpoint_every": 3}
@@ -59,9 +58,9 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
     path = job(zero=3, offload="all", gradient_checkpointing=True)
     assert launch.main([str(path), "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert '"offload_param"' in told and '"train_batch_size": 4' in told and "--nproc-per-node=2" in told
+    assert '"offload_param"' in told and '"train_batch_size": 2' in told and "--nproc-per-node=2" in told
     assert "memory of a device: about" in told and "an estimate" in told
-    plans = launch.make_plans(launch.TokenStore(path.parent / "store"), launch.load_job(path).training, ranks=2)
+    plans = launch.load_job(path).plans(launch.TokenStore(path.parent / "store"))
     steps = [step for plan in plans for step in plan.steps]
     tokens = sum(int(plans[0].lengths[i]) for step in steps for i in step.sequences)
     assert f"{len(steps)} steps, {tokens:,} tokens" in told and " hours on 2 devices of 312 TFLOP/s" in told
@@ -100,16 +99,21 @@ def test_what_would_fit_takes_as_little_communication_as_it_can():
     assert offloaded.device == 0 and offloaded.node * GIB == pytest.approx(16 * shape.parameters, rel=1e-6)
 
 
-def test_the_key_of_a_run_without_an_engine_is_as_it_was(job):
-    path = job(zero=2)
-    run = launch.load_job(path).run()
-    alone = Run(run.label, run.store, run.training, start=run.start)
-    assert run.key != alone.key and launch.load_job(job("alone")).run().key == alone.key
+def test_the_key_of_a_run_is_the_same_on_every_engine_that_computes_the_same(job):
+    run, alone = launch.load_job(job(zero=2)).run(), launch.load_job(job("alone")).run()
+    assert run.engine != alone.engine and run.key == alone.key
+    assert launch.load_job(job("rounded", zero=2, bf16=True)).run().key != run.key
+
+
+def test_ranks_that_cannot_share_a_step_evenly_are_refused(job, capsys):
+    assert launch.main([str(job(ranks=3, zero=2)), "--dry-run"]) == 2
+    assert "accumulation is 2" in (told := capsys.readouterr().err) and "make it a multiple of 3" in told
 
 
 @pytest.mark.cluster
-def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_and_loads(job):
-    quiet, path = job("quiet", zero=2), job("killed", zero=2)
+@pytest.mark.parametrize(("zero", "ranks"), [(2, 2), (2, 1), (3, 1)])
+def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_on_as_many_ranks_or_fewer(job, zero, ranks):
+    quiet, path = job("quiet", zero=zero), job("killed", zero=zero)
     quiet_folder = quiet.parent / "whole"
     status = subprocess.run(
         [sys.executable, "-m", "longalign.launch", str(quiet), "--out", str(quiet_folder)],
@@ -121,22 +125,27 @@ def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_and_loads(job):
     while process.poll() is None and not checkpoints:
         time.sleep(0.02)
         checkpoints = list(path.parent.glob("trained/trained/*/work/checkpoint-*/sha256.json"))
-    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if "longalign.runs" in p.cmdline()
-             and "torch.distributed.run" not in p.cmdline()]  # fmt: skip
-    assert len(ranks) == 2
-    ranks[1].kill()
+    running = [p for p in psutil.Process(process.pid).children(recursive=True) if "longalign.runs" in p.cmdline()
+               and "torch.distributed.run" not in p.cmdline()]  # fmt: skip
+    assert len(running) == 2
+    running[1].kill()
     status, _, told = finish(process)
     assert status == 1 and "one of 2 processes failed: Signal 9 (SIGKILL)" in told and "Traceback" not in told
-    psutil.wait_procs(ranks, timeout=15)
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    psutil.wait_procs(running, timeout=15)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in running)
+    job("killed", zero=zero, ranks=ranks)
     status, told, error = finish(start(path))
     assert status == 0, error
-    losses = [[event["loss"] for event in read_events(folder / "events.jsonl")] for folder in (whole, trained(path))]
-    assert len(losses[0]) > 6 and losses[0] == losses[1]
+    expected, got = (read_events(folder / "events.jsonl") for folder in (whole, trained(path)))
+    assert len(expected) > 6 and [event["tokens"] for event in got] == [event["tokens"] for event in expected]
+    # the same ranks add in the same order; the updates of an optimizer that lost a state would drift apart
+    tolerance = 0 if ranks == 2 else 1e-5
+    losses = [event["loss"] for event in expected]
+    assert [event["loss"] for event in got] == pytest.approx(losses, rel=tolerance, abs=0)
     load_model(trained(path) / "model")
     assert "finished already and reused" in finish(start(path))[1]
     recorded = json.loads((trained(path) / "record.json").read_text())["run"]
-    assert recorded["engine"] == {**vars(Engine()), "ranks": 2, "zero": 2}
+    assert recorded["engine"] == {**vars(Engine()), "ranks": ranks, "zero": zero}
 
 
 @pytest.mark.cluster

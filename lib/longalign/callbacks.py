@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from longalign import record, seals
+from longalign import checkpoints, record
 from longalign.events import read_events
 from longalign.plan import Step
 
@@ -75,13 +75,19 @@ class Finite(TrainerCallback):
 
 
 class Seal(TrainerCallback):
-    """Seals every checkpoint: only a sealed one is gone on from."""
+    """Seals every checkpoint: only a sealed one is gone on from. Mends what is amiss with one that was loaded."""
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if args.deepspeed and args.deepspeed["checkpoint"]["load_universal"]:
+            checkpoints.separate_steps(optimizer.optimizer.optimizer, args.weight_decay)
 
     def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         if args.world_size > 1:
             torch.distributed.barrier()  # every rank has written its part
         if state.is_world_process_zero:
-            seals.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            zero = args.deepspeed["zero_optimization"]["stage"] if args.deepspeed else None
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoints.finish(checkpoint, world_size=args.world_size, zero=zero)
 
 
 class Snapshots(TrainerCallback):

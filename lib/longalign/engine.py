@@ -54,11 +54,14 @@ class Engine:
 ONE_PROCESS = Engine()
 
 
-def deepspeed_config(engine: Engine, *, accumulation: int, max_grad_norm: float) -> dict[str, Any]:
+def deepspeed_config(
+    engine: Engine, *, accumulation: int, max_grad_norm: float, universal: bool = False
+) -> dict[str, Any]:
     """DeepSpeed's JSON, every value written out. A micro-batch is one element of a plan, whatever its rows.
 
     The optimizer is torch's AdamW, offloaded or not, so that no kernel has to be compiled and every stage takes the
-    same steps; the price is that an offloaded step is slower than with DeepSpeed's own.
+    same steps; the price is that an offloaded step is slower than with DeepSpeed's own. `universal` goes on from a
+    checkpoint of other ranks that was put together (`longalign.checkpoints`).
 
     Raises ValueError without a stage.
 
@@ -80,7 +83,7 @@ def deepspeed_config(engine: Engine, *, accumulation: int, max_grad_norm: float)
         "train_batch_size": engine.world_size * accumulation, "gradient_clipping": max_grad_norm,
         "bf16": {"enabled": engine.bf16}, "fp16": {"enabled": False}, "zero_optimization": zero,
         "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 1_000_000_000,
+        "checkpoint": {"load_universal": universal}, "steps_per_print": 1_000_000_000,
     }  # fmt: skip
 
 
@@ -91,3 +94,12 @@ def skip_compiled_operations() -> None:
 
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def know_the_ranks() -> None:
+    """Call when torch's ranks have met and before a model is loaded: DeepSpeed deals it to the ranks it knows of."""
+    import deepspeed.comm
+    import torch
+
+    if torch.distributed.is_initialized():
+        deepspeed.comm.init_distributed(torch.distributed.get_backend())

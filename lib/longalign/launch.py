@@ -2,9 +2,10 @@
 
     python -m longalign.launch job.yaml --out trained --dry-run       (longalign train)
 
-The file holds `model` (a folder or a name on the Hub), `data` (a token store), `training` (the fields of
-`trainer.TrainingConfig`), `engine` (those of `engine.Engine`), and for a longer context `rope_factor` and `max_length`.
-A job that was interrupted goes on where it was; the same job is done once.
+The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
+process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `engine.Engine`), and
+for a longer context `rope_factor` and `max_length`. A job that was interrupted goes on where it was, on other ranks if
+need be; the same job is done once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from longalign.plan import Plan
 from longalign.profiles import ProfileError, typed
 from longalign.runs import Run
 from longalign.store import TokenStore
-from longalign.trainer import TrainingConfig, make_plans
+from longalign.trainer import TrainingConfig, dealt, make_plans
 
 A800 = 312.0
 """TFLOP/s of the paper's devices in bf16, by their data sheet."""
@@ -45,6 +46,10 @@ class Job:
     engine: Engine = field(default_factory=Engine)
     rope_factor: float = 1.0
     max_length: int | None = None
+
+    def plans(self, store: TokenStore) -> list[Plan]:
+        """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
+        return make_plans(store, dealt(self.training, self.engine.world_size), ranks=self.engine.world_size)
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
@@ -102,10 +107,10 @@ def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[in
 def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
     store, run = TokenStore(Path(job.data)), job.run()
-    plans = make_plans(store, job.training, ranks=job.engine.world_size)
+    plans = job.plans(store)
     yield f"job: {json.dumps(asdict(job), indent=2)}"
     if job.engine.zero is not None:
-        options = {"accumulation": job.training.accumulation, "max_grad_norm": job.training.max_grad_norm}
+        options = {"accumulation": plans[0].accumulation, "max_grad_norm": job.training.max_grad_norm}
         yield f"deepspeed: {json.dumps(deepspeed_config(job.engine, **options), indent=2)}"
     hosts = ranks.allocated() or [f"node{number}" for number in range(job.engine.nodes)]
     yield f"command: {shlex.join(ranks.command(job.engine, 'longalign.runs', f'{run.folder}/job.json', hosts=hosts))}"
@@ -119,7 +124,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     steps = [step for plan in plans for step in plan.steps][: job.training.steps or None]
     tokens = sum(int(store.lengths[i]) for step in steps for i in step.sequences)
     summary = summarize(plans[0])
-    yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']} sequences a step"
+    yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']:.1f} sequences a step"
     hours = training_hours(job, plans, shape, tflops=tflops, utilisation=utilisation) * len(steps)
     hours /= max(1, sum(len(plan.steps) for plan in plans))
     yield (
@@ -186,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(text)
             return 0
         store = TokenStore(Path(job.data))
-        check_devices(job, store, make_plans(store, job.training, ranks=job.engine.world_size))
+        check_devices(job, store, job.plans(store))
         run = job.run()
         crew.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:

@@ -14,8 +14,8 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from longalign import paths, ranks, record, seals
-from longalign.engine import Engine
+from longalign import checkpoints, paths, ranks, record, seals
+from longalign.engine import ONE_PROCESS, Engine
 from longalign.events import read_events
 
 CODE = (
@@ -39,8 +39,9 @@ CODE = (
 class Run:
     """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
 
-    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig`, `engine`
-    those of `engine.Engine`; without any it is one plain process.
+    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig` as one
+    process would have them, `engine` those of `engine.Engine`, which deals them to its ranks. An engine computes the
+    same, so that a run may go on with another; only bf16 does not, and enters the key.
     """
 
     label: str
@@ -64,10 +65,8 @@ class Run:
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
-            "data": data, "training": self.training, **({"engine": self.engine} if self.engine else {}),
-            "code": source_hash(
-                *CODE, *(("defects",) if self.training.get("defect") else ()), *(("engine",) if self.engine else ())
-            ),
+            "data": data, "training": self.training, **({"bf16": True} if self.engine.get("bf16") else {}),
+            "code": source_hash(*CODE, *(("defects",) if self.training.get("defect") else ())),
         })  # fmt: skip
 
     @property
@@ -96,10 +95,12 @@ class Run:
 
     def perform(self) -> None:
         """Train, or go on from the last checkpoint: in this process, or in those of the engine."""
-        if not self.engine:
+        engine = Engine(**self.engine)
+        checkpoints.make_ready(self.folder / "work", engine)
+        if engine == ONE_PROCESS:
             return _train(self)
         job = record.write_json(self.folder / "job.json", asdict(self))
-        ranks.run(Engine(**self.engine), "longalign.runs", str(job), log=self.folder / "log.txt")
+        ranks.run(engine, "longalign.runs", str(job), log=self.folder / "log.txt")
 
     def progress(self) -> str:
         """Step, loss, speed and time left of a run that is under way."""
@@ -150,9 +151,10 @@ def _train(run: Run) -> None:
     from longalign import models, trainer
     from longalign.store import TokenStore
 
-    work, config = run.folder / "work", trainer.TrainingConfig(**run.training)
+    work, engine = run.folder / "work", Engine(**run.engine)
+    config = trainer.dealt(trainer.TrainingConfig(**run.training), engine.world_size)
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
-    arguments = trainer.training_arguments(config, work, Engine(**run.engine))
+    arguments = trainer.training_arguments(config, work, engine)
     if run.start:
         model = models.load_model(run.start, rope_factor=run.rope_factor, max_length=run.max_length)
     else:

@@ -6,8 +6,7 @@ undone by multiplying the local sum by the number of ranks; accumulation adds mi
 plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
 """
 
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import get_last_checkpoint
 
-from longalign import seals
+from longalign import checkpoints
 from longalign.batching import Plan, make_plan
 from longalign.callbacks import EventLog, Finite, Seal, Snapshots
 from longalign.collators import PackedCollator, PaddedCollator
-from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, skip_compiled_operations
+from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
 from longalign.loss import attach_loss_head, weighted_loss
 from longalign.planned import PlannedDataset
 from longalign.store import TokenStore
@@ -34,7 +32,8 @@ class TrainingConfig:
     `rows` is padded sequences a micro-batch for naive and sorted batching, packs a micro-batch for packing. `steps`
     ends training after that many optimizer steps (0: all of the epochs; the learning rate's schedule ends with it).
     `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
-    the released code to train with (`longalign.defects`).
+    the released code to train with (`longalign.defects`). `group_size` is sequences of about one length for sorted
+    batching (0: a micro-batch of every rank).
     """
 
     method: str = "packing"
@@ -52,6 +51,7 @@ class TrainingConfig:
     rows: int = 1
     accumulation: int = 1
     packing_algorithm: str = "next_fit"
+    group_size: int = 0
     seed: int = 0
     steps: int = 0
     snapshots: int = 0
@@ -61,7 +61,9 @@ class TrainingConfig:
 
 def make_plans(store: TokenStore, config: TrainingConfig, *, ranks: int = 1) -> list[Plan]:
     """One plan per epoch, each reshuffled by (seed, epoch)."""
-    special = {"algorithm": config.packing_algorithm} if config.method == "packing" else {}
+    special = {
+        "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or None},
+    }.get(config.method, {})  # fmt: skip
     return [
         make_plan(
             config.method, store.lengths, target_counts=store.target_counts, capacity=config.capacity, ranks=ranks,
@@ -69,6 +71,23 @@ def make_plans(store: TokenStore, config: TrainingConfig, *, ranks: int = 1) -> 
         )
         for epoch in range(config.epochs)
     ]  # fmt: skip
+
+
+def dealt(config: TrainingConfig, ranks: int) -> TrainingConfig:
+    """What one process would do, as each of `ranks` does its part of it: the same sequences in every optimizer step.
+
+    The accumulation's micro-steps are dealt to the ranks. Raises ValueError when they do not come out even.
+
+    >>> dealt(TrainingConfig(accumulation=6), 2).accumulation
+    3
+    """
+    if config.accumulation % ranks:
+        raise ValueError(
+            f"accumulation is {config.accumulation}, the micro-batches of an optimizer step over all ranks, which "
+            f"{ranks} ranks cannot share evenly: make it a multiple of {ranks}"
+        )
+    group_size = config.group_size or (config.rows if config.method == "sorted" else 0)
+    return replace(config, accumulation=config.accumulation // ranks, group_size=group_size)
 
 
 class PlanTrainer(Trainer):
@@ -151,14 +170,15 @@ def train(
         collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
     )
     if args.process_index == 0:
-        _drop_damaged_checkpoints(folder)
+        checkpoints.drop_damaged(folder)
     if args.world_size > 1:
         _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
     trainer.add_callback(log)
     trainer.add_callback(Finite(steps))
     trainer.add_callback(Seal())
     trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    checkpoint = checkpoints.newest(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < len(steps):
         raise InterruptedError(
             f"training stopped at step {trainer.state.global_step} of {len(steps)}: the parent process ended"
@@ -169,14 +189,17 @@ def train(
 def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engine = ONE_PROCESS) -> TrainingArguments:
     """The Trainer's arguments for a configuration on an engine.
 
-    As long as they live, a model that is loaded under ZeRO-3 is dealt to the ranks at once.
+    As long as they live, a model that is loaded under ZeRO-3 is dealt to the ranks at once. Raises ValueError when
+    other ranks were started than DeepSpeed is to have.
     """
     deepspeed = {}
     if engine.zero is not None:
         skip_compiled_operations()
-        options = {"accumulation": config.accumulation, "max_grad_norm": config.max_grad_norm}
-        deepspeed = {"deepspeed": deepspeed_config(engine, **options)}
-    return TrainingArguments(
+        deepspeed["deepspeed"] = deepspeed_config(
+            engine, accumulation=config.accumulation, max_grad_norm=config.max_grad_norm,
+            universal=checkpoints.is_universal(checkpoints.newest(Path(folder))),
+        )  # fmt: skip
+    arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulation,
         learning_rate=config.learning_rate, lr_scheduler_type=config.schedule,
         warmup_steps=_below_one(config.warmup_ratio), adam_beta1=config.beta1, adam_beta2=config.beta2,
@@ -188,6 +211,11 @@ def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engin
         dataloader_pin_memory=False, average_tokens_across_devices=False, max_steps=1,
         bf16=engine.bf16, **({"gradient_checkpointing": True} if engine.gradient_checkpointing else {}), **deepspeed,
     )  # fmt: skip
+    if engine.zero is not None:
+        if arguments.world_size != engine.world_size:
+            raise ValueError(f"the engine has {engine.world_size} ranks, but {arguments.world_size} were started")
+        know_the_ranks()
+    return arguments
 
 
 def _agree(*mine: str) -> None:
@@ -200,14 +228,6 @@ def _agree(*mine: str) -> None:
             f"rank {others[0]} has other data or another plan than rank 0 ({len(others)} of {len(everyone)} ranks "
             "differ): give all nodes the same token store and the same settings"
         )
-
-
-def _drop_damaged_checkpoints(work: Path) -> None:
-    # the engine goes on from the checkpoint with the highest number, whole or not
-    for checkpoint in work.glob("checkpoint-*"):
-        if not seals.is_sealed(checkpoint):
-            print(f"{checkpoint.name} is damaged or was cut short; training goes on from the one before")
-            shutil.rmtree(checkpoint)
 
 
 def _below_one(ratio: float) -> float:

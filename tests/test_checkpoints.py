@@ -1,0 +1,84 @@
+"""Checkpoints: only what an engine can read is gone on from, and what cannot be is said in one line."""
+
+import json
+
+import pytest
+import torch
+
+from longalign import checkpoints
+from longalign.engine import Engine
+
+
+def written(folder, **writer):
+    checkpoint = folder / "checkpoint-3"
+    checkpoint.mkdir()
+    (checkpoint / "latest").write_text("global_step3")
+    checkpoints.finish(checkpoint, **writer)
+    return checkpoint
+
+
+@pytest.mark.parametrize(("zero", "then", "told"), [
+    (None, 2, "was written without DeepSpeed, and cannot be read at stage 2 of ZeRO"),
+    (2, None, "was written at stage 2 of ZeRO, and cannot be read without DeepSpeed"),
+    (0, 1, "at stage 0"), (1, 3, "at stage 1"), (3, 2, "at stage 3"),
+])  # fmt: skip
+def test_a_checkpoint_of_another_kind_is_refused_and_kept(tmp_path, zero, then, told):
+    checkpoint = written(tmp_path, world_size=2, zero=zero)
+    with pytest.raises(ValueError, match=told) as caught:
+        checkpoints.make_ready(tmp_path, Engine(ranks=2, zero=then))
+    assert "\n" not in str(caught.value) and "to begin again" in str(caught.value) and checkpoint.is_dir()
+
+
+@pytest.mark.parametrize("zero", [None, 0])
+def test_where_every_rank_has_everything_any_number_of_ranks_goes_on(tmp_path, zero):
+    checkpoint = written(tmp_path, world_size=2, zero=zero)
+    checkpoints.make_ready(tmp_path, Engine(ranks=1, zero=zero))
+    assert not checkpoints.is_universal(checkpoint)
+
+
+def test_what_cannot_be_put_together_is_said_in_one_line_and_kept(tmp_path):
+    checkpoint = written(tmp_path, world_size=2, zero=2)
+    with pytest.raises(RuntimeError, match="could not be put together for other ranks") as caught:
+        checkpoints.make_ready(tmp_path, Engine(ranks=1, zero=2))
+    assert "\n" not in str(caught.value) and not checkpoints.is_universal(checkpoint)
+    assert json.loads((checkpoint / checkpoints.WRITER).read_text()) == {"world_size": 2, "zero": 2}
+
+
+def test_a_checkpoint_that_was_put_together_is_read_as_it_was_written_on_its_own_ranks(tmp_path):
+    checkpoint = written(tmp_path, world_size=2, zero=2)
+    (checkpoint / checkpoints.UNIVERSAL).write_text("global_step3_universal")
+    checkpoints.make_ready(tmp_path, Engine(ranks=4, zero=1))
+    assert checkpoints.is_universal(checkpoint)
+    checkpoints.make_ready(tmp_path, Engine(ranks=2, zero=2))
+    assert not checkpoints.is_universal(checkpoint)
+
+
+def test_the_newest_is_the_one_of_the_highest_step(tmp_path):
+    for step in (9, 10, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    assert checkpoints.newest(tmp_path).name == "checkpoint-10"
+    assert checkpoints.newest(tmp_path / "none") is None
+
+
+def test_states_that_share_a_step_counter_get_their_own_and_groups_their_decay():
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    groups = [{"params": parameters[:2], "weight_decay": 0.1}, {"params": parameters[2:], "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+
+    def step():
+        for parameter in parameters:
+            parameter.grad = torch.ones(2)
+        optimizer.step()
+
+    step()
+    shared = optimizer.state[parameters[0]]["step"]
+    for parameter in parameters:
+        optimizer.state[parameter]["step"] = shared
+    optimizer.param_groups[1]["weight_decay"] = 0.1
+    step()
+    assert shared.item() > 2, "one counter counts the update of each"
+    shared.fill_(1)
+    checkpoints.separate_steps(optimizer, 0.1)
+    step()
+    assert [optimizer.state[parameter]["step"].item() for parameter in parameters] == [2, 2, 2]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
