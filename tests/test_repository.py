@@ -21,7 +21,7 @@ FLOORS = {
     0: "shapes packing bins batching plan weights cost",
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models engine footprint ranks callbacks trainer events runs "
-    "crew bases experiments evals evaluations timing defects",
+    "crew bases experiments evals evaluations timing defects gguf_llama smollm2",
     "side": "paths strict_yaml profiles record seals plots figures tables stats ledger verdicts",
     "top": "execute execution reproduce verify reference readme claims launch cli",
 }
