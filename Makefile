@@ -7,6 +7,7 @@ RUNS    ?= results/run
 STAMPS  ?= .make
 VENV    ?= .venv
 JOBS    ?= 2
+EXECUTOR ?= make
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed
@@ -42,6 +43,14 @@ ifeq ($(shell echo '$(SEEDS)' | grep -xE '[1-9][0-9]*'),)
 $(error SEEDS is '$(SEEDS)'; it is a number of seeds, 1 or more)
 endif
 endif
+ifeq ($(filter make slurm,$(EXECUTOR)),)
+$(error EXECUTOR is '$(EXECUTOR)'; it is make (here) or slurm (as jobs of a cluster))
+endif
+ifneq ($(DRY_RUN),)
+ifneq ($(EXECUTOR),slurm)
+$(error DRY_RUN shows the jobs of EXECUTOR=slurm; without it, make --dry-run one-by-one shows what would be executed)
+endif
+endif
 ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
@@ -52,12 +61,20 @@ endif
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@echo "make TARGET [PROFILE=$(PROFILE)] [SEEDS=n] [JOBS=$(JOBS)] [PYTHON=$(PYTHON)]"
+	@echo "make TARGET [PROFILE=$(PROFILE)] [SEEDS=n] [JOBS=$(JOBS)] [EXECUTOR=$(EXECUTOR)] [PYTHON=$(PYTHON)]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
+# What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
+given = $(strip $(foreach name,NB PROFILE SEEDS RUNS JOBS VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
+
 reproduce: $(READY) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
+ifeq ($(EXECUTOR),slurm)
+	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) \
+		--alone $(call stamp,$(TIMES)) --make $(given) --notebooks $(NOTEBOOKS)
+else
 	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
 		--notebooks $(NOTEBOOKS)
+endif
 
 # Called by `reproduce`, one after the other: notebooks side by side fill the cores, but times are measured alone.
 side-by-side: $(filter-out $(call stamp,$(TIMES)) $(call stamp,$(REPORT)),$(call stamp,*))
@@ -80,8 +97,8 @@ test: $(TEST) ## run the tests; ARGS="-k packing" selects
 test-long: $(TEST) ## run the long tests: processes that are killed, disks that are full, all notebooks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
 
-test-cluster: $(TEST) ## run the tests of DeepSpeed on two real processes
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster $(ARGS)
+test-cluster: $(TEST) ## run the tests of DeepSpeed on two real processes and of a real Slurm
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster -rs $(ARGS)
 
 test-all: test test-long test-cluster test-browser ## run all tests
 
@@ -132,7 +149,7 @@ $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call
 # there is one folder of results, which holds what was executed last.
 newer = $(filter-out FORCE,$?)
 reason = $(if $(wildcard $@),$(if $(newer),$(firstword $(newer)) is newer,its executed copy is gone),it has not been executed)
-again = make $(if $(NB),notebook,reproduce) $(strip $(foreach name,NB PROFILE SEEDS RUNS JOBS,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
+again = make $(if $(NB),notebook,reproduce) $(given)
 $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started

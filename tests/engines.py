@@ -32,6 +32,7 @@ ENGINES = {
     "ZeRO 2": Engine(ranks=RANKS, zero=2),
     "ZeRO 3": Engine(ranks=RANKS, zero=3),
     "ZeRO 3, offload": Engine(ranks=RANKS, zero=3, offload="all"),
+    "ZeRO 2, bf16": Engine(ranks=RANKS, zero=2, bf16=True),
 }
 
 
@@ -58,7 +59,8 @@ def keep_first_gradients(kept: dict[str, np.ndarray]) -> None:
 
     def step(self, *arguments, **options):
         if not kept and self.is_gradient_accumulation_boundary():
-            kept.update({name: safe_get_full_grad(p).numpy().copy() for name, p in self.module.named_parameters()})
+            gradients = {name: safe_get_full_grad(p) for name, p in self.module.named_parameters()}
+            kept.update({name: gradient.float().numpy().copy() for name, gradient in gradients.items()})
         return engine(self, *arguments, **options)
 
     PlanTrainer._clip_grad_norm, DeepSpeedEngine.step = clip, step

@@ -51,7 +51,7 @@ class Project:
     """The small project in a folder, and its make."""
 
     def __init__(self, folder: Path, *, train: list[str] = TRAIN, table: list[str] = TABLE) -> None:
-        for name in ("Makefile", "pyproject.toml", "profiles/smoke.yaml"):
+        for name in ("Makefile", "pyproject.toml", "profiles/smoke.yaml", "profiles/slurm.sbatch"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(paths.root() / name, folder / name)
         (folder / "lib" / "longalign").mkdir(parents=True)

@@ -16,7 +16,8 @@ from longalign.models import load_model
 from longalign.ranks import command
 from test_trainer import make_store
 
-both = pytest.mark.parametrize(("engine", "method"), [(e, m) for e in ENGINES for m in METHODS])
+EXACT = [name for name, engine in ENGINES.items() if not engine.bf16]
+both = pytest.mark.parametrize(("engine", "method"), [(e, m) for e in EXACT for m in METHODS])
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +91,23 @@ def test_several_nodes_meet_at_the_first_and_too_few_are_refused():
     engine = Engine(nodes=2, ranks=8, zero=3)
     made = command(engine, "longalign.runs", "job.json", hosts=["a1", "a2"])
     assert "--nnodes=2" in made and "--nproc-per-node=8" in made and any("=a1:" in part for part in made)
-    with pytest.raises(ValueError, match="2 nodes, but 1 are at hand: a1"):
+    assert made[0] == "srun" and "--nodes=2" in made
+    with pytest.raises(ValueError, match=r"2 nodes, but 1 are at hand \(a1\): start it inside a Slurm"):
         command(engine, "longalign.runs", hosts=["a1"])
+
+
+def test_hosts_in_a_file_are_left_to_deepspeeds_launcher(tmp_path):
+    with pytest.raises(ValueError, match="where there is none"):
+        Engine(nodes=2, hostfile=str(tmp_path / "hosts"))
+    (tmp_path / "hosts").write_text("a1 slots=8\na2 slots=8\n")
+    made = command(Engine(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts")), "longalign.runs", "job.json")
+    assert "deepspeed.launcher.runner" in made and made[-2:] == ["longalign.runs", "job.json"]
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("method", METHODS)
+def test_in_bf16_the_losses_are_those_of_fp32_to_its_eight_bits(folder, method):
+    expected, got = (read_events(folder / name / method / "events.jsonl") for name in ("alone", "ZeRO 2, bf16"))
+    losses = [event["loss"] for event in expected]
+    assert [event["loss"] for event in got] == pytest.approx(losses, rel=1e-2)
+    assert [event["loss"] for event in got] != pytest.approx(losses, rel=1e-5), "bf16 was not used"

@@ -15,7 +15,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from longalign import execute as ex
 from longalign.execution import files, outcomes, terminal
-from longalign.profiles import ProfileError, load_profile
+from longalign.profiles import load_profile
+from longalign.typed import ProfileError
 
 PARAMETERS = (
     'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'

@@ -16,7 +16,7 @@ from longalign.engine import Engine
 from longalign.events import read_events
 from longalign.footprint import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.models import load_model
-from longalign.profiles import ProfileError
+from longalign.typed import ProfileError
 from test_trainer import make_store
 
 TRAINING = {"capacity": 24, "accumulation": 2, "epochs": 6, "checkpoint_every": 3}

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from longalign.ledger import LAPTOP, load_ledger
-from longalign.profiles import ProfileError
+from longalign.typed import ProfileError
 
 FIRST = {
     "id": "first", "source": "Table 2", "statement": "Long data help.", "notebook": "05_data_scale",

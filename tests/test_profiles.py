@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign import paths
-from longalign.profiles import NAMES, Profile, ProfileError, load_profile, nearest, typed
+from longalign.profiles import NAMES, Profile, load_profile
+from longalign.typed import ProfileError, nearest, typed
 
 PROFILES = sorted(p.stem for p in paths.profiles().glob("*.yaml"))
 

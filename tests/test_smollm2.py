@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny_gguf
-from longalign import chat, gguf_llama, models, smollm2
+from longalign import chat, models
+from longalign.fetching import gguf_llama, smollm2
 from longalign.store_writer import file_sha256
 
 PUBLISHED_TOKENIZER = "9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c"
@@ -211,7 +212,7 @@ def test_the_model_knows_the_capital_of_france_and_english_from_a_heap_of_words(
 def test_the_folder_is_used_without_the_package_that_made_it(folder):
     code = (
         "import sys; sys.modules['gguf'] = None;"
-        "from longalign import models, smollm2; from transformers import AutoTokenizer;"
+        "from longalign import models; from longalign.fetching import smollm2; from transformers import AutoTokenizer;"
         "folder = smollm2.fetch(sys.argv[1]); AutoTokenizer.from_pretrained(folder); models.load_model(folder)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

@@ -21,8 +21,9 @@ import pandas as pd
 
 from longalign import paths, stats
 from longalign.ledger import LAPTOP, Claim, Number, load_ledger
-from longalign.profiles import load_profile, nearest
+from longalign.profiles import load_profile
 from longalign.record import write_csv
+from longalign.typed import nearest
 from longalign.verdicts import NAN, TOO_SMALL, UNMEASURED, Evidence, verdict
 
 ENOUGH_SEEDS = 5

@@ -68,7 +68,7 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
     """Finish all jobs, `workers` one-thread processes side by side, with a progress line; finished ones are reused.
 
     Raises RuntimeError naming the job and its log when one fails; what the others have written stays. ValueError for
-    no workers.
+    no workers. InterruptedError before jobs are left when the one around this process is about to be ended.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least one process must work")
@@ -81,8 +81,10 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
     progress, crew = _Progress(), _hire(min(workers, len(waiting)), places=workers)
     try:
         while waiting or any(worker.job for worker in crew):
+            if paths.warned() and not any(worker.job for worker in crew):
+                raise InterruptedError(f"the time of this job is nearly over; {len(waiting)} are left to do")
             for worker in crew:
-                if worker.job is None and waiting:
+                if worker.job is None and waiting and not paths.warned():
                     worker.give(waiting.pop(0))
             time.sleep(POLL_SECONDS)
             progress.show([worker.job for worker in crew if worker.job], len(waiting))
@@ -207,7 +209,9 @@ def _serve() -> None:
 @contextmanager
 def _place() -> Iterator[None]:
     """One of the places for workers at their work, as soon as one is free."""
-    files = [paths.runs() / "places" / f"{number}.lock" for number in range(int(os.environ.get(PLACES, "1")))]
+    # an allocation of Slurm's has processors of its own
+    folder = paths.runs() / "places" / os.environ.get("SLURM_JOB_ID", "")
+    files = [folder / f"{number}.lock" for number in range(int(os.environ.get(PLACES, "1")))]
     while True:
         for file in files:
             with ExitStack() as stack:

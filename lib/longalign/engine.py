@@ -8,6 +8,7 @@ process, or data-parallel by torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 OFFLOADS = ("none", "optimizer", "all")
@@ -19,7 +20,8 @@ class Engine:
 
     `zero` is DeepSpeed's stage, 0 to 3; None takes no DeepSpeed. `offload` puts the optimizer's states ("optimizer",
     from stage 1 on) or the parameters too ("all", stage 3) into the nodes' memory. `bf16` computes in bfloat16 with
-    fp32 states. `gradient_checkpointing` keeps one activation a layer and computes the others twice.
+    fp32 states. `gradient_checkpointing` keeps one activation a layer and computes the others twice. `hostfile` names
+    the nodes where no Slurm does, DeepSpeed's way: a line "node1 slots=8" for each.
 
     Raises ValueError for what cannot be.
 
@@ -33,6 +35,7 @@ class Engine:
     offload: str = "none"
     bf16: bool = False
     gradient_checkpointing: bool = False
+    hostfile: str = ""
 
     def __post_init__(self) -> None:
         for holds, message in (
@@ -41,6 +44,8 @@ class Engine:
             (self.offload in OFFLOADS, f"offload is {self.offload!r}; it is one of {', '.join(OFFLOADS)}"),
             (self.offload != "optimizer" or (self.zero or 0) >= 1, "offload of the optimizer needs zero: 1, 2 or 3"),
             (self.offload != "all" or self.zero == 3, "offload of all needs zero: 3"),
+            (not self.hostfile or Path(self.hostfile).is_file(), f"hostfile is {self.hostfile}, where there is none"),
+            (not self.hostfile or self.nodes > 1, "a hostfile is for several nodes: set nodes, or leave it out"),
         ):
             if not holds:
                 raise ValueError(message)

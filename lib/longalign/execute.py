@@ -4,8 +4,7 @@
 
 Exit status: 0 executed, 1 an exception, 2 the request was wrong (no kernel was started), 3 the kernel died, 4 the limit
 of a cell, 5 the limit of the notebook (both are the profile's), 130 interrupted. However it ends, the executed copy is
-whole and shows where. The price: one process and one kernel start (about five seconds) a notebook. The working
-directory of the caller does not matter; the notebook runs in its own folder, as it does in JupyterLab.
+whole and shows where. The price: one process and one kernel start (five seconds) a notebook, which runs in its folder.
 """
 
 from __future__ import annotations
@@ -34,8 +33,9 @@ from longalign import paths, strict_yaml
 from longalign.execution import outcomes, terminal
 from longalign.execution.monitor import Monitor
 from longalign.execution.outcomes import Outcome, duration
-from longalign.profiles import MOST_SEEDS, Limits, ProfileError, load_profile, nearest, typed
+from longalign.profiles import MOST_SEEDS, Limits, load_profile
 from longalign.record import WRITTEN, Taken, alone, hash_files, write_text
+from longalign.typed import ProfileError, nearest, typed
 
 
 @dataclass(frozen=True)

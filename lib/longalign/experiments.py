@@ -5,13 +5,14 @@ training data and its order; base models, context extension and benchmarks are t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from longalign import paths, record
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.corpus import benchmarks, suites
+from longalign.engine import ONE_PROCESS
 from longalign.evaluations import LOSS, Evaluation, Scored
 from longalign.profiles import Profile
 from longalign.runs import Run, source_hash
@@ -73,6 +74,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(paths.bases() / model),
         rope_factor=settings.rope_factor, max_length=max(settings.max_length, profile.corpus.max_length),
+        engine=_engine(profile),
     )  # fmt: skip
 
 
@@ -109,7 +111,11 @@ def fine_tuning(
     store = suite_store(profile, suite, seed=seed)
     start = start or extension(profile, model)
     label = f"{model} {suite} {method} seed {seed}"
-    return Run(label, str(store.folder), training | changes, start=str(start.model))
+    return Run(label, str(store.folder), training | changes, start=str(start.model), engine=_engine(profile))
+
+
+def _engine(profile: Profile) -> dict[str, Any]:
+    return asdict(profile.engine) if profile.engine != ONE_PROCESS else {}
 
 
 def long_bases(profile: Profile) -> list[Run]:

@@ -27,10 +27,10 @@ from longalign.cost import decoder_cost, micro_batch_costs
 from longalign.engine import Engine, deepspeed_config
 from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
 from longalign.plan import Plan
-from longalign.profiles import ProfileError, typed
 from longalign.runs import Run
 from longalign.store import TokenStore
 from longalign.trainer import TrainingConfig, dealt, make_plans
+from longalign.typed import ProfileError, typed
 
 A800 = 312.0
 """TFLOP/s of the paper's devices in bf16, by their data sheet."""
@@ -70,10 +70,6 @@ def load_job(path: Path | str) -> Job:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise ProfileError(f"{where}: {error.strerror}") from None
-    except ProfileError:
-        raise
-    except ValueError as error:
-        raise ProfileError(f"{where}: engine: {error}") from None
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
             raise ProfileError(f"{where}: {key} is {value}, where there is no folder")

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from longalign import paths, strict_yaml
-from longalign.profiles import ProfileError, nearest, typed
+from longalign.typed import ProfileError, nearest, typed
 
 LAPTOP = "laptop"
 """The scale of a claim that this repository can test; any other scale is the reason why it cannot."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from longalign import attention
 
@@ -65,19 +65,25 @@ def load_model(folder: Path | str, *, rope_factor: float = 1.0, max_length: int 
     """A saved model (fp32) with the registered attention; its RoPE base is multiplied by `rope_factor` as it is loaded.
 
     arXiv 2401.18058: base 10,000 -> 2,000,000 (factor 200), then continual training. `max_length` is the
-    new `max_position_embeddings`. Raises FileNotFoundError where no model lies.
+    new `max_position_embeddings`. Any architecture of transformers that takes registered attention will do. Raises
+    FileNotFoundError where no model lies, ValueError when its files lack weights of it.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
     attention.register()
-    config = LlamaConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
     rope = dict(config.rope_parameters)
     config.rope_parameters = {**rope, "rope_theta": rope["rope_theta"] * rope_factor}
     config.max_position_embeddings = max_length or config.max_position_embeddings
-    return AutoModelForCausalLM.from_pretrained(
-        folder, config=config, attn_implementation="longalign", dtype=torch.float32
+    model, told = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, attn_implementation="longalign", dtype=torch.float32, output_loading_info=True
     )
+    if told["missing_keys"]:
+        raise ValueError(f"{folder} is no whole model: it lacks {', '.join(sorted(told['missing_keys'])[:3])}")
+    # many models pad with their end token, whose embedding would then never be trained
+    model.get_input_embeddings().padding_idx = None
+    return model
 
 
 def save_model(model: PreTrainedModel, folder: Path | str) -> Path:

@@ -85,6 +85,12 @@ def trained() -> Path:
     return runs() / "trained"
 
 
+def warned() -> bool:
+    """Whether this process is part of a job that is about to be ended: the file exists that LONGALIGN_WARNING names."""
+    named = os.environ.get("LONGALIGN_WARNING")
+    return bool(named) and Path(named).exists()
+
+
 def relative(path: Path | str) -> str:
     """`path` as seen from the root where it lies below it, unchanged otherwise: for messages and records."""
     full = Path(path).resolve()

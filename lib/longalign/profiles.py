@@ -7,10 +7,6 @@ left out has the default below (the miniature of 1:64, see each class), a key th
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,8 @@ from typing import Any
 import yaml
 
 from longalign import paths, strict_yaml
+from longalign.engine import Engine
+from longalign.typed import ProfileError, nearest, typed
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
 NAMES = {
@@ -33,10 +31,6 @@ COUNTS = (
 MOST_SEEDS, MOST_SEED = 1000, 2**32
 SHORTEST = 64
 """Tokens of the shortest samples that can be generated for every task."""
-
-
-class ProfileError(ValueError):
-    """A profile, a key or a value that cannot be used; the message names file, key and what to do."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +104,24 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Slurm:
+    """What each notebook asks of Slurm (`profiles/slurm.sbatch`): machines, and of each GPUs, processors and memory.
+
+    `minutes` is its time, `warning` the seconds before its end at which it saves what it has and is queued again, at
+    most `requeues` times. `options` are further words for sbatch, such as --partition=long --account=mine.
+    """
+
+    nodes: int = 1
+    gpus: int = 0
+    cpus: int = 2
+    memory_gb: int = 8
+    minutes: int = 120
+    warning: int = 180
+    requeues: int = 10
+    options: str = ""
+
+
+@dataclass(frozen=True)
 class Profile:
     """Everything that differs between a laptop and a cluster; notebooks read it and never ask for the machine."""
 
@@ -124,6 +136,8 @@ class Profile:
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     limits: Limits = field(default_factory=Limits)
+    engine: Engine = field(default_factory=Engine)
+    slurm: Slurm = field(default_factory=Slurm)
     workers: int = 2
     simulated_ranks: int = 8
 
@@ -168,65 +182,6 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return profile
 
 
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
-    """A phrase that helps with a misspelt name.
-
-    >>> nearest("capcity", ["capacity", "rows"])
-    "did you mean 'capacity'?"
-    >>> nearest("x", ["capacity", "rows"])
-    'valid: capacity, rows'
-    """
-    names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names) or 'none'}"
-
-
-def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
-    """`value` as the type `wanted` (a dataclass, tuple[T, ...], list[T], T | None, bool, int, float, str).
-
-    A whole number is a float, a list is a tuple; nothing else is converted. Raises ProfileError that names `where`
-    (file), `key` (dotted) and the expected type.
-
-    >>> typed([2, 4, 3], tuple[int, ...], where="here", key="lengths")
-    (2, 4, 3)
-    >>> typed("3", int, where="here", key="training.epochs")
-    Traceback (most recent call last):
-    longalign.profiles.ProfileError: here: training.epochs must be int, not str '3'
-    """
-    if dataclasses.is_dataclass(wanted):
-        return _typed_dataclass(value, wanted, where=where, key=key)
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (inner,) = (a for a in arguments if a is not type(None))
-        return typed(value, inner, where=where, key=key)
-    if origin in (tuple, list) and isinstance(value, list | tuple):
-        return origin(typed(v, arguments[0], where=where, key=f"{key}[{i}]") for i, v in enumerate(value))
-    if wanted is float and type(value) is int:
-        return float(value)
-    if wanted is float and type(value) is float and not math.isfinite(value):
-        raise ProfileError(f"{where}: {key} must be a finite number, not {value}")
-    if origin is None and type(value) is wanted:
-        return value
-    name = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
-    raise ProfileError(f"{where}: {key or 'the file'} must be {name}, not {type(value).__name__} {value!r}")
-
-
-def _typed_dataclass(value: Any, wanted: Any, *, where: str, key: str) -> Any:
-    if not isinstance(value, dict):
-        raise ProfileError(f"{where}: {key or 'the file'} must hold keys and values, not {type(value).__name__}")
-    hints = typing.get_type_hints(wanted)
-    prefix = f"{key}." if key else ""
-    for name in value:
-        if name not in hints:
-            raise ProfileError(f"{where}: unknown key {prefix}{name}: {nearest(str(name), hints)}")
-    for f in dataclasses.fields(wanted):
-        if f.default is f.default_factory is dataclasses.MISSING and f.name not in value:
-            raise ProfileError(f"{where}: the key {prefix}{f.name} is missing")
-    return wanted(**{n: typed(v, hints[n], where=where, key=prefix + n) for n, v in value.items()})
-
-
 def _check_names(profile: Profile, where: str) -> None:
     for key, valid in NAMES.items():
         values: Any = profile
@@ -239,6 +194,7 @@ def _check_names(profile: Profile, where: str) -> None:
 
 def _check_numbers(profile: Profile, where: str) -> None:
     corpus, extension, training, evaluation = profile.corpus, profile.extension, profile.training, profile.evaluation
+    slurm = profile.slurm
     distinct = {"models": profile.models, "windows": profile.windows}
     distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}
     for holds, message in (
@@ -256,6 +212,9 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (profile.workers >= 1, "workers must be at least 1"),
         (min(profile.limits.cell, profile.limits.notebook) >= 0, "limits must not be negative; 0 is no limit"),
         (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
+        (min(slurm.nodes, slurm.cpus, slurm.memory_gb, slurm.minutes) >= 1 and min(slurm.gpus, slurm.requeues) >= 0,
+         "slurm.nodes, cpus, memory_gb and minutes must be at least 1, gpus and requeues not negative"),
+        (60 <= slurm.warning < 60 * slurm.minutes, "slurm.warning must be 60 seconds or more, and less than minutes"),
         (1 <= profile.seeds_of_slow_arms <= profile.seeds,
          "seeds_of_slow_arms must be at least 1 and must not exceed seeds"),
         *((getattr(evaluation, name) >= 1, f"evaluation.{name} must be at least 1") for name in COUNTS),

@@ -19,27 +19,39 @@ from longalign import paths
 from longalign.engine import Engine
 
 ASKED_BY = "LONGALIGN_ASKED_BY"
-"""Environment variable of the ranks: the process that started them, without which nobody waits for them."""
+"""Environment variable of the ranks: host and process that started them, without which nobody waits for them."""
 HOSTS = "SLURM_JOB_NODELIST"
 PORT = 29_400
 
 
 def command(engine: Engine, module: str, *arguments: str, hosts: Sequence[str] = ()) -> list[str]:
-    """What a node runs to be its part of the engine: `python -m module arguments` for each of its ranks.
+    """What runs `python -m module arguments` as every rank of the engine.
 
-    `hosts` are the nodes, the first of which the others meet at; on one node none are needed. Raises ValueError when
-    there are fewer of them than the engine has nodes.
+    On one node that is torchrun; on several, torchrun on each of them, which meet at the first of `hosts`: started by
+    Slurm inside an allocation, or by DeepSpeed's launcher (pdsh) on the hosts of `engine.hostfile`. Raises ValueError
+    when there are fewer hosts than the engine has nodes.
 
     >>> command(Engine(ranks=2), "longalign.runs", "job.json")[1:]
     ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'longalign.runs', 'job.json']
     """
-    where = ["--standalone"]
-    if engine.nodes > 1:
-        if len(hosts) < engine.nodes:
-            raise ValueError(f"the engine has {engine.nodes} nodes, but {len(hosts)} are at hand: {', '.join(hosts)}")
-        where = [f"--nnodes={engine.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={hosts[0]}:{PORT}"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={engine.ranks}"]
-    return [*torchrun, "-m", module, *arguments]
+    if engine.hostfile:
+        launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", engine.hostfile, "--num_nodes"]
+        count = [str(engine.nodes), "--num_gpus", str(engine.ranks), "--no_local_rank", "--module"]
+        return [*launcher, *count, module, *arguments]
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    if engine.nodes == 1:
+        torchrun += ["--standalone"]
+    elif len(hosts) < engine.nodes:
+        told = ", ".join(hosts) or "none"
+        raise ValueError(
+            f"the engine has {engine.nodes} nodes, but {len(hosts)} are at hand ({told}): start it inside a Slurm "
+            "allocation of as many, or name them in a file, engine.hostfile"
+        )
+    else:
+        srun = ["srun", f"--nodes={engine.nodes}", f"--ntasks={engine.nodes}", "--kill-on-bad-exit=1"]
+        meeting = [f"--nnodes={engine.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={hosts[0]}:{PORT}"]
+        torchrun = [*srun, *torchrun, *meeting, f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'longalign')}"]
+    return [*torchrun, f"--nproc-per-node={engine.ranks}", "-m", module, *arguments]
 
 
 def run(engine: Engine, module: str, *arguments: str, log: Path) -> None:
@@ -48,9 +60,8 @@ def run(engine: Engine, module: str, *arguments: str, log: Path) -> None:
     Raises RuntimeError, in one line that names the cause and the log, when one of them fails; the others are ended
     then.
     """
-    environment = {
-        **os.environ, "TOKENIZERS_PARALLELISM": "false", "DS_BUILD_OPS": "0", ASKED_BY: str(os.getpid()),
-    }  # fmt: skip
+    asker = f"{os.uname().nodename} {os.getpid()}"
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "DS_BUILD_OPS": "0", ASKED_BY: asker}
     environment.setdefault("OMP_NUM_THREADS", "1")
     log.parent.mkdir(parents=True, exist_ok=True)
     parent, began = os.getppid(), log.stat().st_size if log.exists() else 0
@@ -101,14 +112,14 @@ def leave() -> None:
 
 def leave_with_the_asker() -> None:
     """In a rank: end when the process that started the ranks has gone, at whatever moment that is."""
-    asker = int(os.environ.get(ASKED_BY, "0"))
-    if not asker:
+    host, _, asker = os.environ.get(ASKED_BY, "").partition(" ")
+    if host != os.uname().nodename:  # of another node's processes torchrun alone knows
         return
 
     def watch() -> None:
         while True:
             try:
-                os.kill(asker, 0)
+                os.kill(int(asker), 0)
             except ProcessLookupError:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(1.0)

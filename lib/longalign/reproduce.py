@@ -30,8 +30,9 @@ from longalign import paths
 from longalign.execution import estimate, files, outcomes, terminal
 from longalign.execution.monitor import LOOK
 from longalign.execution.outcomes import Outcome, duration
-from longalign.profiles import ProfileError, load_profile
+from longalign.profiles import load_profile
 from longalign.record import Taken, alone
+from longalign.typed import ProfileError
 
 INTERRUPTED = 130
 PATIENCE = 60.0
@@ -41,7 +42,7 @@ PATIENCE = 60.0
 class Make:
     """Calls of make in which the variables of the make that called this process hold."""
 
-    def __init__(self, lock: IO[str]) -> None:
+    def __init__(self, lock: IO[str] | None) -> None:
         self.lock, self.process, self.interrupted = lock, None, False
         self.command = os.environ.get("MAKE_COMMAND", "make")
         words = os.environ.get("MAKEFLAGS", "").split(" ")
@@ -54,6 +55,11 @@ class Make:
         """The notebooks (stems) that are out of date."""
         told = subprocess.run(self._call("--dry-run", target), capture_output=True, text=True, env=self._environment())
         return re.findall(r"longalign\.execute \S*?([^/\s]+)\.ipynb", told.stdout)
+
+    def database(self, target: str) -> str:
+        """All rules that make knows of a target, as it prints them."""
+        call = self._call("--dry-run", "--print-data-base", target)
+        return subprocess.run(call, capture_output=True, text=True, env=self._environment()).stdout
 
     def run(self, target: str, *, jobs: int, board: terminal.Board) -> int:
         """Bring a target up to date, with its lines on the board; returns the exit status."""

@@ -7,6 +7,7 @@ loss does.
 
 import ast
 import json
+import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
@@ -184,7 +185,8 @@ def _finish(run: Run, store: Any) -> None:
 
 
 def main(job: Path) -> None:
-    """Be one rank of the run in `job`."""
+    """Be one rank of the run in `job`, which lies in the run's folder."""
+    os.environ["LONGALIGN_RUNS"] = str(job.parents[2])  # not every launcher hands the environment on to other nodes
     ranks.leave_with_the_asker()
     _train(Run(**json.loads(job.read_text())))
     ranks.leave()

