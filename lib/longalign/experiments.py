@@ -25,7 +25,7 @@ METHODS = {
     "packing": ("packing", "eq3"),
     "packing + loss weighting": ("packing", "sequence"),
 }
-CORPUS = ("documents", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
+CORPUS = ("documents", "length", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
 RECALL_SHARE = 0.25  # of the documents of the context extension
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 IN_TABLES = ("test", "longbench", "longbench_chat", "short")

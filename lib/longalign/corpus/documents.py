@@ -7,8 +7,8 @@ of a document's tokens are facts, so a long document holds many distractors for 
 from dataclasses import dataclass
 from random import Random
 
+from longalign.corpus.length import count_tokens
 from longalign.corpus.styles import STYLES, Style
-from longalign.corpus.tokenizer import count_tokens
 from longalign.corpus.world import Fact, FactSource, World
 
 # Share of each kind among the fact sentences; a chain or the decisions bring several sentences at once.

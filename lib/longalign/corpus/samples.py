@@ -10,8 +10,8 @@ from typing import Any
 
 from longalign.corpus import tasks
 from longalign.corpus.documents import Document, write_document
+from longalign.corpus.length import count_chat, count_tokens
 from longalign.corpus.styles import CHINESE, ENGLISH, STYLES
-from longalign.corpus.tokenizer import count_tokens
 from longalign.corpus.world import FactSource
 
 CHINESE_SHARE = 0.1
@@ -58,7 +58,7 @@ def _sample(kind: str, index: int, document: Document, items: list[tasks.Item]) 
         "task": items[-1].family,
         "type": items[-1].type,
         "template": items[-1].template,
-        "length": sum(count_tokens(message["content"]) + 1 for message in messages) + len(items),
+        "length": count_chat(messages),
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from longalign import record
 from longalign.chat import Encoded
 from longalign.corpus import samples, tokenizer
+from longalign.corpus.length import in_tokens_of
 from longalign.jsonl import DataError
 from longalign.profiles import Corpus, Evaluation
 from longalign.shapes import IGNORE_INDEX
@@ -74,19 +75,24 @@ def write_jsonl(path: Path | str, rows: Iterator[Mapping[str, Any]]) -> Path:
     return Path(path)
 
 
-def suite_store(name: str, corpus: Corpus, folder: Path | str) -> TokenStore:
-    """The suite as JSONL and token store below `folder`, built where it is missing."""
-    return _store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length)
+def suite_store(name: str, corpus: Corpus, folder: Path | str, *, encode: Any = None) -> TokenStore:
+    """The suite as JSONL and token store below `folder`, built where it is missing.
+
+    `encode` is the tokenizer that lengths are measured and texts are written in; None is the miniature's.
+    """
+    return _store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length, encode=encode)
 
 
-def _store(folder: Path, rows: Any, *, max_length: int) -> TokenStore:
+def _store(folder: Path, rows: Any, *, max_length: int, encode: Any) -> TokenStore:
     jsonl = folder.with_name(folder.name + ".jsonl")
 
     def build() -> TokenStore:
         write_jsonl(jsonl, rows())
-        return tokenize_jsonl(jsonl, tokenizer.load(), folder, chat_format="template", max_length=max_length)
+        return tokenize_jsonl(
+            jsonl, encode or tokenizer.load(), folder, chat_format="template", max_length=max_length
+        )
 
-    with record.alone(folder.with_name(f".{folder.name}.lock")):
+    with record.alone(folder.with_name(f".{folder.name}.lock")), in_tokens_of(encode):
         store = _whole(folder, build)
         if not jsonl.is_file() or jsonl.stat().st_size != store.manifest["source"]["bytes"]:
             write_jsonl(jsonl, rows())
@@ -107,35 +113,39 @@ def _whole(folder: Path, build: Callable[[], TokenStore]) -> TokenStore:
 
 
 def documents_store(
-    kind: str, folder: Path | str, *, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int = 0
-) -> TokenStore:
+    kind: str, folder: Path | str, *, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int = 0,
+    encode: Any = None,
+) -> TokenStore:  # fmt: skip
     """Pre-training documents of `lengths` = (min, max) tokens, `tokens` in all, as a token store, built where missing.
 
     A share `recall_share` are recall documents, the others end in questions with their answers. Every token of an
     answer is a target, and of the others OTHER_SHARE: most of them cannot be predicted and would drown those that can.
+    `encode` as in `suite_store`.
     """
     folder = Path(folder)
     meta = {"kind": kind, "seed": seed, "recall_share": recall_share, "lengths": list(lengths)}
-    with record.alone(folder.with_name(f".{folder.name}.lock")):
-        return _whole(
-            folder, lambda: write_store(folder, _documents(kind, tokens, lengths, recall_share, seed), meta=meta)
-        )
+    with record.alone(folder.with_name(f".{folder.name}.lock")), in_tokens_of(encode):
+        documents = _documents(kind, tokens, lengths, recall_share, seed, encode)
+        return _whole(folder, lambda: write_store(folder, documents, meta=meta))
 
 
-def _documents(kind: str, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int) -> Iterator[Encoded]:
+def _documents(
+    kind: str, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int, encode: Any
+) -> Iterator[Encoded]:
     index = 0
     while tokens > 0:
         rng = Random(f"{kind}:labels:{seed}:{index}")
         write = samples.recall_document if rng.random() < recall_share else samples.base_document
-        document = _encode_document(write(kind, seed, index, length=rng.randint(*lengths)), rng)
+        document = _encode_document(write(kind, seed, index, length=rng.randint(*lengths)), encode, rng)
         yield document
         tokens -= len(document.input_ids)
         index += 1
 
 
-def _encode_document(document: Mapping[str, Any], rng: Random | None = None) -> Encoded:
+def _encode_document(document: Mapping[str, Any], encode: Any, rng: Random | None = None) -> Encoded:
     """Tokens of a document with its answers, and (with `rng`) a share of its other tokens, as targets."""
-    encoding = tokenizer.load()(document["text"], return_offsets_mapping=True)
+    encode = encode or tokenizer.load()
+    encoding = encode(document["text"], return_offsets_mapping=True, add_special_tokens=False)
     input_ids = np.array(encoding["input_ids"], dtype=np.int32)
     starts = np.array([start for start, _ in encoding["offset_mapping"]])
     target = np.array([rng is not None and rng.random() < OTHER_SHARE for _ in input_ids])
@@ -146,8 +156,12 @@ def _encode_document(document: Mapping[str, Any], rng: Random | None = None) -> 
     return Encoded(input_ids=input_ids, labels=labels, truncated=0)
 
 
-def recall_probe(length: int, count: int) -> list[dict[str, np.ndarray]]:
-    """New documents of pre-training, at most `length` tokens, with the answers as targets: does a model read that
-    far?"""
-    documents = (samples.base_document(f"probe-{length}", 0, index, length=length) for index in range(count))
-    return [{"input_ids": e.input_ids, "labels": e.labels} for e in map(_encode_document, documents)]
+def recall_probe(tokens: int, count: int, *, encode: Any = None) -> list[dict[str, np.ndarray]]:
+    """New documents of pre-training, at most `tokens` long, with the answers as targets: does a model read that far?
+
+    `encode` as in `suite_store`.
+    """
+    with in_tokens_of(encode):
+        documents = [samples.base_document(f"probe-{tokens}", 0, index, length=tokens) for index in range(count)]
+    encoded = [_encode_document(document, encode) for document in documents]
+    return [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]

@@ -9,9 +9,9 @@ from typing import Any
 
 from longalign.corpus import tasks
 from longalign.corpus.documents import Document, write_document
+from longalign.corpus.length import count_chat
 from longalign.corpus.samples import ANSWER_RESERVE, CHINESE_SHARE
 from longalign.corpus.styles import CHINESE, ENGLISH
-from longalign.corpus.tokenizer import count_tokens
 from longalign.corpus.world import World
 
 SOURCES = {"en": ENGLISH, "zh": CHINESE}
@@ -69,7 +69,7 @@ def make_item(
     return {
         "id": f"{kind}-{index}", "messages": messages, "source": document.source, "language": document.language,
         "task": task, "family": family, "type": type_, "template": template, "cell": cell,
-        "length": sum(count_tokens(message["content"]) + 1 for message in messages) + len(turns), **more,
+        "length": count_chat(messages), **more,
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from longalign.corpus import samples, tasks
 from longalign.corpus.benchmarks.building import draw_document, draw_language, make_item, random_numbers
 from longalign.corpus.documents import Document
-from longalign.corpus.tokenizer import count_tokens
+from longalign.corpus.length import count_tokens
 from longalign.corpus.world import Fact, World
 from longalign.profiles import Evaluation
 
