@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from transformers import AutoTokenizer
 
 from longalign import crew
 from longalign.corpus import benchmarks, suites, tokenizer
@@ -74,6 +75,23 @@ def test_a_prompt_over_the_window_loses_its_middle_and_is_still_scored(evaluatio
         crew.execute(one)
     assert len(short.rows()) == len(evaluation.rows())
     assert [row["item"] for row in short.rows()] == [row["item"] for row in evaluation.rows()]
+
+
+def test_the_tokenizer_is_that_of_a_folder_where_one_is_named(evaluation, folder):
+    corpus = dataclasses.replace(load_profile("smoke").corpus, long=2, short=4)
+    store = suites.suite_store("LongAlign-10k", corpus, folder / "few")
+    evaluation = dataclasses.replace(evaluation, benchmark=LOSS, train=str(store.folder))
+    tokenizer.load().save_pretrained(folder / "same")
+    other = AutoTokenizer.from_pretrained(folder / "same")
+    other.chat_template = tokenizer.CHAT_TEMPLATE.replace("{{ message.content }}", "{{ message.content[::-1] }}")
+    other.save_pretrained(folder / "other")
+    named = [dataclasses.replace(evaluation, tokenizer=str(folder / name)) for name in ("same", "other")]
+    for one in (evaluation, *named):
+        crew.execute(one)
+    losses = [{row["task"]: row["value"] for row in one.rows()} for one in (evaluation, *named)]
+    assert losses[0] == losses[1] and losses[2]["train-loss"] == losses[0]["train-loss"]
+    assert losses[2]["test-loss"] != losses[0]["test-loss"]
+    assert len({one.key for one in (evaluation, *named)}) == 3
 
 
 def test_losses_are_taken_on_training_data_and_on_the_test_items(evaluation, folder):

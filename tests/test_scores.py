@@ -175,7 +175,7 @@ def test_an_answer_ends_before_the_end_token_and_keeps_other_special_tokens(monk
 
 def test_the_longest_prompts_are_cut_in_the_middle_and_facts_lost_there_lower_the_ceiling(monkeypatch, chat_items):
     shown = []
-    monkeypatch.setattr(conversation, "greedy", lambda model, prompt: shown.append(prompt) or "")
+    monkeypatch.setattr(conversation, "greedy", lambda model, prompt, **_: shown.append(prompt) or "")
     rows = answers(torch.nn.Linear(1, 1), chat_items, window=512)
     assert [row["item"] for row in rows] == [item["id"] for item in chat_items]
     for row, item, prompt in zip(rows, chat_items, shown, strict=True):
@@ -220,9 +220,9 @@ def test_every_item_gives_one_row_a_metric_within_its_bounds(model, name):
 def test_a_model_that_answers_right_scores_ten_and_one_that_is_silent_scores_one(monkeypatch, model, chat_items):
     asked = chat_items[:5]
     replies = iter(item["messages"][-1]["content"] for item in asked)
-    monkeypatch.setattr(conversation, "greedy", lambda model, prompt: next(replies))
+    monkeypatch.setattr(conversation, "greedy", lambda model, prompt, **_: next(replies))
     assert [row["value"] for row in score(model, "longbench_chat", asked, window=2048)[0]] == [10.0] * 5
-    monkeypatch.setattr(conversation, "greedy", lambda model, prompt: "")
+    monkeypatch.setattr(conversation, "greedy", lambda model, prompt, **_: "")
     rows, told = score(model, "longbench_chat", asked, window=2048)
     assert [row["value"] for row in rows] == [CHANCE["score"]] * 5
     assert list(told[0]) == ["item", "question", "reference", "answer", "score", "truncated", "ceiling"]

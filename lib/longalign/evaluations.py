@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longalign import paths, record, seals
+from longalign.chat import encode, tokenizer_hash
 from longalign.corpus import tokenizer
 from longalign.runs import source_hash
 from longalign.store import TokenStore
@@ -41,7 +42,8 @@ class Evaluation:
     """Scores of the model in a folder on a benchmark, whose items are the JSONL file `items`/<benchmark>.jsonl.
 
     Prompts longer than `window` tokens lose their middle. The benchmark `LOSS` takes the mean loss on `train`, a token
-    store, and on the items of `test`. `label` is for people and does not enter the key.
+    store, and on the items of `test`. `tokenizer` is the folder of the model's, "" the miniature's. `label` is for
+    people and does not enter the key.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Evaluation:
     benchmark: str
     window: int
     train: str = ""
+    tokenizer: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -58,6 +61,7 @@ class Evaluation:
             "model": record.hash_files(*(Path(self.model) / name for name in ("config.json", "model.safetensors"))),
             "items": record.hash_files(self._file), "window": self.window, "benchmark": self.benchmark,
             "train": self.train and TokenStore(Path(self.train)).sha256, "code": source_hash(*CODE),
+            **({"tokenizer": tokenizer_hash(self._encode())} if self.tokenizer else {}),
         })  # fmt: skip
 
     @property
@@ -71,15 +75,20 @@ class Evaluation:
         return seals.finished_record(self.folder) is not None
 
     def perform(self) -> None:
-        """Score the model in this process."""
+        """Score the model in this process, on its GPU if there is one."""
+        import torch
+
         from longalign.evals.score import score
         from longalign.models import load_model
 
         began, model = time.monotonic(), load_model(self.model)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
         if self.benchmark == LOSS:
             rows, answers = self._losses(model), []
         else:
-            rows, answers = score(model, self.benchmark, self._items(), window=self.window)
+            rows, answers = score(
+                model, self.benchmark, self._items(), window=self.window, encode=self._encode()
+            )
         record.write_csv(self.folder / "items.csv", rows, columns=COLUMNS)
         with record.atomic(self.folder / "answers.jsonl") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
@@ -105,6 +114,11 @@ class Evaluation:
         """One phrase when it is finished."""
         return f"{json.loads((self.folder / 'record.json').read_text())['rows']:,} scores"
 
+    def _encode(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.tokenizer) if self.tokenizer else tokenizer.load()
+
     @property
     def _file(self) -> Path:
         return Path(self.items) / f"{'test' if self.benchmark == LOSS else self.benchmark}.jsonl"
@@ -122,10 +136,8 @@ class Evaluation:
                 for task, value in losses.items()]  # fmt: skip
 
     def _test_sequences(self) -> Iterator[dict[str, Any]]:
-        from longalign.chat import encode
-
         for item in self._items():
-            encoded = encode(item["messages"], tokenizer.load(), max_length=self.window)
+            encoded = encode(item["messages"], self._encode(), max_length=self.window)
             yield {"input_ids": encoded.input_ids, "labels": encoded.labels}
 
 

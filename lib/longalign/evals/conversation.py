@@ -17,24 +17,27 @@ ANSWER_ROOM = 64
 """Tokens kept free for an answer; the longest reference has some 40."""
 
 
-def answers(model: PreTrainedModel, items: Iterable[dict[str, Any]], *, window: int) -> list[dict[str, Any]]:
+def answers(
+    model: PreTrainedModel, items: Iterable[dict[str, Any]], *, window: int, encode: Any = None
+) -> list[dict[str, Any]]:
     """What the model answers to the last question of each item, and its points.
 
     One dict an item: `item` (id), `question` (without the document), `reference`, `answer`, `score` (1 to 10),
-    `truncated` (tokens taken from the prompt's middle), `ceiling` (the score that what is left allows).
+    `truncated` (tokens taken from the prompt's middle), `ceiling` (the score that what is left allows). `encode` is the
+    model's tokenizer, with a chat template; None is the miniature's.
     """
-    training = model.training
+    training, encode = model.training, encode or tokenizer.load()
     model.eval()
-    rows = [_answer(model, item, window) for item in items]
+    rows = [_answer(model, item, window, encode) for item in items]
     model.train(training)
     return rows
 
 
-def _answer(model: PreTrainedModel, item: dict[str, Any], window: int) -> dict[str, Any]:
-    encode, (*prompt, last) = tokenizer.load(), item["messages"]
+def _answer(model: PreTrainedModel, item: dict[str, Any], window: int, encode: Any) -> dict[str, Any]:
+    *prompt, last = item["messages"]
     reference, ordered = last["content"], item["family"] in ORDERED
     shown = encode_prompt(prompt, encode, max_length=window, reserve=ANSWER_ROOM)
-    written = greedy(model, torch.from_numpy(shown).long())
+    written = greedy(model, torch.from_numpy(shown).long(), encode=encode)
     return {
         "item": item["id"],
         "question": prompt[-1]["content"].rpartition("\n\n")[2],
@@ -47,12 +50,12 @@ def _answer(model: PreTrainedModel, item: dict[str, Any], window: int) -> dict[s
 
 
 @torch.no_grad()
-def greedy(model: PreTrainedModel, prompt: torch.Tensor) -> str:
+def greedy(model: PreTrainedModel, prompt: torch.Tensor, *, encode: Any = None) -> str:
     """The most probable tokens after `prompt` ([T], int64) up to the end token or ANSWER_ROOM, as text.
 
     Other special tokens stay in the text: they are no part of any right answer.
     """
-    encode = tokenizer.load()
+    encode = encode or tokenizer.load()
     prompt = prompt[None].to(model.device)
     # Training saves models with the cache off.
     written = model.generate(

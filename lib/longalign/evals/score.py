@@ -31,20 +31,21 @@ Row = dict[str, Any]
 
 
 def score(
-    model: PreTrainedModel, name: str, items: Iterable[dict[str, Any]], *, window: int
+    model: PreTrainedModel, name: str, items: Iterable[dict[str, Any]], *, window: int, encode: Any = None
 ) -> tuple[list[Row], list[Row]]:
     """Rows (benchmark, task, length, item, metric, value) of benchmark `name`, in the order of its items.
 
     `length` is the item's `cell`. The second list holds what `conversation.answers` tells of every item of
-    longbench_chat, and is empty for the other benchmarks. `window`: tokens that the model may read.
+    longbench_chat, and is empty for the other benchmarks. `window`: tokens that the model may read. `encode`: the
+    model's tokenizer, with a chat template; None is the miniature's.
     """
-    items = list(items)
+    items, encode = list(items), encode or tokenizer.load()
     if name == "longbench_chat":
-        told = answers(model, items, window=window)
+        told = answers(model, items, window=window, encode=encode)
         return [_row(name, item, "score", row["score"]) for item, row in zip(items, told, strict=True)], told
     asked = [item for item in items if "options" not in item]
     choices = [item for item in items if "options" in item]
-    return [*_matches(model, name, asked, window), *_accuracies(model, name, choices, window)], []
+    return [*_matches(model, name, asked, window, encode), *_accuracies(model, name, choices, window, encode)], []
 
 
 def mean_loss(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> float:
@@ -58,10 +59,9 @@ def mean_loss(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> fl
     return float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
-def _matches(model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int) -> list[Row]:
-    encode = tokenizer.load()
+def _matches(model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int, encode: Any) -> list[Row]:
     marks = [encode.convert_tokens_to_ids(mark) for mark in MARKS]
-    sequences = [_conversation(item["messages"], window) for item in items]
+    sequences = [_conversation(item["messages"], window, encode) for item in items]
     rows = []
     for item, sequence, hits in zip(items, sequences, target_hits(model, sequences), strict=True):
         rows.append(_row(name, item, "exact_match", answer_match(hits, sequence["labels"])))
@@ -69,29 +69,31 @@ def _matches(model: PreTrainedModel, name: str, items: list[dict[str, Any]], win
     return rows
 
 
-def _accuracies(model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int) -> list[Row]:
-    chosen = preferred(model, [option_sequences(item, window=window) for item in items])
+def _accuracies(
+    model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int, encode: Any
+) -> list[Row]:
+    chosen = preferred(model, [option_sequences(item, window=window, encode=encode) for item in items])
     return [
         _row(name, item, "accuracy", float(choice == item["right"]))
         for item, choice in zip(items, chosen, strict=True)
     ]  # fmt: skip
 
 
-def option_sequences(item: dict[str, Any], *, window: int) -> list[dict[str, np.ndarray]]:
+def option_sequences(item: dict[str, Any], *, window: int, encode: Any = None) -> list[dict[str, np.ndarray]]:
     """One sequence for each option of a multiple-choice item, the option (and its end token in a chat) as target."""
+    encode = encode or tokenizer.load()
     *prompt, answer = item["messages"]
     if item["form"] == "text":
-        return [_text(prompt[0]["content"], option, item["language"]) for option in item["options"]]
-    return [_conversation([*prompt, {**answer, "content": option}], window) for option in item["options"]]
+        return [_text(prompt[0]["content"], option, item["language"], encode) for option in item["options"]]
+    return [_conversation([*prompt, {**answer, "content": option}], window, encode) for option in item["options"]]
 
 
-def _conversation(messages: list[dict[str, str]], window: int) -> dict[str, np.ndarray]:
-    encoded = chat.encode(messages, tokenizer.load(), max_length=window)
+def _conversation(messages: list[dict[str, str]], window: int, encode: Any) -> dict[str, np.ndarray]:
+    encoded = chat.encode(messages, encode, max_length=window)
     return {"input_ids": encoded.input_ids, "labels": encoded.labels}
 
 
-def _text(prompt: str, option: str, language: str) -> dict[str, np.ndarray]:
-    encode = tokenizer.load()
+def _text(prompt: str, option: str, language: str, encode: Any) -> dict[str, np.ndarray]:
     before = len(encode(prompt)["input_ids"])
     ids = np.array(encode(prompt + ("" if language == "zh" else " ") + option)["input_ids"], dtype=np.int32)
     return {"input_ids": ids, "labels": np.where(np.arange(len(ids)) < before, np.int32(IGNORE_INDEX), ids)}
