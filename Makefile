@@ -20,6 +20,11 @@ REPORT    := 16
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 
+# a profile may name the notebooks that it executes: notebooks: ["01", "04"]
+ifneq ($(shell grep -s '^notebooks:' profiles/$(PROFILE).yaml),)
+NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/s/[^0-9]/ /gp' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
+endif
+
 # $(call stamp,05) is the stamp of notebook 05 in this profile, $(call stamp,*) those of all
 stamp = $(patsubst notebooks/%.ipynb,$(STAMP)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
 
@@ -55,7 +60,7 @@ ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
-.PHONY: help reproduce side-by-side one-by-one verify smoke notebook lab test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -67,7 +72,7 @@ help: ## show this list
 # What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
 given = $(strip $(foreach name,NB PROFILE SEEDS RUNS JOBS VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
 
-reproduce: $(READY) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
+reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
 ifeq ($(EXECUTOR),slurm)
 	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) \
 		--alone $(call stamp,$(TIMES)) --make $(given) --notebooks $(NOTEBOOKS)
@@ -76,12 +81,22 @@ else
 		--notebooks $(NOTEBOOKS)
 endif
 
+nothing:
+	@echo "the profile $(PROFILE) executes no notebook yet; there are: make smoke PROFILE=$(PROFILE), longalign plan --profile $(PROFILE)" >&2; exit 2
+
 # Called by `reproduce`, one after the other: notebooks side by side fill the cores, but times are measured alone.
 side-by-side: $(filter-out $(call stamp,$(TIMES)) $(call stamp,$(REPORT)),$(call stamp,*))
 one-by-one: $(call stamp,*)
 
-smoke: ## execute every notebook at the smallest size, to see that everything runs
+smoke: ## execute every notebook at the smallest size; PROFILE=gpu: two steps of its real model and an answer
+ifeq ($(filter command environment,$(origin PROFILE)),)
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
+else ifeq ($(PROFILE),smoke)
+	@$(MAKE) --no-print-directory reproduce
+else
+	@$(MAKE) --no-print-directory $(READY)
+	@$(PY) -m longalign.smoke $(PROFILE)
+endif
 
 notebook: ## execute one notebook and what it needs: make notebook NB=05
 	@test -n "$(call stamp,$(NB))" || { echo "say which: make notebook NB=05; there are: $(notdir $(NOTEBOOKS))" >&2; exit 2; }

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longalign import paths, record, seals
-from longalign.chat import encode, tokenizer_hash
+from longalign.chat import encode as encode_chat
+from longalign.chat import tokenizer_hash
 from longalign.corpus import tokenizer
 from longalign.runs import source_hash
 from longalign.store import TokenStore
@@ -137,8 +138,20 @@ class Evaluation:
 
     def _test_sequences(self) -> Iterator[dict[str, Any]]:
         for item in self._items():
-            encoded = encode(item["messages"], self._encode(), max_length=self.window)
+            encoded = encode_chat(item["messages"], self._encode(), max_length=self.window)
             yield {"input_ids": encoded.input_ids, "labels": encoded.labels}
+
+
+def answer(model: Path | str, item: dict[str, Any], *, encode: Any = None) -> str:
+    """Question, reference and the answer to a benchmark's item that the model in a folder writes, as three lines.
+
+    `encode` is the model's tokenizer; None is the miniature's.
+    """
+    from longalign.evals.conversation import ANSWER_ROOM, answers
+    from longalign.models import load_model
+
+    (told,) = answers(load_model(model), [item], window=item["length"] + ANSWER_ROOM, encode=encode)
+    return f"question:  {told['question']}\nreference: {told['reference']}\nwritten:   {told['answer']}"
 
 
 def tidy(experiment: str, evaluations: Mapping[Scored, Evaluation]) -> list[dict[str, Any]]:

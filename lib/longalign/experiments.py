@@ -9,9 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longalign import paths, record
+from longalign import paths, record, starts
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
+from longalign.chat import tokenizer_hash
 from longalign.corpus import benchmarks, suites
+from longalign.corpus.length import in_tokens_of
 from longalign.engine import ONE_PROCESS
 from longalign.evaluations import LOSS, Evaluation, Scored
 from longalign.profiles import Profile
@@ -48,10 +50,15 @@ def data_folder(profile: Profile) -> Path:
     return paths.run_dir(profile.name) / "data" / key
 
 
-def suite_store(profile: Profile, name: str, *, seed: int = 0) -> TokenStore:
-    """A training suite of the profile as token store, as `seed` draws it, built where it is missing."""
-    corpus = replace(profile.corpus, seed=profile.corpus.seed + seed)
-    return suites.suite_store(name, corpus, data_folder(profile) / f"seed-{seed}")
+def suite_store(profile: Profile, name: str, *, seed: int = 0, model: str = "") -> TokenStore:
+    """A training suite as token store, as `seed` draws it, for a model (the profile's first), built where missing."""
+    corpus, model = replace(profile.corpus, seed=profile.corpus.seed + seed), model or profile.models[0]
+    folder = _data_of(profile, model) / f"seed-{seed}"
+    return suites.suite_store(name, corpus, folder, encode=starts.encode(profile, model))
+
+
+def _data_of(profile: Profile, model: str) -> Path:
+    return data_folder(profile) / (model if starts.tokenizer_folder(profile, model) else "")
 
 
 def extension(profile: Profile, model: str, **changes: Any) -> Run:
@@ -63,7 +70,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     settings = replace(profile.extension, **changes)
     name = "-".join(["extension", *(f"{field}-{changes[field]}" for field in sorted(changes))])
     store = suites.documents_store(
-        "extension", data_folder(profile) / name, tokens=settings.tokens,
+        "extension", _data_of(profile, model) / name, tokens=settings.tokens, encode=starts.encode(profile, model),
         lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=RECALL_SHARE,
         seed=profile.corpus.seed,
     )  # fmt: skip
@@ -72,7 +79,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
         "learning_rate": settings.learning_rate, "seed": profile.seed,
     }  # fmt: skip
     return Run(
-        f"{model} context extension", str(store.folder), training, start=str(paths.bases() / model),
+        f"{model} context extension", str(store.folder), training, start=str(starts.short_base(profile, model)),
         rope_factor=settings.rope_factor, max_length=max(settings.max_length, profile.corpus.max_length),
         engine=_engine(profile),
     )  # fmt: skip
@@ -108,7 +115,7 @@ def fine_tuning(
         training["exponent"] = settings.exponent
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
-    store = suite_store(profile, suite, seed=seed)
+    store = suite_store(profile, suite, seed=seed, model=model)
     start = start or extension(profile, model)
     label = f"{model} {suite} {method} seed {seed}"
     return Run(label, str(store.folder), training | changes, start=str(start.model), engine=_engine(profile))
@@ -253,14 +260,18 @@ def _steps(run: Run) -> int:
 
 
 def benchmark_folder(profile: Profile) -> Path:
-    """The items of every benchmark of the profile as JSONL, built where they are missing."""
+    """The items of every benchmark as JSONL, in tokens of the profile's first model, built where they are missing."""
     settings = {"evaluation": profile.as_dict()["evaluation"], "window": profile.corpus.max_length}
+    if (encode := starts.encode(profile, profile.models[0])) is not None:
+        settings["tokenizer"] = tokenizer_hash(encode)
     key = record.config_hash({**settings, "code": source_hash("corpus", "corpus/benchmarks")})
     folder = paths.run_dir(profile.name) / "benchmarks" / key
     for name in benchmarks.BENCHMARKS:
         if not (folder / f"{name}.jsonl").is_file():
             items = benchmarks.items(name, profile.evaluation, window=profile.corpus.max_length)
-            suites.write_jsonl(folder / f"{name}.jsonl", items)
+            # a short item is short in words: 128 tokens of another tokenizer may not hold a question with its options
+            with in_tokens_of(None if name == "short" else encode):
+                suites.write_jsonl(folder / f"{name}.jsonl", items)
     return folder
 
 
@@ -272,7 +283,7 @@ def evaluations(
     return {
         Scored(*arm, name): Evaluation(
             " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
-            train=run.store if name == LOSS else "",
+            train=run.store if name == LOSS else "", tokenizer=starts.tokenizer_folder(profile, arm.model),
         )
         for arm, run in arms.items() for name in names
     }  # fmt: skip
@@ -287,12 +298,3 @@ def trainings(arms: Mapping[Arm, Run]) -> dict[str, dict[str, Any]]:
     names = ("key", "steps", "tokens", "seconds", "cpu_seconds", "peak_memory_mb")
     records = {" ".join(map(str, arm)): run.record() for arm, run in arms.items()}
     return {arm: {name: found[name] for name in names} for arm, found in records.items()}
-
-
-def answer(run: Run, item: dict[str, Any]) -> str:
-    """Question, reference and the answer to a benchmark's item that the run's model writes, as three lines."""
-    from longalign.evals.conversation import ANSWER_ROOM, answers
-    from longalign.models import load_model
-
-    (told,) = answers(load_model(run.model), [item], window=item["length"] + ANSWER_ROOM)
-    return f"question:  {told['question']}\nreference: {told['reference']}\nwritten:   {told['answer']}"

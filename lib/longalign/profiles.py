@@ -123,7 +123,10 @@ class Slurm:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything that differs between a laptop and a cluster; notebooks read it and never ask for the machine."""
+    """Everything that differs between a laptop and a cluster; notebooks read it and never ask for the machine.
+
+    `notebooks` are the numbers of those that it executes, None for all.
+    """
 
     name: str
     seed: int = 0
@@ -138,6 +141,7 @@ class Profile:
     limits: Limits = field(default_factory=Limits)
     engine: Engine = field(default_factory=Engine)
     slurm: Slurm = field(default_factory=Slurm)
+    notebooks: tuple[str, ...] | None = None
     workers: int = 2
     simulated_ranks: int = 8
 
@@ -198,7 +202,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
     distinct = {"models": profile.models, "windows": profile.windows}
     distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}
     for holds, message in (
-        (len(profile.models) == 3, "models must name three: the first two for the training methods, the largest last"),
+        (len(profile.models) == 3 or profile.notebooks is not None,
+         "models must name three: the first two for the training methods, the largest last"),
         *((len(values) > 0, f"{key} must name at least one") for key, values in distinct.items()),
         *((len(set(values)) == len(values), f"{key} names one twice") for key, values in distinct.items()),
         (0 <= profile.seed < MOST_SEED and 0 <= corpus.seed < MOST_SEED, f"seeds must lie from 0 to {MOST_SEED - 1:,}"),

@@ -9,8 +9,6 @@ from matplotlib.figure import Figure
 from longalign.plots import TEXT_WIDTH, figure, look
 from longalign.tables import size
 
-SHORT_LENGTH = 128  # what the short bases have read
-
 
 @figure("extension_loss")
 def extension_loss(folder: Path) -> Figure:
@@ -31,7 +29,8 @@ def extension_loss(folder: Path) -> Figure:
 def extension_recall(folder: Path) -> Figure:
     """Recall against length for the short base, the untrained change of RoPE and the long base, one panel a model."""
     table = pd.read_csv(folder / "extension_recall.csv")
-    stages = ["short base", "RoPE base x 200, untrained", "long base"]
+    (changed,) = (stage for stage in table.stage.unique() if stage.endswith("untrained"))
+    stages = ["short base", changed, "long base"]
     models = sorted(table.model.unique(), key=size)
     drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False)
     styles = look(stages)
@@ -39,7 +38,8 @@ def extension_recall(folder: Path) -> Figure:
         for stage in stages:
             part = table[(table.model == model) & (table.stage == stage)].sort_values("length")
             axes.plot(part.length, part.recall, label=stage, **styles[stage])
-        axes.axvline(SHORT_LENGTH, color="black", linestyle=":", linewidth=1.2, marker="")
+        short = table[table.model == model].short_length.iloc[0]  # what the short base has read
+        axes.axvline(short, color="black", linestyle=":", linewidth=1.2, marker="")
         lengths = sorted(table.length.unique())
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [str(length) for length in lengths])
