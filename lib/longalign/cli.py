@@ -1,6 +1,7 @@
 """The console command `longalign`: every failure is one line on stderr and exit status 2, never a traceback.
 
     longalign plan DATA --capacity 65536 --ranks 8 --method packing --json
+    longalign plan --profile paper
     longalign data tokenize DATA.jsonl --out STORE --tokenizer NAME_OR_FOLDER --chat-format llama --max-length 65536
     longalign train JOB.yaml --out FOLDER --dry-run
     longalign figures | version
@@ -22,6 +23,7 @@ import longalign
 
 METHODS = ("naive", "sorted", "packing")
 ALGORITHMS = ("next_fit", "best_fit")
+DISTRIBUTIONS = ("uniform", "log-uniform")
 CHAT_FORMATS = ("template", "llama", "chatglm")
 
 
@@ -67,7 +69,9 @@ def parser() -> Parser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     plan = top.add_child(commands, "plan", run_plan, help="plan the batches of an epoch and say what the plan costs")
-    plan.add_argument("data", metavar="DATA", type=Path, help="JSONL, token store, or text file of one length a line")
+    plan.add_argument(
+        "data", metavar="DATA", type=Path, nargs="?", help="JSONL, token store, or text file of one length a line"
+    )
     plan.add_argument("--method", choices=METHODS, default="packing", help="(default: packing)")
     plan.add_argument("--capacity", type=_positive, help="tokens a pack can hold; packing needs it")
     plan.add_argument("--ranks", type=_positive, default=1, help="devices (default: 1)")
@@ -79,6 +83,11 @@ def parser() -> Parser:
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
     _tokenizer_options(plan)
+    plan.add_argument(
+        "--profile", metavar="NAME", help="the paper's arms, by this profile; without DATA lengths are assumed"
+    )
+    plan.add_argument("--long", choices=DISTRIBUTIONS, help="how assumed long lengths spread (default: uniform)")
+    plan.add_argument("--utilisation", type=_share, help="of the devices' FLOP/s (default: fitted to a paper's number)")
 
     data = top.add_child(commands, "data", help="prepare data")
     actions = data.add_subparsers(metavar="ACTION", required=True)
@@ -107,27 +116,67 @@ def _tokenizer_options(command: Parser) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Lengths, plan, summary; JSON keys are packs, fill, idle, bound, steps, sequences_per_step."""
+    from longalign.batching import format_summary, make_plan, summarize
+
+    if options.profile is not None:
+        run_paper_plan(options)
+        return
+    for name in ("long", "utilisation"):
+        if getattr(options, name) is not None:
+            fail(f"--{name} is for --profile; leave it out")
+    if options.data is None:
+        fail("the following arguments are required: DATA (only --profile does without)")
+    lengths, targets = _measured(options, options.capacity, "raise --capacity, or cut them with --truncate")
+    given = vars(options)
+    same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
+    plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
+    summary = summarize(plan)
+    print(json.dumps(summary) if options.json else format_summary(summary))
+
+
+def run_paper_plan(options: argparse.Namespace) -> None:
+    """The paper's arms, each a row; JSON keys are those of `longalign.paper_table.as_json`."""
+    from longalign import paper_plan, paper_table
+    from longalign.profiles import load_profile
+
+    for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm"):
+        if getattr(options, name) != options.parser.get_default(name):
+            fail(f"--{name.replace('_', '-')} is settled by --profile {options.profile}; leave it out")
+    profile = load_profile(options.profile)
+    if options.data is None:
+        spread = options.long or DISTRIBUTIONS[0]
+        lengths, targets = paper_plan.assumed_lengths(options.seed, spread)
+        source = paper_plan.assumption(spread)
+    elif options.long:
+        fail("--long is how assumed lengths spread; leave it out where DATA gives the lengths")
+    else:
+        advice = f"the capacity is that of profile {profile.name}; cut them with --truncate"
+        lengths, targets = _measured(options, profile.training.capacity, advice)
+        source = f"lengths of {options.data.name}: {lengths.size:,} sequences"
+    found = paper_plan.report(
+        profile, lengths, targets, seed=options.seed, utilisation=options.utilisation, source=source
+    )
+    print(json.dumps(paper_table.as_json(found)) if options.json else paper_table.as_text(found))
+
+
+def _measured(options: argparse.Namespace, capacity: int | None, advice: str) -> tuple[Any, Any]:
+    """Lengths and, where known, target counts of DATA; what is over the capacity is refused, or cut and told."""
     import numpy as np
 
-    from longalign.batching import format_summary, make_plan, summarize
     from longalign.packing import fit_lengths
     from longalign.store import read_lengths
 
     named = options.tokenizer is not None or _has_only_messages(options.data)
     tokenizer = _tokenizer(options.tokenizer) if named else None
     lengths, targets = read_lengths(options.data, tokenizer=tokenizer, chat_format=options.chat_format)
-    if options.capacity and (over := np.flatnonzero(lengths > options.capacity)).size:
-        where = f"{over.size:,} of {lengths.size:,} sequences are over the capacity of {options.capacity:,} tokens"
+    if capacity and (over := np.flatnonzero(lengths > capacity)).size:
+        where = f"{over.size:,} of {lengths.size:,} sequences are over the capacity of {capacity:,} tokens"
         if not options.truncate:
-            fail(f"{options.data}: {where}, sequence {over[0]} first: raise --capacity, or cut them with --truncate")
+            fail(f"{options.data}: {where}, sequence {over[0]} first: {advice}")
         print(f"longalign: {where} and are cut to it", file=sys.stderr)
-        lengths, _ = fit_lengths(lengths, options.capacity, overlong="truncate")
+        lengths, _ = fit_lengths(lengths, capacity, overlong="truncate")
         targets = None if targets is None else np.minimum(targets, np.maximum(lengths - 1, 0))
-    given = vars(options)
-    same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
-    plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
-    summary = summarize(plan)
-    print(json.dumps(summary) if options.json else format_summary(summary))
+    return lengths, targets
 
 
 def run_tokenize(options: argparse.Namespace) -> None:
@@ -174,6 +223,16 @@ def _seed(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 on")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a share above 0 and up to 1")
+    return value
 
 
 def _has_only_messages(path: Path) -> bool:
