@@ -64,3 +64,13 @@ def test_a_job_that_comes_while_its_worker_is_leaving_is_done_by_another(folder)
     while not worker.finished_job():
         time.sleep(0.05)
     assert second.record()["process"] == worker.process.pid != first.record()["process"]
+
+
+def test_no_job_is_begun_when_the_one_around_this_process_is_about_to_be_ended(folder, monkeypatch):
+    done, left = naps(folder, "e", 2, seconds=0.0)
+    monkeypatch.setenv("LONGALIGN_WARNING", str(folder / "warned"))
+    crew.execute_all([done], workers=1)
+    (folder / "warned").touch()
+    with pytest.raises(InterruptedError, match="nearly over; 1 are left"):
+        crew.execute_all([done, left], workers=1)
+    assert done.finished and not left.finished

