@@ -3,7 +3,7 @@
 
 PYTHON  ?= python3
 PROFILE ?= laptop
-RUNS    ?= results/run
+RUNS    ?= $(or $(LONGALIGN_RUNS),results/run)
 STAMPS  ?= .make
 VENV    ?= .venv
 JOBS    ?= 2

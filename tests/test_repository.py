@@ -22,7 +22,7 @@ FLOORS = {
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models checkpoints footprint ranks callbacks trainer "
     "events runs crew bases starts experiments evals evaluations timing defects fetching",
-    "side": "paths strict_yaml typed engine profiles record seals plots figures tables stats ledger verdicts",
+    "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
     "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}

@@ -4,6 +4,7 @@
     longalign plan --profile paper
     longalign data tokenize DATA.jsonl --out STORE --tokenizer NAME_OR_FOLDER --chat-format llama --max-length 65536
     longalign train JOB.yaml --out FOLDER --dry-run
+    longalign fetch --profile paper --only LongAlign-10k --list
     longalign figures | version
 
 Each subcommand imports what it needs when it runs, so that `longalign --help` does not wait for torch.
@@ -104,6 +105,11 @@ def parser() -> Parser:
     train.add_argument("--out", type=Path, help="folder for what is trained (default: results/run)")
     train.add_argument("--dry-run", action="store_true", help="say what would be done, and what it would take")
 
+    fetch = top.add_child(commands, "fetch", run_fetch, help="bring the models and data that a profile names")
+    fetch.add_argument("--profile", default="paper", help="name or YAML file (default: paper)")
+    fetch.add_argument("--only", metavar="NAME", nargs="+", default=[], help="of the sources, these alone")
+    fetch.add_argument("--list", action="store_true", help="say what is there, and fetch nothing")
+
     top.add_child(commands, "figures", run_figures, help="redraw the figures from the committed results")
     top.add_child(commands, "version", run_version, help="print versions")
     return top
@@ -198,6 +204,32 @@ def run_train(options: argparse.Namespace) -> None:
     sys.exit(launch.main([str(options.job), *out, *(["--dry-run"] if options.dry_run else [])]))
 
 
+def run_fetch(options: argparse.Namespace) -> None:
+    """A line for each source: where it lies, at which commit. What fails is told, and the others are fetched still."""
+    from longalign.fetching import sources
+    from longalign.profiles import load_profile
+    from longalign.typed import nearest
+
+    _quiet_hub()
+    profile = load_profile(options.profile)
+    known = {source.name: source for source in profile.sources}
+    if unknown := [name for name in options.only if name not in known]:
+        fail(f"profile {profile.name} has no source {unknown[0]!r}: {nearest(unknown[0], known)}")
+    if not known:
+        print(f"profile {profile.name} has no sources: there is nothing to fetch")
+    failed = 0
+    for source in [known[name] for name in options.only or known]:
+        try:
+            if not options.list:
+                sources.fetch(source)
+            print(f"{source.name}: {sources.state(source)}: {sources.folder_of(source)}", flush=True)
+        except (ValueError, OSError) as error:
+            print(f"longalign: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            failed += 1
+    if failed:
+        sys.exit(2)
+
+
 def run_figures(options: argparse.Namespace) -> None:
     """Redraw the reference's figures."""
     from longalign import plots
@@ -248,13 +280,21 @@ def _has_only_messages(path: Path) -> bool:
     return "messages" in row and "length" not in row
 
 
+def _quiet_hub() -> None:
+    """No warnings of the Hub's library, and its progress bars on a terminal alone."""
+    from huggingface_hub import utils
+
+    utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        utils.disable_progress_bars()
+
+
 def _tokenizer(name: str | None) -> Any:
-    from huggingface_hub.utils import logging as hub_logging
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    hub_logging.set_verbosity_error()
+    _quiet_hub()
     if name is None:
         from longalign.corpus.tokenizer import load
 

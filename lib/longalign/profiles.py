@@ -15,6 +15,7 @@ import yaml
 
 from longalign import paths, strict_yaml
 from longalign.engine import Engine
+from longalign.source import Source
 from longalign.typed import ProfileError, nearest, typed
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
@@ -142,6 +143,7 @@ class Profile:
     engine: Engine = field(default_factory=Engine)
     slurm: Slurm = field(default_factory=Slurm)
     notebooks: tuple[str, ...] | None = None
+    sources: tuple[Source, ...] = ()
     workers: int = 2
     simulated_ranks: int = 8
 
@@ -191,6 +193,8 @@ def _check_names(profile: Profile, where: str) -> None:
         values: Any = profile
         for part in key.split("."):
             values = getattr(values, part)
+        if key == "models":
+            valid += tuple(source.name for source in profile.sources if source.kind == "model")
         for value in (values,) if isinstance(values, str) else values:
             if value not in valid:
                 raise ProfileError(f"{where}: {key} knows no {value!r}: {nearest(value, valid)}")
@@ -200,12 +204,15 @@ def _check_numbers(profile: Profile, where: str) -> None:
     corpus, extension, training, evaluation = profile.corpus, profile.extension, profile.training, profile.evaluation
     slurm = profile.slurm
     distinct = {"models": profile.models, "windows": profile.windows}
+    sources = [source.name for source in profile.sources]
     distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}
     for holds, message in (
         (len(profile.models) == 3 or profile.notebooks is not None,
          "models must name three: the first two for the training methods, the largest last"),
         *((len(values) > 0, f"{key} must name at least one") for key, values in distinct.items()),
         *((len(set(values)) == len(values), f"{key} names one twice") for key, values in distinct.items()),
+        (len(set(sources)) == len(sources), "sources has two of one name: each becomes a folder of its name"),
+        (not {*sources} & {*NAMES["models"]}, "sources must not be called as the miniatures are"),
         (0 <= profile.seed < MOST_SEED and 0 <= corpus.seed < MOST_SEED, f"seeds must lie from 0 to {MOST_SEED - 1:,}"),
         (profile.seeds <= MOST_SEEDS, f"seeds must be at most {MOST_SEEDS}"),
         (extension.rope_factor >= 1, "extension.rope_factor must be at least 1; 1 leaves the RoPE base as it is"),
