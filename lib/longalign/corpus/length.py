@@ -12,6 +12,8 @@ from typing import Any
 from longalign import chat
 from longalign.corpus import tokenizer
 
+MOST_DRAWS = 20_000
+
 _other: ContextVar[Any] = ContextVar("other", default=None)
 
 
@@ -45,3 +47,18 @@ def count_chat(messages: Sequence[Mapping[str, str]]) -> int:
         return len(chat.encode(messages, other).input_ids)
     answers = sum(message["role"] == "assistant" for message in messages)
     return sum(tokenizer.count_tokens(message["content"]) + 1 for message in messages) + answers
+
+
+def draws(aim: int) -> Iterator[int]:
+    """Numbers the draws of a text of at most `aim` tokens, until one fits.
+
+    Raises ValueError after MOST_DRAWS: another tokenizer may need more tokens for the shortest text that there is.
+
+    >>> next(draws(9))
+    0
+    """
+    yield from range(MOST_DRAWS)
+    raise ValueError(
+        f"no text of at most {aim} tokens was found in {MOST_DRAWS:,} draws: in this tokenizer it must be longer; "
+        "raise the lengths of the profile's corpus, extension or evaluation"
+    )

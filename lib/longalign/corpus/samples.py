@@ -10,7 +10,7 @@ from typing import Any
 
 from longalign.corpus import tasks
 from longalign.corpus.documents import Document, write_document
-from longalign.corpus.length import count_chat, count_tokens
+from longalign.corpus.length import count_chat, count_tokens, draws
 from longalign.corpus.styles import CHINESE, ENGLISH, STYLES
 from longalign.corpus.world import FactSource
 
@@ -32,7 +32,7 @@ def _askable(
 ) -> tuple[Document, list[str]]:
     """A document on which at least one of the families can be asked (source and document drawn anew until there is
     one)."""
-    while True:
+    for _ in draws(tokens):
         document = write_document(rng, _source(rng, sources), tokens)
         found = [name for name in tasks.possible(document.world, document.language) if name in families]
         if found:
@@ -82,7 +82,7 @@ def instruction(
     rng = Random(f"{kind}:{seed}:{index}")
     length = rng.randint(min_length, max_length)
     reserve = min(ANSWER_RESERVE, length // 2)
-    while True:
+    for _ in draws(length):
         document, found = _askable(rng, length - reserve, families, sources)
         items = [tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language, heldout=heldout)]
         sample = _sample(kind, index, document, items)
@@ -96,7 +96,7 @@ def dialogue(kind: str, seed: int, index: int, *, max_length: int) -> dict[str, 
     """One short instruction of one to three turns, at most `max_length` tokens: a short document and questions on
     it."""
     rng = Random(f"{kind}:{seed}:{index}")
-    while True:
+    for _ in draws(max_length):
         document, found = _askable(rng, rng.randint(24, max(24, max_length // 2)), tuple(tasks.FAMILIES))
         turns = rng.choice((1, 1, 2, 3))
         items = [
@@ -116,7 +116,7 @@ def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str,
     Returns `text` and `answers`, the character spans of the answers: what a model can predict from the text before.
     """
     rng = Random(f"{kind}:{seed}:{index}")
-    while True:
+    for _ in draws(length):
         document, found = _askable(rng, int(length * rng.uniform(0.4, 0.65)), tuple(tasks.FAMILIES))
         text, answers = document.text, []
         tokens = count_tokens(text)

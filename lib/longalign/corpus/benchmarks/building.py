@@ -9,7 +9,7 @@ from typing import Any
 
 from longalign.corpus import tasks
 from longalign.corpus.documents import Document, write_document
-from longalign.corpus.length import count_chat
+from longalign.corpus.length import count_chat, draws
 from longalign.corpus.samples import ANSWER_RESERVE, CHINESE_SHARE
 from longalign.corpus.styles import CHINESE, ENGLISH
 from longalign.corpus.world import World
@@ -33,7 +33,7 @@ def draw_language(rng: Random) -> str:
 
 def draw_document(rng: Random, language: str, tokens: int, suits: Callable[[World], Any], **options: Any) -> Document:
     """Documents of at most `tokens` tokens are drawn until one `suits`; `options` are those of `write_document`."""
-    while True:
+    for _ in draws(tokens):
         document = write_document(rng, rng.choice(SOURCES[language]), tokens, **options)
         if suits(document.world):
             return document
@@ -79,7 +79,7 @@ def fit(aim: int, make: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
     What the answer and the document really take is known only afterwards, so documents are drawn until the aim is met.
     """
     tokens = aim - min(ANSWER_RESERVE, aim // 2)
-    while True:
+    for _ in draws(aim):
         item = make(max(SHORTEST_DOCUMENT, tokens))
         missing = aim - item["length"]
         if 0 <= missing < SLACK:

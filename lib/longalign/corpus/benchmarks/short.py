@@ -23,7 +23,7 @@ from typing import Any
 from longalign.corpus import samples, tasks
 from longalign.corpus.benchmarks.building import draw_document, draw_language, make_item, random_numbers
 from longalign.corpus.documents import Document
-from longalign.corpus.length import count_tokens
+from longalign.corpus.length import count_tokens, draws
 from longalign.corpus.world import Fact, World
 from longalign.profiles import Evaluation
 
@@ -58,7 +58,7 @@ def _conversations(wanted: int) -> Iterator[dict[str, Any]]:
 def _choice(task: str, index: int, draw: Callable[[Random, str], Drawn | None]) -> dict[str, Any]:
     rng = random_numbers(f"choice-{task}", index)
     language = draw_language(rng)
-    while True:
+    for _ in draws(LONGEST):
         drawn = draw(rng, language)
         if not drawn:
             continue
