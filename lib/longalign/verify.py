@@ -30,7 +30,7 @@ from longalign.profiles import load_profile
 
 FAMILY = 0.001
 """How often an honest run may fail, over all numbers together."""
-MACHINE = ("workers", "limits", "seeds", "seeds_of_slow_arms")
+MACHINE = ("slurm", "notebooks", "sources", "workers", "limits", "seeds", "seeds_of_slow_arms")
 """Keys of a profile that change no number of a given seed."""
 ARITHMETIC = 1e-4
 """Relative difference of what no training enters: tables hold six digits, processors add in another order."""
