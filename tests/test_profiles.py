@@ -90,7 +90,8 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("name: mine\nmodels: [mini-8b]\n", ["models", "'mini-8b'", "did you mean 'mini-"]),
         ("name: mine\nevaluation: {tasks: [lookups]}\n", ["evaluation.tasks", "did you mean 'lookup'"]),
         ("name: mine\nevaluation: {tasks: []}\n", ["evaluation.tasks", "at least one"]),
-        ("name: mine\nevaluation: {lengths: [24]}\n", ["evaluation.lengths", "64"]),
+        ("name: mine\nevaluation: {lengths: [24, 512]}\n", ["evaluation.lengths", "64"]),
+        ("name: mine\nevaluation: {lengths: [512]}\n", ["evaluation.lengths", "128 tokens or less"]),
         ("name: mine\nevaluation: {lengths: []}\n", ["evaluation.lengths", "at least one"]),
         ("name: mine\nevaluation: {per_cell: 0}\n", ["evaluation.per_cell"]),
         ("name: mine\ncorpus: {max_short: 8}\n", ["corpus.max_short", "64"]),
@@ -149,7 +150,7 @@ def test_the_papers_profile_is_64_times_the_laptops_and_names_a_source_for_each_
     paper, laptop = load_profile("paper"), load_profile("laptop")
     models = [source.name for source in paper.sources if source.kind == "model"]
     assert list(paper.models) == models and {"LongAlign-10k", "LongAlpaca-12k"} <= {s.name for s in paper.sources}
-    assert paper.evaluation.lengths == tuple(64 * length for length in laptop.evaluation.lengths)
+    assert paper.evaluation.lengths == (128, *(64 * length for length in laptop.evaluation.lengths))
     assert paper.windows == tuple(64 * window for window in laptop.windows)
     assert paper.corpus.max_length == paper.training.capacity == paper.extension.max_length == 65_536
     assert paper.training.accumulation % paper.engine.world_size == 0 == paper.training.packs_per_step % 8

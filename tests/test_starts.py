@@ -4,8 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from longalign import crew, experiments, smoke, starts
+from longalign import crew, experiments, paths, seals, smoke, starts
+from longalign.execute import execute, prepare
+from longalign.fetching import smollm2
 from longalign.models import load_model
 from longalign.profiles import load_profile
 from longalign.source import Source
@@ -77,3 +81,38 @@ def test_the_real_model_of_the_profile_gpu_is_trained_two_steps_and_knows_its_ca
     assert smoke.main(["gpu"]) == 0
     told = capsys.readouterr().out
     assert "before: The capital of France is Paris." in told and "after two steps: " in told
+
+
+@pytest.mark.slow
+def test_the_notebooks_of_the_profile_gpu_run_with_its_tokenizer_and_a_tiny_model(tmp_path, monkeypatch):
+    numbers = load_profile("gpu").notebooks
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    shrunk(smollm2.fetch(tmp_path / "runs" / "sources" / "smollm2-135m"))
+    small = yaml.safe_load((paths.profiles() / "gpu.yaml").read_text())
+    like = yaml.safe_load((paths.profiles() / "smoke.yaml").read_text())
+    for section in ("corpus", "extension", "training", "evaluation"):
+        small[section] = like[section]
+    small["evaluation"] |= {"lengths": [128, 1024], "needle_lengths": [256, 1024]}
+    small["corpus"] |= {"min_long": 256, "max_length": 1024, "max_short": 160}
+    small["extension"] |= {"max_length": 1024}
+    small |= {"name": "tiny", "engine": {}, "training": small["training"] | {"capacity": 1024}, "windows": [1024]}
+    (tmp_path / "root" / "profiles").mkdir(parents=True)
+    (tmp_path / "root" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(small))
+    for name in ("pyproject.toml", "lib", "notebooks", "claims.yaml", "results"):
+        (tmp_path / "root" / name).symlink_to(paths.root() / name)
+    monkeypatch.setenv("LONGALIGN_ROOT", str(tmp_path / "root"))
+    for number in numbers:
+        (source,) = paths.notebooks().glob(f"{number}_*.ipynb")
+        outcome = execute(prepare(source, profile="tiny"))
+        assert outcome.state == "executed", outcome.report()
+    assert (tmp_path / "runs" / "tiny" / "needle.csv").is_file()
+
+
+def shrunk(folder):
+    """The folder with a small random model in the place of its own."""
+    config = LlamaConfig.from_pretrained(folder)
+    for name, value in {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+                        "num_key_value_heads": 1, "head_dim": 16}.items():  # fmt: skip
+        setattr(config, name, value)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    seals.seal(folder)
