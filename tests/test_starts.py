@@ -1,5 +1,6 @@
 """A model from elsewhere in the place of a miniature: its tokenizer measures, writes, trains and scores."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,7 +66,16 @@ def test_about_a_short_base_is_known_where_it_is_from(profile):
 def test_a_profile_is_tried_with_two_steps_and_a_question(profile, capsys):
     smoke.smoke(profile)
     told = capsys.readouterr().out
-    assert "2 steps" in told and "question: What is the capital of France?" in told and "after two steps: " in told
+    assert "2 steps" in told and "question: What is the capital of France?" in told and "after 2 steps: " in told
+
+
+def test_models_that_were_not_fetched_are_tried_as_small_ones_of_their_architecture(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    assert smoke.main(["paper"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("was not fetched: a small random model of its architecture") == 3 == told.count("after 2 steps: ")
+    kinds = {json.loads(path.read_text())["model_type"] for path in tmp_path.glob("runs/trained/*/model/config.json")}
+    assert kinds == {"glm", "llama"}
 
 
 def test_lengths_that_no_text_has_in_a_tokenizer_are_refused(profile, monkeypatch):
@@ -80,7 +90,7 @@ def test_the_real_model_of_the_profile_gpu_is_trained_two_steps_and_knows_its_ca
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     assert smoke.main(["gpu"]) == 0
     told = capsys.readouterr().out
-    assert "before: The capital of France is Paris." in told and "after two steps: " in told
+    assert "before: The capital of France is Paris." in told and "after 2 steps: " in told
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""A profile's real model taken through two optimizer steps and one question, at lengths that a CPU can bear.
+"""A profile's models taken through two optimizer steps and one question each, at lengths that a CPU can bear.
 
     python -m longalign.smoke gpu                                                       (make smoke PROFILE=gpu)
 
-It shows that the model loads, trains under this engine and answers; it shows nothing of what training brings. The
-price: the model is fetched, and trained as a run of its own (some minutes without a GPU). A model of the Hub that was
-not fetched is replaced by a small random one of its architecture, and the page says so.
+It shows that a model loads, trains and answers, and nothing of what training brings. The price: a model out of a wheel
+is fetched, and trained as a run of its own (a minute without a GPU). One of the Hub that was not fetched is replaced by
+a small random one of its architecture, which is said.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longalign import crew, experiments, paths, starts
+from longalign import crew, paths, starts
+from longalign.corpus import suites, tokenizer
 from longalign.execution import outcomes
+from longalign.fetching import sources
 from longalign.profiles import Profile, load_profile
 from longalign.runs import Run
+from longalign.source import Source
 
 QUESTION = "What is the capital of France?"
 LENGTH = 256
@@ -27,15 +30,10 @@ LENGTH = 256
 STEPS = 2
 
 
-def short(profile: Profile) -> Profile:
-    """The profile with a few short samples."""
-    corpus = replace(profile.corpus, long=4, short=16, min_long=128, max_length=LENGTH, max_short=LENGTH // 2)
-    return replace(profile, corpus=corpus)
-
-
-def training(profile: Profile, model: str, folder: Path) -> Run:
+def training(profile: Profile, model: str, folder: Path, encode: Any) -> Run:
     """Two steps of packing with loss weighting from a model's folder, its context extended as the profile says."""
-    store = experiments.suite_store(short(profile), "LongAlign-10k", model=model)
+    corpus = replace(profile.corpus, long=4, short=16, min_long=128, max_length=LENGTH, max_short=LENGTH // 2)
+    store = suites.suite_store("LongAlign-10k", corpus, paths.run_dir(profile.name) / "smoke" / model, encode=encode)
     settings = profile.training
     config = {
         "method": "packing", "capacity": LENGTH, "accumulation": 2, "steps": STEPS, "epochs": 1,
@@ -46,6 +44,22 @@ def training(profile: Profile, model: str, folder: Path) -> Run:
         f"{model}, two steps", str(store.folder), config, start=str(folder), rope_factor=profile.extension.rope_factor,
         max_length=profile.extension.max_length,
     )  # fmt: skip
+
+
+def stand_in(source: Source, folder: Path) -> Path:
+    """A small random model of a source's architecture, for the miniature's tokenizer, written to `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig
+
+    kind = GlmConfig if source.convert == "chatglm" else LlamaConfig
+    config = kind(
+        vocab_size=len(tokenizer.load()), hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, pad_token_id=0, eos_token_id=1,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def answer(folder: Path, encode: Any, question: str) -> str:
@@ -62,20 +76,23 @@ def answer(folder: Path, encode: Any, question: str) -> str:
 
 
 def smoke(profile: Profile) -> None:
-    """Fetch, train, ask; prints what it does and found."""
-    began, model = time.monotonic(), profile.models[0]
-    folder = starts.short_base(profile, model)
-    print(f"{model}: {paths.relative(folder)}")
-    run = training(profile, model, folder)
-    crew.execute_all([run])
-    encode = starts.encode(profile, model)
-    if encode is None:
-        from longalign.corpus import tokenizer
+    """Fetch, train, ask, for each of the profile's models; prints what it does and found."""
+    from transformers.utils import logging
 
-        encode = tokenizer.load()
-    print(f"question: {QUESTION}")
-    for name, where in (("before", folder), ("after two steps", run.model)):
-        print(f"{name}: {answer(where, encode, QUESTION)}")
+    logging.disable_progress_bar()
+    began = time.monotonic()
+    named = {source.name: source for source in profile.sources}
+    for model in profile.models:
+        if model in named and named[model].hub and not sources.fetched(named[model]):
+            print(f"{model} was not fetched: a small random model of its architecture takes its place")
+            folder, encode = stand_in(named[model], paths.run_dir(profile.name) / "smoke" / f"{model}-stand-in"), None
+        else:
+            folder, encode = starts.short_base(profile, model), starts.encode(profile, model)
+        run = training(profile, model, folder, encode)
+        crew.execute_all([run])
+        print(f"question: {QUESTION}")
+        for name, where in (("before", folder), (f"after {STEPS} steps", run.model)):
+            print(f"{name}: {answer(where, encode or tokenizer.load(), QUESTION)}")
     print(f"done in {outcomes.duration(time.monotonic() - began)}")
 
 
