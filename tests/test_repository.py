@@ -23,7 +23,8 @@ FLOORS = {
     2: "jsonl rendering chat store store_writer corpus models checkpoints footprint ranks callbacks trainer "
     "events runs crew bases starts experiments evals evaluations timing defects fetching",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
-    "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table cli",
+    "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table "
+    "parsing cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}
