@@ -18,6 +18,7 @@ training: {epochs: 2, capacity: 64, sequences_per_step: 4, rows: 1, accumulation
 engine: {ranks: 2, zero: 3, bf16: true, gradient_checkpointing: true}
 corpus: {min_long: 64, max_length: 64, max_short: 64}
 windows: [64]
+notebooks: []
 evaluation: {lengths: [64], needle_lengths: [64]}
 """
 PAPER = """

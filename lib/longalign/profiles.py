@@ -221,7 +221,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (training.weight_decay >= 0, "training.weight_decay must not be negative"),
         (max((*evaluation.lengths, *evaluation.needle_lengths), default=0) <= corpus.max_length,
          "evaluation.lengths and needle_lengths must not exceed corpus.max_length"),
-        (min(evaluation.lengths, default=0) <= 128 and max(evaluation.lengths, default=256) >= 256,
+        (profile.notebooks == () or not evaluation.lengths
+         or min(evaluation.lengths) <= 128 and max(evaluation.lengths) >= 256,
          "evaluation.lengths must hold 128 tokens or less and 256 or more, which the tables call short and long"),
         (profile.workers >= 1, "workers must be at least 1"),
         (min(profile.limits.cell, profile.limits.notebook) >= 0, "limits must not be negative; 0 is no limit"),
