@@ -49,6 +49,8 @@ def command(engine: Engine, module: str, *arguments: str, hosts: Sequence[str] =
         )
     else:
         srun = ["srun", f"--nodes={engine.nodes}", f"--ntasks={engine.nodes}", "--kill-on-bad-exit=1"]
+        if processors := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun does not take the allocation's by itself
+            srun.append(f"--cpus-per-task={processors}")
         meeting = [f"--nnodes={engine.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={hosts[0]}:{PORT}"]
         torchrun = [*srun, *torchrun, *meeting, f"--rdzv-id={os.environ.get('SLURM_JOB_ID', 'longalign')}"]
     return [*torchrun, f"--nproc-per-node={engine.ranks}", "-m", module, *arguments]
