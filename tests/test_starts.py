@@ -63,12 +63,6 @@ def test_about_a_short_base_is_known_where_it_is_from(profile):
     assert starts.about(load_profile("smoke"), "mini-6b")["stages"]
 
 
-def test_a_profile_is_tried_with_two_steps_and_a_question(profile, capsys):
-    smoke.smoke(profile)
-    told = capsys.readouterr().out
-    assert "2 steps" in told and "question: What is the capital of France?" in told and "after 2 steps: " in told
-
-
 def test_models_that_were_not_fetched_are_tried_as_small_ones_of_their_architecture(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     assert smoke.main(["paper"]) == 0
