@@ -22,14 +22,17 @@ LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 
 # a profile may name the notebooks that it executes: notebooks: ["01", "04"]
 ifneq ($(shell grep -s '^notebooks:' profiles/$(PROFILE).yaml),)
-NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/s/[^0-9]/ /gp' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
+NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/{s/\#.*//;s/[^0-9]/ /gp;}' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
 endif
 
 # $(call stamp,05) is the stamp of notebook 05 in this profile, $(call stamp,*) those of all
 stamp = $(patsubst notebooks/%.ipynb,$(STAMP)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
 
 export DS_BUILD_OPS := 0
-ifneq ($(RUNS),results/run)
+ifneq ($(words $(RUNS)),1)
+$(error RUNS is '$(RUNS)'; it is one folder, without spaces in its path)
+endif
+ifneq ($(RUNS)$(LONGALIGN_RUNS),results/run)
 export LONGALIGN_RUNS := $(abspath $(RUNS))
 endif
 ifneq ($(PIP_FIND_LINKS),)  # uv reads none of pip's settings
@@ -51,6 +54,9 @@ endif
 ifeq ($(filter make slurm,$(EXECUTOR)),)
 $(error EXECUTOR is '$(EXECUTOR)'; it is make (here) or slurm (as jobs of a cluster))
 endif
+ifneq ($(and $(filter slurm,$(EXECUTOR)),$(filter notebook smoke,$(MAKECMDGOALS))),)
+$(error EXECUTOR=slurm is for make reproduce; $(MAKECMDGOALS) runs here)
+endif
 ifneq ($(DRY_RUN),)
 ifneq ($(EXECUTOR),slurm)
 $(error DRY_RUN shows the jobs of EXECUTOR=slurm; without it, make --dry-run one-by-one shows what would be executed)
@@ -70,7 +76,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
 
 # What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
-given = $(strip $(foreach name,NB PROFILE SEEDS RUNS JOBS VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
+given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
 
 reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
 ifeq ($(EXECUTOR),slurm)
@@ -144,8 +150,8 @@ strip: $(READY) ## remove all outputs from the source notebooks, before a commit
 
 install: $(READY) ## make .venv and install what the notebooks need
 
-clean: ## remove runs, stamps and caches; keep .venv and the reference
-	rm -rf $(RUNS) $(STAMPS) build dist .pytest_cache .ruff_cache .hypothesis
+clean: ## remove results/run, stamps and caches; keep .venv and the reference
+	rm -rf results/run $(STAMPS) build dist .pytest_cache .ruff_cache .hypothesis
 	find $(wildcard lib tests notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv, too

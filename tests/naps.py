@@ -9,11 +9,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Nap:
-    """Sleeps, then writes when it began and ended, and in which process."""
+    """Sleeps, then writes when it began and ended, and in which process; or `fails` instead."""
 
     label: str
     where: str
     seconds: float = 0.3
+    fails: bool = False
 
     @property
     def key(self):
@@ -30,6 +31,8 @@ class Nap:
     def perform(self):
         began = time.time()
         time.sleep(self.seconds)
+        if self.fails:
+            raise InterruptedError("woken")
         told = json.dumps({"began": began, "ended": time.time(), "process": os.getpid()})
         (self.folder / "part").write_text(told)
         (self.folder / "part").rename(self.folder / "record.json")

@@ -74,3 +74,13 @@ def test_no_job_is_begun_when_the_one_around_this_process_is_about_to_be_ended(f
     with pytest.raises(InterruptedError, match="nearly over; 1 are left"):
         crew.execute_all([done, left], workers=1)
     assert done.finished and not left.finished
+
+
+def test_jobs_under_way_are_not_ended_when_one_of_them_stops_for_the_warning(folder, monkeypatch):
+    """A training that is warned saves and stops by an error; another one must have the time to do the same."""
+    quick, slow = naps(folder, "f", 1, seconds=0.1, fails=True)[0], naps(folder, "g", 1, seconds=4.0)[0]
+    (folder / "warned").touch()
+    monkeypatch.setattr(crew.paths, "warned", lambda: slow.folder.exists() and quick.folder.exists())
+    with pytest.raises(InterruptedError, match="nearly over; 1 are left"):
+        crew.execute_all([quick, slow], workers=2)
+    assert slow.finished and not quick.finished

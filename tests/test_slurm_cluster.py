@@ -83,7 +83,7 @@ def test_a_second_cluster_runs_beside_the_first_and_leaves_no_process_when_its_t
 
 def test_a_cluster_that_does_not_start_says_why_and_leaves_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "CONFIGURATION", slurm.CONFIGURATION + "NoSuchKey=1\n")
-    with pytest.raises(RuntimeError, match="(?s)slurmctld.* ended.*unrecognized key: NoSuchKey"):
+    with pytest.raises(RuntimeError, match="(?s)does not start: slurm.*ended.*unrecognized key: NoSuchKey"):
         with slurm.cluster(tmp_path / "broken"):
             pass
     assert not [command for command in commands() if str(tmp_path) in command]

@@ -79,17 +79,24 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
     for job in (job for job in waiting if (job.folder / "record.json").exists()):
         print(f"{job.label}: its files are not those that were written; it is done again")
     progress, crew = _Progress(), _hire(min(workers, len(waiting)), places=workers)
+    left = 0  # jobs that were begun and stopped when the one around this process was warned
     try:
-        while waiting or any(worker.job for worker in crew):
+        while waiting or left or any(worker.job for worker in crew):
             if paths.warned() and not any(worker.job for worker in crew):
-                raise InterruptedError(f"the time of this job is nearly over; {len(waiting)} are left to do")
+                raise InterruptedError(f"the time of this job is nearly over; {len(waiting) + left} are left to do")
             for worker in crew:
                 if worker.job is None and waiting and not paths.warned():
                     worker.give(waiting.pop(0))
             time.sleep(POLL_SECONDS)
             progress.show([worker.job for worker in crew if worker.job], len(waiting))
             for worker in crew:
-                if job := worker.finished_job():
+                try:
+                    job = worker.finished_job()
+                except RuntimeError:
+                    if not paths.warned():
+                        raise
+                    worker.job, left, job = None, left + 1, None  # the others save what they have, too
+                if job:
                     progress.finished(job)
     except BaseException:
         _dismiss(crew)

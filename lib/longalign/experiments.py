@@ -53,12 +53,13 @@ def data_folder(profile: Profile) -> Path:
 def suite_store(profile: Profile, name: str, *, seed: int = 0, model: str = "") -> TokenStore:
     """A training suite as token store, as `seed` draws it, for a model (the profile's first), built where missing."""
     corpus, model = replace(profile.corpus, seed=profile.corpus.seed + seed), model or profile.models[0]
-    folder = _data_of(profile, model) / f"seed-{seed}"
-    return suites.suite_store(name, corpus, folder, encode=starts.encode(profile, model))
+    place, encode = _data_of(profile, model) / f"seed-{seed}", starts.encode(profile, model)
+    return suites.suite_store(name, corpus, place, encode=encode)
 
 
 def _data_of(profile: Profile, model: str) -> Path:
-    return data_folder(profile) / (model if starts.tokenizer_folder(profile, model) else "")
+    encode = starts.encode(profile, model)
+    return data_folder(profile) / ("" if encode is None else f"{model}-{tokenizer_hash(encode)[:16]}")
 
 
 def extension(profile: Profile, model: str, **changes: Any) -> Run:
@@ -77,6 +78,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
         "learning_rate": settings.learning_rate, "seed": profile.seed,
+        **({"accumulation": ranks} if (ranks := profile.engine.world_size) > 1 else {}),  # a pack for each
     }  # fmt: skip
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(starts.short_base(profile, model)),
@@ -126,10 +128,7 @@ def _engine(profile: Profile) -> dict[str, Any]:
 
 
 def long_bases(profile: Profile) -> list[Run]:
-    """The context extension of every model: what each fine-tuning starts from, to be finished before arms are named.
-
-    The largest first, so that it is not waited for at the end.
-    """
+    """The context extension of every model, the largest first; to be finished before arms, which start there."""
     return [extension(profile, model) for model in reversed(profile.models)]
 
 

@@ -7,6 +7,7 @@ left out has the default below (the miniature of 1:64, see each class), a key th
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     if profile.name != path.stem:
         raise ProfileError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")
     _check_numbers(profile, where)
+    _check_notebooks(profile, path, where)
     return profile
 
 
@@ -202,7 +204,7 @@ def _check_names(profile: Profile, where: str) -> None:
 
 def _check_numbers(profile: Profile, where: str) -> None:
     corpus, extension, training, evaluation = profile.corpus, profile.extension, profile.training, profile.evaluation
-    slurm = profile.slurm
+    slurm, ranks = profile.slurm, profile.engine.world_size
     distinct = {"models": profile.models, "windows": profile.windows}
     sources = [source.name for source in profile.sources]
     distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}
@@ -248,11 +250,25 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
         (min(training.epochs, training.rows, training.accumulation, training.packs_per_step, training.snapshots) >= 1,
          "training.epochs, rows, accumulation, packs_per_step and snapshots must be at least 1"),
+        (training.accumulation % ranks == 0 == training.packs_per_step % ranks,
+         f"training.accumulation and packs_per_step must be multiples of the engine's {ranks} ranks"),
         (training.rows * training.accumulation == training.sequences_per_step,
          "training.rows x training.accumulation must be training.sequences_per_step, or the methods see other steps"),
     ):  # fmt: skip
         if not holds:
             raise ProfileError(f"{where}: {message}")
+
+
+def _check_notebooks(profile: Profile, path: Path, where: str) -> None:
+    if profile.notebooks is None:
+        return
+    on_one_line = re.search(r"^notebooks: *\[[^\]]*\]", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if not on_one_line and path.resolve().parent == paths.profiles():
+        raise ProfileError(f'{where}: notebooks must stand in brackets on one line, ["01", "04"], since make reads it')
+    known = [path.name[:2] for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")]
+    for number in profile.notebooks:
+        if number not in known:
+            raise ProfileError(f"{where}: notebooks knows no {number!r}: {nearest(number, known)}")
 
 
 def _find(name_or_path: str | Path) -> Path:

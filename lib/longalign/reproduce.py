@@ -179,7 +179,8 @@ def against_reference(profile: str) -> Iterator[str]:
 def written(profile: str) -> Iterator[str]:
     """Where a reader finds what the run wrote."""
     run = paths.relative(paths.run_dir(profile))
-    yield f"report     {run}/report.html"
+    if (paths.run_dir(profile) / "report.html").is_file():
+        yield f"report     {run}/report.html"
     yield f"results    {run}/*.csv, {run}/*.json"
     yield f"figures    {run}/figures/"
     yield f"notebooks  {run}/notebooks/"

@@ -188,7 +188,12 @@ def main(job: Path) -> None:
     """Be one rank of the run in `job`, which lies in the run's folder."""
     os.environ["LONGALIGN_RUNS"] = str(job.parents[2])  # not every launcher hands the environment on to other nodes
     ranks.leave_with_the_asker()
-    _train(Run(**json.loads(job.read_text())))
+    try:
+        _train(Run(**json.loads(job.read_text())))
+    except InterruptedError:
+        if paths.warned():
+            ranks.wait()  # the first rank may still be sealing the checkpoint; who leaves earlier ends it
+        raise
     ranks.leave()
 
 

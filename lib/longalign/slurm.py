@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -97,13 +98,13 @@ def submit(profile: Profile, graph: Mapping[str, Sequence[str]], scripts: Mappin
         file = record.write_text(folder(profile.name) / f"{name}.sh", scripts[name])
         try:
             jobs[name] = _slurm("sbatch", "--parsable", *depends, str(file)).split(";")[0].strip()
-        except SlurmError:
-            if jobs:
-                _slurm("scancel", *jobs.values())
+            record.write_json(folder(profile.name) / "jobs.json", jobs)
+        except BaseException:
+            with suppress(SlurmError):
+                _slurm("scancel", *jobs.values()) if jobs else None
             raise
         wait = f", after {', '.join(other for other in graph[name] if other in jobs)}" if after else ""
         print(f"{name:28} job {jobs[name]}{wait}")
-    record.write_json(folder(profile.name) / "jobs.json", jobs)
     return jobs
 
 
@@ -199,6 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ProfileError, SlurmError, OSError) as error:
         print(f"longalign.slurm: {error}", file=sys.stderr)
         return outcomes.EXIT_STATUS[outcomes.REFUSED]
+    except KeyboardInterrupt:
+        return outcomes.EXIT_STATUS[outcomes.INTERRUPTED]
 
 
 if __name__ == "__main__":

@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from longalign import crew, paths, starts
+from longalign import crew, paths, record, starts
+from longalign.chat import tokenizer_hash
 from longalign.corpus import suites, tokenizer
 from longalign.execution import outcomes
 from longalign.fetching import sources
@@ -28,22 +29,25 @@ QUESTION = "What is the capital of France?"
 LENGTH = 256
 """Tokens of a pack and of the longest sample."""
 STEPS = 2
+EXTENSION = "04"
+"""The notebook that extends contexts: a profile without it starts from models that are long already."""
 
 
 def training(profile: Profile, model: str, folder: Path, encode: Any) -> Run:
     """Two steps of packing with loss weighting from a model's folder, its context extended as the profile says."""
     corpus = replace(profile.corpus, long=4, short=16, min_long=128, max_length=LENGTH, max_short=LENGTH // 2)
-    store = suites.suite_store("LongAlign-10k", corpus, paths.run_dir(profile.name) / "smoke" / model, encode=encode)
+    known = tokenizer_hash(encode or tokenizer.load())[:16]
+    place = paths.run_dir(profile.name) / "smoke" / f"{model}-{known}-{record.config_hash(asdict(corpus))}"
+    store = suites.suite_store("LongAlign-10k", corpus, place, encode=encode)
     settings = profile.training
     config = {
         "method": "packing", "capacity": LENGTH, "accumulation": 2, "steps": STEPS, "epochs": 1,
         "learning_rate": settings.learning_rate, "schedule": settings.schedule, "beta1": settings.beta1,
         "beta2": settings.beta2, "weight_decay": settings.weight_decay,
     }  # fmt: skip
-    return Run(
-        f"{model}, two steps", str(store.folder), config, start=str(folder), rope_factor=profile.extension.rope_factor,
-        max_length=profile.extension.max_length,
-    )  # fmt: skip
+    extends = profile.notebooks is None or EXTENSION in profile.notebooks
+    longer = {"rope_factor": profile.extension.rope_factor, "max_length": profile.extension.max_length}
+    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), **(longer if extends else {}))
 
 
 def stand_in(source: Source, folder: Path) -> Path:

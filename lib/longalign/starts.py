@@ -40,7 +40,10 @@ def tokenizer_folder(profile: Profile, model: str) -> str:
 
 
 def encode(profile: Profile, model: str) -> Any:
-    """A model's tokenizer as the data construction and the evaluations take it; None is the miniatures'."""
+    """A model's tokenizer as the data construction and the evaluations take it; None is the miniatures'.
+
+    Raises ValueError for one that cannot be loaded or has no chat template.
+    """
     folder = tokenizer_folder(profile, model)
     return _load(folder) if folder else None
 
@@ -49,4 +52,11 @@ def encode(profile: Profile, model: str) -> Any:
 def _load(folder: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    where = paths.relative(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{where}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+    if not tokenizer.chat_template:
+        raise ValueError(f"{where}: its tokenizer has no chat template, which samples are written by")
+    return tokenizer
