@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -122,9 +123,11 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
+        # an interrupt is for who gives the jobs, and then ends its workers; one that is starting would show a traceback
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=self.environment
-        )
+            [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=self.environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        )  # fmt: skip
 
     def give(self, job: Job) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
