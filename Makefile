@@ -80,7 +80,7 @@ given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV R
 
 reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
 ifeq ($(EXECUTOR),slurm)
-	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) \
+	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) --lock $(STAMPS)/lock \
 		--alone $(call stamp,$(TIMES)) --make $(given) --notebooks $(NOTEBOOKS)
 else
 	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \

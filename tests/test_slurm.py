@@ -1,5 +1,6 @@
 """Notebooks as jobs of a real Slurm: in order, cancelled when what they need fails, requeued in their training."""
 
+import os
 import time
 
 import pytest
@@ -8,6 +9,7 @@ import slurm as real
 from longalign import slurm
 from longalign.events import read_events
 from longalign.profiles import load_profile
+from longalign.record import alone
 from longalign.typed import ProfileError
 from small_project import TABLE, TRAIN, Project
 
@@ -79,6 +81,13 @@ def test_a_dry_run_shows_every_script_and_submits_nothing(tmp_path):
     status, told = project.make("reproduce", "EXECUTOR=slurm", "DRY_RUN=1")
     assert status == 0 and told.count("#!/bin/bash") == 2 and "==> 05_table, after 04_train" in told
     assert ".make/smoke/05_table &" in told and "PROFILE=smoke" in told and not project.run.exists()
+
+
+def test_a_second_submission_at_the_same_moment_is_kept_out(tmp_path):
+    project = Project(tmp_path)
+    with alone(tmp_path / ".make" / "lock"):
+        status, told = project.make("reproduce", "EXECUTOR=slurm")
+    assert status == 2 and f"this is being done already by process {os.getpid()}" in told and "Traceback" not in told
 
 
 class TestOnARealSlurm:

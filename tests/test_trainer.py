@@ -18,7 +18,7 @@ from longalign.events import read_events
 from longalign.models import load_model, new_model
 from longalign.ranks import leave
 from longalign.store import TokenStore, write_store
-from longalign.trainer import TrainingConfig, make_plans, train
+from longalign.trainer import TrainingConfig, dealt, make_plans, train
 
 RANKS, ACCUMULATION = 2, 3
 # Weight decay 0 and few steps: what differs is only the order in which fp32 numbers are added.
@@ -56,6 +56,16 @@ def folder(tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 6])
+@pytest.mark.parametrize("method", ["naive", "sorted", "packing"])
+def test_a_step_holds_the_same_sequences_on_any_number_of_ranks(tmp_path, method, ranks):
+    """So that a run may go on with other ranks; sorted batching's groups must not follow their number."""
+    store, config = make_store(tmp_path / "store"), replace(CONFIG, method=method, accumulation=6)
+    alone, together = make_plans(store, config), make_plans(store, dealt(config, ranks), ranks=ranks)
+    steps = [[step.sequences for plan in plans for step in plan.steps] for plans in (alone, together)]
+    assert steps[0] == steps[1] and len(steps[0]) > 3
 
 
 @pytest.mark.parametrize("method", ["packing", "naive"])

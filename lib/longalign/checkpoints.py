@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -25,8 +24,10 @@ UNIVERSAL = "latest_universal"
 
 def newest(work: Path) -> Path | None:
     """The checkpoint with the highest step in a run's folder `work`, whole or not; None without any."""
-    found = {int(match[1]): path for path in work.glob("checkpoint-*") if (match := re.search(r"-(\d+)$", path.name))}
-    return found[max(found)] if found else None
+    from transformers.trainer_utils import get_last_checkpoint
+
+    found = get_last_checkpoint(str(work)) if work.is_dir() else None
+    return Path(found) if found else None
 
 
 def finish(checkpoint: Path, *, world_size: int, zero: int | None) -> None:

@@ -14,6 +14,9 @@ import numpy as np
 from longalign.plan import MicroBatch, Plan
 from longalign.shapes import Counts, Float, as_counts
 
+A800 = 312.0
+"""TFLOP/s of the paper's devices in bf16, by their data sheet."""
+
 
 @dataclass(frozen=True)
 class SequenceCost:

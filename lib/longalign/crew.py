@@ -83,7 +83,7 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
     left = 0  # jobs that were begun and stopped when the one around this process was warned
     try:
         while waiting or left or any(worker.job for worker in crew):
-            if paths.warned() and not any(worker.job for worker in crew):
+            if (left or paths.warned()) and not any(worker.job for worker in crew):
                 raise InterruptedError(f"the time of this job is nearly over; {len(waiting) + left} are left to do")
             for worker in crew:
                 if worker.job is None and waiting and not paths.warned():

@@ -7,7 +7,7 @@ process, or data-parallel by torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,14 @@ class Engine:
     def world_size(self) -> int:
         """Processes in all, each with one device."""
         return self.nodes * self.ranks
+
+    def of_a_run(self) -> dict[str, Any]:
+        """The fields as `runs.Run` takes them: none where it is one plain process.
+
+        >>> Engine().of_a_run()
+        {}
+        """
+        return asdict(self) if self != ONE_PROCESS else {}
 
 
 ONE_PROCESS = Engine()

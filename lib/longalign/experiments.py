@@ -5,7 +5,7 @@ training data and its order; base models, context extension and benchmarks are t
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.chat import tokenizer_hash
 from longalign.corpus import benchmarks, suites
 from longalign.corpus.length import in_tokens_of
-from longalign.engine import ONE_PROCESS
 from longalign.evaluations import LOSS, Evaluation, Scored
 from longalign.profiles import Profile
 from longalign.runs import Run, source_hash
@@ -83,7 +82,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(starts.short_base(profile, model)),
         rope_factor=settings.rope_factor, max_length=max(settings.max_length, profile.corpus.max_length),
-        engine=_engine(profile),
+        engine=profile.engine.of_a_run(),
     )  # fmt: skip
 
 
@@ -120,11 +119,7 @@ def fine_tuning(
     store = suite_store(profile, suite, seed=seed, model=model)
     start = start or extension(profile, model)
     label = f"{model} {suite} {method} seed {seed}"
-    return Run(label, str(store.folder), training | changes, start=str(start.model), engine=_engine(profile))
-
-
-def _engine(profile: Profile) -> dict[str, Any]:
-    return asdict(profile.engine) if profile.engine != ONE_PROCESS else {}
+    return Run(label, str(store.folder), training | changes, start=str(start.model), engine=profile.engine.of_a_run())
 
 
 def long_bases(profile: Profile) -> list[Run]:

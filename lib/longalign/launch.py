@@ -23,7 +23,7 @@ import yaml
 
 from longalign import crew, paths, ranks, strict_yaml
 from longalign.batching import summarize
-from longalign.cost import decoder_cost, micro_batch_costs
+from longalign.cost import A800, decoder_cost, micro_batch_costs
 from longalign.engine import Engine, deepspeed_config
 from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
 from longalign.plan import Plan
@@ -31,9 +31,6 @@ from longalign.runs import Run
 from longalign.store import TokenStore
 from longalign.trainer import TrainingConfig, dealt, make_plans
 from longalign.typed import ProfileError, typed
-
-A800 = 312.0
-"""TFLOP/s of the paper's devices in bf16, by their data sheet."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +50,9 @@ class Job:
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
-        engine = asdict(self.engine) if self.engine != Engine() else {}
         return Run(
             Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
-            max_length=self.max_length, engine=engine,
+            max_length=self.max_length, engine=self.engine.of_a_run(),
         )  # fmt: skip
 
 

@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from longalign.batching import make_plan
-from longalign.cost import Pace, SequenceCost, decoder_cost, fill_share, step_seconds
+from longalign.cost import A800, Pace, SequenceCost, decoder_cost, fill_share, step_seconds
 from longalign.plan import Plan
 from longalign.profiles import Profile
 from longalign.shapes import Counts, Int, as_counts
 
-PEAK = 312.0
-"""TFLOP/s of an A800 in bf16, by its data sheet."""
 PER_PACK, STEPS = 12, (1500, 2000)
 """What the paper says of its trainings: about so many sequences a pack; fewest and most optimizer steps."""
 LONG, SHORTEST_LONG, LONGEST, LONGEST_SHORT = 10_000, 8_192, 65_536, 8_192
@@ -233,7 +231,7 @@ def report(
         worked |= {(model, arm): _worked(plans, model, barrier) for model in MODELS}
     (known,) = (key for key in worked if (key[0].name, key[1].method) == FITTED)
     to_match = worked[known][0] * again / (known[0].hours["packing"] * 3600)
-    speed = to_match if utilisation is None else utilisation * PEAK * 1e12
+    speed = to_match if utilisation is None else utilisation * A800 * 1e12
     rows = []
     for (model, arm), (flops, idle) in worked.items():
         hours, theirs = flops * again / speed / 3600, _paper_hours(model, arm, profile.training.capacity)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from longalign.paper_plan import FITTED, MODELS, PEAK, PER_PACK, STEPS, Report, Row
+from longalign.cost import A800
+from longalign.paper_plan import FITTED, MODELS, PER_PACK, STEPS, Report, Row
 
 NAME = " ".join(FITTED)
 COLUMNS = f"{'model':<13}{'method':<9}{'longest':>7}{'steps':>8}{'seq/step':>10}{'seq/pack':>10}{'fill':>9}{'idle':>9}"
@@ -17,7 +18,7 @@ COLUMNS = f"{'model':<13}{'method':<9}{'longest':>7}{'steps':>8}{'seq/step':>10}
 def as_json(found: Report) -> dict[str, Any]:
     """The report as JSON values: rows, what they rest on, and the paper's own figures."""
     paper = {"sequences_per_pack": PER_PACK, "steps": list(STEPS), "hours": {m.name: m.hours for m in MODELS}}
-    rest = {"simulated": True, "fitted": NAME if found.fitted else None, "utilisation": found.tflops / PEAK}
+    rest = {"simulated": True, "fitted": NAME if found.fitted else None, "utilisation": found.tflops / A800}
     return asdict(found) | rest | {"paper": paper}
 
 
@@ -30,7 +31,7 @@ def as_text(found: Report) -> str:
         "Simulated from lengths by a cost model, not measured.",
         found.lengths,
         f"{found.epochs} epochs, {found.ranks} ranks that wait for the slowest {wait}{again}",
-        f"{found.tflops:.0f} TFLOP/s a device ({found.tflops / PEAK:.0%} of {PEAK:g}), {how}",
+        f"{found.tflops:.0f} TFLOP/s a device ({found.tflops / A800:.0%} of {A800:g}), {how}",
         "",
         f"{COLUMNS}{'hours':>8}{'paper':>8}{'ratio':>7}",
         *(_line(row, found.fitted) for row in found.rows),

@@ -108,9 +108,8 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
         signal.signal(number, make.stop)
     make.stop_with_parent()
     cold = not paths.trained().exists()
-    for name, wrong in files.damaged(profile, notebooks).items():
-        board.write(f"{name} is executed again, since these are not as it wrote them: {', '.join(wrong)}\n")
-        files.execute_again(profile, name, wrong)
+    for line in execute_damaged_again(profile, notebooks):
+        board.write(line + "\n")
     waiting = make.would_execute("one-by-one")
     if make.interrupted:
         board.write("interrupted before a notebook was started\n")
@@ -132,6 +131,13 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
     for line in (*against_reference(profile), *written(profile)):
         board.write(line + "\n")
     return 0
+
+
+def execute_damaged_again(profile: str, notebooks: Sequence[str]) -> Iterator[str]:
+    """Have make execute those notebooks again whose files have changed since; a line for each."""
+    for name, wrong in files.damaged(profile, notebooks).items():
+        yield f"{name} is executed again, since these are not as it wrote them: {', '.join(wrong)}"
+        files.execute_again(profile, name, wrong)
 
 
 def summary(found: Sequence[Outcome], waiting: Sequence[str], notebooks: int, seconds: float) -> Iterator[str]:

@@ -18,15 +18,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from longalign import paths, record
-from longalign.execution import files, outcomes
+from longalign.execution import outcomes
 from longalign.profiles import Profile, load_profile
-from longalign.reproduce import Make, written
+from longalign.record import Taken
+from longalign.reproduce import Make, execute_damaged_again, summary, written
 from longalign.typed import ProfileError
 
 TEMPLATE = "slurm.sbatch"
@@ -100,8 +101,9 @@ def submit(profile: Profile, graph: Mapping[str, Sequence[str]], scripts: Mappin
             jobs[name] = _slurm("sbatch", "--parsable", *depends, str(file)).split(";")[0].strip()
             record.write_json(folder(profile.name) / "jobs.json", jobs)
         except BaseException:
-            with suppress(SlurmError):
-                _slurm("scancel", *jobs.values()) if jobs else None
+            if jobs:
+                with suppress(SlurmError):
+                    _slurm("scancel", *jobs.values())
             raise
         wait = f", after {', '.join(other for other in graph[name] if other in jobs)}" if after else ""
         print(f"{name:28} job {jobs[name]}{wait}")
@@ -114,7 +116,8 @@ def live(profile: str) -> dict[str, str]:
         jobs = json.loads((folder(profile) / "jobs.json").read_text())
     except FileNotFoundError:
         return {}
-    told = dict(line.split(maxsplit=1) for line in _slurm("squeue", "--noheader", "--format=%i %T").splitlines())
+    lines = _slurm("squeue", "--me", "--noheader", "--format=%i %T").splitlines()
+    told = dict(line.split(maxsplit=1) for line in lines)
     return {name: f"{told[number].lower()}, job {number}" for name, number in jobs.items() if number in told}
 
 
@@ -130,9 +133,8 @@ def reproduce(
         print(f"{len(running)} jobs have not ended; to end them: scancel {' '.join(_numbers(running))}")
         return 0
     if not dry_run:
-        for name, wrong in files.damaged(profile.name, notebooks).items():
-            print(f"{name} is executed again, since these are not as it wrote them: {', '.join(wrong)}")
-            files.execute_again(profile.name, name, wrong)
+        for line in execute_damaged_again(profile.name, notebooks):
+            print(line)
     make = Make(None)
     waiting = make.would_execute("one-by-one")
     graph = needs(make.database("one-by-one"), stamps)
@@ -149,8 +151,7 @@ def reproduce(
     for name in failed:
         print(f"{name:28} {_outcome(profile.name, name)}")
     if not scripts:
-        print(f"nothing to do: all {len(notebooks)} notebooks are up to date")
-        for line in written(profile.name):
+        for line in (*summary([], [], len(notebooks), 0.0), *written(profile.name)):
             print(line)
         return 0
     submit(profile, graph, scripts)
@@ -190,14 +191,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--notebooks", nargs="+", required=True, type=Path, help="all notebooks, in their order")
     parser.add_argument("--alone", nargs="*", default=[], type=Path, help="stamps of notebooks that measure times")
     parser.add_argument("--make", nargs="*", default=[], metavar="NAME=VALUE", help="variables for make in the jobs")
+    parser.add_argument("--lock", type=Path, default=Path(".make/lock"), help="file that keeps a second run out")
     parser.add_argument("--dry-run", action="store_true", help="show every script, submit nothing")
     options = parser.parse_args(arguments)
     try:
-        return reproduce(
-            load_profile(options.profile), [path.stem for path in options.notebooks], stamps=options.stamps,
-            alone=[path.name for path in options.alone], overrides=options.make, dry_run=options.dry_run,
-        )  # fmt: skip
-    except (ProfileError, SlurmError, OSError) as error:
+        profile = load_profile(options.profile)
+        with nullcontext() if options.dry_run else record.alone(options.lock, wait=False):
+            return reproduce(
+                profile, [path.stem for path in options.notebooks], stamps=options.stamps,
+                alone=[path.name for path in options.alone], overrides=options.make, dry_run=options.dry_run,
+            )  # fmt: skip
+    except (ProfileError, SlurmError, Taken, OSError) as error:
         print(f"longalign.slurm: {error}", file=sys.stderr)
         return outcomes.EXIT_STATUS[outcomes.REFUSED]
     except KeyboardInterrupt:

