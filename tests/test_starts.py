@@ -101,7 +101,7 @@ def test_the_notebooks_of_the_profile_gpu_run_with_its_tokenizer_and_a_tiny_mode
     small["extension"] |= {"max_length": 1024}
     small |= {"name": "tiny", "engine": {}, "training": small["training"] | {"capacity": 1024}, "windows": [1024]}
     (tmp_path / "root" / "profiles").mkdir(parents=True)
-    (tmp_path / "root" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(small))
+    (tmp_path / "root" / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(small, default_flow_style=None))
     for name in ("pyproject.toml", "lib", "notebooks", "claims.yaml", "results"):
         (tmp_path / "root" / name).symlink_to(paths.root() / name)
     monkeypatch.setenv("LONGALIGN_ROOT", str(tmp_path / "root"))
