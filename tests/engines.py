@@ -25,6 +25,7 @@ METHODS = {
     "sorted": {"method": "sorted"},
     "packing": {"method": "packing", "weighting": "eq3"},
     "packing + loss weighting": {"method": "packing"},
+    "packing, LoRA": {"method": "packing", "lora_rank": 4},
 }
 ENGINES = {
     "ZeRO 0": Engine(ranks=RANKS, zero=0),
@@ -54,12 +55,13 @@ def keep_first_gradients(kept: dict[str, np.ndarray]) -> None:
 
     def clip(self, model):
         if not kept:
-            kept.update({name: p.grad.numpy().copy() for name, p in model.named_parameters()})
+            kept.update({name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.requires_grad})
         return plain(self, model)
 
     def step(self, *arguments, **options):
         if not kept and self.is_gradient_accumulation_boundary():
-            gradients = {name: safe_get_full_grad(p) for name, p in self.module.named_parameters()}
+            trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            gradients = {name: safe_get_full_grad(p) for name, p in trained.items()}
             kept.update({name: gradient.float().numpy().copy() for name, gradient in gradients.items()})
         return engine(self, *arguments, **options)
 

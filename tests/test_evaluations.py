@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from longalign import crew
 from longalign.corpus import benchmarks, suites, tokenizer
 from longalign.evaluations import LOSS, Evaluation, Scored, tidy, write_items
-from longalign.models import new_model, save_model
+from longalign.models import new_model
 from longalign.profiles import load_profile
 
 SETTINGS = load_profile("smoke").evaluation
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluations")
     for seed in (0, 1):
         model = new_model("mini-6b", vocab_size=len(tokenizer.load()), max_length=256, seed=seed)
-        save_model(model, folder / f"model-{seed}")
+        model.save_pretrained(folder / f"model-{seed}")
     for name in ("test", "short"):
         suites.write_jsonl(folder / "items" / f"{name}.jsonl", benchmarks.items(name, SETTINGS, window=256))
     return folder

@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import test_chatglm
+import tiny_spm
 from hub_server import TOKEN, serving
-from longalign import models, paths, seals
+from longalign import models, paths, seals, starts
 from longalign.fetching import hub, sources
 from longalign.source import Source
 
@@ -33,7 +34,8 @@ def contents(folder):
 def tiny(tmp_path_factory):
     """A miniature, and the files that it is saved as."""
     model = models.new_model("mini-6b", vocab_size=16, max_length=32, seed=0)
-    return model, contents(models.save_model(model, tmp_path_factory.mktemp("saved")))
+    model.save_pretrained(saved := tmp_path_factory.mktemp("saved"))
+    return model, contents(saved)
 
 
 @pytest.fixture
@@ -121,15 +123,18 @@ def test_a_commit_that_was_pinned_and_is_gone_is_told(server, tmp_path):
     assert folder.is_dir()
 
 
-def test_a_chatglm_is_converted_with_longaligns_rope_base_and_keeps_what_its_tokenizer_needs(server, tmp_path):
+def test_a_chatglm_is_converted_with_longaligns_rope_base_and_its_tokenizer(server, tmp_path):
     config = {key: value for key, value in test_chatglm.CONFIG.items() if key != "rope_ratio"} | {"seq_length": 65536}
     saved = contents(test_chatglm.save(tmp_path / "saved", test_chatglm.checkpoint(config), config))
-    files = {**saved, "tokenization_chatglm.py": b"code", "tokenizer.model": b"pieces"}
+    pieces = tiny_spm.train(tmp_path / "tokenizer.model").read_bytes()
+    files = {**saved, "tokenization_chatglm.py": b"code", "tokenizer.model": pieces}
     server.add("someone/LongAlign-tiny", files)
     source = model_source(hub="someone/LongAlign-tiny", revision=COMMIT, convert="chatglm", remote_code=True)
     folder = hub.fetch(source, tmp_path / "glm", endpoint=server.url)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model).__name__ == "GlmForCausalLM" and model.config.rope_parameters["rope_theta"] == 2_000_000
+    words = starts.load_tokenizer(str(folder))
+    assert words("a")["input_ids"][:2] == words.convert_tokens_to_ids(["[gMASK]", "sop"])
     kept = contents(folder / "original").keys()
     assert kept == {"tokenization_chatglm.py", "tokenizer.model", "config.json"} and hub.is_whole(source, folder)
 

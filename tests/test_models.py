@@ -1,10 +1,20 @@
 """Miniatures: their shapes, their context extension, and the committed short bases against their recipe."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GlmConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from longalign import bases, models, paths, record
 from longalign.corpus import suites, tokenizer
@@ -25,15 +35,85 @@ def test_an_unknown_miniature_is_refused_by_name():
 
 
 def test_extension_multiplies_the_rope_base_and_changes_no_weight(tmp_path):
-    folder = models.save_model(models.new_model("mini-6b", vocab_size=16, max_length=8, seed=0), tmp_path)
-    before, after = models.load_model(folder), models.load_model(folder, rope_factor=200, max_length=64)
+    models.new_model("mini-6b", vocab_size=16, max_length=8, seed=0).save_pretrained(tmp_path)
+    before, after = models.load_model(tmp_path), models.load_model(tmp_path, rope_factor=200, max_length=64)
     assert after.config.rope_parameters["rope_theta"] == 2_000_000 and after.config.max_position_embeddings == 64
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     ids = torch.arange(2, 10)[None]
     assert not torch.allclose(before(ids).logits, after(ids).logits)
-    models.save_model(after, tmp_path / "extended")
+    after.save_pretrained(tmp_path / "extended")
     again = models.load_model(tmp_path / "extended")
     assert torch.equal(again(ids).logits, after(ids).logits)
+
+
+def saved(config, folder):
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+TINY = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 16, "pad_token_id": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, GlmConfig, MistralConfig, Qwen3Config])
+def test_any_model_with_rope_is_extended_by_its_base_or_by_yarn(kind, tmp_path):
+    folder = saved(kind(**TINY), tmp_path)
+    plain, theta = models.load_model(folder), kind(**TINY).rope_parameters["rope_theta"]
+    for rope_type in ("default", "yarn"):
+        after = models.load_model(folder, rope_factor=4, rope_type=rope_type, max_length=64)
+        after.save_pretrained(tmp_path / rope_type)
+        again, ids = models.load_model(tmp_path / rope_type), torch.arange(2, 12)[None]
+        assert torch.equal(again(ids).logits, after(ids).logits)
+        assert not torch.equal(again(ids).logits, plain(ids).logits)
+        assert again.config.rope_parameters["rope_theta"] == 4 * theta and again.config.max_position_embeddings == 64
+
+
+def test_yarn_stretches_as_its_paper_says(tmp_path):
+    old, new = 1024, 4096
+    folder = saved(LlamaConfig(**TINY | {"max_position_embeddings": old}), tmp_path)
+    model = models.load_model(folder, rope_type="yarn", max_length=new)
+    theta, pairs, stretch = 10_000.0, torch.arange(0, 16, 2), new / old
+    plain = theta ** (-pairs / 16)
+    # arXiv 2309.00071: equations 17 to 19, with alpha = 1 turn and beta = 32 turns within the old length; transformers
+    # rounds the two places to whole pairs, so that pairs between them are held to lie between the two ends
+    turns = old * plain / (2 * math.pi)
+    got = model.model.rotary_emb.inv_freq
+    slow, fast = turns < 0.5, turns > 32
+    assert slow.any() and fast.any()
+    assert torch.allclose(got[slow], plain[slow] / stretch) and torch.allclose(got[fast], plain[fast])
+    assert ((got >= plain / stretch - 1e-7) & (got <= plain + 1e-7)).all() and (got[:-1] > got[1:]).all()
+    assert model.model.rotary_emb.attention_scaling == pytest.approx(0.1 * math.log(stretch) + 1)  # equation 22
+
+
+def test_layers_of_a_sliding_window_keep_their_rope(tmp_path):
+    config = Gemma3TextConfig(**TINY, sliding_window=8, layer_types=["sliding_attention", "full_attention"])
+    folder = saved(config, tmp_path)
+    before = config.rope_parameters
+    after = models.load_model(folder, rope_factor=8, max_length=64).config.rope_parameters
+    assert after["sliding_attention"] == before["sliding_attention"]
+    assert after["full_attention"]["rope_theta"] == 8 * before["full_attention"]["rope_theta"]
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"rope_type": "longrope"}, "rope_type is 'longrope'; it is default or yarn"),
+    ({"rope_type": "yarn"}, "stretches 16 positions to more; max_length is None"),
+    ({"rope_type": "yarn", "max_length": 16}, "max_length is 16"),
+])  # fmt: skip
+def test_an_extension_that_cannot_be_is_refused(change, said, tmp_path):
+    folder = saved(LlamaConfig(**TINY), tmp_path)
+    with pytest.raises(ValueError, match=said):
+        models.load_model(folder, **change)
+
+
+def test_a_model_that_is_stretched_already_or_has_no_rope_is_refused(tmp_path):
+    stretched = saved(LlamaConfig(**TINY), tmp_path / "a")
+    models.load_model(stretched, rope_type="yarn", max_length=64).save_pretrained(tmp_path / "b")
+    with pytest.raises(ValueError, match="its RoPE is scaled already .yarn."):
+        models.load_model(tmp_path / "b", rope_type="yarn", max_length=128)
+    absolute = GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=2, n_positions=16)
+    with pytest.raises(ValueError, match="only models with RoPE can be extended"):
+        models.load_model(saved(absolute, tmp_path / "c"), rope_factor=2)
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path):

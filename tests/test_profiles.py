@@ -125,7 +125,8 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         (of_source("hub: a/b, revision: main"), ["'main'", "forty hex digits"]),
         (of_source("hub: a/b, remote_code: true"), ["remote_code needs a revision"]),
         (of_source("hub: a/b, convert: llama"), ["'llama'", "chatglm"]),
-        (of_source("hub: a/b, convert: chatglm", kind="data"), ["convert is for models"]),
+        (of_source("hub: a/b, chat_format: alpaca"), ["chat_format is 'alpaca'; it is llama"]),
+        (of_source("hub: a/b, convert: chatglm", kind="data"), ["convert and chat_format are for models"]),
         (of_source("hub: a/b", kind="code"), ["'code'", "model, data"]),
         (of_source("hub: a/b", name="../x"), ["'../x'", "folder"]),
         (of_source("hub: a/b, branch: main"), ["unknown key sources[0].branch"]),
@@ -149,9 +150,10 @@ def test_models_may_be_sources_of_the_profile(tmp_path):
 def test_the_papers_profile_is_64_times_the_laptops_and_names_a_source_for_each_model():
     paper, laptop = load_profile("paper"), load_profile("laptop")
     models = [source.name for source in paper.sources if source.kind == "model"]
-    assert list(paper.models) == models and {"LongAlign-10k", "LongAlpaca-12k"} <= {s.name for s in paper.sources}
+    data = {source.name for source in paper.sources if source.kind == "data"}
+    assert list(paper.models) == models and data == {"LongAlign-10k", "ShareGPT", "LongAlpaca-12k"}
     assert paper.evaluation.lengths == (128, *(64 * length for length in laptop.evaluation.lengths))
-    assert paper.windows == tuple(64 * window for window in laptop.windows)
+    assert paper.windows == tuple(64 * window for window in laptop.windows if 64 * window <= paper.extension.max_length)
     assert paper.corpus.max_length == paper.training.capacity == paper.extension.max_length == 65_536
     assert paper.training.accumulation % paper.engine.world_size == 0 == paper.training.packs_per_step % 8
 

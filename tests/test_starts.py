@@ -8,7 +8,7 @@ import pytest
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longalign import crew, experiments, paths, seals, smoke, starts
+from longalign import crew, datasets, experiments, paths, seals, smoke, starts
 from longalign.execute import execute, prepare
 from longalign.fetching import smollm2
 from longalign.models import load_model
@@ -76,7 +76,7 @@ def test_lengths_that_no_text_has_in_a_tokenizer_are_refused(profile, monkeypatc
     monkeypatch.setattr("longalign.corpus.length.MOST_DRAWS", 20)
     tight = replace(profile, corpus=replace(profile.corpus, max_short=70))
     with pytest.raises(ValueError, match="no text of at most 70 tokens was found in 20 draws"):
-        experiments.suite_store(tight, "LongAlign-0k")
+        datasets.suite_store(tight, "LongAlign-0k")
 
 
 @pytest.mark.slow

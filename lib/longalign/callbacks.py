@@ -88,17 +88,22 @@ class Seal(TrainerCallback):
             zero = args.deepspeed["zero_optimization"]["stage"] if args.deepspeed else None
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             checkpoints.finish(checkpoint, world_size=args.world_size, zero=zero)
+        if args.world_size > 1:
+            torch.distributed.barrier()  # it is sealed: whoever ends now ends nobody's work
 
 
 class Warned(TrainerCallback):
-    """Saves a checkpoint and stops, all ranks at the same step, when the job around it is about to be ended."""
+    """Saves a checkpoint and stops, all ranks at the same step, when the job around it is about to be ended; `stopped`
+    says whether it did."""
+
+    stopped = False
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         warned = torch.tensor(float(paths.warned()), device=args.device)
         if args.world_size > 1:
             torch.distributed.broadcast(warned, src=0)
         if warned.item() and state.global_step < state.max_steps:
-            control.should_save = control.should_training_stop = True
+            self.stopped = control.should_save = control.should_training_stop = True
 
 
 class Snapshots(TrainerCallback):

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from longalign.jsonl import DataError, check_messages
-from longalign.rendering import Messages, Span, Tokens, has_offsets, render, tokenize
+from longalign.rendering import Messages, Span, Tokens, format_of, has_offsets, render, tokenize
 from longalign.shapes import IGNORE_INDEX
 
 MIN_KEPT = 16  # tokens of a document that middle truncation leaves at least, half of them at each end
@@ -47,14 +47,15 @@ class Encoded:
 
 
 def encode(
-    messages: Messages, tokenizer: Any, *, chat_format: str = "template", max_length: int | None = None
+    messages: Messages, tokenizer: Any, *, chat_format: str | None = None, max_length: int | None = None
 ) -> Encoded:
     """The training sequence of a conversation, at most `max_length` tokens long.
 
     A longer one loses tokens from the middle of its longest user message (in characters): the head of the document,
     its tail with the question, and every answer stay, and at least MIN_KEPT tokens of the document.  Raises DataError
     for messages that are no conversation ending in an answer, for "no room for its answer", and for a template in
-    which an answer cannot be found; ValueError for a tokenizer that lacks what the format needs.
+    which an answer cannot be found; ValueError for a tokenizer that lacks what the format needs.  Without
+    `chat_format` it is the tokenizer's own (`longalign.rendering.format_of`).
 
     With one token a word, the question "a b" (2 tokens) and the answer "c d e" (3) in the format "llama":
 
@@ -69,7 +70,7 @@ def encode_prompt(
     messages: Messages,
     tokenizer: Any,
     *,
-    chat_format: str = "template",
+    chat_format: str | None = None,
     max_length: int | None = None,
     reserve: int = 0,
 ) -> np.ndarray:
@@ -83,17 +84,21 @@ def encode_prompt(
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """sha256 (hex) of the tokenizer's definition, its special tokens and its chat template."""
+    """sha256 (hex) of the tokenizer's definition, its special tokens, and how it writes conversations."""
     definition = tokenizer.get_vocab()
     if getattr(tokenizer, "is_fast", False):
         definition = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    text = json.dumps([definition, special, tokenizer.chat_template], sort_keys=True)
+    spoken = [format_of(tokenizer)] if format_of(tokenizer) != "template" else []
+    text = json.dumps([definition, special, tokenizer.chat_template, *spoken], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _fit(messages: Messages, tokenizer: Any, chat_format: str, max_length: int | None) -> tuple[Tokens, int]:
+def _fit(
+    messages: Messages, tokenizer: Any, chat_format: str | None, max_length: int | None
+) -> tuple[Tokens, int]:
     """The tokens of a conversation without the middle of its document that is too much, and how many those are."""
+    chat_format = chat_format or format_of(tokenizer)
     tokens = tokenize(messages, tokenizer, chat_format)
     if max_length is None or len(tokens.ids) <= max_length:
         return tokens, 0

@@ -81,7 +81,7 @@ def parser() -> Parser:
 
 def _tokenizer_options(command: Parser) -> None:
     command.add_argument("--tokenizer", help="folder or Hub name (default: the miniature's own)")
-    command.add_argument("--chat-format", choices=CHAT_FORMATS, default="template", help="(default: the tokenizer's)")
+    command.add_argument("--chat-format", choices=CHAT_FORMATS, help="(default: the tokenizer's)")
 
 
 def run_plan(options: argparse.Namespace) -> None:

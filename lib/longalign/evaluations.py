@@ -20,6 +20,7 @@ from longalign.chat import encode as encode_chat
 from longalign.chat import tokenizer_hash
 from longalign.corpus import tokenizer
 from longalign.runs import source_hash
+from longalign.starts import load_tokenizer
 from longalign.store import TokenStore
 
 CODE = ("evals", "attention", "collators", "packing", "chat", "rendering", "models", "store",
@@ -43,8 +44,8 @@ class Evaluation:
     """Scores of the model in a folder on a benchmark, whose items are the JSONL file `items`/<benchmark>.jsonl.
 
     Prompts longer than `window` tokens lose their middle. The benchmark `LOSS` takes the mean loss on `train`, a token
-    store, and on the items of `test`. `tokenizer` is the folder of the model's, "" the miniature's. `label` is for
-    people and does not enter the key.
+    store, and on the items of `test`. `tokenizer` is the folder of the model's, "" the miniature's, and `chat_format`
+    how it writes conversations, "" as it says itself. `label` is for people and does not enter the key.
     """
 
     label: str
@@ -54,12 +55,13 @@ class Evaluation:
     window: int
     train: str = ""
     tokenizer: str = ""
+    chat_format: str = ""
 
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits; equal keys mean equal scores."""
         return record.config_hash({
-            "model": record.hash_files(*(Path(self.model) / name for name in ("config.json", "model.safetensors"))),
+            "model": record.hash_model(self.model),
             "items": record.hash_files(self._file), "window": self.window, "benchmark": self.benchmark,
             "train": self.train and TokenStore(Path(self.train)).sha256, "code": source_hash(*CODE),
             **({"tokenizer": tokenizer_hash(self._encode())} if self.tokenizer else {}),
@@ -77,13 +79,10 @@ class Evaluation:
 
     def perform(self) -> None:
         """Score the model in this process, on its GPU if there is one."""
-        import torch
-
         from longalign.evals.score import score
-        from longalign.models import load_model
+        from longalign.models import device, load_model
 
-        began, model = time.monotonic(), load_model(self.model)
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        began, model = time.monotonic(), load_model(self.model).to(device())
         if self.benchmark == LOSS:
             rows, answers = self._losses(model), []
         else:
@@ -116,9 +115,7 @@ class Evaluation:
         return f"{json.loads((self.folder / 'record.json').read_text())['rows']:,} scores"
 
     def _encode(self) -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(self.tokenizer) if self.tokenizer else tokenizer.load()
+        return load_tokenizer(self.tokenizer, self.chat_format) if self.tokenizer else tokenizer.load()
 
     @property
     def _file(self) -> Path:

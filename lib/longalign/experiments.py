@@ -9,14 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longalign import paths, record, starts
+from longalign import datasets, starts
 from longalign.bases import MAX_LENGTH, TOKENS_PER_STEP
-from longalign.chat import tokenizer_hash
-from longalign.corpus import benchmarks, suites
-from longalign.corpus.length import in_tokens_of
+from longalign.corpus import suites
 from longalign.evaluations import LOSS, Evaluation, Scored
 from longalign.profiles import Profile
-from longalign.runs import Run, source_hash
+from longalign.runs import Run
 from longalign.store import TokenStore
 
 # Table 3's methods: how sequences are batched, and how their losses are weighted (see longalign.planned).
@@ -26,8 +24,6 @@ METHODS = {
     "packing": ("packing", "eq3"),
     "packing + loss weighting": ("packing", "sequence"),
 }
-CORPUS = ("documents", "length", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
-RECALL_SHARE = 0.25  # of the documents of the context extension
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 IN_TABLES = ("test", "longbench", "longbench_chat", "short")
 """The benchmarks that every table shows (`longalign.tables`); held-out templates and needles are asked for by name."""
@@ -41,26 +37,6 @@ class Arm(NamedTuple):
     seed: int
 
 
-def data_folder(profile: Profile) -> Path:
-    """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
-    settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
-    code = source_hash(*(f"corpus/{name}" for name in CORPUS), "chat", "jsonl", "rendering", "store", "store_writer")
-    key = record.config_hash({**settings, "code": code, "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE})
-    return paths.run_dir(profile.name) / "data" / key
-
-
-def suite_store(profile: Profile, name: str, *, seed: int = 0, model: str = "") -> TokenStore:
-    """A training suite as token store, as `seed` draws it, for a model (the profile's first), built where missing."""
-    corpus, model = replace(profile.corpus, seed=profile.corpus.seed + seed), model or profile.models[0]
-    place, encode = _data_of(profile, model) / f"seed-{seed}", starts.encode(profile, model)
-    return suites.suite_store(name, corpus, place, encode=encode)
-
-
-def _data_of(profile: Profile, model: str) -> Path:
-    encode = starts.encode(profile, model)
-    return data_folder(profile) / ("" if encode is None else f"{model}-{tokenizer_hash(encode)[:16]}")
-
-
 def extension(profile: Profile, model: str, **changes: Any) -> Run:
     """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
 
@@ -69,11 +45,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     """
     settings = replace(profile.extension, **changes)
     name = "-".join(["extension", *(f"{field}-{changes[field]}" for field in sorted(changes))])
-    store = suites.documents_store(
-        "extension", _data_of(profile, model) / name, tokens=settings.tokens, encode=starts.encode(profile, model),
-        lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=RECALL_SHARE,
-        seed=profile.corpus.seed,
-    )  # fmt: skip
+    store = datasets.extension_store(profile, model, name, settings)
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
         "learning_rate": settings.learning_rate, "seed": profile.seed,
@@ -81,8 +53,8 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     }  # fmt: skip
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(starts.short_base(profile, model)),
-        rope_factor=settings.rope_factor, max_length=max(settings.max_length, profile.corpus.max_length),
-        engine=profile.engine.of_a_run(),
+        rope_factor=settings.rope_factor, rope_type=settings.rope_type,
+        max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.of_a_run(),
     )  # fmt: skip
 
 
@@ -116,15 +88,18 @@ def fine_tuning(
         training["exponent"] = settings.exponent
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
-    store = suite_store(profile, suite, seed=seed, model=model)
-    start = start or extension(profile, model)
+    store = datasets.suite_store(profile, suite, seed=seed, model=model)
+    if start is None and profile.extension.tokens:
+        start = extension(profile, model)
+    begin = str(start.model if start else starts.short_base(profile, model))
     label = f"{model} {suite} {method} seed {seed}"
-    return Run(label, str(store.folder), training | changes, start=str(start.model), engine=profile.engine.of_a_run())
+    return Run(label, str(store.folder), training | changes, start=begin, engine=profile.engine.of_a_run())
 
 
-def long_bases(profile: Profile) -> list[Run]:
-    """The context extension of every model, the largest first; to be finished before arms, which start there."""
-    return [extension(profile, model) for model in reversed(profile.models)]
+def long_bases(profile: Profile, *models: str) -> list[Run]:
+    """The context extension of `models` (all of the profile's, the largest first); to be finished before arms, which
+    start there. None where the profile extends nothing: its models are long as they come."""
+    return [extension(profile, model) for model in models or profile.models[::-1] if profile.extension.tokens]
 
 
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -253,31 +228,15 @@ def _steps(run: Run) -> int:
     return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
 
 
-def benchmark_folder(profile: Profile) -> Path:
-    """The items of every benchmark as JSONL, in tokens of the profile's first model, built where they are missing."""
-    settings = {"evaluation": profile.as_dict()["evaluation"], "window": profile.corpus.max_length}
-    if (encode := starts.encode(profile, profile.models[0])) is not None:
-        settings["tokenizer"] = tokenizer_hash(encode)
-    key = record.config_hash({**settings, "code": source_hash("corpus", "corpus/benchmarks")})
-    folder = paths.run_dir(profile.name) / "benchmarks" / key
-    for name in benchmarks.BENCHMARKS:
-        if not (folder / f"{name}.jsonl").is_file():
-            items = benchmarks.items(name, profile.evaluation, window=profile.corpus.max_length)
-            # a short item is short in words: 128 tokens of another tokenizer may not hold a question with its options
-            with in_tokens_of(None if name == "short" else encode):
-                suites.write_jsonl(folder / f"{name}.jsonl", items)
-    return folder
-
-
 def evaluations(
     profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = IN_TABLES
 ) -> dict[Scored, Evaluation]:
     """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
-    folder = str(benchmark_folder(profile))
+    folder = str(datasets.benchmark_folder(profile))
     return {
         Scored(*arm, name): Evaluation(
             " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
-            train=run.store if name == LOSS else "", tokenizer=starts.tokenizer_folder(profile, arm.model),
+            train=run.store if name == LOSS else "", **starts.tokenizer_of(profile, arm.model),
         )
         for arm, run in arms.items() for name in names
     }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 64 * 2**20
 ROLES = ("system", "user", "assistant")
-_VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
+VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -153,7 +153,7 @@ def _check_message(message: Any, field: str) -> None:
         raise DataError(
             "lone surrogate", f"{content[error.start]!a} at character {error.start + 1}", field=field
         ) from None
-    if message["role"] == "assistant" and not _VISIBLE.search(content):
+    if message["role"] == "assistant" and not VISIBLE.search(content):
         raise DataError("empty answer", "an answer needs visible text", field=field)
 
 

@@ -4,8 +4,8 @@
 
 The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
 process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `engine.Engine`), and
-for a longer context `rope_factor` and `max_length`. A job that was interrupted goes on where it was, on other ranks if
-need be; the same job is done once.
+for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was, on
+other ranks if need be; the same job is done once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Job:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     engine: Engine = field(default_factory=Engine)
     rope_factor: float = 1.0
+    rope_type: str = "default"
     max_length: int | None = None
 
     def plans(self, store: TokenStore) -> list[Plan]:
@@ -52,7 +53,7 @@ class Job:
         """The training run; equal jobs are equal runs."""
         return Run(
             Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
-            max_length=self.max_length, engine=self.engine.of_a_run(),
+            rope_type=self.rope_type, max_length=self.max_length, engine=self.engine.of_a_run(),
         )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ block-diagonal.
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from longalign import attention
 
 ROPE_BASE = 10_000.0
+ROPE_TYPES = ("default", "yarn")
 
 
 @dataclass(frozen=True)
@@ -61,20 +63,27 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
     return LlamaForCausalLM(config)
 
 
-def load_model(folder: Path | str, *, rope_factor: float = 1.0, max_length: int | None = None) -> PreTrainedModel:
-    """A saved model (fp32) with the registered attention; its RoPE base is multiplied by `rope_factor` as it is loaded.
+def load_model(
+    folder: Path | str, *, rope_factor: float = 1.0, rope_type: str = "default", max_length: int | None = None
+) -> PreTrainedModel:
+    """A saved model (fp32) with the registered attention; its context is extended as it is loaded.
 
-    arXiv 2401.18058: base 10,000 -> 2,000,000 (factor 200), then continual training. `max_length` is the
-    new `max_position_embeddings`. Any architecture of transformers that takes registered attention will do. Raises
-    FileNotFoundError where no model lies, ValueError when its files lack weights of it.
+    `rope_factor` multiplies its RoPE base (arXiv 2401.18058: 10,000 -> 2,000,000, factor 200, then continual training).
+    `max_length` is the new `max_position_embeddings`. With `rope_type` "yarn" the frequencies that turn less than once
+    within the old ones are stretched by new over old, those of 32 turns and more stay, and attention is sharpened
+    (YaRN, arXiv 2309.00071, by transformers).
+
+    Any architecture of transformers with RoPE that takes registered attention will do; one that rotates some layers for
+    a sliding window keeps these as they are. Raises FileNotFoundError where no model lies, ValueError when its files
+    lack weights of it, or when it cannot be extended so.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
     attention.register()
     config = AutoConfig.from_pretrained(folder)
-    rope = dict(config.rope_parameters)
-    config.rope_parameters = {**rope, "rope_theta": rope["rope_theta"] * rope_factor}
+    if (rope_factor, rope_type) != (1.0, "default"):
+        _extend(config, rope_factor, rope_type, max_length, folder)
     config.max_position_embeddings = max_length or config.max_position_embeddings
     model, told = AutoModelForCausalLM.from_pretrained(
         folder, config=config, attn_implementation="longalign", dtype=torch.float32, output_loading_info=True
@@ -86,7 +95,24 @@ def load_model(folder: Path | str, *, rope_factor: float = 1.0, max_length: int 
     return model
 
 
-def save_model(model: PreTrainedModel, folder: Path | str) -> Path:
-    """Write config and safetensors, and nothing that names this machine or its attention; returns the folder."""
-    model.save_pretrained(folder)
-    return Path(folder)
+def _extend(config: Any, rope_factor: float, rope_type: str, max_length: int | None, where: Path) -> None:
+    """Change a config's RoPE, in place: that of its layers with full attention."""
+    rope, before = getattr(config, "rope_parameters", None) or {}, config.max_position_embeddings
+    full = rope if "rope_theta" in rope else rope.get("full_attention")
+    if not full:
+        raise ValueError(f"{where}: its config has no rope_parameters: only models with RoPE can be extended")
+    if rope_type not in ROPE_TYPES:
+        raise ValueError(f"rope_type is {rope_type!r}; it is {' or '.join(ROPE_TYPES)}")
+    new = {**full, "rope_theta": full["rope_theta"] * rope_factor}
+    if rope_type == "yarn":
+        if full.get("rope_type", "default") != "default":
+            raise ValueError(f"{where}: its RoPE is scaled already ({full['rope_type']}): yarn takes a plain one")
+        if not max_length or max_length <= before:
+            raise ValueError(f"{where}: yarn stretches {before} positions to more; max_length is {max_length}")
+        new |= {"rope_type": "yarn", "factor": max_length / before, "original_max_position_embeddings": before}
+    config.rope_parameters = new if full is rope else {**rope, "full_attention": new}
+
+
+def device() -> torch.device:
+    """Where a model is put that is not trained: the first GPU, where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

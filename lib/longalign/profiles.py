@@ -24,6 +24,7 @@ NAMES = {
     "models": ("mini-6b", "mini-7b", "mini-13b"),
     "evaluation.tasks": ("lookup", "table", "note", "translation", "chain", "calls", "summary"),
     "training.packing_algorithm": ("next_fit", "best_fit"),
+    "extension.rope_type": ("default", "yarn"),
     "training.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
 }
 COUNTS = (
@@ -51,10 +52,15 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Extension:
-    """Context extension: RoPE base times `rope_factor`, then continual training on `tokens` tokens of documents."""
+    """Context extension: RoPE base times `rope_factor`, then continual training on `tokens` tokens of documents.
+
+    `rope_type` "yarn" stretches RoPE's slow frequencies besides (`longalign.models.load_model`). With no tokens nothing
+    is extended: the models are long as they come.
+    """
 
     tokens: int = 1_000_000
     rope_factor: float = 200.0
+    rope_type: str = "default"
     learning_rate: float = 1e-3
     max_length: int = 1024
 
@@ -239,8 +245,10 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "corpus.long, longalpaca_long and longalpaca_short must not be negative, and corpus.short at least 1"),
         (min((corpus.min_long, corpus.max_short, *evaluation.lengths, *evaluation.needle_lengths)) >= SHORTEST,
          f"corpus.min_long, corpus.max_short, evaluation.lengths and needle_lengths must be {SHORTEST} tokens or more"),
-        (extension.tokens >= 1 and extension.max_length >= 128,
-         "extension.tokens must be at least 1 and extension.max_length at least 128, the bases' length"),
+        (extension.tokens >= 0 and extension.max_length >= 128,
+         "extension.tokens must not be negative and extension.max_length at least 128, the bases' length"),
+        (extension.tokens > 0 or max(profile.windows, default=0) <= extension.max_length,
+         "windows must not exceed extension.max_length where extension.tokens is 0: nothing makes the models longer"),
         (0 <= training.exponent <= 1, "training.exponent must lie from 0 to 1"),
         (0 <= training.warmup_ratio < 1, "training.warmup_ratio is a share of the steps, from 0 to below 1"),
         (training.checkpoint_every >= 1, "training.checkpoint_every must be at least 1"),

@@ -97,21 +97,16 @@ def allocated() -> list[str]:
     return told.stdout.split()
 
 
-def wait() -> None:
-    """In a rank: until all ranks are here."""
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-
-
 def leave() -> None:
     """In a rank that has done its work: end at once, with the others.
 
     What the libraries do at the end of a process now and then aborts it (gloo's threads), which would be taken for a
     failure of the work.
     """
-    wait()
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)

@@ -186,6 +186,13 @@ def hash_files(*files: Path | str) -> str:
     return total.hexdigest()[:16]
 
 
+def hash_model(folder: Path | str) -> str:
+    """Sixteen hex digits over a model's config and weights, in one file or in shards. Raises FileNotFoundError."""
+    folder = Path(folder)
+    weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    return hash_files(folder / "config.json", *(weights or [folder / "model.safetensors"]))
+
+
 def git_state() -> dict[str, Any]:
     """Commit of the checkout, and whether tracked files differ from it; both None where there is no git."""
 

@@ -31,6 +31,14 @@ class Tokens:
     starts: np.ndarray  # int64 [T], the character of the rendered text at which a token starts
 
 
+def format_of(tokenizer: Any) -> str:
+    """The format of conversations that a tokenizer's configuration names as `chat_format`; "template" if it names none.
+
+    `AutoTokenizer.from_pretrained(folder, chat_format="llama")` names one, and `save_pretrained` keeps it.
+    """
+    return tokenizer.init_kwargs.get("chat_format", "template")
+
+
 def tokenize(messages: Messages, tokenizer: Any, chat_format: str, *, cuts: Sequence[int] = ()) -> Tokens:
     """All tokens of a conversation; it ends where the assistant begins if its last message is the user's."""
     if chat_format not in CHAT_FORMATS:

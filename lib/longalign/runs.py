@@ -34,6 +34,8 @@ CODE = (
     "callbacks",
     "trainer",
 )
+SOMETIMES = {"defects": "defect", "lora": "lora_rank"}
+"""Modules that only those trainings use which set a field."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,26 @@ class Run:
     new_model: dict[str, Any] = field(default_factory=dict)
     rope_factor: float = 1.0
     max_length: int | None = None
+    rope_type: str = "default"
     engine: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
         """Sixteen hex digits; equal keys mean equal runs. Computed once: start and store are there when it is asked
         for."""
-        start = (
-            record.hash_files(*(Path(self.start) / name for name in ("config.json", "model.safetensors")))
-            if self.start
-            else ""
-        )
+        start = record.hash_model(self.start) if self.start else ""
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return record.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
             "data": data, "training": self.training, **({"bf16": True} if self.engine.get("bf16") else {}),
-            "code": source_hash(*CODE, *(("defects",) if self.training.get("defect") else ())),
+            **({"rope_type": self.rope_type} if self.rope_type != "default" else {}),
+            "code": source_hash(*CODE, *(name for name, field in SOMETIMES.items() if self.training.get(field))),
         })  # fmt: skip
+
+    @property
+    def extension(self) -> dict[str, Any]:
+        """How the start's context is extended as it is loaded (`models.load_model`)."""
+        return {"rope_factor": self.rope_factor, "rope_type": self.rope_type, "max_length": self.max_length}
 
     @property
     def folder(self) -> Path:
@@ -157,7 +162,7 @@ def _train(run: Run) -> None:
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
     arguments = trainer.training_arguments(config, work, engine)
     if run.start:
-        model = models.load_model(run.start, rope_factor=run.rope_factor, max_length=run.max_length)
+        model = models.load_model(run.start, **run.extension)
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))
@@ -188,12 +193,7 @@ def main(job: Path) -> None:
     """Be one rank of the run in `job`, which lies in the run's folder."""
     os.environ["LONGALIGN_RUNS"] = str(job.parents[2])  # not every launcher hands the environment on to other nodes
     ranks.leave_with_the_asker()
-    try:
-        _train(Run(**json.loads(job.read_text())))
-    except InterruptedError:
-        if paths.warned():
-            ranks.wait()  # the first rank may still be sealing the checkpoint; who leaves earlier ends it
-        raise
+    _train(Run(**json.loads(job.read_text())))
     ranks.leave()
 
 

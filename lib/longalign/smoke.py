@@ -29,8 +29,6 @@ QUESTION = "What is the capital of France?"
 LENGTH = 256
 """Tokens of a pack and of the longest sample."""
 STEPS = 2
-EXTENSION = "04"
-"""The notebook that extends contexts: a profile without it starts from models that are long already."""
 
 
 def training(profile: Profile, model: str, folder: Path, encode: Any) -> Run:
@@ -45,9 +43,9 @@ def training(profile: Profile, model: str, folder: Path, encode: Any) -> Run:
         "learning_rate": settings.learning_rate, "schedule": settings.schedule, "beta1": settings.beta1,
         "beta2": settings.beta2, "weight_decay": settings.weight_decay,
     }  # fmt: skip
-    extends = profile.notebooks is None or EXTENSION in profile.notebooks
-    longer = {"rope_factor": profile.extension.rope_factor, "max_length": profile.extension.max_length}
-    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), **(longer if extends else {}))
+    names = ("rope_factor", "rope_type", "max_length") if profile.extension.tokens else ()
+    longer = {name: getattr(profile.extension, name) for name in names}
+    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), **longer)
 
 
 def stand_in(source: Source, folder: Path) -> Path:
@@ -72,9 +70,9 @@ def answer(folder: Path, encode: Any, question: str) -> str:
 
     from longalign.chat import encode_prompt
     from longalign.evals.conversation import greedy
-    from longalign.models import load_model
+    from longalign.models import device, load_model
 
-    model = load_model(folder).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model = load_model(folder).to(device()).eval()
     prompt = encode_prompt([{"role": "user", "content": question}], encode)
     return greedy(model, torch.from_numpy(prompt).long(), encode=encode)
 

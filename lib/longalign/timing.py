@@ -185,7 +185,7 @@ def _train(run: Run, number: int, work: Path) -> None:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
     if run.start:
-        model = models.load_model(run.start, rope_factor=run.rope_factor, max_length=run.max_length)
+        model = models.load_model(run.start, **run.extension)
     else:
         model = models.new_model(**run.new_model)
     with _step_clock(model) as marks:

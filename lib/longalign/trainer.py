@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from longalign import checkpoints, paths
+from longalign import checkpoints
 from longalign.batching import Plan, make_plan
 from longalign.callbacks import EventLog, Finite, Seal, Snapshots, Warned
 from longalign.collators import PackedCollator, PaddedCollator
@@ -33,7 +33,8 @@ class TrainingConfig:
     ends training after that many optimizer steps (0: all of the epochs; the learning rate's schedule ends with it).
     `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
     the released code to train with (`longalign.defects`). `group_size` is sequences of about one length for sorted
-    batching (0: a micro-batch of every rank).
+    batching (0: a micro-batch of every rank). `lora_rank` is that of the matrices which are trained in place of the
+    weights (`longalign.lora`; 0: all weights are trained).
     """
 
     method: str = "packing"
@@ -56,6 +57,7 @@ class TrainingConfig:
     steps: int = 0
     snapshots: int = 0
     defect: str = ""
+    lora_rank: int = 0
     checkpoint_every: int = 50
 
 
@@ -118,13 +120,19 @@ class PlanTrainer(Trainer):
         """The local part of the step's loss, times the ranks that the engine is going to average over."""
         return weighted_loss(model, inputs) * self.args.world_size
 
-
     def write_model(self, folder: Path | str) -> Path:
         """The whole model, wherever its parameters lie, as a folder that `from_pretrained` loads; every rank calls
-        this."""
+        this. What LoRA has trained is merged into it, and written as it is to `adapter` below the folder.
+        """
         sharded = is_deepspeed_zero3_enabled()
         state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
         if self.is_world_process_zero():
+            if hasattr(self.model, "peft_config"):
+                from longalign import lora
+
+                state = state or self.model.state_dict()
+                lora.write_adapter(state, Path(folder) / "adapter")
+                state = lora.merged(state)
             self.model.save_pretrained(folder, state_dict=state)
         return Path(folder)
 
@@ -154,12 +162,16 @@ def train(
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
     args.max_steps = len(steps)
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
+    if config.lora_rank:
+        from longalign import lora  # other runs' code is without it, as without the defects below
+
+        lora.adapt(model, config.lora_rank, seed=config.seed)
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = model.config.pad_token_id or 0
     options = {"exponent": config.exponent, "weighting": config.weighting, "rank": args.process_index}
     if config.defect:
-        from longalign.defects import faulty_dataset  # what is trained with a fault must not change other runs' code
+        from longalign.defects import faulty_dataset
 
         dataset = faulty_dataset(config.defect, store, plans, **options)
     else:
@@ -177,12 +189,12 @@ def train(
     trainer.add_callback(log)
     trainer.add_callback(Finite(steps))
     trainer.add_callback(Seal())
-    trainer.add_callback(Warned())
+    trainer.add_callback(warned := Warned())
     trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
     checkpoint = checkpoints.newest(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < len(steps):
-        why = "the time of this job is nearly over" if paths.warned() else "the parent process ended"
+        why = "the time of this job is nearly over" if warned.stopped else "the parent process ended"
         raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: {why}")
     return trainer
 

@@ -80,17 +80,23 @@ def suite_store(name: str, corpus: Corpus, folder: Path | str, *, encode: Any = 
 
     `encode` is the tokenizer that lengths are measured and texts are written in; None is the miniature's.
     """
-    return _store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length, encode=encode)
+    return rows_store(Path(folder) / name, lambda: suite(name, corpus), max_length=corpus.max_length, encode=encode)
 
 
-def _store(folder: Path, rows: Any, *, max_length: int, encode: Any) -> TokenStore:
+def rows_store(
+    folder: Path, rows: Callable[[], Iterator[Mapping[str, Any]]], *, max_length: int, encode: Any = None,
+    skip_invalid: bool = False,
+) -> TokenStore:  # fmt: skip
+    """The samples that `rows()` yields as a token store in `folder` and JSONL beside it, built where it is missing.
+
+    `encode` as in `suite_store`, `skip_invalid` as in `longalign.store.tokenize_jsonl`.
+    """
     jsonl = folder.with_name(folder.name + ".jsonl")
 
     def build() -> TokenStore:
         write_jsonl(jsonl, rows())
-        return tokenize_jsonl(
-            jsonl, encode or tokenizer.load(), folder, chat_format="template", max_length=max_length
-        )
+        words = encode or tokenizer.load()
+        return tokenize_jsonl(jsonl, words, folder, max_length=max_length, skip_invalid=skip_invalid)
 
     with record.alone(folder.with_name(f".{folder.name}.lock")), in_tokens_of(encode):
         store = _whole(folder, build)

@@ -7,10 +7,8 @@ first in both), both rotate neighbouring pairs of the first half of a head, and 
 10000 * rope_ratio.
 
 The price: about twice the largest shard is in memory, and the disk holds both models.  In half precision the logits
-may differ in the last digit, because transformers rounds in RMSNorm before the scale and ChatGLM3 after it.  No
-tokenizer is written: ChatGLM3's is a sentencepiece model whose special tokens ([gMASK] 64790, sop 64792, <|user|>
-64795, ...) exist only in remote code of its own, and a copy of its files would ask for that code.  Tokenize with the
-original, for example elsewhere into a token store.
+may differ in the last digit, because transformers rounds in RMSNorm before the scale and ChatGLM3 after it.  Its
+tokenizer is another file's matter (`longalign.fetching.chatglm_tokenizer`).
 """
 
 import json

@@ -33,7 +33,7 @@ from longalign.fetching import FULL
 from longalign.source import Source
 from longalign.store_writer import file_sha256
 
-CONVERSION = 1  # raised when the same files are written in another way
+CONVERSION = 2  # raised when the same files are written in another way
 OTHER_FORMATS = ("*.msgpack", "*.h5", "*.onnx")
 WEIGHTS = (".safetensors", ".bin", ".index.json")
 LONGALIGN_ROPE_RATIO = 200.0
@@ -184,14 +184,16 @@ def _is_right(path: Path, listed: Any) -> bool:
 
 
 def _converted(source: Source, work: Path) -> Path:
-    """The model as transformers' own classes have it, with the files of the original that are no weights."""
-    from longalign.fetching import chatglm
+    """Model and tokenizer as transformers' own classes have them, and the files of the original that are no weights."""
+    from longalign.fetching import chatglm, chatglm_tokenizer
 
     files, target = work / "files", work / "model"
     shutil.rmtree(target, ignore_errors=True)
     # its remote code multiplies the RoPE base in its text, of which the config says nothing
     ratio = LONGALIGN_ROPE_RATIO if "LongAlign" in source.hub else None
     chatglm.convert(files, target, rope_ratio=ratio)
+    if (files / "tokenizer.model").is_file():
+        chatglm_tokenizer.convert(files / "tokenizer.model", target)
     for file in sorted(path for path in files.rglob("*") if path.is_file() and not path.name.endswith(WEIGHTS)):
         kept = target / "original" / file.relative_to(files)
         kept.parent.mkdir(parents=True, exist_ok=True)

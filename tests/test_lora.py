@@ -1,0 +1,95 @@
+"""LoRA: what is trained, that it begins at the model itself, and what is saved of it, held to PEFT's own merging."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+from longalign import lora
+from longalign.crew import execute_all
+from longalign.events import read_events
+from longalign.models import load_model, new_model
+from longalign.runs import Run
+from longalign.trainer import TrainingConfig, train
+from test_trainer import fresh_model, make_store
+
+CONFIG = TrainingConfig(capacity=24, accumulation=3, epochs=2, steps=4, learning_rate=1e-2, lora_rank=4)
+IDS = torch.arange(2, 26)[None]
+
+
+@pytest.fixture
+def store(tmp_path):
+    return make_store(tmp_path / "store")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def test_before_training_it_is_the_model_itself_and_only_the_two_matrices_are_to_be_trained():
+    plain, adapted = fresh_model(), fresh_model()
+    lora.adapt(adapted, 4, seed=0)
+    assert torch.equal(logits(plain), logits(adapted))
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert trained and all(".lora_A." in name or ".lora_B." in name for name in trained)
+    layers = {name.split(".lora_")[0].rpartition(".")[2] for name in trained}
+    assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_what_is_merged_is_what_peft_merges():
+    ours, theirs = fresh_model(), fresh_model()
+    lora.adapt(ours, 4, seed=0)
+    theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+    random = torch.Generator().manual_seed(0)
+    matrices = {name: torch.randn(p.shape, generator=random) for name, p in ours.named_parameters() if p.requires_grad}
+    ours.load_state_dict(matrices, strict=False)
+    theirs.base_model.model.load_state_dict(matrices, strict=False)
+    assert torch.equal(logits(ours), logits(theirs))
+    merged, expected = lora.merged(ours.state_dict()), theirs.merge_and_unload().state_dict()
+    assert sorted(merged) == sorted(expected)
+    assert all(torch.allclose(merged[name], expected[name], atol=1e-6) for name in expected)
+    plain = fresh_model().state_dict()
+    assert not torch.allclose(merged["model.layers.0.mlp.up_proj.weight"], plain["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_training_changes_nothing_but_the_update_and_both_forms_of_it_compute_what_was_trained(store, tmp_path):
+    begun, model = fresh_model(), fresh_model()
+    trainer = train(model, store, CONFIG, tmp_path / "work")
+    folder = trainer.write_model(tmp_path / "model")
+    merged, frozen = load_model(folder), dict(begun.named_parameters())
+    assert (logits(merged) - logits(begun)).abs().max() > 1e-2, "it has learned something"
+    assert torch.allclose(logits(merged), logits(model), atol=1e-4)
+    begun.save_pretrained(tmp_path / "begun")
+    adapter = PeftModel.from_pretrained(load_model(tmp_path / "begun"), folder / "adapter")
+    assert torch.allclose(logits(adapter), logits(model), atol=1e-5)
+    for name, p in merged.named_parameters():
+        update = (p - frozen[name]).detach()
+        rank = torch.linalg.matrix_rank(update, atol=1e-5) if "proj" in name else 0
+        assert (0 < rank <= 4) if "proj" in name else not update.any(), name
+    assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    assert len(load_file(folder / "adapter" / "adapter_model.safetensors")) == 2 * 7 * 3
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_run_of_lora_is_one_of_its_own_and_goes_on_from_its_checkpoint(store, tmp_path, monkeypatch, checkpointing):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    new_model("mini-6b", vocab_size=40, max_length=24, seed=0).save_pretrained(tmp_path / "start")
+    engine = {"gradient_checkpointing": True} if checkpointing else {}
+    training = {"capacity": 24, "accumulation": 3, "steps": 4, "epochs": 2, "learning_rate": 1e-2, "lora_rank": 4,
+                "checkpoint_every": 2}  # fmt: skip
+    run = Run("LoRA", str(store.folder), training, start=str(tmp_path / "start"), engine=engine)
+    assert run.key != replace(run, training=training | {"lora_rank": 0}).key
+    whole = train(fresh_model(), store, replace(CONFIG, checkpoint_every=2), tmp_path / "whole")
+    train(fresh_model(), store, replace(CONFIG, checkpoint_every=2), run.folder / "work")
+    (run.folder / "work" / "checkpoint-4").rename(tmp_path / "gone")
+    execute_all([run], workers=1)
+    events = [read_events(folder / "events.jsonl") for folder in (tmp_path / "whole", run.folder)]
+    assert [e["loss"] for e in events[0]] == pytest.approx([e["loss"] for e in events[1]], rel=1e-6)
+    assert torch.allclose(logits(load_model(run.model)), logits(whole.model), atol=1e-4)
+    assert {"model/adapter/adapter_model.safetensors", "model/model.safetensors"} <= {*run.record()["files"]}
+    assert np.isfinite(events[1][-1]["grad_norm"]) and events[1][-1]["grad_norm"] > 0
