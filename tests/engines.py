@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longalign.collators import PackedCollator
 from longalign.engine import Engine
+from longalign.models import new_model
 from longalign.ranks import leave
 from longalign.store import TokenStore
 from longalign.trainer import PlanTrainer, TrainingConfig, train, training_arguments
+from longalign.ulysses import attach, slice_of
 from test_trainer import CONFIG, fresh_model
 
 RANKS, ACCUMULATION = 2, 3
@@ -34,12 +37,19 @@ ENGINES = {
     "ZeRO 3": Engine(ranks=RANKS, zero=3),
     "ZeRO 3, offload": Engine(ranks=RANKS, zero=3, offload="all"),
     "ZeRO 2, bf16": Engine(ranks=RANKS, zero=2, bf16=True),
+    "ZeRO 2, Ulysses": Engine(ranks=RANKS, zero=2, sequence_parallel=2),
+    "ZeRO 3, Ulysses": Engine(ranks=RANKS, zero=3, sequence_parallel=2),
 }
 
 
-def config(method: str, *, ranks: int) -> TrainingConfig:
+def methods_of(engine: Engine) -> list[str]:
+    """What an engine can train by: ranks share sequences in packs alone."""
+    return [method for method in METHODS if engine.sequence_parallel == 1 or "packing" in method]
+
+
+def config(method: str, *, batches: int) -> TrainingConfig:
     """Small steps that are clipped; what two ranks do at a time, one does in its rows, or (packs) one after another."""
-    packed, times = "packing" in method, RANKS // ranks
+    packed, times = "packing" in method, RANKS // batches
     return replace(
         CONFIG, **METHODS[method], epochs=2, steps=4, max_grad_norm=0.5, rows=1 if packed else times,
         accumulation=ACCUMULATION * (times if packed else 1),
@@ -68,22 +78,38 @@ def keep_first_gradients(kept: dict[str, np.ndarray]) -> None:
     PlanTrainer._clip_grad_norm, DeepSpeedEngine.step = clip, step
 
 
+def keep_logits(folder: Path, ranks: int) -> None:
+    """Logits of a pack, by a model of grouped and one of plain heads: of the whole, or of this rank's slice."""
+    for name in ("mini-6b", "mini-7b"):
+        model, rank = new_model(name, vocab_size=40, max_length=24, seed=0), int(os.environ.get("RANK", "0"))
+        batch = PackedCollator(0)([{"input_ids": range(2, 2 + n), "labels": range(2, 2 + n), "loss_weight": 1.0}
+                                   for n in (2, 4, 3, 12)])  # fmt: skip
+        if ranks > 1:
+            attach(model, ranks)
+            batch = slice_of(batch, rank, ranks, pad_token_id=0)
+        inputs = {key: value for key, value in batch.items() if key not in ("labels", "loss_weights")}
+        with torch.no_grad():
+            np.save(folder / f"{name}-{ranks}-{rank}.npy", model(**inputs).logits.numpy())
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     store = TokenStore(folder / "store")
     for name, engine in ENGINES.items() if ranks > 1 else [("alone", Engine())]:
-        for method in METHODS:
+        for method in methods_of(engine):
             kept: dict[str, np.ndarray] = {}
             keep_first_gradients(kept)
             target = folder / name / method
-            settings = config(method, ranks=ranks)
+            settings = config(method, batches=engine.batches)
             arguments = training_arguments(settings, target, engine)
-            trainer = train(fresh_model(), store, settings, target, arguments=arguments)
+            shared = {"sequence_parallel": engine.sequence_parallel}
+            trainer = train(fresh_model(), store, settings, target, arguments=arguments, **shared)
             trainer.write_model(target / "model")
             if os.environ.get("RANK", "0") == "0":
                 np.savez(target / "gradients.npz", **kept)
                 (target / "done.json").write_text(json.dumps({"ranks": ranks}))
+    keep_logits(folder, ranks)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ FLOORS = {
     0: "shapes packing bins batching plan weights cost",
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models checkpoints footprint ranks callbacks trainer lora "
-    "events runs crew bases starts datasets experiments evals evaluations timing defects fetching",
+    "ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
     "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table "
     "parsing cli",

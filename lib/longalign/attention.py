@@ -1,9 +1,8 @@
 """Guarantees that no token of a pack sees another sequence, at linear memory; without a pack it is stock sdpa.
 
 One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of
-its
-sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which is
-then block-diagonal and causal (arXiv 2401.18058):
+its sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which
+is then block-diagonal and causal (arXiv 2401.18058):
   CUDA, bf16 or fp16   flash-attn when it works, else torch's varlen_attn
   everything else      one causal sdpa per run of sequences of equal length: no mask at all
 The price: with cu_seqlens, masks, KV caches, sliding windows shorter than a sequence and logit softcaps are refused.

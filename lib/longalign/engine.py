@@ -20,8 +20,9 @@ class Engine:
 
     `zero` is DeepSpeed's stage, 0 to 3; None takes no DeepSpeed. `offload` puts the optimizer's states ("optimizer",
     from stage 1 on) or the parameters too ("all", stage 3) into the nodes' memory. `bf16` computes in bfloat16 with
-    fp32 states. `gradient_checkpointing` keeps one activation a layer and computes the others twice. `hostfile` names
-    the nodes where no Slurm does, DeepSpeed's way: a line "node1 slots=8" for each.
+    fp32 states. `gradient_checkpointing` keeps one activation a layer and computes the others twice. As many
+    neighbouring ranks as `sequence_parallel` says share every pack, a slice each (`longalign.ulysses`). `hostfile`
+    names the nodes where no Slurm does, DeepSpeed's way: a line "node1 slots=8" for each.
 
     Raises ValueError for what cannot be.
 
@@ -35,6 +36,7 @@ class Engine:
     offload: str = "none"
     bf16: bool = False
     gradient_checkpointing: bool = False
+    sequence_parallel: int = 1
     hostfile: str = ""
 
     def __post_init__(self) -> None:
@@ -44,6 +46,9 @@ class Engine:
             (self.offload in OFFLOADS, f"offload is {self.offload!r}; it is one of {', '.join(OFFLOADS)}"),
             (self.offload != "optimizer" or (self.zero or 0) >= 1, "offload of the optimizer needs zero: 1, 2 or 3"),
             (self.offload != "all" or self.zero == 3, "offload of all needs zero: 3"),
+            (self.sequence_parallel >= 1 and self.ranks % self.sequence_parallel == 0,
+             f"sequence_parallel is {self.sequence_parallel}, which does not divide a node's {self.ranks} ranks"),
+            (self.sequence_parallel == 1 or self.zero is not None, "sequence_parallel needs zero: 0, 1, 2 or 3"),
             (not self.hostfile or Path(self.hostfile).is_file(), f"hostfile is {self.hostfile}, where there is none"),
             (not self.hostfile or self.nodes > 1, "a hostfile is for several nodes: set nodes, or leave it out"),
         ):
@@ -54,6 +59,15 @@ class Engine:
     def world_size(self) -> int:
         """Processes in all, each with one device."""
         return self.nodes * self.ranks
+
+    @property
+    def batches(self) -> int:
+        """Micro-batches that are computed at the same time: one a rank, or one for all ranks that share a sequence.
+
+        >>> Engine(ranks=8, zero=3, sequence_parallel=4).batches
+        2
+        """
+        return self.world_size // self.sequence_parallel
 
     def of_a_run(self) -> dict[str, Any]:
         """The fields as `runs.Run` takes them: none where it is one plain process.

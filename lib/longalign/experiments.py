@@ -49,7 +49,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
         "learning_rate": settings.learning_rate, "seed": profile.seed,
-        **({"accumulation": ranks} if (ranks := profile.engine.world_size) > 1 else {}),  # a pack for each
+        **({"accumulation": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
     }  # fmt: skip
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(starts.short_base(profile, model)),

@@ -17,12 +17,13 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a decoder counts here: `parameters` in all, widths in features."""
+    """What of a decoder counts here: `parameters` in all, widths in features; `trained` of them, None for all."""
 
     parameters: int
     hidden_size: int
     layers: int
     vocab_size: int
+    trained: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def footprint(shape: ModelShape, engine: Engine, *, positions: int, targets: int
     1.9
     """
     dealt, size = engine.world_size, 2 if engine.bf16 else 4
-    stage = engine.zero or 0
+    stage, trained = engine.zero or 0, shape.parameters if shape.trained is None else shape.trained
     parameters = size * shape.parameters / (dealt if stage == 3 else 1)
-    gradients = size * shape.parameters / (dealt if stage >= 2 else 1)
-    optimizer = (12 if engine.bf16 else 8) * shape.parameters / (dealt if stage >= 1 else 1)
+    gradients = size * trained / (dealt if stage >= 2 else 1)
+    optimizer = (12 if engine.bf16 else 8) * trained / (dealt if stage >= 1 else 1)
     node = 0.0
     if engine.offload != "none":
         node, optimizer = node + optimizer * engine.ranks, 0.0
@@ -68,8 +69,8 @@ def footprint(shape: ModelShape, engine: Engine, *, positions: int, targets: int
         node, parameters, gradients = node + (parameters + gradients) * engine.ranks, 0.0, 0.0
     token = shape.hidden_size * size // 2
     layers = (2 * shape.layers + 34) if engine.gradient_checkpointing else 34 * shape.layers
-    activations = positions * token * layers
-    logits = 2 * 4 * targets * shape.vocab_size  # fp32, and their gradient
+    activations = positions * token * layers / engine.sequence_parallel
+    logits = 2 * 4 * targets * shape.vocab_size / engine.sequence_parallel  # fp32, and their gradient
     return Footprint(*(part / GIB for part in (parameters, gradients, optimizer, activations, logits, node)))
 
 

@@ -47,7 +47,7 @@ class Job:
 
     def plans(self, store: TokenStore) -> list[Plan]:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
-        return make_plans(store, dealt(self.training, self.engine.world_size), ranks=self.engine.world_size)
+        return make_plans(store, dealt(self.training, self.engine.batches), ranks=self.engine.batches)
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
@@ -73,16 +73,27 @@ def load_job(path: Path | str) -> Job:
     return job
 
 
-def model_shape(folder: Path | str) -> ModelShape:
-    """The shape of a saved model, of which no weight is read."""
+def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
+    """The shape of a saved model, of which no weight is read, and what LoRA of a rank would train of it."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    parameters = sum({id(p): p.numel() for p in model.parameters()}.values())
-    return ModelShape(parameters, config.hidden_size, config.num_hidden_layers, config.vocab_size)
+        if lora_rank:
+            from longalign import lora
+
+            lora.adapt(model, lora_rank, seed=0)
+    parameters, trained = {id(p): p.numel() for p in model.parameters()}, None
+    if lora_rank:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
+    return ModelShape(sum(parameters.values()), *shape, trained)
+
+
+def _shape(job: Job) -> ModelShape:
+    return model_shape(job.model, lora_rank=job.training.lora_rank)
 
 
 def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:
@@ -107,7 +118,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
         yield f"deepspeed: {json.dumps(deepspeed_config(job.engine, **options), indent=2)}"
     hosts = ranks.allocated() or [f"node{number}" for number in range(job.engine.nodes)]
     yield f"command: {shlex.join(ranks.command(job.engine, 'longalign.runs', f'{run.folder}/job.json', hosts=hosts))}"
-    shape, found = model_shape(job.model), estimated(job, store, plans)
+    shape, found = _shape(job), estimated(job, store, plans)
     parts = {name: value for name, value in asdict(found).items() if name != "node"}
     yield (
         f"memory of a device: about {found.device:.2f} GiB ("
@@ -129,7 +140,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
 def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
     """The memory that the job is going to take of each device."""
     positions, targets = largest_micro_batch(plans, store.target_counts)
-    return footprint(model_shape(job.model), job.engine, positions=positions, targets=targets)
+    return footprint(_shape(job), job.engine, positions=positions, targets=targets)
 
 
 def training_hours(job: Job, plans: list[Plan], shape: ModelShape, *, tflops: float, utilisation: float) -> float:
@@ -160,7 +171,7 @@ def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
     if found > device:
         positions, targets = largest_micro_batch(plans, store.target_counts)
         fits = smallest_that_fits(
-            model_shape(job.model), job.engine, positions=positions, targets=targets, device=device
+            _shape(job), job.engine, positions=positions, targets=targets, device=device
         )
         offer = f"this would fit: {asdict(fits)}" if fits else "nothing on these devices would fit: take more of them"
         raise ValueError(f"about {found:.1f} GiB are needed of each device, which have {device:.1f}; {offer}")

@@ -2,11 +2,11 @@
 
 Every loss of the paper (arXiv 2401.18058, Eq. 2, 3, 4) is such a sum once the weight of every token is known
 beforehand, and a sum can be taken in chunks of target tokens.  Since the weights are known, a chunk's gradients are
-taken together with its
-loss: nothing is computed twice, and what is kept is one gradient of the hidden states and one of the vocabulary matrix.
+taken together with its loss: nothing is computed twice, and what is kept is one gradient of the hidden states and one
+of the vocabulary matrix.
 
-B = rows, T = tokens of a row, D = hidden size, V = vocabulary, N = target tokens (labels !=
-IGNORE_INDEX, position 0 never).
+B = rows, T = tokens of a row, L = labels of a row, T or T + 1, D = hidden size, V = vocabulary, N = target tokens
+(labels != IGNORE_INDEX, position 0 never).
 """
 
 import contextlib
@@ -22,14 +22,15 @@ from longalign.shapes import IGNORE_INDEX, Float, Int
 def weighted_cross_entropy(
     hidden: Float[Tensor, "B T D"],
     weight: Float[Tensor, "V D"],
-    labels: Int[Tensor, "B T"],
-    loss_weights: Float[Tensor, "B T"],
+    labels: Int[Tensor, "B L"],
+    loss_weights: Float[Tensor, "B L"],
     *,
     chunk_size: int = 1024,
 ) -> Float[Tensor, ""]:
     """Sum over target tokens of loss_weights x cross entropy of `hidden @ weight.T`, shifted by one inside.
 
-    The hidden state at t predicts `labels[t + 1]`, whose weight is `loss_weights[t + 1]`.  Positions labelled
+    The hidden state at t predicts `labels[t + 1]`, whose weight is `loss_weights[t + 1]`; labels may have one token
+    more, which the last hidden state predicts (a slice of a longer row, `longalign.ulysses`).  Positions labelled
     IGNORE_INDEX never meet the vocabulary matrix.  Logits, softmax and the gradient of `weight` are accumulated in fp32
     (fp64 for fp64 inputs); at most `chunk_size` x V logits exist at a time.  Under autocast the products run in its
     dtype.  `loss_weights` is taken as a constant.  Without targets the result is 0 with a gradient graph (all gradients
@@ -44,7 +45,8 @@ def weighted_cross_entropy(
     >>> round(weighted_cross_entropy(hidden, weight, labels, loss_weights).exp().item(), 4)
     5.0
     """
-    if hidden.shape[:2] != labels.shape or labels.shape != loss_weights.shape:
+    fits = hidden.shape[:1] == labels.shape[:1] and labels.shape[1] - hidden.shape[1] in (0, 1)
+    if not fits or labels.shape != loss_weights.shape:
         raise ValueError(
             f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} "
             "must agree in rows and tokens; pass labels unshifted, one per token, and keep every position."
@@ -55,7 +57,8 @@ def weighted_cross_entropy(
     if compute == torch.float16:
         raise TypeError("the weights of long sequences underflow in float16; train in bfloat16 or float32.")
     is_target = labels[:, 1:] != IGNORE_INDEX
-    rows, targets, weights = hidden[:, :-1][is_target], labels[:, 1:][is_target], loss_weights[:, 1:][is_target]
+    rows = hidden[:, : labels.shape[1] - 1][is_target]
+    targets, weights = labels[:, 1:][is_target], loss_weights[:, 1:][is_target]
     with torch.autocast(hidden.device.type, enabled=False):
         return _ChunkedSum.apply(rows, weight, targets, weights, compute, chunk_size, torch.is_grad_enabled())
 
@@ -107,7 +110,7 @@ class LossHead(nn.Linear):
     _call: tuple[Tensor, Tensor, list[Tensor]] | None = None
 
     @contextlib.contextmanager
-    def targets(self, labels: Int[Tensor, "B T"], loss_weights: Float[Tensor, "B T"]) -> Iterator[list[Tensor]]:
+    def targets(self, labels: Int[Tensor, "B L"], loss_weights: Float[Tensor, "B L"]) -> Iterator[list[Tensor]]:
         """Within this context the head returns the scalar `weighted_cross_entropy`, and adds it to the list given."""
         self._call = (labels, loss_weights, [])
         try:

@@ -156,7 +156,7 @@ def arms(profile: Profile) -> tuple[Arm, ...]:
     >>> [(arm.method, arm.capacity, arm.accumulation) for arm in arms(load_profile("smoke"))][:3]
     [('packing', 256, 3), ('naive', 256, 24), ('naive', 224, 24)]
     """
-    training, ranks = profile.training, profile.engine.world_size
+    training, ranks = profile.training, profile.engine.batches
     for name in ("packs_per_step", "sequences_per_step"):
         if getattr(training, name) % ranks:
             raise ValueError(
@@ -198,7 +198,7 @@ def lay_out(
     return [
         make_plan(
             arm.method, lengths, target_counts=target_counts, capacity=arm.capacity, algorithm=algorithm,
-            ranks=profile.engine.world_size, accumulation=arm.accumulation, seed=seed, epoch=epoch,
+            ranks=profile.engine.batches, accumulation=arm.accumulation, seed=seed, epoch=epoch,
         )
         for epoch in range(profile.training.epochs)
     ]  # fmt: skip

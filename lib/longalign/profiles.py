@@ -210,7 +210,7 @@ def _check_names(profile: Profile, where: str) -> None:
 
 def _check_numbers(profile: Profile, where: str) -> None:
     corpus, extension, training, evaluation = profile.corpus, profile.extension, profile.training, profile.evaluation
-    slurm, ranks = profile.slurm, profile.engine.world_size
+    slurm, ranks = profile.slurm, profile.engine.batches
     distinct = {"models": profile.models, "windows": profile.windows}
     sources = [source.name for source in profile.sources]
     distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}

@@ -158,7 +158,7 @@ def _train(run: Run) -> None:
     from longalign.store import TokenStore
 
     work, engine = run.folder / "work", Engine(**run.engine)
-    config = trainer.dealt(trainer.TrainingConfig(**run.training), engine.world_size)
+    config = trainer.dealt(trainer.TrainingConfig(**run.training), engine.batches)
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
     arguments = trainer.training_arguments(config, work, engine)
     if run.start:
@@ -166,7 +166,9 @@ def _train(run: Run) -> None:
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))
-    trained = trainer.train(model, store, config, work, arguments=arguments)
+    trained = trainer.train(
+        model, store, config, work, arguments=arguments, sequence_parallel=engine.sequence_parallel
+    )
     trained.write_model(run.model)
     if arguments.process_index == 0:
         _finish(run, store)

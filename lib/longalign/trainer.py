@@ -95,8 +95,12 @@ def dealt(config: TrainingConfig, ranks: int) -> TrainingConfig:
 class PlanTrainer(Trainer):
     """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step."""
 
-    def __init__(self, model: PreTrainedModel, *, args: TrainingArguments, dataset: PlannedDataset, collator: Any):
+    def __init__(
+        self, model: PreTrainedModel, *, args: TrainingArguments, dataset: PlannedDataset, collator: Any,
+        sequence_parallel: int = 1,
+    ):  # fmt: skip
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
+        self.sequence_parallel = sequence_parallel
         attach_loss_head(model)
         # The loss is a sum that the plan has already normalised over all micro-steps and ranks.
         self.loss_is_scaled_for_ga = True
@@ -106,6 +110,11 @@ class PlanTrainer(Trainer):
         return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self.sequence_parallel > 1:
+            from longalign.ulysses import slice_of  # like LoRA: other runs' code is without it
+
+            place, pad = self.args.process_index % self.sequence_parallel, self.data_collator.pad_token_id
+            inputs = slice_of(inputs, place, self.sequence_parallel, pad_token_id=pad)
         # DeepSpeed's bf16 would round the weights to eight bits; they are fp32 like the sum they belong to.
         weights = inputs.pop("loss_weights")
         return {**super()._prepare_inputs(inputs), "loss_weights": weights.to(self.args.device)}
@@ -144,19 +153,23 @@ def train(
     folder: Path | str,
     *,
     arguments: TrainingArguments | None = None,
+    sequence_parallel: int = 1,
 ) -> PlanTrainer:
     """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run
     resumes.
 
     The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments`
-    are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. Raises
-    InterruptedError when the process that started this one has gone, and, with a checkpoint of the last step, when the
-    job around it is about to be ended (`paths.warned`).
+    are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. `sequence_parallel`
+    ranks share every pack. Raises ValueError for data or settings that cannot be trained with, InterruptedError when
+    the process that started this one has gone, and, with a checkpoint of the last step, when the job around it is about
+    to be ended (`paths.warned`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     args = arguments or training_arguments(config, folder)
-    plans = make_plans(store, config, ranks=args.world_size)
+    if sequence_parallel > 1:
+        _share_sequences(model, config, sequence_parallel)
+    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel)
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
@@ -169,7 +182,8 @@ def train(
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = model.config.pad_token_id or 0
-    options = {"exponent": config.exponent, "weighting": config.weighting, "rank": args.process_index}
+    options = {"exponent": config.exponent, "weighting": config.weighting,
+               "rank": args.process_index // sequence_parallel}  # fmt: skip
     if config.defect:
         from longalign.defects import faulty_dataset
 
@@ -181,6 +195,7 @@ def train(
         args=args,
         dataset=dataset,
         collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
+        sequence_parallel=sequence_parallel,
     )
     if args.process_index == 0:
         checkpoints.drop_damaged(folder)
@@ -197,6 +212,14 @@ def train(
         why = "the time of this job is nearly over" if warned.stopped else "the parent process ended"
         raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: {why}")
     return trainer
+
+
+def _share_sequences(model: PreTrainedModel, config: TrainingConfig, ranks: int) -> None:
+    from longalign.ulysses import attach
+
+    if config.method != "packing":
+        raise ValueError(f"sequence_parallel is {ranks}, but ranks share packs alone: method {config.method} pads rows")
+    attach(model, ranks)
 
 
 def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engine = ONE_PROCESS) -> TrainingArguments:
