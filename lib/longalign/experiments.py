@@ -184,6 +184,17 @@ def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }
 
 
+def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """All weights trained, or LoRA's update of them alone: the same samples, packs and steps."""
+    model, method, settings = profile.models[0], "packing + loss weighting", profile.training
+    update = {"lora_rank": settings.lora_rank, "learning_rate": settings.lora_learning_rate}
+    return {
+        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        for name, changes in {"all weights": {}, "LoRA": update}.items()
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
 def short_continual_training(profile: Profile) -> Run:
     """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
     return extension(profile, profile.models[0], max_length=MAX_LENGTH)

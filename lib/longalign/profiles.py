@@ -7,6 +7,7 @@ left out has the default below (the miniature of 1:64, see each class), a key th
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ COUNTS = (
     "per_cell", "heldout_per_cell", "needle_depths", "needle_per_cell", "longbench_per_task", "chat_questions",
     "short_per_task",
 )  # fmt: skip
+STEPS = ("epochs", "rows", "accumulation", "packs_per_step", "snapshots", "lora_rank")
 MOST_SEEDS, MOST_SEED = 1000, 2**32
 SHORTEST = 64
 """Tokens of the shortest samples that can be generated for every task."""
@@ -67,7 +69,10 @@ class Extension:
 
 @dataclass(frozen=True)
 class Training:
-    """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step."""
+    """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step.
+
+    `lora_rank` and `lora_learning_rate` are those of the arm that is trained by LoRA.
+    """
 
     epochs: int = 3
     learning_rate: float = 3e-3
@@ -85,6 +90,8 @@ class Training:
     packing_algorithm: str = "next_fit"
     snapshots: int = 12
     checkpoint_every: int = 50
+    lora_rank: int = 8
+    lora_learning_rate: float = 1e-2
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ class Profile:
         >>> Profile(name="smoke").as_dict()["evaluation"]["lengths"]
         [64, 128, 256, 512, 1024]
         """
-        return _plain(dataclasses.asdict(self))
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -224,7 +231,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (0 <= profile.seed < MOST_SEED and 0 <= corpus.seed < MOST_SEED, f"seeds must lie from 0 to {MOST_SEED - 1:,}"),
         (profile.seeds <= MOST_SEEDS, f"seeds must be at most {MOST_SEEDS}"),
         (extension.rope_factor >= 1, "extension.rope_factor must be at least 1; 1 leaves the RoPE base as it is"),
-        (min(extension.learning_rate, training.learning_rate) > 0, "learning rates must be above 0"),
+        (min(extension.learning_rate, training.learning_rate, training.lora_learning_rate) > 0,
+         "learning rates must be above 0"),
         (0 <= training.beta1 < 1 and 0 <= training.beta2 < 1, "training.beta1 and beta2 must lie from 0 to below 1"),
         (training.weight_decay >= 0, "training.weight_decay must not be negative"),
         (max((*evaluation.lengths, *evaluation.needle_lengths), default=0) <= corpus.max_length,
@@ -256,8 +264,7 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (min((corpus.max_length, *profile.windows)) >= corpus.min_long,
          "windows must not be shorter than corpus.min_long"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
-        (min(training.epochs, training.rows, training.accumulation, training.packs_per_step, training.snapshots) >= 1,
-         "training.epochs, rows, accumulation, packs_per_step and snapshots must be at least 1"),
+        (min(getattr(training, name) for name in STEPS) >= 1, f"training.{', '.join(STEPS)} must be at least 1"),
         (training.accumulation % ranks == 0 == training.packs_per_step % ranks,
          f"training.accumulation and packs_per_step must be multiples of the engine's {ranks} ranks"),
         (training.rows * training.accumulation == training.sequences_per_step,
@@ -289,9 +296,3 @@ def _find(name_or_path: str | Path) -> Path:
     if name not in known:
         raise ProfileError(f"unknown profile {name!r}: {nearest(name, known)}")
     return known[name]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Figures of what goes beyond the paper: the weights' exponent, continual training, the released code's faults."""
+"""Figures of what goes beyond the paper: the weights' exponent, continual training, the released code, LoRA."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from longalign.plots import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, look
-from longalign.tables import contrasts, over_seeds, primary
+from longalign.tables import TEST, contrasts, over_seeds, primary
 
 ANSWERS = {"1-8": (1, 8), "9-16": (9, 16), "over 16": (17, 10**9)}
 """Classes of answers by their target tokens, the end token included."""
@@ -33,6 +33,25 @@ def exponent_answers(folder: Path) -> Figure:
     axes.set(xlabel="exponent a: a sequence's share of the loss ~ $N^a$", ylabel="fact match", ylim=(-0.03, 1.03))
     place = {"loc": "lower center", "bbox_to_anchor": (0.45, 1), "ncols": 4, "handlelength": 1.4}
     axes.legend(title="tokens of the answer", title_fontsize=7, **place)
+    return drawn
+
+
+@figure("lora")
+def lora(folder: Path) -> Figure:
+    """Exact match on the test set against length, averaged over tasks: all weights trained, or LoRA."""
+    table = pd.read_csv(folder / "lora.csv")
+    table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
+    found = over_seeds(table, ["arm", "length"]).reset_index()
+    drawn, axes = plt.subplots()
+    for number, (arm, style) in enumerate(look(list(table.arm.unique())).items()):
+        part = found[found.arm == arm].sort_values("length")
+        beside = part.length * 2 ** (0.08 * (number - 0.5))  # or the bars of one length would hide each other
+        axes.errorbar(beside, part["mean"], yerr=part.half, label=arm, capsize=2, **style)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths := sorted(found.length.unique()), [str(length) for length in lengths])
+    axes.minorticks_off()
+    axes.set(xlabel="tokens of the sample, at most", ylabel="exact match", ylim=(-0.03, 1.03))
+    axes.legend()
     return drawn
 
 
