@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from longalign import crew
 from longalign.corpus import benchmarks, suites, tokenizer
-from longalign.evaluations import LOSS, Evaluation, Scored, tidy, write_items
+from longalign.evaluations import LOSS, Evaluation, Scored, loaded, tidy, write_items
 from longalign.models import new_model
 from longalign.profiles import load_profile
 
@@ -31,6 +32,20 @@ def folder(tmp_path_factory):
 def evaluation(folder, monkeypatch):
     monkeypatch.setenv("LONGALIGN_RUNS", str(folder / "runs"))
     return Evaluation("first", str(folder / "model-0"), str(folder / "items"), "test", 256)
+
+
+def test_weights_of_another_dtype_are_another_evaluation_and_positions_stay_exact(evaluation):
+    rounded = dataclasses.replace(evaluation, dtype="bfloat16")
+    assert rounded.key != evaluation.key
+    with loaded(evaluation.model, "bfloat16") as model, loaded(evaluation.model) as plain:
+        assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+        assert torch.equal(model.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
+        ids = torch.arange(2, 200)[None]
+        with torch.no_grad():
+            got, expected = model(ids).logits.float(), plain(ids).logits
+        assert not torch.equal(got, expected) and (got - expected).abs().max() < 0.05 * expected.abs().max()
+    crew.execute(rounded)
+    assert len(rounded.rows()) == len(list(benchmarks.items("test", SETTINGS, window=256))) * 2
 
 
 def test_an_evaluation_keeps_a_score_for_every_item_and_is_not_done_twice(evaluation):

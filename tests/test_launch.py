@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,9 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"engine": {"rank": 2}}, "engine.rank: did you mean 'ranks'"),
         ({"training": {"capacity": "many"}}, "training.capacity must be int"),
         ({"training": {"capacity": 20}}, "over the capacity of 20"),
+        ({"training": {"method": "naive"}, "engine": {"ranks": 2, "zero": 2, "sequence_parallel": 2}},
+         "sequence_parallel is for method packing, not naive"),
+        ({"engine": {"ranks": 4, "zero": 2, "sequence_parallel": 4}}, "the model has 6 heads: they can be shared by"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused_in_one_line(job, capsys, change, told):
@@ -110,6 +114,8 @@ def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequence
     sizes = {"positions": 65_536, "targets": 4096}
     alone, shared = (footprint(whole, replace(engine, sequence_parallel=n), **sizes) for n in (1, 2))
     assert (shared.activations, shared.logits) == (alone.activations / 2, alone.logits / 2)
+    plain = footprint(adapted, Engine(bf16=True), positions=0, targets=0)
+    assert plain.parameters * GIB == 4 * adapted.parameters, "without DeepSpeed bf16 leaves the weights as they are"
     assert shared.optimizer == alone.optimizer
 
 
@@ -117,6 +123,14 @@ def test_the_key_of_a_run_is_the_same_on_every_engine_that_computes_the_same(job
     run, alone = launch.load_job(job(zero=2)).run(), launch.load_job(job("alone")).run()
     assert run.engine != alone.engine and run.key == alone.key
     assert launch.load_job(job("rounded", zero=2, bf16=True)).run().key != run.key
+
+
+def test_ranks_that_share_packs_take_as_long_as_ranks_that_have_their_own(job, capsys):
+    hours = {}
+    for shared in (1, 2):
+        assert launch.main([str(job(zero=2, sequence_parallel=shared)), "--dry-run"]) == 0
+        hours[shared] = float(re.search(r"about (\S+) hours on 2 devices", capsys.readouterr().out)[1])
+    assert 0.5 < hours[2] / hours[1] <= 1, "shared packs leave no rank waiting"
 
 
 def test_ranks_that_cannot_share_a_step_evenly_are_refused(job, capsys):

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign import paths
+from longalign.batching import make_plan, summarize
 from longalign.profiles import NAMES, Profile, load_profile
 from longalign.typed import ProfileError, nearest, typed
 
@@ -107,6 +109,8 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("name: mine\ntraining: {learning_rate: 0}\n", ["learning rates", "above 0"]),
         ("name: mine\ntraining: {beta2: 1}\n", ["training.beta1 and beta2"]),
         ("name: mine\ntraining: {weight_decay: -1}\n", ["training.weight_decay"]),
+        ("name: mine\ntraining: {rows: 1, accumulation: 24}\n", ["training.group_size must be 2 or more"]),
+        ("name: mine\ntraining: {lora_rank: 0}\n", ["lora_rank must be at least 1"]),
         ("name: mine\nevaluation: {needle_lengths: []}\n", ["evaluation.needle_lengths", "at least one"]),
         ("name: mine\nevaluation: {needle_lengths: [-5]}\n", ["needle_lengths", "64"]),
         ("name: mine\nevaluation: {lengths: [100000]}\n", ["evaluation.lengths", "corpus.max_length"]),
@@ -156,6 +160,17 @@ def test_the_papers_profile_is_64_times_the_laptops_and_names_a_source_for_each_
     assert paper.windows == tuple(64 * window for window in laptop.windows if 64 * window <= paper.extension.max_length)
     assert paper.corpus.max_length == paper.training.capacity == paper.extension.max_length == 65_536
     assert paper.training.accumulation % paper.engine.world_size == 0 == paper.training.packs_per_step % 8
+
+
+@pytest.mark.parametrize("name", ["gpu", "paper"])
+def test_sorted_batching_leaves_devices_with_a_row_each_waiting_for_less_than_naive(name):
+    profile = load_profile(name)
+    lengths = np.random.default_rng(0).integers(16, profile.training.capacity, 4000)
+    waiting = {}
+    for method, options in {"naive": {}, "sorted": {"group_size": profile.training.group_size}}.items():
+        plan = make_plan(method, lengths, ranks=profile.simulated_ranks, **options)
+        waiting[method] = summarize(plan, barrier="micro_step")["idle"]
+    assert waiting["sorted"] < 0.1 * waiting["naive"]
 
 
 def test_an_unknown_profile_is_refused_with_the_nearest_name():

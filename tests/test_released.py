@@ -3,11 +3,12 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from chat_tokenizers import latin_tokenizer
-from longalign.corpus import released
+from longalign.corpus import released, suites
 from longalign.corpus.length import count_chat, in_tokens_of
 from longalign.jsonl import DataError
 from longalign.profiles import Corpus
@@ -78,6 +79,15 @@ def test_an_answer_for_which_a_tokenizer_has_no_token_is_left_out(folders):
     with in_tokens_of(latin_tokenizer()):
         (folders / released.SHORT / "sg.json").write_text(json.dumps([talk("w", "问"), talk("w", "a")]))
         assert [row["id"] for row in samples(folders, "LongAlign-0k")] == ["short-1"]
+
+
+def test_half_of_a_surrogate_pair_is_written_as_it_was_escaped_and_its_sample_left_out(folders, capsys):
+    path = folders / released.LONG / "long.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "\\ud835"}, {"role": "assistant", "content": "a"}]}\n')
+    rows = partial(released.suite, "LongAlign-10k", CORPUS, folders.joinpath)
+    store = suites.rows_store(folders / "suite", rows, max_length=64, skip_invalid=True)
+    assert len(store) == 6 and sum(store.manifest["dropped"].values()) == 1
+    assert "1 samples skipped" in capsys.readouterr().err
 
 
 def test_longalpaca_stands_in_the_place_of_the_long_ones(folders):

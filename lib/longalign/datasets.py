@@ -7,6 +7,7 @@ it is missing, in the tokens of the model that reads it. The price: every settin
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from longalign import paths, record, starts
 from longalign.bases import MAX_LENGTH
@@ -15,6 +16,7 @@ from longalign.corpus import benchmarks, released, suites
 from longalign.corpus.length import in_tokens_of
 from longalign.profiles import Extension, Profile
 from longalign.runs import source_hash
+from longalign.source import Source
 from longalign.store import TokenStore
 
 CORPUS = ("documents", "length", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
@@ -26,10 +28,17 @@ def data_folder(profile: Profile) -> Path:
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
     code = source_hash(*(f"corpus/{name}" for name in CORPUS), "chat", "jsonl", "rendering", "store", "store_writer")
     if has_released(profile):
-        settings["sources"] = [asdict(source) for source in profile.sources if source.kind == "data"]
+        settings["sources"] = [_identity(profile, source) for source in profile.sources if source.kind == "data"]
         settings["released"] = source_hash("corpus/released")
     key = record.config_hash({**settings, "code": code, "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE})
     return paths.run_dir(profile.name) / "data" / key
+
+
+def _identity(profile: Profile, source: Source) -> dict[str, Any]:
+    """A data set as it is known: the profile's commit of it, or the one that was fetched."""
+    from longalign.fetching.hub import commit_of
+
+    return asdict(source) | {"revision": source.revision or commit_of(starts.data(profile, source.name))}
 
 
 def has_released(profile: Profile) -> bool:

@@ -8,6 +8,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,8 @@ CODE = ("evals", "attention", "collators", "packing", "chat", "rendering", "mode
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 LOSS = "loss"
 """In the place of a benchmark: the mean loss on training data and on the items of `test`."""
+MOST_LOSSES = 2000
+"""Sequences of the training data, evenly spaced in their order, of which the loss is taken."""
 
 
 class Scored(NamedTuple):
@@ -45,7 +48,8 @@ class Evaluation:
 
     Prompts longer than `window` tokens lose their middle. The benchmark `LOSS` takes the mean loss on `train`, a token
     store, and on the items of `test`. `tokenizer` is the folder of the model's, "" the miniature's, and `chat_format`
-    how it writes conversations, "" as it says itself. `label` is for people and does not enter the key.
+    how it writes conversations, "" as it says itself. `dtype` is that of the weights while they are used. `label` is
+    for people and does not enter the key.
     """
 
     label: str
@@ -56,6 +60,7 @@ class Evaluation:
     train: str = ""
     tokenizer: str = ""
     chat_format: str = ""
+    dtype: str = "float32"
 
     @cached_property
     def key(self) -> str:
@@ -65,6 +70,7 @@ class Evaluation:
             "items": record.hash_files(self._file), "window": self.window, "benchmark": self.benchmark,
             "train": self.train and TokenStore(Path(self.train)).sha256, "code": source_hash(*CODE),
             **({"tokenizer": tokenizer_hash(self._encode())} if self.tokenizer else {}),
+            **({"dtype": self.dtype} if self.dtype != "float32" else {}),
         })  # fmt: skip
 
     @property
@@ -79,16 +85,9 @@ class Evaluation:
 
     def perform(self) -> None:
         """Score the model in this process, on its GPU if there is one."""
-        from longalign.evals.score import score
-        from longalign.models import device, load_model
-
-        began, model = time.monotonic(), load_model(self.model).to(device())
-        if self.benchmark == LOSS:
-            rows, answers = self._losses(model), []
-        else:
-            rows, answers = score(
-                model, self.benchmark, self._items(), window=self.window, encode=self._encode()
-            )
+        began = time.monotonic()
+        with loaded(self.model, self.dtype) as model:
+            rows, answers = self._scores(model)
         record.write_csv(self.folder / "items.csv", rows, columns=COLUMNS)
         with record.atomic(self.folder / "answers.jsonl") as file:
             file.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
@@ -124,11 +123,19 @@ class Evaluation:
     def _items(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
 
+    def _scores(self, model: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        from longalign.evals.score import score
+
+        if self.benchmark == LOSS:
+            return self._losses(model), []
+        return score(model, self.benchmark, self._items(), window=self.window, encode=self._encode())
+
     def _losses(self, model: Any) -> list[dict[str, Any]]:
         from longalign.evals.score import mean_loss
 
         store = TokenStore(Path(self.train))
-        losses = {"train-loss": mean_loss(model, [store[i] for i in range(len(store))]),
+        sample = np.linspace(0, len(store) - 1, min(len(store), MOST_LOSSES)).astype(int)
+        losses = {"train-loss": mean_loss(model, [store[int(i)] for i in sample]),
                   "test-loss": mean_loss(model, list(self._test_sequences()))}  # fmt: skip
         return [{"benchmark": LOSS, "task": task, "length": 0, "item": task, "metric": "nll", "value": value}
                 for task, value in losses.items()]  # fmt: skip
@@ -139,15 +146,35 @@ class Evaluation:
             yield {"input_ids": encoded.input_ids, "labels": encoded.labels}
 
 
+@contextmanager
+def loaded(folder: Path | str, dtype: str = "float32") -> Iterator[Any]:
+    """The model in a folder on the device that scores it, which is given back at the end.
+
+    `dtype` is that of the weights; RoPE's frequencies stay fp32, or positions far apart would become one.
+    """
+    import torch
+
+    from longalign.models import device, load_model
+
+    model = load_model(folder)
+    for weight in model.parameters():
+        weight.data = weight.data.to(getattr(torch, dtype))
+    try:
+        yield model.to(device()).eval()
+    finally:
+        model.to("cpu")
+        torch.cuda.empty_cache()  # a training in another process may need the room
+
+
 def answer(model: Path | str, item: dict[str, Any], *, encode: Any = None) -> str:
     """Question, reference and the answer to a benchmark's item that the model in a folder writes, as three lines.
 
     `encode` is the model's tokenizer; None is the miniature's.
     """
     from longalign.evals.conversation import ANSWER_ROOM, answers
-    from longalign.models import load_model
 
-    (told,) = answers(load_model(model), [item], window=item["length"] + ANSWER_ROOM, encode=encode)
+    with loaded(model) as ready:
+        (told,) = answers(ready, [item], window=item["length"] + ANSWER_ROOM, encode=encode)
     return f"question:  {told['question']}\nreference: {told['reference']}\nwritten:   {told['answer']}"
 
 

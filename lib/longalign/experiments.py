@@ -84,6 +84,8 @@ def fine_tuning(
         "accumulation": settings.packs_per_step if packed else settings.accumulation,
         "packing_algorithm": settings.packing_algorithm, "seed": seed, "checkpoint_every": settings.checkpoint_every,
     }  # fmt: skip
+    if batching == "sorted" and settings.group_size:
+        training["group_size"] = settings.group_size
     if weighting == "sequence":
         training["exponent"] = settings.exponent
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
@@ -93,7 +95,9 @@ def fine_tuning(
         start = extension(profile, model)
     begin = str(start.model if start else starts.short_base(profile, model))
     label = f"{model} {suite} {method} seed {seed}"
-    return Run(label, str(store.folder), training | changes, start=begin, engine=profile.engine.of_a_run())
+    # ranks share packs alone
+    engine = profile.engine if packed else replace(profile.engine, sequence_parallel=1)
+    return Run(label, str(store.folder), training | changes, start=begin, engine=engine.of_a_run())
 
 
 def long_bases(profile: Profile, *models: str) -> list[Run]:
@@ -248,6 +252,7 @@ def evaluations(
         Scored(*arm, name): Evaluation(
             " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
             train=run.store if name == LOSS else "", **starts.tokenizer_of(profile, arm.model),
+            **({"dtype": "bfloat16"} if profile.engine.bf16 else {}),
         )
         for arm, run in arms.items() for name in names
     }  # fmt: skip

@@ -57,17 +57,19 @@ def footprint(shape: ModelShape, engine: Engine, *, positions: int, targets: int
     16.6
     1.9
     """
-    dealt, size = engine.world_size, 2 if engine.bf16 else 4
+    # without DeepSpeed bf16 is a matter of the kernels: weights, gradients and states stay fp32
+    dealt, rounded = engine.world_size, engine.bf16 and engine.zero is not None
+    size = 2 if rounded else 4
     stage, trained = engine.zero or 0, shape.parameters if shape.trained is None else shape.trained
     parameters = size * shape.parameters / (dealt if stage == 3 else 1)
     gradients = size * trained / (dealt if stage >= 2 else 1)
-    optimizer = (12 if engine.bf16 else 8) * trained / (dealt if stage >= 1 else 1)
+    optimizer = (12 if rounded else 8) * trained / (dealt if stage >= 1 else 1)
     node = 0.0
     if engine.offload != "none":
         node, optimizer = node + optimizer * engine.ranks, 0.0
     if engine.offload == "all":
         node, parameters, gradients = node + (parameters + gradients) * engine.ranks, 0.0, 0.0
-    token = shape.hidden_size * size // 2
+    token = shape.hidden_size if engine.bf16 else 2 * shape.hidden_size
     layers = (2 * shape.layers + 34) if engine.gradient_checkpointing else 34 * shape.layers
     activations = positions * token * layers / engine.sequence_parallel
     logits = 2 * 4 * targets * shape.vocab_size / engine.sequence_parallel  # fp32, and their gradient

@@ -70,7 +70,23 @@ def load_job(path: Path | str) -> Job:
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
             raise ProfileError(f"{where}: {key} is {value}, where there is no folder")
+    if (shared := job.engine.sequence_parallel) > 1:
+        _check_shared(job, shared, where)
     return job
+
+
+def _check_shared(job: Job, ranks: int, where: str) -> None:
+    from transformers import AutoConfig
+
+    from longalign.ulysses import repeats_of
+
+    if job.training.method != "packing":
+        raise ProfileError(f"{where}: sequence_parallel is for method packing, not {job.training.method}")
+    config = AutoConfig.from_pretrained(job.model)
+    try:
+        repeats_of(config.num_attention_heads, config.num_key_value_heads, ranks)
+    except ValueError as error:
+        raise ProfileError(f"{where}: {error}") from None
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
@@ -154,7 +170,8 @@ def training_hours(job: Job, plans: list[Plan], shape: ModelShape, *, tflops: fl
     )  # fmt: skip
     again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
     flops = sum(float(micro_batch_costs(plan, cost).sum(axis=2).max(axis=1).sum()) for plan in plans) * again
-    return flops / (tflops * 1e12 * utilisation) / 3600
+    # ranks that share a pack divide its work
+    return flops / job.engine.sequence_parallel / (tflops * 1e12 * utilisation) / 3600
 
 
 def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:

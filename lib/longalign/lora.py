@@ -37,6 +37,9 @@ def adapt(model: PreTrainedModel, rank: int, *, seed: int) -> None:
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state of the plain model that computes the same as the adapted one of which `state` is the state.
 
+    As exactly as the weights' dtype allows: bf16 rounds away what of an update is below a 256th of the weight; the
+    adapter (`write_adapter`) holds it whole.
+
     >>> state = {"q.base_layer.weight": torch.ones(1, 1), "q.lora_A.default.weight": torch.tensor([[3.0]]),
     ...          "q.lora_B.default.weight": torch.tensor([[0.5]]), "norm.weight": torch.ones(1)}
     >>> merged(state)

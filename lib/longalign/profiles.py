@@ -28,10 +28,6 @@ NAMES = {
     "extension.rope_type": ("default", "yarn"),
     "training.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
 }
-COUNTS = (
-    "per_cell", "heldout_per_cell", "needle_depths", "needle_per_cell", "longbench_per_task", "chat_questions",
-    "short_per_task",
-)  # fmt: skip
 STEPS = ("epochs", "rows", "accumulation", "packs_per_step", "snapshots", "lora_rank")
 MOST_SEEDS, MOST_SEED = 1000, 2**32
 SHORTEST = 64
@@ -71,7 +67,8 @@ class Extension:
 class Training:
     """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step.
 
-    `lora_rank` and `lora_learning_rate` are those of the arm that is trained by LoRA.
+    Sorted batching takes groups of `group_size` sequences of about one length; 0 is `rows`, and where devices have one
+    row each, it is as many as compute at a time. `lora_rank` and `lora_learning_rate` are of the arm trained by LoRA.
     """
 
     epochs: int = 3
@@ -85,6 +82,7 @@ class Training:
     sequences_per_step: int = 24
     rows: int = 4
     accumulation: int = 6
+    group_size: int = 0
     packs_per_step: int = 3
     exponent: float = 0.0
     packing_algorithm: str = "next_fit"
@@ -217,7 +215,7 @@ def _check_names(profile: Profile, where: str) -> None:
 
 def _check_numbers(profile: Profile, where: str) -> None:
     corpus, extension, training, evaluation = profile.corpus, profile.extension, profile.training, profile.evaluation
-    slurm, ranks = profile.slurm, profile.engine.batches
+    slurm, engine = profile.slurm, profile.engine
     distinct = {"models": profile.models, "windows": profile.windows}
     sources = [source.name for source in profile.sources]
     distinct |= {f"evaluation.{name}": getattr(evaluation, name) for name in ("lengths", "tasks", "needle_lengths")}
@@ -235,6 +233,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "learning rates must be above 0"),
         (0 <= training.beta1 < 1 and 0 <= training.beta2 < 1, "training.beta1 and beta2 must lie from 0 to below 1"),
         (training.weight_decay >= 0, "training.weight_decay must not be negative"),
+        (max(training.rows, training.group_size) > 1 and training.group_size >= 0,
+         "training.group_size must be 2 or more where rows is 1: sorted batching would be naive batching"),
         (max((*evaluation.lengths, *evaluation.needle_lengths), default=0) <= corpus.max_length,
          "evaluation.lengths and needle_lengths must not exceed corpus.max_length"),
         (profile.notebooks == () or not evaluation.lengths
@@ -248,7 +248,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (60 <= slurm.warning < 60 * slurm.minutes, "slurm.warning must be 60 seconds or more, and less than minutes"),
         (1 <= profile.seeds_of_slow_arms <= profile.seeds,
          "seeds_of_slow_arms must be at least 1 and must not exceed seeds"),
-        *((getattr(evaluation, name) >= 1, f"evaluation.{name} must be at least 1") for name in COUNTS),
+        *((value >= 1, f"evaluation.{name} must be at least 1") for name, value in vars(evaluation).items()
+          if isinstance(value, int)),
         (min(corpus.long, corpus.longalpaca_long, corpus.longalpaca_short) >= 0 and corpus.short >= 1,
          "corpus.long, longalpaca_long and longalpaca_short must not be negative, and corpus.short at least 1"),
         (min((corpus.min_long, corpus.max_short, *evaluation.lengths, *evaluation.needle_lengths)) >= SHORTEST,
@@ -265,8 +266,9 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "windows must not be shorter than corpus.min_long"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
         (min(getattr(training, name) for name in STEPS) >= 1, f"training.{', '.join(STEPS)} must be at least 1"),
-        (training.accumulation % ranks == 0 == training.packs_per_step % ranks,
-         f"training.accumulation and packs_per_step must be multiples of the engine's {ranks} ranks"),
+        (training.accumulation % engine.world_size == 0 == training.packs_per_step % engine.batches,
+         f"training.accumulation must be a multiple of the engine's {engine.world_size} ranks, and packs_per_step of "
+         f"the {engine.batches} packs that they compute at a time"),
         (training.rows * training.accumulation == training.sequences_per_step,
          "training.rows x training.accumulation must be training.sequences_per_step, or the methods see other steps"),
     ):  # fmt: skip

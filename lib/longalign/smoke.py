@@ -19,6 +19,8 @@ from typing import Any
 from longalign import crew, paths, record, starts
 from longalign.chat import tokenizer_hash
 from longalign.corpus import suites, tokenizer
+from longalign.engine import Engine
+from longalign.evaluations import loaded
 from longalign.execution import outcomes
 from longalign.fetching import sources
 from longalign.profiles import Profile, load_profile
@@ -31,21 +33,30 @@ LENGTH = 256
 STEPS = 2
 
 
-def training(profile: Profile, model: str, folder: Path, encode: Any) -> Run:
-    """Two steps of packing with loss weighting from a model's folder, its context extended as the profile says."""
+def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: bool = True) -> Run:
+    """Two steps of packing with loss weighting from a model's folder, its context extended as the profile says.
+
+    By the profile's engine where this machine has its devices, else in one process; there a model that is not trained
+    `whole` is trained by LoRA, whose states are small.
+    """
+    import torch
+
+    there = torch.cuda.device_count() >= profile.engine.ranks and profile.engine.nodes == 1
+    engine = profile.engine if there else Engine()
     corpus = replace(profile.corpus, long=4, short=16, min_long=128, max_length=LENGTH, max_short=LENGTH // 2)
     known = tokenizer_hash(encode or tokenizer.load())[:16]
     place = paths.run_dir(profile.name) / "smoke" / f"{model}-{known}-{record.config_hash(asdict(corpus))}"
     store = suites.suite_store("LongAlign-10k", corpus, place, encode=encode)
     settings = profile.training
     config = {
-        "method": "packing", "capacity": LENGTH, "accumulation": 2, "steps": STEPS, "epochs": 1,
+        "method": "packing", "capacity": LENGTH, "accumulation": 2 * engine.batches, "steps": STEPS, "epochs": 1,
         "learning_rate": settings.learning_rate, "schedule": settings.schedule, "beta1": settings.beta1,
         "beta2": settings.beta2, "weight_decay": settings.weight_decay,
+        **({} if whole or there else {"lora_rank": settings.lora_rank}),
     }  # fmt: skip
     names = ("rope_factor", "rope_type", "max_length") if profile.extension.tokens else ()
     longer = {name: getattr(profile.extension, name) for name in names}
-    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), **longer)
+    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), engine=engine.of_a_run(), **longer)
 
 
 def stand_in(source: Source, folder: Path) -> Path:
@@ -70,11 +81,10 @@ def answer(folder: Path, encode: Any, question: str) -> str:
 
     from longalign.chat import encode_prompt
     from longalign.evals.conversation import greedy
-    from longalign.models import device, load_model
 
-    model = load_model(folder).to(device()).eval()
     prompt = encode_prompt([{"role": "user", "content": question}], encode)
-    return greedy(model, torch.from_numpy(prompt).long(), encode=encode)
+    with loaded(folder) as model:
+        return greedy(model, torch.from_numpy(prompt).long(), encode=encode)
 
 
 def smoke(profile: Profile) -> None:
@@ -90,7 +100,8 @@ def smoke(profile: Profile) -> None:
             folder, encode = stand_in(named[model], paths.run_dir(profile.name) / "smoke" / f"{model}-stand-in"), None
         else:
             folder, encode = starts.short_base(profile, model), starts.encode(profile, model)
-        run = training(profile, model, folder, encode)
+        of_the_hub = model in named and named[model].hub and encode is not None
+        run = training(profile, model, folder, encode, whole=not of_the_hub)
         crew.execute_all([run])
         print(f"question: {QUESTION}")
         for name, where in (("before", folder), (f"after {STEPS} steps", run.model)):

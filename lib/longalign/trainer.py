@@ -33,8 +33,8 @@ class TrainingConfig:
     ends training after that many optimizer steps (0: all of the epochs; the learning rate's schedule ends with it).
     `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
     the released code to train with (`longalign.defects`). `group_size` is sequences of about one length for sorted
-    batching (0: a micro-batch of every rank). `lora_rank` is that of the matrices which are trained in place of the
-    weights (`longalign.lora`; 0: all weights are trained).
+    batching (0: as many as `rows`, on any number of ranks). `lora_rank` is that of the matrices which are trained in
+    place of the weights (`longalign.lora`; 0: all weights are trained).
     """
 
     method: str = "packing"
@@ -111,7 +111,7 @@ class PlanTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if self.sequence_parallel > 1:
-            from longalign.ulysses import slice_of  # like LoRA: other runs' code is without it
+            from longalign.ulysses import slice_of  # it computes the same, so that no run's key holds its code
 
             place, pad = self.args.process_index % self.sequence_parallel, self.data_collator.pad_token_id
             inputs = slice_of(inputs, place, self.sequence_parallel, pad_token_id=pad)

@@ -60,7 +60,7 @@ def attach(model: PreTrainedModel, count: int) -> None:
     Raises ValueError for a model whose heads cannot be shared by so many.
     """
     config = model.config
-    _repeats(config.num_attention_heads, config.num_key_value_heads, count)
+    repeats_of(config.num_attention_heads, config.num_key_value_heads, count)
     ranks = torch.distributed.get_world_size()
     groups = [torch.distributed.new_group(range(first, first + count)) for first in range(0, ranks, count)]
     AttentionInterface.register(NAME, _Exchanging(groups[torch.distributed.get_rank() // count], count))
@@ -84,16 +84,16 @@ class _Exchanging:
             states = (state.transpose(1, 2) for state in whole)
             return attention_forward(module, *states, attention_mask, **kwargs)[0]
 
-        repeats = _repeats(query.shape[1], key.shape[1], self.count)
+        repeats = repeats_of(query.shape[1], key.shape[1], self.count)
         key, value = (states.repeat_interleave(repeats, dim=1) if repeats > 1 else states for states in (key, value))
         exchange = DistributedAttention(attend, self.group, scatter_idx=2, gather_idx=1)
         return exchange(*(states.transpose(1, 2) for states in (query, key, value)), 0), None
 
 
-def _repeats(heads: int, groups: int, count: int) -> int:
+def repeats_of(heads: int, groups: int, count: int) -> int:
     """How often each key/value head is repeated, so that every rank has as many: grouped heads may be few.
 
-    >>> _repeats(32, 2, 8), _repeats(6, 3, 2), _repeats(32, 8, 4)
+    >>> repeats_of(32, 2, 8), repeats_of(6, 3, 2), repeats_of(32, 8, 4)
     (4, 2, 1)
     """
     for times in range(1, heads // groups + 1):

@@ -32,6 +32,9 @@ def write_document(
 ) -> Document:
     """A document of at most `tokens` tokens (at least 24), in the style of `source`.
 
+    A chain of facts that runs on into the next paragraph is not charged for that one's heading, so that one document in
+    thirty is some tokens longer; who needs the bound measures, as `longalign.corpus.samples` does, and draws again.
+
     `facts` draws its facts in place of a new source (same language). `placed` is a fact that was drawn from `facts`
     before, and its depth: the share of the other sentences that stand before it, to the nearest sentence.
     """

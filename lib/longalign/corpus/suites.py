@@ -5,6 +5,7 @@ LongAlpaca-12k's analogue brings long questions of two kinds on papers and books
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ OTHER_SHARE = 0.1
 DOSES = {"LongAlign-0k": 0, "LongAlign-2.5k": 0.25, "LongAlign-5k": 0.5, "LongAlign-7.5k": 0.75, "LongAlign-10k": 1}
 """The share of the long instructions in each suite of the paper's own data; the paper trains on 0k, 5k and 10k."""
 SUITES = (*DOSES, "LongAlpaca-12k")
+SURROGATE = re.compile("[\ud800-\udfff]")
 _verified: set[Path] = set()  # stores of which this process has read every byte
 
 
@@ -68,10 +70,11 @@ def evaluation_set(evaluation: Evaluation, *, seed: int = 0, heldout: bool = Fal
 
 
 def write_jsonl(path: Path | str, rows: Iterator[Mapping[str, Any]]) -> Path:
-    """One JSON object a line, UTF-8, written atomically."""
+    """One JSON object a line, UTF-8 (half of a surrogate pair as it is escaped in JSON), written atomically."""
     with record.atomic(Path(path)) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            line = json.dumps(row, ensure_ascii=False)
+            file.write((json.dumps(row) if SURROGATE.search(line) else line) + "\n")
     return Path(path)
 
 
