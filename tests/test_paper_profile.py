@@ -11,8 +11,9 @@ import test_chatglm
 import test_released
 import tiny_spm
 from hub_server import serving
-from longalign import datasets, experiments, paths, starts
+from longalign import datasets, experiments, paths, smoke, starts
 from longalign.corpus import released
+from longalign.engine import Engine
 from longalign.execute import execute, prepare
 from longalign.fetching import sources
 from longalign.models import load_model
@@ -118,6 +119,16 @@ def test_nothing_is_extended_and_trainings_start_at_what_was_fetched(profile):
         model: str(starts.short_base(profile, model)) for model in profile.models
     }
     assert len({run.key for run in runs.values()}) == len(runs)
+
+
+def test_a_fetched_model_is_tried_by_lora_where_its_engine_has_no_devices(profile):
+    model = "llama-2-7b-64k"
+    folder, encode = starts.short_base(profile, model), starts.encode(profile, model)
+    run = smoke.training(replace(profile, engine=Engine(ranks=8, zero=3)), model, folder, encode, whole=False)
+    assert run.engine == {} and run.training["lora_rank"] == profile.training.lora_rank
+    run.perform()
+    assert run.record()["steps"] == smoke.STEPS and (run.model / "adapter").is_dir()
+    assert isinstance(smoke.answer(run.model, encode, smoke.QUESTION), str)
 
 
 def test_data_that_a_suite_needs_and_the_profile_does_not_name_are_asked_for(profile):
