@@ -23,12 +23,10 @@ BPE_MODEL, CONTROL, UNKNOWN = 2, 3, 2
 
 
 def convert(model: Path | str, folder: Path | str) -> None:
-    """Write the tokenizer of a sentencepiece file (`tokenizer.model`) to a folder, for `AutoTokenizer`.
+    """Write the tokenizer of a sentencepiece file (chatglm3-6b/tokenizer.model, say) to a folder, for `AutoTokenizer`.
 
     Its configuration names the format of conversations, "chatglm". Raises ValueError for a file that is no
     sentencepiece model, or one of another kind.
-
-    >>> convert("chatglm3-6b/tokenizer.model", "glm-6b")                                       # doctest: +SKIP
     """
     proto = _read(Path(model))
     backend = _backend(proto)
