@@ -114,6 +114,17 @@ class TestOnARealSlurm:
         assert list(again) == ["04_train", "05_table"]
         cluster.run("scancel", *again.values())
 
+    def test_a_notebook_begins_when_one_that_trains_for_it_has_ended_well_or_not(self, cluster, tmp_path, monkeypatch):
+        for name, value in {**cluster.environment, "LONGALIGN_RUNS": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        log = tmp_path / "order.txt"
+        scripts = {"06_second": f"#!/bin/bash\necho begun >>{log}\n",
+                   "05_first": f"#!/bin/bash\nsleep 2; echo ended >>{log}; exit 1\n"}  # fmt: skip
+        jobs = slurm.submit(load_profile("smoke"), {"06_second": [], "05_first": []}, scripts)
+        assert list(jobs) == ["05_first", "06_second"]
+        assert [cluster.wait(job, timeout=60) for job in jobs.values()] == ["FAILED", "COMPLETED"]
+        assert log.read_text().split() == ["ended", "begun"]
+
     def test_a_job_that_is_warned_in_its_training_is_requeued_and_goes_on_to_the_same_numbers(self, cluster, tmp_path):
         plain = Project(tmp_path / "plain")
         assert plain.make("reproduce")[0] == 0

@@ -30,6 +30,10 @@ from longalign.record import Taken
 from longalign.reproduce import Make, execute_damaged_again, summary, written
 from longalign.typed import ProfileError
 
+SHARES = {"06": ("05",), "09": ("07",), "10": ("07",), "11": ("05", "06"), "12": ("05", "06", "07", "09"),
+          "13": ("07",), "14": ("05",), "15": ("07",), "16": ("07",)}  # fmt: skip
+"""Notebooks (numbers) that ask for trainings which others do: their jobs begin when those have ended, well or not, and
+hold no devices while another job trains for them."""
 TEMPLATE = "slurm.sbatch"
 ALONE = "--exclusive"
 
@@ -50,6 +54,16 @@ def needs(database: str, stamps: str) -> dict[str, list[str]]:
         wanted = [word.removeprefix(f"{stamps}/") for word in prerequisites.split() if word.startswith(f"{stamps}/")]
         found[name] = sorted(set(wanted))
     return found
+
+
+def after(graph: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """What each notebook's job waits for, and how, as sbatch says it: for what it needs, and for who trains for it.
+
+    >>> after({"05_a": ["04_t"], "06_b": ["04_t"], "04_t": []})
+    {'05_a': {'04_t': 'afterok'}, '06_b': {'04_t': 'afterok', '05_a': 'afterany'}, '04_t': {}}
+    """
+    kinds = {name: {other: "afterany" for other in graph if other[:2] in SHARES.get(name[:2], ())} for name in graph}
+    return {name: dict(sorted({**kinds[name], **dict.fromkeys(graph[name], "afterok")}.items())) for name in graph}
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
@@ -86,16 +100,18 @@ def folder(profile: str) -> Path:
 
 
 def submit(profile: Profile, graph: Mapping[str, Sequence[str]], scripts: Mapping[str, str]) -> dict[str, str]:
-    """Submit the scripts, each after those that its notebook needs; returns the number of each job.
+    """Submit the scripts, each after those that its notebook needs or shares trainings with; returns the jobs' numbers.
 
     A job whose needs fail is cancelled. When Slurm refuses one, those before it are taken back. Raises SlurmError.
     """
     jobs: dict[str, str] = {}
-    for name in TopologicalSorter(graph).static_order():
+    order = after(graph)
+    for name in TopologicalSorter(order).static_order():
         if name not in scripts:
             continue
-        after = [jobs[other] for other in graph[name] if other in jobs]
-        depends = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+        wanted = {other: kind for other, kind in order[name].items() if other in jobs}
+        told = ",".join(f"{kind}:{jobs[other]}" for other, kind in wanted.items())
+        depends = [f"--dependency={told}", "--kill-on-invalid-dep=yes"] if told else []
         file = record.write_text(folder(profile.name) / f"{name}.sh", scripts[name])
         try:
             jobs[name] = _slurm("sbatch", "--parsable", *depends, str(file)).split(";")[0].strip()
@@ -105,7 +121,7 @@ def submit(profile: Profile, graph: Mapping[str, Sequence[str]], scripts: Mappin
                 with suppress(SlurmError):
                     _slurm("scancel", *jobs.values())
             raise
-        wait = f", after {', '.join(other for other in graph[name] if other in jobs)}" if after else ""
+        wait = f", after {', '.join(wanted)}" if wanted else ""
         print(f"{name:28} job {jobs[name]}{wait}")
     return jobs
 
@@ -145,7 +161,7 @@ def reproduce(
     }  # fmt: skip
     if dry_run:
         for name, text in scripts.items():
-            print(f"==> {name}, after {', '.join(graph[name]) or 'nothing'}\n{text}")
+            print(f"==> {name}, after {', '.join(after(graph)[name]) or 'nothing'}\n{text}")
         return 0
     failed = [name for name in waiting if (one := outcomes.read(profile.name, name)) and one.exit_status]
     for name in failed:
