@@ -269,7 +269,7 @@ def _tokenizer(name: str | None) -> Any:
     try:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer {name}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"--tokenizer {name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -278,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options)
     except ModuleNotFoundError as error:
-        fail(f"this needs the package {error.name}: pip install 'longalign[notebooks]'")
+        fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
     except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:

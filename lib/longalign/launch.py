@@ -70,9 +70,24 @@ def load_job(path: Path | str) -> Job:
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
             raise ProfileError(f"{where}: {key} is {value}, where there is no folder")
+    if (job.rope_factor, job.rope_type) != (1.0, "default"):
+        _check_rope(job, where)
     if (shared := job.engine.sequence_parallel) > 1:
         _check_shared(job, shared, where)
     return job
+
+
+def _check_rope(job: Job, where: str) -> None:
+    from transformers import AutoConfig
+
+    from longalign.models import extend_rope
+
+    try:
+        extend_rope(
+            AutoConfig.from_pretrained(job.model), job.rope_factor, job.rope_type, job.max_length, Path(job.model)
+        )
+    except ValueError as error:
+        raise ProfileError(f"{where}: {error}") from None
 
 
 def _check_shared(job: Job, ranks: int, where: str) -> None:

@@ -61,7 +61,8 @@ def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_adapter(state: Mapping[str, Tensor], folder: Path) -> None:
-    """The trained matrices as an adapter that PEFT loads onto the model that training began with."""
+    """The trained matrices as an adapter that PEFT loads onto the model that training began with, its context extended
+    as it was then."""
     folder.mkdir(parents=True, exist_ok=True)
     found = {name: match for name in state if (match := _MATRIX.fullmatch(name))}
     ours = {f"base_model.model.{name.replace('.default', '')}": state[name].contiguous() for name in found}

@@ -83,7 +83,7 @@ def load_model(
     attention.register()
     config = AutoConfig.from_pretrained(folder)
     if (rope_factor, rope_type) != (1.0, "default"):
-        _extend(config, rope_factor, rope_type, max_length, folder)
+        extend_rope(config, rope_factor, rope_type, max_length, folder)
     config.max_position_embeddings = max_length or config.max_position_embeddings
     model, told = AutoModelForCausalLM.from_pretrained(
         folder, config=config, attn_implementation="longalign", dtype=torch.float32, output_loading_info=True
@@ -95,8 +95,9 @@ def load_model(
     return model
 
 
-def _extend(config: Any, rope_factor: float, rope_type: str, max_length: int | None, where: Path) -> None:
-    """Change a config's RoPE, in place: that of its layers with full attention."""
+def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int | None, where: Path) -> None:
+    """Change a config's RoPE, in place: that of its layers with full attention. Errors as `load_model`; `where` is the
+    model's folder, for them."""
     rope, before = getattr(config, "rope_parameters", None) or {}, config.max_position_embeddings
     full = rope if "rope_theta" in rope else rope.get("full_attention")
     if not full:

@@ -46,7 +46,9 @@ def tokenize(messages: Messages, tokenizer: Any, chat_format: str, *, cuts: Sequ
     if chat_format != "template":
         return _tokenize_longalign(messages, tokenizer, chat_format, cuts)
     if not tokenizer.chat_template:
-        raise ValueError('the tokenizer has no chat template: give it one, or use chat_format "llama" or "chatglm".')
+        raise ValueError(
+            "the tokenizer has no chat template: give it one, or choose chat_format (--chat-format) llama or chatglm."
+        )
     if _GENERATION.search(tokenizer.get_chat_template()):
         return _tokenize_marked(messages, tokenizer)
     return _tokenize_template(messages, tokenizer, cuts)

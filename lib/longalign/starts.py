@@ -72,7 +72,7 @@ def load_tokenizer(tokenizer: str, chat_format: str = "") -> Any:
     try:
         loaded = AutoTokenizer.from_pretrained(tokenizer, **({"chat_format": chat_format} if chat_format else {}))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{where}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{where}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     if format_of(loaded) == "template" and not loaded.chat_template:
         raise ValueError(f"{where}: its tokenizer has no chat template, which samples are written by: give its source "
                          "a chat_format")  # fmt: skip
