@@ -5,6 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
 
 from longalign import launch, paths, readme
 
@@ -38,6 +39,7 @@ def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
     for name in ("my-base", "store"):
         (tmp_path / name).mkdir()
         block = block.replace(f": {name} ", f": {tmp_path / name} ")
+    LlamaConfig().save_pretrained(tmp_path / "my-base")
     (tmp_path / "job.yaml").write_text(block)
     job = launch.load_job(tmp_path / "job.yaml")
     assert job.engine.zero == 3 and job.engine.world_size == 8 and job.training.capacity == job.max_length == 65_536
