@@ -3,6 +3,8 @@
     longalign plan DATA --capacity 65536 --ranks 8 --method packing --json
     longalign plan --profile paper
     longalign data tokenize DATA.jsonl --out STORE --tokenizer NAME_OR_FOLDER --chat-format llama --max-length 65536
+    longalign data build --documents FOLDER --teacher oracle --out long.jsonl
+    longalign eval longbench-chat --model FOLDER --judge rubric --out FOLDER
     longalign train JOB.yaml --out FOLDER --dry-run
     longalign fetch --profile paper --only LongAlign-10k --list
     longalign figures | version
@@ -19,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import longalign
-from longalign.parsing import Parser, fail
+from longalign.commands import build, evaluate
+from longalign.endpoints.errors import EndpointError
+from longalign.parsing import Parser, fail, positive, seed, share
+from longalign.record import Taken
 
 METHODS = ("naive", "sorted", "packing")
 ALGORITHMS = ("next_fit", "best_fit")
@@ -38,12 +43,12 @@ def parser() -> Parser:
         "data", metavar="DATA", type=Path, nargs="?", help="JSONL, token store, or text file of one length a line"
     )
     plan.add_argument("--method", choices=METHODS, default="packing", help="(default: packing)")
-    plan.add_argument("--capacity", type=_positive, help="tokens a pack can hold; packing needs it")
-    plan.add_argument("--ranks", type=_positive, default=1, help="devices (default: 1)")
-    plan.add_argument("--accumulation", type=_positive, default=1, help="micro-steps per optimizer step (default: 1)")
-    plan.add_argument("--rows", type=_positive, default=1, help="rows per device in a micro-batch (default: 1)")
-    plan.add_argument("--seed", type=_seed, default=0, help="of the order (default: 0)")
-    plan.add_argument("--group-size", type=_positive, help="sorted batching: sequences a group (default: ranks x rows)")
+    plan.add_argument("--capacity", type=positive, help="tokens a pack can hold; packing needs it")
+    plan.add_argument("--ranks", type=positive, default=1, help="devices (default: 1)")
+    plan.add_argument("--accumulation", type=positive, default=1, help="micro-steps per optimizer step (default: 1)")
+    plan.add_argument("--rows", type=positive, default=1, help="rows per device in a micro-batch (default: 1)")
+    plan.add_argument("--seed", type=seed, default=0, help="of the order (default: 0)")
+    plan.add_argument("--group-size", type=positive, help="sorted batching: sequences a group (default: ranks x rows)")
     plan.add_argument("--algorithm", choices=ALGORITHMS, help="packing (default: next_fit, the paper's)")
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -52,17 +57,20 @@ def parser() -> Parser:
         "--profile", metavar="NAME", help="the paper's arms, by this profile; without DATA lengths are assumed"
     )
     plan.add_argument("--long", choices=DISTRIBUTIONS, help="how assumed long lengths spread (default: uniform)")
-    plan.add_argument("--utilisation", type=_share, help="of the devices' FLOP/s (default: fitted to a paper's number)")
+    plan.add_argument("--utilisation", type=share, help="of the devices' FLOP/s (default: fitted to a paper's number)")
 
     data = top.add_child(commands, "data", help="prepare data")
     actions = data.add_subparsers(metavar="ACTION", required=True)
     tokenize = data.add_child(actions, "tokenize", run_tokenize, help="JSONL in LongAlign-10k's schema to a store")
     tokenize.add_argument("data", metavar="DATA", type=Path, help='lines of {"messages": [{"role", "content"}, ...]}')
     tokenize.add_argument("--out", type=Path, required=True, help="folder of the token store")
-    tokenize.add_argument("--max-length", type=_positive, help="longer documents lose their middle")
+    tokenize.add_argument("--max-length", type=positive, help="longer documents lose their middle")
     tokenize.add_argument("--skip-invalid", action="store_true", help="leave bad samples out, count and list them")
     _tokenizer_options(tokenize)
+    build.add(actions, data)
     top.below += data.below
+
+    evaluate.add(commands, top)
 
     train = top.add_child(commands, "train", run_train, help="train the job of a YAML file, on any number of devices")
     train.add_argument("job", metavar="JOB.yaml", type=Path, help="model, data, training, engine")
@@ -71,6 +79,7 @@ def parser() -> Parser:
 
     fetch = top.add_child(commands, "fetch", run_fetch, help="bring the models and data that a profile names")
     fetch.add_argument("--profile", default="paper", help="name or YAML file (default: paper)")
+    fetch.add_argument("--benchmark", metavar="NAME", help="a benchmark's official files alone: longbench-chat")
     fetch.add_argument("--only", metavar="NAME", nargs="+", default=[], help="of the sources, these alone")
     fetch.add_argument("--list", action="store_true", help="say what is there, and fetch nothing")
 
@@ -133,11 +142,12 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
     """Lengths and, where known, target counts of DATA; what is over the capacity is refused, or cut and told."""
     import numpy as np
 
+    from longalign.commands.loading import load_tokenizer
     from longalign.packing import fit_lengths
     from longalign.store import read_lengths
 
     named = options.tokenizer is not None or _has_only_messages(options.data)
-    tokenizer = _tokenizer(options.tokenizer) if named else None
+    tokenizer = load_tokenizer(options.tokenizer) if named else None
     lengths, targets = read_lengths(options.data, tokenizer=tokenizer, chat_format=options.chat_format)
     if capacity and (over := np.flatnonzero(lengths > capacity)).size:
         where = f"{over.size:,} of {lengths.size:,} sequences are over the capacity of {capacity:,} tokens"
@@ -151,10 +161,11 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
 
 def run_tokenize(options: argparse.Namespace) -> None:
     """JSONL to a token store; says how many sequences and tokens it holds."""
+    from longalign.commands.loading import load_tokenizer
     from longalign.store import tokenize_jsonl
 
     store = tokenize_jsonl(
-        options.data, _tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
+        options.data, load_tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
         max_length=options.max_length, skip_invalid=options.skip_invalid,
     )  # fmt: skip
     print(f"{options.out}: {len(store.lengths):,} sequences, {int(store.lengths.sum()):,} tokens")
@@ -170,11 +181,15 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_fetch(options: argparse.Namespace) -> None:
     """A line for each source: where it lies, at which commit. What fails is told, and the others are fetched still."""
-    from longalign.fetching import sources
+    from longalign.commands.loading import quiet_hub
+    from longalign.fetching import published, sources
     from longalign.profiles import load_profile
     from longalign.typed import nearest
 
-    _quiet_hub()
+    if options.benchmark is not None:
+        print(f"{options.benchmark}: {published.fetch(options.benchmark)}")
+        return
+    quiet_hub()
     profile = load_profile(options.profile)
     known = {source.name: source for source in profile.sources}
     if unknown := [name for name in options.only if name not in known]:
@@ -209,28 +224,6 @@ def run_version(options: argparse.Namespace) -> None:
         print(f"{name:12} {version}")
 
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number below 10^18")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 on")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a share above 0 and up to 1")
-    return value
-
-
 def _has_only_messages(path: Path) -> bool:
     """Whether this is JSONL whose first row tells no length; what cannot be read is left to the reader's own errors."""
     from longalign.jsonl import DataError, read_lines
@@ -244,34 +237,6 @@ def _has_only_messages(path: Path) -> bool:
     return "messages" in row and "length" not in row
 
 
-def _quiet_hub() -> None:
-    """No warnings of the Hub's library, and its progress bars on a terminal alone."""
-    from huggingface_hub import utils
-
-    utils.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        utils.disable_progress_bars()
-
-
-def _tokenizer(name: str | None) -> Any:
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    _quiet_hub()
-    if name is None:
-        from longalign.corpus.tokenizer import load
-
-        print("longalign: no --tokenizer given: tokens are those of the miniature's own tokenizer", file=sys.stderr)
-        return load()
-    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"--tokenizer {name}: there is no such folder")
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer {name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or leaves with 2 (refused) or 130 (interrupted)."""
     options = parser().parse_args(arguments)
@@ -279,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.run(options)
     except ModuleNotFoundError as error:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EndpointError, Taken) as error:
         fail(error)
     except KeyboardInterrupt:
         return 130

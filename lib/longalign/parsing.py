@@ -42,3 +42,61 @@ def fail(message: object) -> NoReturn:
     """One line on stderr, exit status 2."""
     print(f"longalign: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def add_server_options(command: Parser, *roles: str) -> None:
+    """The options of what asks models behind servers, in each of these roles ("teacher": --teacher-name)."""
+    for role in roles:
+        which = f"which of the server's models is the {role} (default: its only one)"
+        command.add_argument(f"--{role}-name", metavar="NAME", default="", help=which)
+    command.add_argument("--at-once", type=positive, default=4, metavar="N", help="requests at a time (default: 4)")
+    command.add_argument("--per-minute", type=amount, metavar="N", help="requests a minute at most")
+    price = "of a million tokens, for the estimate"
+    command.add_argument("--price", type=amount, nargs=2, metavar=("IN", "OUT"), help=price)
+    command.add_argument("--timeout", type=amount, default=600.0, metavar="S", help="of a reply (default: 600 s)")
+    command.add_argument("--dry-run", action="store_true", help="say what would be asked, and ask nothing")
+
+
+def is_address(text: str) -> bool:
+    """Whether an option names a server.
+
+    >>> is_address("http://127.0.0.1:8000/v1"), is_address("oracle")
+    (True, False)
+    """
+    return text.startswith(("http://", "https://"))
+
+
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number below 10^18")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number from 0 on, for argparse."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e12:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """A number above 0 and up to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a share above 0 and up to 1")
+    return value

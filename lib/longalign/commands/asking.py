@@ -1,0 +1,64 @@
+"""What the options of whoever asks a model come to: an asker of a server or of a file of replies, an estimate.
+
+Keys come from the environment: TEACHER_API_KEY, MODEL_API_KEY, JUDGE_API_KEY, or OPENAI_API_KEY for api.openai.com.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from longalign.endpoints.asker import Asker
+from longalign.endpoints.estimate import Estimate
+from longalign.endpoints.replies import Replies, Request
+from longalign.endpoints.server import Server
+
+
+@contextmanager
+def server_asker(options: argparse.Namespace, role: str, url: str, replies: Path) -> Iterator[Asker]:
+    """An asker of the server at `url`, its replies kept in a file."""
+    server = Server(
+        url, model=getattr(options, f"{role}_name"), key_variable=f"{role.upper()}_API_KEY", timeout=options.timeout
+    )
+    with Replies(replies) as file:
+        yield Asker(server, file, per_minute=options.per_minute)
+
+
+@contextmanager
+def recorded_asker(options: argparse.Namespace, role: str, path: Path) -> Iterator[Asker]:
+    """An asker that finds replies in a file and asks nobody. Raises ValueError where it holds several models."""
+    if not path.is_file():
+        raise ValueError(f"--{role} {path}: no such file; it is an address (http://...), or a file of replies")
+    with Replies(path) as file:
+        name = getattr(options, f"{role}_name")
+        if not name and len(file.models) != 1:
+            models = ", ".join(sorted(file.models)) or "nobody"
+            raise ValueError(f"{path} holds replies of {models}: --{role}-name says which is meant")
+        yield Asker(None, file, model=name or file.models.copy().pop())
+
+
+def estimate(asker: Asker, requests: Iterable[tuple[Request, int]]) -> Estimate:
+    """What is still to be asked of these requests, each with the tokens of its prompt; one at a time is in memory."""
+    left = known = prompts = replies = 0
+    for request, tokens in requests:
+        if asker.known(request) is None:
+            left, prompts, replies = left + 1, prompts + tokens, replies + request.max_tokens
+        else:
+            known += 1
+    return Estimate(left, known, prompts, replies)
+
+
+def tell(role: str, found: Estimate, options: argparse.Namespace) -> None:
+    """The estimate on stderr, before anything is sent."""
+    text = found.text(price=options.price, at_once=options.at_once, per_minute=options.per_minute)
+    print(f"longalign: the {role} is asked {text}", file=sys.stderr, flush=True)
+
+
+def count_tokens(messages: Sequence[Any], tokenizer: Any = None) -> int:
+    """Tokens of messages; without a tokenizer a quarter of their bytes, which is what English text has about."""
+    texts = [message["content"] for message in messages]
+    if tokenizer is None:
+        return sum(len(text.encode()) for text in texts) // 4
+    return sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts)

@@ -1,0 +1,140 @@
+"""The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from longalign import record
+from longalign.commands import asking
+from longalign.endpoints.asker import Asker
+from longalign.evaluations import COLUMNS
+from longalign.judging import judges, scoring
+from longalign.judging.prompts import SCALES
+from longalign.official import longbench, longbench_chat
+from longalign.official.catalogue import BENCHMARKS, Benchmark
+from longalign.official.questions import Answer, read_answers, write
+from longalign.parsing import fail, is_address
+
+Rows = list[dict[str, Any]]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge and score what is in the folder; returns how many judgments hold no rating."""
+    answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
+    if (found := answers[0].benchmark.replace("_", "-")) != options.benchmark:
+        fail(f"{options.out} holds answers of {found}: name another folder")
+    tables = _by_metric(benchmark.exact(answers))
+    judgments = _judgments(options, answers, benchmark) if options.judge else []
+    if judgments is None:
+        return 0
+    if judgments:
+        tables[benchmark.metric] = _rated(answers, judgments, benchmark)
+    if not tables:
+        print("the answers are not judged yet: give --judge")
+        return 0
+    _write(options, answers, tables, scoring.problems(judgments))
+    return sum(judgment.rating is None for judgment in judgments)
+
+
+def short(options: argparse.Namespace) -> None:
+    """ARC, HellaSwag, TruthfulQA and MMLU by lm-evaluation-harness: scores of all items, means on the screen."""
+    from longalign.official import harness
+    from longalign.official.local_model import LocalModel
+
+    model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
+    rows = harness.evaluate(
+        model.loaded, model.tokenizer, data=options.data, limit=options.limit, max_length=model.window
+    )
+    means = harness.means(rows)
+    for name, value in means.items():
+        print(f"{name:12} {value:6.1f}")
+    record.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
+    record.write_record(options.out / "summary.json", config=_config(options), results={"percent": means})
+
+
+def _judgments(
+    options: argparse.Namespace, answers: Sequence[Answer], benchmark: Benchmark
+) -> list[judges.Judgment] | None:
+    """The judgments, written; None where nothing was to be asked (--dry-run)."""
+    cases = judges.cases_of(answers, benchmark.scale, _examples(options, answers))
+    if options.judge == "rubric":
+        found = judges.judge_all(cases, judges.Rubric(), runs=1)
+    else:
+        with _asker(options) as asker:
+            judge = judges.ModelJudge(
+                asker, seed=options.seed, few_shot=not options.zero_shot, template=_template(options)
+            )
+            wanted = [judge.request(case, run) for run in range(options.runs) for case in cases]
+            counted = [(request, asking.count_tokens(request.messages)) for request in wanted]
+            asking.tell("judge", asking.estimate(asker, counted), options)
+            if options.dry_run:
+                return None
+            found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)
+    write(options.out / "judgments.jsonl", found)
+    return found
+
+
+@contextmanager
+def _asker(options: argparse.Namespace) -> Iterator[Asker]:
+    if is_address(options.judge):
+        with asking.server_asker(options, "judge", options.judge, options.out / "judge.replies.jsonl") as asker:
+            yield asker
+    else:
+        with asking.recorded_asker(options, "judge", Path(options.judge)) as asker:
+            yield asker
+
+
+def _examples(options: argparse.Namespace, answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """LongBench-Chat's scored answers, by the answers' ids."""
+    if options.benchmark != "longbench-chat":
+        return None
+    folder = options.data or longbench_chat.SHIPPED
+    found = longbench_chat.examples(folder)
+    if without := [answer.id for answer in answers if answer.id not in found]:
+        fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
+    return found
+
+
+def _template(options: argparse.Namespace) -> str:
+    return longbench_chat.template(options.data) if options.benchmark == "longbench-chat" and options.data else ""
+
+
+def _rated(answers: Sequence[Answer], judgments: Sequence[judges.Judgment], benchmark: Benchmark) -> Rows:
+    rows = scoring.item_rows(answers, judgments, metric=benchmark.metric)
+    if not benchmark.percent:
+        return rows
+    scales = {answer.id: SCALES[benchmark.scale(answer)] for answer in answers}
+    return [row | {"value": longbench.scaled(row["value"], scales[row["item"]].lowest, scales[row["item"]].highest)}
+            for row in rows]  # fmt: skip
+
+
+def _by_metric(rows: Rows) -> dict[str, Rows]:
+    tables: dict[str, Rows] = {}
+    for row in rows:
+        tables.setdefault(row["metric"], []).append(row)
+    return tables
+
+
+def _write(
+    options: argparse.Namespace, answers: Sequence[Answer], tables: dict[str, Rows], problems: dict[str, int]
+) -> None:
+    results: dict[str, Any] = {"without a rating": problems}
+    benchmark = BENCHMARKS[options.benchmark]
+    for metric, rows in tables.items():
+        scored = {row["item"] for row in rows}
+        # a string metric is of some datasets only; of what a judge was asked, all count
+        mine = [answer for answer in answers if metric == benchmark.metric or answer.id in scored]
+        means = scoring.by_group(mine, rows, benchmark.group)
+        results[metric] = [dataclasses.asdict(mean) for mean in means]
+        print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")
+    if problems:
+        print("judgments without a rating: " + ", ".join(f"{count} ({why})" for why, count in sorted(problems.items())))
+    record.write_csv(options.out / "items.csv", [row for rows in tables.values() for row in rows], columns=COLUMNS)
+    record.write_record(options.out / "summary.json", config=_config(options), results=results, seeds=[options.seed])
+
+
+def _config(options: argparse.Namespace) -> dict[str, str]:
+    return {name: str(value) for name, value in vars(options).items() if name not in ("run", "parser")}

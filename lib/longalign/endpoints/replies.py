@@ -1,0 +1,120 @@
+"""Guarantees that a reply is on the disk before it is used, and that what was asked once is never asked again.
+
+The price: one fsync a reply.  The file is JSONL, a line for every reply in the order in which they came:
+    {"key", "label", "model", "text", "finish", "prompt_tokens", "completion_tokens"}
+`key` is a hash of model, messages and settings, so the same question asked of the same model finds its reply, whichever
+server gave it. The messages are not kept: with documents of 64k tokens they would stand there three times. A line that
+was cut short by a kill is dropped; the file serves as a recording, too, from which judges are replayed without a key.
+"""
+
+import dataclasses
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longalign import record
+from longalign.jsonl import DataError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a chat model: `messages`, at most `max_tokens` tokens of reply.
+
+    `tag` tells requests of the same words apart (a judge's second run); `label` is for people. Neither is sent.
+    """
+
+    messages: Sequence[Mapping[str, str]]
+    max_tokens: int
+    temperature: float = 0.0
+    tag: str = ""
+    label: str = ""
+
+    def key(self, model: str) -> str:
+        """Sixteen hex digits; equal keys mean the same question to the same model.
+
+        >>> ask = Request([{"role": "user", "content": "2, 4, 3?"}], max_tokens=8)
+        >>> ask.key("a") == dataclasses.replace(ask, label="q1").key("a") != dataclasses.replace(ask, tag="2").key("a")
+        True
+        """
+        settings = {name: value for name, value in dataclasses.asdict(self).items() if name != "label"}
+        return record.config_hash({"model": model, **settings})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said; `finish` is "length" where it was cut off at `max_tokens`. Tokens as the model counts them."""
+
+    text: str
+    finish: str = "stop"
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Replies:
+    """The replies in a file, which one process may add to at a time: use it in a `with` block.
+
+    Raises `record.Taken` when another process has it, DataError for a file that holds something else.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.models: set[str] = set()
+        self._known: dict[str, Reply] = {}
+        self._lock, self._stack = threading.Lock(), ExitStack()
+
+    def __enter__(self) -> "Replies":  # noqa: PYI034 - Self needs Python 3.11
+        self._stack.enter_context(record.alone(self.path.with_name(f".{self.path.name}.lock"), wait=False))
+        whole = self._read()
+        self._file = self._stack.enter_context(self.path.open("ab"))
+        if self._file.tell() > whole:
+            self._file.truncate(whole)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, key: str) -> Reply | None:
+        """The reply that is known under this key."""
+        return self._known.get(key)
+
+    def add(self, key: str, reply: Reply, *, model: str, label: str = "") -> None:
+        """Write a reply; it is on the disk when this returns."""
+        row = {"key": key, "label": label, "model": model, **dataclasses.asdict(reply)}
+        with self._lock:
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._known[key] = reply
+
+    def _read(self) -> int:
+        """Read the file; returns where its last whole line ends."""
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return 0
+        end = 0
+        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):
+                break
+            self._take(line, number)
+            end += len(line)
+        return end
+
+    def _take(self, line: bytes, number: int) -> None:
+        try:
+            row: dict[str, Any] = json.loads(line)
+            reply = Reply(**{field.name: row[field.name] for field in dataclasses.fields(Reply)})
+            if not isinstance(reply.text, str):
+                raise TypeError
+            self._known[row["key"]] = reply
+            self.models.add(row["model"])
+        except (ValueError, KeyError, TypeError):
+            detail = "a line holds key, model, text, finish and tokens; name another file"
+            raise DataError("no record of replies", detail).at(self.path, number) from None

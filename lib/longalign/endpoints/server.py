@@ -1,0 +1,150 @@
+"""One request to an OpenAI-compatible server: a reply, or an error that says whether asking again can help.
+
+The price: retries are the caller's (`longalign.endpoints.asker`), since the client's own know neither an error that
+comes with status 200 nor a reply that was cut short. Keys come from the environment alone and are taken out of every
+text that comes back, whatever a server writes into it.
+"""
+
+import email.utils
+import json
+import os
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from longalign.endpoints.errors import EndpointError, Passing, Refused, Stopped
+from longalign.endpoints.replies import Reply, Request
+
+LONGEST_WAIT = 300.0
+"""Seconds of Retry-After that are waited for; who asks for more is asked again by another run."""
+TIMEOUT = 600.0
+HIDDEN = "[key]"
+SHORTEST_KEY = 8
+
+
+class Server:
+    """A server at `url` (its base, ending in /v1 as a rule) and the model that is asked there.
+
+    The key is the environment variable `key_variable`, or OPENAI_API_KEY for api.openai.com alone: no other server is
+    sent that one. Without a `model` the server must have exactly one. Raises ValueError for an address that cannot be
+    used, `Stopped` where nothing answers there.
+    """
+
+    def __init__(self, url: str, *, model: str = "", key_variable: str, timeout: float = TIMEOUT) -> None:
+        self.url, self.key_variable, self.timeout = _checked(url), key_variable, timeout
+        self._key = os.environ.get(key_variable, "")
+        if not self._key and urlsplit(url).hostname == "api.openai.com":
+            self.key_variable, self._key = "OPENAI_API_KEY", os.environ.get("OPENAI_API_KEY", "")
+        # the client takes what it is not given from the environment: account and project belong to OpenAI's own key
+        self._client = openai.OpenAI(
+            base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project=""
+        )
+        self.model = model or self._only_model()
+
+    def ask(self, request: Request) -> Reply:
+        """Ask once. Raises `Passing`, `Refused` or `Stopped`."""
+        try:
+            said = self._client.chat.completions.create(
+                model=self.model, messages=list(request.messages), max_tokens=request.max_tokens,
+                temperature=request.temperature,
+            )  # fmt: skip
+        except openai.OpenAIError as error:
+            raise self._sorted(error) from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise Passing(f"{self.url} answered with no JSON") from None
+        return self._reply(said)
+
+    def clean(self, text: str) -> str:
+        """A text without the key, on one line."""
+        if len(self._key) >= SHORTEST_KEY:
+            text = text.replace(self._key, HIDDEN)
+        return " ".join(text.split())[:300]
+
+    def _reply(self, said: Any) -> Reply:
+        if not isinstance(getattr(said, "choices", None), list) or not said.choices:
+            told = getattr(said, "error", None)
+            what = f"an error: {self.clean(str(told))}" if told else "a reply without choices"
+            raise Passing(f"{self.url} answered with {what}")
+        choice, usage = said.choices[0], said.usage
+        text = getattr(choice.message, "content", None) or ""
+        if not isinstance(text, str):
+            raise Passing(f"{self.url} answered with a reply that is no text")
+        if len(self._key) >= SHORTEST_KEY:
+            text = text.replace(self._key, HIDDEN)
+        return Reply(text, choice.finish_reason or "stop", *(
+            getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
+        ))  # fmt: skip
+
+    def _only_model(self) -> str:
+        try:
+            names = [model.id for model in self._client.models.list()]
+        except openai.APIConnectionError as error:
+            raise Stopped(f"nothing answers at {self.url} ({self._cause(error)}): start the server there, or correct "
+                          "the address") from None  # fmt: skip
+        except (openai.OpenAIError, ValueError) as error:
+            raise Stopped(f"{self.url} does not list its models ({self.clean(str(error))}): name one") from None
+        if len(names) != 1:
+            raise Stopped(f"{self.url} has {', '.join(sorted(names)[:5]) or 'no model'}: name one")
+        return names[0]
+
+    def _sorted(self, error: openai.OpenAIError) -> EndpointError:
+        """The error as one of ours."""
+        if isinstance(error, openai.APITimeoutError):
+            return Passing(f"{self.url} gave no answer within {self.timeout:.0f} s")
+        if isinstance(error, openai.APIConnectionError):
+            return Passing(f"{self.url} cannot be reached, or broke off ({self._cause(error)})")
+        if not isinstance(error, openai.APIStatusError):
+            return Passing(f"{self.url} answered with something else than a reply ({self.clean(str(error))})")
+        status, told = error.status_code, self.clean(_message(error))
+        said = f"{self.url} answered {status} ({told})"
+        if status in (401, 403):
+            return Stopped(f"{said}: set {self.key_variable} to a valid key")
+        if status == 404:
+            return Stopped(f"{said}: correct the address or the model's name, {self.model}")
+        if status == 429 and "insufficient_quota" in f"{error.code} {error.type} {told}":
+            return Stopped(f"{said}: the account's quota is used up; raise it, then give the same command again")
+        if status < 500 and status not in (408, 409, 425, 429):
+            return Refused(said)
+        wait = retry_after(dict(error.response.headers), now=time.time())
+        if wait is not None and wait > LONGEST_WAIT:
+            return Stopped(f"{said} and asks for {wait / 60:.0f} minutes: give the same command again then")
+        return Passing(said, wait)
+
+    def _cause(self, error: Exception) -> str:
+        return self.clean(str(error.__cause__ or error)) or type(error.__cause__ or error).__name__
+
+
+def retry_after(headers: dict[str, str], *, now: float) -> float | None:
+    """Seconds that a server asks to wait (Retry-After: seconds or a date; retry-after-ms), None if it does not.
+
+    >>> retry_after({"retry-after": "2.5"}, now=0), retry_after({"retry-after-ms": "40"}, now=0), retry_after({}, now=0)
+    (2.5, 0.04, None)
+    >>> retry_after({"retry-after": "Thu, 01 Jan 1970 00:00:09 GMT"}, now=2.0)
+    7.0
+    """
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        if not (text := headers.get(name)):
+            continue
+        try:
+            return max(0.0, float(text) / unit)
+        except ValueError:
+            date = email.utils.parsedate_to_datetime(text) if "GMT" in text else None
+            return max(0.0, date.timestamp() - now) if date else None
+    return None
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body if isinstance(error.body, dict) else {}
+    told = body.get("error", body)
+    return str(told.get("message") or told) if isinstance(told, dict) else str(told or error.message)
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url!a:.80} is no address of a server: it begins with http:// or https://")
+    if parts.username or parts.password or parts.query:
+        raise ValueError(f"{parts.hostname}: no user, password or query in an address; keys come from the environment")
+    return url.rstrip("/")

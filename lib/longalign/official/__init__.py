@@ -1,0 +1,1 @@
+"""Benchmarks in their published formats, for any model: read, asked, scored; all results are tidy rows."""

@@ -1,0 +1,116 @@
+"""Items become samples: five questions, one drawn, answered, checked; what fails is counted by its reason.
+
+Self-Instruct as in arXiv 2401.18058, 3.2: [user: document + question, assistant: answer]. The price: an answer that
+fails its checks costs another, to the next of the questions as they were drawn, up to ATTEMPTS.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from longalign import chat, record
+from longalign.endpoints import side_by_side
+from longalign.endpoints.asker import Asker
+from longalign.endpoints.errors import EndpointError
+from longalign.jsonl import DataError, check_messages, read_lines
+from longalign.self_instruct import checks
+from longalign.self_instruct.draw import Item
+from longalign.self_instruct.teachers import Teacher
+
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a sample must keep to: `max_length` tokens of `tokenizer` in all, answers of at most `words` words."""
+
+    tokenizer: Any
+    max_length: int
+    words: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item: its `sample`, or the faults that its answers had, or the server's `error`."""
+
+    item: Item
+    sample: dict[str, Any] | None = None
+    faults: tuple[str, ...] = ()
+    error: str = ""
+    questions: tuple[str, ...] = field(default=())
+
+
+def build(
+    items: Sequence[Item], teacher: Teacher, bounds: Bounds, *, asker: Asker | None = None, at_once: int = 1
+) -> list[Outcome]:
+    """The outcome of every item, in their order."""
+    found = side_by_side.each(
+        lambda item: make(item, teacher, bounds), items, asker=asker, at_once=at_once, label="built"
+    )
+    return [Outcome(item, error=str(said)) if isinstance(said, EndpointError) else said
+            for item, said in zip(items, found, strict=True)]  # fmt: skip
+
+
+def make(item: Item, teacher: Teacher, bounds: Bounds) -> Outcome:
+    """One item: the questions that may be asked, in the order that the item's seed draws, until an answer may stay."""
+    proposed = teacher.propose(item)
+    questions = asked_in_turn(item, proposed)
+    faults = [] if questions else [f"question: {_first_fault(proposed, item)}"]
+    for question in questions:
+        reply = teacher.answer(item, question)
+        fault = checks.problem(reply.text, question=question, item=item, finish=reply.finish, words=bounds.words)
+        sample = None if fault else _sample(item, question, reply.text, teacher.name, bounds)
+        if sample is not None:
+            return Outcome(item, sample, tuple(faults), questions=tuple(proposed))
+        faults.append(f"answer: {fault or 'over the maximum length'}")
+    return Outcome(item, None, tuple(faults), questions=tuple(proposed))
+
+
+def asked_in_turn(item: Item, proposed: Sequence[str]) -> list[str]:
+    """Of the proposed questions those that pass their checks, in the item's own order, at most ATTEMPTS."""
+    good = [question for question in proposed if checks.question_problem(question, item) is None]
+    return Random(item.seed).sample(good, len(good))[:ATTEMPTS]
+
+
+def write(path: Path, outcomes: Iterable[Outcome]) -> int:
+    """The samples as JSONL in LongAlign-10k's schema, read back and checked as training does; returns how many."""
+    samples = [outcome.sample for outcome in outcomes if outcome.sample is not None]
+    with record.atomic(path) as file:
+        file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    return sum(1 for line in read_lines(path) if check_messages(line.row()["messages"]))
+
+
+def faults(outcomes: Iterable[Outcome]) -> dict[str, int]:
+    """How often each fault was met, over all answers and questions, most frequent first.
+
+    >>> faults([Outcome(None, faults=("answer: empty", "answer: refusal")), Outcome(None, faults=("answer: empty",))])
+    {'answer: empty': 2, 'answer: refusal': 1}
+    """
+    return dict(Counter(fault for outcome in outcomes for fault in outcome.faults).most_common())
+
+
+def _first_fault(proposed: Sequence[str], item: Item) -> str:
+    return (checks.question_problem(proposed[0], item) if proposed else None) or "none in the reply"
+
+
+def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds) -> dict[str, Any] | None:
+    """The sample, None where it is too long, or holds what no sample may."""
+    messages = [
+        {"role": "user", "content": f"{item.text}\n\n{question}"}, {"role": "assistant", "content": answer.strip()},
+    ]  # fmt: skip
+    try:
+        tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
+    except DataError:
+        return None
+    if tokens > bounds.max_length:
+        return None
+    document = item.document
+    return {
+        "id": item.id, "messages": messages, "source": document.source, "language": document.language,
+        "type": item.task, "length": tokens, "document": document.name, "document_sha256": document.sha256,
+        "license": document.license, "teacher": teacher,
+    }  # fmt: skip

@@ -1,0 +1,196 @@
+"""longalign eval: answers and judgments as separate steps, scores in tidy files, one line for every refusal."""
+
+import csv
+import json
+
+import pytest
+
+from fault_server import by_chance, serving
+from longalign import cli, paths
+from longalign.evaluations import COLUMNS
+from longalign.fetching import published
+
+BASE = str(paths.bases() / "mini-7b")
+KEY = "sk-planted-0123456789abcdef"
+
+
+def run(benchmark, *arguments, model=None):
+    """The exit status of a command line; `model` is asked with a window that its answers fit into."""
+    given = () if model is None else ("--model", model, "--window", 512)
+    try:
+        return cli.main(["eval", benchmark, *map(str, (*given, *arguments))])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def items(folder):
+    with (folder / "items.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())["results"]
+
+
+def test_a_model_is_asked_and_judged_in_one_command_or_in_two(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    asked = ("longbench-chat", "--model", BASE, "--window", 512, "--limit", 5)
+    assert run(*asked, "--judge", "rubric", "--out", one) == 0
+    told = capsys.readouterr().out
+    assert "5 answers; " in told and "95 % interval" in told and "smallest difference" in told
+    assert run(*asked, "--out", two) == 0 and "not judged yet" in capsys.readouterr().out
+    assert not (two / "items.csv").exists()
+    assert run("longbench-chat", "--judge", "rubric", "--out", two) == 0
+    assert (two / "items.csv").read_bytes() == (one / "items.csv").read_bytes()
+    rows = items(one)
+    assert list(rows[0]) == list(COLUMNS) and {row["metric"] for row in rows} == {"score"} and len(rows) == 5
+    groups = [mean["group"] for mean in summary(one)["score"]]
+    assert groups[0] == "all" and set(groups[1:]) == {"English", "Chinese"}
+
+
+def test_a_model_and_a_judge_behind_servers_answer_whatever_fails_and_no_key_gets_out(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("MODEL_API_KEY", KEY)
+    monkeypatch.setenv("JUDGE_API_KEY", KEY[::-1])
+    faults = by_chance(0.3, kinds=("500", "cut", "error body", "no choices"))
+    monkeypatch.setattr("longalign.endpoints.asker.LONGEST_BACKOFF", 0.05)
+    answers = (lambda _: f"my key is {KEY}", lambda _: "[[4]]")
+    with serving(faults, answer=answers[0]) as model, serving(faults, answer=answers[1]) as judge:
+        status = run("longbench-chat", "--model", model.url, "--judge", judge.url, "--limit", 8, "--out", tmp_path)
+        assert status == 0 and model.authorizations == {f"Bearer {KEY}"}
+        assert sum(judge.paid.values()) == 16, "two runs of eight"
+        assert run("longbench-chat", "--model", model.url, "--judge", judge.url, "--limit", 8, "--out", tmp_path) == 0
+        assert sum(model.paid.values()) == 8 and sum(judge.paid.values()) == 16, "nothing is paid twice"
+    assert [row["value"] for row in items(tmp_path)] == ["4"] * 8
+    told = capfd.readouterr()
+    assert "the judge is asked 16 requests" in told.err and "no price given" in told.err
+    written = "".join(path.read_text() for path in tmp_path.iterdir() if path.is_file())
+    for secret in (KEY, KEY[::-1]):
+        assert secret not in written + told.out + told.err
+
+
+def test_a_recorded_judge_needs_no_key_and_gives_the_same_scores(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    asked = ("longbench-chat", "--model", BASE, "--window", 512, "--limit", 3)
+    with serving(answer=lambda text: f"[[{1 + len(text) % 9}]]") as judge:
+        assert run(*asked, "--judge", judge.url, "--out", first) == 0
+    assert run(*asked, "--judge", first / "judge.replies.jsonl", "--out", second) == 0
+    assert (second / "items.csv").read_bytes() == (first / "items.csv").read_bytes()
+    assert (second / "judgments.jsonl").read_bytes() == (first / "judgments.jsonl").read_bytes()
+
+
+def test_ratings_that_cannot_be_read_are_missing_counted_and_told_by_the_exit_status(tmp_path, capsys):
+    with serving(answer=lambda text: "[[7]]" if len(text) % 2 else "ten out of ten") as judge:
+        asked = ("--limit", 6, "--runs", 1, "--judge", judge.url, "--out", tmp_path)
+        status = run("longbench-chat", *asked, model=BASE)
+    found = summary(tmp_path)
+    missing = found["without a rating"]["no rating"]
+    assert status == 1 and 0 < missing < 6 and found["score"][0]["missing"] == missing
+    assert f"judgments without a rating: {missing} (no rating)" in capsys.readouterr().out
+    assert {row["value"] for row in items(tmp_path)} == {"7"}
+
+
+def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path):
+    data = tmp_path / "official"
+    data.mkdir()
+    (data / "test_cases.json").write_text(json.dumps([{"idx": 1, "prompt": "T.\n\nQ?", "query": "Q?", "answer": "A"}]))
+    (data / "few_shots.json").write_text(json.dumps([[{"answer": f"a{s}", "score": s} for s in (1, 5, 10)]]))
+    (data / "prompt_fs.txt").write_text("OFFICIAL {} {}" + " {} [[{}]]" * 3 + " {}")
+    with serving(answer=lambda text: "[[5]]" if text.startswith("OFFICIAL Q? A") else "[[1]]") as judge:
+        asked = ("longbench-chat", "--data", data, "--model", BASE, "--window", 512, "--judge", judge.url)
+        assert run(*asked, "--out", tmp_path / "few") == 0
+        assert run(*asked, "--zero-shot", "--out", tmp_path / "zero") == 0
+    assert items(tmp_path / "few")[0]["value"] == "5" and items(tmp_path / "zero")[0]["value"] == "1"
+
+
+def test_longbench_has_string_metrics_always_and_ratings_from_0_to_100_with_a_judge(tmp_path):
+    assert run("longbench", "--limit", 12, "--judge", "rubric", "--out", tmp_path, model=BASE) == 0
+    rows = items(tmp_path)
+    metrics = {row["metric"] for row in rows}
+    assert {"rating"} < metrics <= {"qa_f1_score", "qa_f1_zh_score", "rouge_score", "rouge_zh_score", "rating"}
+    assert all(0 <= float(row["value"]) <= 100 for row in rows)
+
+
+def test_needles_in_generated_and_in_own_texts(tmp_path, capsys):
+    size = ("--lengths", 64, 100, "--depths", 2, "--window", 512)
+    assert run("needle", "--model", BASE, *size, "--out", tmp_path / "generated") == 0
+    assert len(items(tmp_path / "generated")) == 12 and "100 tokens" in capsys.readouterr().out
+    text = tmp_path / "text.md"
+    text.write_text("Marlow leads here. Nobody spoke of the lantern. " * 30)
+    hidden = ("--needle", "The word is lantern.", "--question", "What is the word?", "--answer", "lantern")
+    assert run("needle", "--model", BASE, *size, "--haystack", text, *hidden, "--out", tmp_path / "own") == 0
+    assert len(items(tmp_path / "own")) == 4
+
+
+def test_both_turns_of_mt_bench_are_judged(tmp_path):
+    with serving(answer=lambda text: "[[9]]" if "User: " in text else "[[1]]") as judge:
+        assert run("mt-bench", "--limit", 2, "--judge", judge.url, "--out", tmp_path, model=BASE) == 0
+    assert [row["item"] for row in items(tmp_path)] == ["mt-1-1", "mt-1-2", "mt-2-1", "mt-2-2"]
+    assert [mean["group"] for mean in summary(tmp_path)["score"]] == ["all", "turn 1", "turn 2"]
+
+
+def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(tmp_path, capsys):
+    with serving() as model:
+        assert run("longbench-chat", "--model", model.url, "--price", 10, 30, "--dry-run", "--out", tmp_path) == 0
+        assert not model.attempts
+    told = capsys.readouterr().err
+    assert "the model is asked 50 requests" in told and "at most; about" in told
+    assert not (tmp_path / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("longbench-chat",), "name a model to be asked"),
+        (("longbenchchat", "--model", "x"), "did you mean longbench-chat?"),
+        (("longbench-chat", "--model", "./nowhere"), "--model ./nowhere: there is no such folder"),
+        (("longbench-chat", "--model", BASE, "--lengths", "9"), "--lengths is for the needle test"),
+        (("needle", "--model", BASE), "name the lengths"),
+        (("short", "--model", "http://127.0.0.1/v1"), "log-likelihoods"),
+        (("needle", "--model", BASE, "--lengths", "64", "--needle", "x"), "--needle needs --haystack"),
+        (("longbench-chat", "--judge", "rubric"), "answers.jsonl: cannot be read"),
+        (("longbench-chat", "--model", "http://127.0.0.1:1/v1"), "nothing answers at http://127.0.0.1:1/v1"),
+        (("longbench-chat", "--model", "http://127.0.0.1:1/v1", "--window", "100"), "needs --tokenizer"),
+        (("longbench-chat", "--model", BASE, "--data", "nowhere"), "test_cases.json: cannot be read"),
+        (("longbench-chat", "--model", BASE, "--runs", "0"), "not a positive whole number"),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_one_line_with_status_2(arguments, says, tmp_path, capsys):
+    assert run(*arguments, "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1 and told.startswith("longalign: ")
+
+
+def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tmp_path, capsys):
+    assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 0
+    assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 2
+    assert "holds answers of needle" in capsys.readouterr().err
+    assert run("needle", "--judge", "no-such-file", "--out", tmp_path) == 2
+    assert "no such file; it is an address" in capsys.readouterr().err
+
+
+def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_path, monkeypatch):
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    source = published.BENCHMARKS["longbench-chat"]
+    assert "/7fc4c6d9a93ae88b3994228503a652877a993dec/" in source.base, "pinned to a commit"
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in source.files[:2]:
+        (there / name).write_text(name)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: SimpleHTTPRequestHandler(*a, directory=str(there)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    base, folder = f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "here"
+    with pytest.raises(OSError, match="prompt_fs.txt cannot be had .*what has arrived is kept"):
+        published.fetch("longbench-chat", folder, base=base)
+    (there / source.files[2]).write_text("x")
+    (there / source.files[0]).unlink()  # it has arrived and is not asked for again
+    assert published.fetch("longbench-chat", folder, base=base) == folder
+    server.shutdown()
+    assert (folder / source.files[0]).read_text() == source.files[0]
+    assert published.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
+    (folder / source.files[1]).write_text("changed")
+    with pytest.raises(ValueError, match="few_shots.json is not what was fetched first"):
+        published.fetch("longbench-chat", folder)
+    with pytest.raises(ValueError, match="longbench-chat"):
+        published.fetch("longbench", tmp_path)
