@@ -16,7 +16,7 @@ RUN   := $(RUNS)/$(PROFILE)
 STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
 TIMES     := 08
-REPORT    := 17
+REPORT    := 20
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 

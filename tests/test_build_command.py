@@ -238,7 +238,7 @@ def test_bad_files_of_a_folder_are_named_and_the_others_used(folder, tmp_path, c
     (folder / "latin.txt").write_bytes("Größe und Maß ".encode("latin-1") * 20)
     (folder / "huge.txt").write_text("x" * 1_000_001)
     assert run("--documents", folder, "--out", tmp_path / "l.jsonl", *SIZE) == 0
-    left = report(tmp_path / "l.jsonl")["documents left out"]
+    left = {row["name"]: row["reason"] for row in report(tmp_path / "l.jsonl")["documents left out"]}
     assert {"binary.txt", "latin.txt", "huge.txt"} <= set(left) and "UTF-8" in left["latin.txt"]
     told = capsys.readouterr().err
     assert all(name in told for name in ("binary.txt", "latin.txt", "huge.txt"))
@@ -251,7 +251,7 @@ def test_bad_files_of_a_folder_are_named_and_the_others_used(folder, tmp_path, c
         (("--documents", "docs", "--out", "docs"), "is a folder: name a file"),
         (("--documents", "docs", "--out", "mine.jsonl"), "is there already and was not built by this command"),
         (("--documents", "docs", "--out", "l.jsonl"), "8,192 tokens or more: lower --min-length"),
-        (("--documents", "docs", "--out", "l.jsonl", *SIZE, "--teacher", "gpt"), "no such file; it is an address"),
+        (("--documents", "docs", "--out", "l.jsonl", *SIZE, "--teacher", "gpt"), "no such file or folder"),
         (("--documents", "docs", "--out", "l.jsonl", *SIZE, "--teacher", "http://127.0.0.1:1/v1"), "nothing answers"),
         (("--documents", "bad.txt", "--out", "l.jsonl"), "bad.txt: binary"), (("--out", "l.jsonl"), "--documents"),
         (("--documents", "docs", "--out", "l.jsonl", "--tokenizer", "./none"), "no such folder"),

@@ -165,7 +165,7 @@ def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tm
     assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 2
     assert "holds answers of needle" in capsys.readouterr().err
     assert run("needle", "--judge", "no-such-file", "--out", tmp_path) == 2
-    assert "no such file; it is an address" in capsys.readouterr().err
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_path, monkeypatch):

@@ -165,6 +165,12 @@ def test_a_wrong_row_of_longbench_is_refused_by_line_and_field(tmp_path, row, sa
         longbench.questions(rows_file(tmp_path, row))
 
 
+def test_datasets_of_other_groups_are_passed_over(tmp_path):
+    for name in ("trec", "passage_retrieval_en", "repobench-p", "qasper_e"):
+        (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    assert len(longbench.questions(rows_file(tmp_path, ROW))) == 1
+
+
 def test_a_folder_without_rows_is_told_what_belongs_there(tmp_path):
     with pytest.raises(DataError, match="data.zip"):
         longbench.questions(tmp_path)

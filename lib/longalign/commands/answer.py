@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Answer, and say what came of it; returns how many questions have no answer."""
     server = is_address(options.model)
     with _model(options) as (asker, tokenizer, window):
-        questions = _questions(options, tokenizer)[: options.limit]
+        questions = _spread(_questions(options, tokenizer), options.limit)
         if server:
             first = answering.requests(questions, tokenizer=tokenizer, window=window)
             counted = [(request, asking.count_tokens(request.messages, tokenizer)) for request, _ in first]
@@ -57,12 +57,18 @@ def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None
         tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
         if options.window and tokenizer is None:
             fail("--window of a server needs --tokenizer, which counts the tokens")
-        with asking.server_asker(options, "model", options.model, replies) as asker:
+        with asking.open_asker(options, "model", replies) as asker:
             yield asker, tokenizer, options.window
     else:
         model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
         with Replies(replies) as file:
             yield Asker(model, file), model.tokenizer, model.window
+
+
+def _spread(questions: list[Question], limit: int | None) -> list[Question]:
+    """At most so many, evenly spaced: their order is by category."""
+    count = min(limit or len(questions), len(questions))
+    return [questions[place * len(questions) // count] for place in range(count)]
 
 
 def _questions(options: argparse.Namespace, tokenizer: Any) -> list[Question]:

@@ -12,31 +12,19 @@ from typing import Any
 
 from longalign.endpoints.asker import Asker
 from longalign.endpoints.estimate import Estimate
-from longalign.endpoints.replies import Replies, Request
-from longalign.endpoints.server import Server
+from longalign.endpoints.replies import Request
+from longalign.official import askers
 
 
 @contextmanager
-def server_asker(options: argparse.Namespace, role: str, url: str, replies: Path) -> Iterator[Asker]:
-    """An asker of the server at `url`, its replies kept in a file."""
-    server = Server(
-        url, model=getattr(options, f"{role}_name"), key_variable=f"{role.upper()}_API_KEY", timeout=options.timeout
-    )
-    with Replies(replies) as file:
-        yield Asker(server, file, per_minute=options.per_minute)
-
-
-@contextmanager
-def recorded_asker(options: argparse.Namespace, role: str, path: Path) -> Iterator[Asker]:
-    """An asker that finds replies in a file and asks nobody. Raises ValueError where it holds several models."""
-    if not path.is_file():
-        raise ValueError(f"--{role} {path}: no such file; it is an address (http://...), or a file of replies")
-    with Replies(path) as file:
-        name = getattr(options, f"{role}_name")
-        if not name and len(file.models) != 1:
-            models = ", ".join(sorted(file.models)) or "nobody"
-            raise ValueError(f"{path} holds replies of {models}: --{role}-name says which is meant")
-        yield Asker(None, file, model=name or file.models.copy().pop())
+def open_asker(options: argparse.Namespace, role: str, replies: Path) -> Iterator[Asker]:
+    """The asker that the option of this role names; its replies are kept in a file."""
+    opened = askers.open_asker(
+        getattr(options, role), replies, role=role, name=getattr(options, f"{role}_name"),
+        per_minute=options.per_minute, timeout=options.timeout,
+    )  # fmt: skip
+    with opened as asker:
+        yield asker
 
 
 def estimate(asker: Asker, requests: Iterable[tuple[Request, int]]) -> Estimate:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longalign.parsing import Parser, add_server_options, amount, fail, is_address, positive, seed
+from longalign.parsing import Parser, add_server_options, amount, fail, positive, seed
 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
 ANSWER_TOKENS = 1024
@@ -24,7 +24,7 @@ def add(children: Any, top: Parser) -> None:
     """The subcommand and its options."""
     command = top.add_child(children, "build", run, help="long instructions from documents, by Self-Instruct")
     command.add_argument("--documents", type=Path, nargs="+", required=True, metavar="PATH", help="folders or files")
-    command.add_argument("--teacher", default="oracle", help="oracle (offline), a server's address, a file of replies")
+    command.add_argument("--teacher", default="oracle", help="oracle (offline), a server's address, a model's folder")
     command.add_argument("--out", type=Path, required=True, help="the JSONL file")
     command.add_argument("--count", type=positive, metavar="N", help="samples (default: one a document)")
     command.add_argument("--tokenizer", help="folder or Hub name (default: the miniature's own)")
@@ -107,11 +107,7 @@ def _teacher(
     if options.teacher == "oracle":
         yield OracleTeacher(words=words), None
         return
-    if is_address(options.teacher):
-        opened = asking.server_asker(options, "teacher", options.teacher, _beside(options, "replies.jsonl"))
-    else:
-        opened = asking.recorded_asker(options, "teacher", Path(options.teacher))
-    with opened as asker:
+    with asking.open_asker(options, "teacher", _beside(options, "replies.jsonl")) as asker:
         teacher = ModelTeacher(asker, words=words, answer_tokens=answer_tokens)
         asking.tell("teacher", asking.estimate(asker, _requests(teacher, items)), options)
         yield teacher, asker
@@ -144,7 +140,7 @@ def _report(options: argparse.Namespace, outcomes: Sequence[Any], refusals: Sequ
     record.write_record(
         _beside(options, "report.json"), seeds=[options.seed], config=_config(options),
         results={"samples": written, "types": counts, "faults": found, "items without a sample": dropped,
-                 "documents left out": {refusal.name: refusal.reason for refusal in refusals}},
+                 "documents left out": [refusal._asdict() for refusal in refusals]},
     )  # fmt: skip
 
 

@@ -2,21 +2,18 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from longalign import record
 from longalign.commands import asking
-from longalign.endpoints.asker import Asker
 from longalign.evaluations import COLUMNS
 from longalign.judging import judges, scoring
 from longalign.judging.prompts import SCALES
 from longalign.official import longbench, longbench_chat
 from longalign.official.catalogue import BENCHMARKS, Benchmark
 from longalign.official.questions import Answer, read_answers, write
-from longalign.parsing import fail, is_address
+from longalign.parsing import fail
 
 Rows = list[dict[str, Any]]
 
@@ -63,7 +60,7 @@ def _judgments(
     if options.judge == "rubric":
         found = judges.judge_all(cases, judges.Rubric(), runs=1)
     else:
-        with _asker(options) as asker:
+        with asking.open_asker(options, "judge", options.out / "judge.replies.jsonl") as asker:
             judge = judges.ModelJudge(
                 asker, seed=options.seed, few_shot=not options.zero_shot, template=_template(options)
             )
@@ -75,16 +72,6 @@ def _judgments(
             found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)
     write(options.out / "judgments.jsonl", found)
     return found
-
-
-@contextmanager
-def _asker(options: argparse.Namespace) -> Iterator[Asker]:
-    if is_address(options.judge):
-        with asking.server_asker(options, "judge", options.judge, options.out / "judge.replies.jsonl") as asker:
-            yield asker
-    else:
-        with asking.recorded_asker(options, "judge", Path(options.judge)) as asker:
-            yield asker
 
 
 def _examples(options: argparse.Namespace, answers: Sequence[Answer]) -> dict[str, Any] | None:

@@ -75,11 +75,14 @@ class ModelJudge:
     """A model that is asked by `asker`: greedy, the scored answers shuffled for each run by `seed`.
 
     Without `few_shot` they are not shown. `template` is the paper's own text (`longalign.judging.prompts.prompt`).
+    A reply has at most `most_tokens` tokens.
     """
 
-    def __init__(self, asker: Asker, *, seed: int = 0, few_shot: bool = True, template: str = "") -> None:
+    def __init__(
+        self, asker: Asker, *, seed: int = 0, few_shot: bool = True, template: str = "", most_tokens: int = MOST_TOKENS
+    ) -> None:
         self.asker, self.name = asker, asker.model
-        self.seed, self.few_shot, self.template = seed, few_shot, template
+        self.seed, self.few_shot, self.template, self.most_tokens = seed, few_shot, template, most_tokens
 
     def rate(self, case: Case, run: int) -> Judgment:
         """Ask once. Raises EndpointError where there is no reply."""
@@ -106,7 +109,7 @@ class ModelJudge:
             examples=[case.examples[place] for place in self.order(case, run)],
             template=self.template if self.few_shot and case.scale == "chat" else "",
         )  # fmt: skip
-        return Request(messages, MOST_TOKENS, tag=f"run {run}", label=f"{answer.id}, run {run}")
+        return Request(messages, self.most_tokens, tag=f"run {run}", label=f"{answer.id}, run {run}")
 
 
 def judge_all(

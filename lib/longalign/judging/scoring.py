@@ -68,7 +68,7 @@ def mean_of(group: str, values: Sequence[float], *, missing: int = 0) -> Mean:
 
 
 def smallest_difference(values: Float[np.ndarray, "questions"], *, power: float = POWER) -> float:
-    """The true difference of two means that a two-sided test at 5 % finds with probability `power`; NaN below 2 values.
+    """The true difference of two means that a two-sided test at 5 % finds with probability `power`; NaN without spread.
 
     (z(0.975) + z(power)) s sqrt(2 / n): two models, independent answers to n questions of spread s. A paired test on
     the same questions sees a smaller one, by sqrt(1 - r) where the models' scores correlate by r.
@@ -76,7 +76,7 @@ def smallest_difference(values: Float[np.ndarray, "questions"], *, power: float 
     >>> round(smallest_difference(np.array([2.0, 4.0, 3.0] * 12)), 2)  # s = 0.828, n = 36
     0.55
     """
-    if np.asarray(values).size < 2:
+    if not stats.has_spread(values):
         return float("nan")
     z = distributions.norm.ppf([0.975, power]).sum()
     return float(z * np.std(values, ddof=1) * np.sqrt(2 / np.asarray(values).size))
@@ -97,8 +97,9 @@ def table(means: Sequence[Mean]) -> str:
     width = max(5, *(len(mean.group) for mean in means))
     lines = [f"{'group':{width}}  questions  missing   mean       95 % interval   smallest difference"]
     for m in means:
-        lines.append(f"{m.group:{width}}  {m.questions:9}  {m.missing:7}  {m.mean:5.2f}  {m.low:8.2f} to {m.high:6.2f}"
-                     f"  {m.smallest:20.2f}")  # fmt: skip
+        interval = f"{m.low:8.2f} to {m.high:6.2f}" if np.isfinite(m.low) else f"{'none':>18}"
+        smallest = f"{m.smallest:20.2f}" if np.isfinite(m.smallest) else f"{'none':>20}"
+        lines.append(f"{m.group:{width}}  {m.questions:9}  {m.missing:7}  {m.mean:5.2f}  {interval}  {smallest}")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ The price: one request at a time, a forward pass for every token of the answer.
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class LocalModel:
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
-        self.name = name
+        self.name, self._alone = name, threading.Lock()
         _check_folder("--model", name)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -43,6 +44,10 @@ class LocalModel:
     @torch.no_grad()
     def ask(self, request: Request) -> Reply:
         """The most probable tokens after the messages, up to the end token or `max_tokens` of them."""
+        with self._alone:
+            return self._ask(request)
+
+    def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
         ends = self._ends()
         written = self.loaded.generate(

@@ -8,6 +8,7 @@ code) are left out, as in the paper; a row of a dataset that is none of the twel
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -28,16 +29,21 @@ GROUPS = {
 }
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 SHIPPED = Path(__file__).parent / "data" / "longbench"
+OTHERS = re.compile(r"trec|triviaqa|samsum|lsht|passage_\w+|lcc|repobench-p|\w+_e")
+"""Files of data.zip that hold no dataset of the three groups; those in _e hold other samples, by length."""
 MINIATURE = "miniature_"
 """Begins the names of the miniature's datasets; what follows is the official one whose prompt and metric they take."""
 FIELDS = {"input": str, "context": str, "answers": list, "dataset": str, "language": str, "_id": str}
 
 
 def questions(folder: Path | str = SHIPPED) -> list[Question]:
-    """The questions of all .jsonl files of a folder, sorted by their names. Raises DataError with file, line, field."""
-    files = sorted(Path(folder).glob("*.jsonl"))
+    """The questions of a folder's .jsonl files, sorted by their names; LongBench's other datasets are passed over.
+
+    Raises DataError with file, line and field.
+    """
+    files = [file for file in sorted(Path(folder).glob("*.jsonl")) if not OTHERS.fullmatch(file.stem)]
     if not files:
-        raise DataError("no .jsonl file", "LongBench's data.zip, unpacked, has one for each dataset").at(folder)
+        raise DataError("no file of the three groups", "LongBench's data.zip, unpacked, has qasper.jsonl ...").at(folder)
     return [question for file in files for question in _read(file)]
 
 
@@ -111,10 +117,11 @@ def _metric(answer: Answer) -> float:
 @cache
 def _functions() -> ModuleType:
     """The harness's metrics; what they import tells of its dictionary and of a faster library, both no news."""
-    logging.getLogger("jieba").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return import_module("lm_eval.tasks.longbench.metrics")
+        found = import_module("lm_eval.tasks.longbench.metrics")
+    logging.getLogger("jieba").setLevel(logging.WARNING)  # it sets its own level when it is imported
+    return found
 
 
 @cache

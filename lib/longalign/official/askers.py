@@ -1,0 +1,45 @@
+"""Who answers or judges, by what it is called: a server's address, a model's folder, a file of replies.
+
+The price: what is called like a folder and like a file is what lies there.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from longalign.endpoints.asker import Asker
+from longalign.endpoints.replies import Replies
+from longalign.endpoints.server import TIMEOUT, Server
+from longalign.official.local_model import LocalModel
+
+
+@contextmanager
+def open_asker(
+    target: str, replies: Path, *, role: str, name: str = "", per_minute: float | None = None, timeout: float = TIMEOUT
+) -> Iterator[Asker]:
+    """An asker of a server, or of a model in this process, whose replies are kept in `replies`, or of a file of them.
+
+    `role` ("judge") names the environment variable of a server's key, JUDGE_API_KEY, and the option in errors; `name`
+    says which model of a server or a file is meant, and what a local one is called. Raises ValueError where there is
+    nothing of this kind, and as `Server`, `LocalModel` and `Replies` do.
+    """
+    if target.startswith(("http://", "https://")):
+        server = Server(target, model=name, key_variable=f"{role.upper()}_API_KEY", timeout=timeout)
+        with Replies(replies) as file:
+            yield Asker(server, file, per_minute=per_minute)
+    elif Path(target).is_dir():
+        model = LocalModel(target)
+        with Replies(replies) as file:
+            yield Asker(model, file, model=name)
+    elif Path(target).is_file():
+        with Replies(Path(target)) as file:
+            yield Asker(None, file, model=_only(file, name, role))
+    else:
+        raise ValueError(f"--{role} {target}: no such file or folder; it may be a server's address, too (http://...)")
+
+
+def _only(file: Replies, name: str, role: str) -> str:
+    if name or len(file.models) == 1:
+        return name or next(iter(file.models))
+    models = ", ".join(sorted(file.models)) or "nobody"
+    raise ValueError(f"{file.path} holds replies of {models}: --{role}-name says which is meant")
