@@ -15,7 +15,7 @@ FAULTS = ("429", "500", "timeout", "cut", "no choices", "invalid json", "error b
 
 
 class FaultServer(ThreadingHTTPServer):
-    """`fault(question, attempt)` names one of FAULTS, "401", "404", "400", "quota" or None; attempts count from 0."""
+    """`fault(question, attempt)` names one of FAULTS, a status, "quota", a body (bytes), or None; attempts from 0."""
 
     daemon_threads, request_queue_size = True, 64
 
@@ -24,7 +24,7 @@ class FaultServer(ThreadingHTTPServer):
         self.fault, self.answer, self.delay = fault, answer, delay
         self.attempts, self.paid, self.given = Counter(), Counter(), Counter()
         self.authorizations, self.times, self.lock = set(), [], threading.Lock()
-        self.retry_after = "0.02"
+        self.retry_after, self.location = "0.02", ""
         self.models = ["a-model"]
 
     @property
@@ -75,6 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b'{"id": "x", "choices": [')
         elif fault == "error body":
             self._send(200, told)
+        elif isinstance(fault, bytes):
+            self._send(200, fault)
+        elif fault == "307":
+            self._send(307, told, Location=self.server.location)
         elif fault == "quota":
             self._send(429, {"error": {**told["error"], "code": "insufficient_quota"}})
         else:

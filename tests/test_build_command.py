@@ -192,7 +192,18 @@ def test_a_teacher_that_only_refuses_builds_nothing_and_says_so(folder, tmp_path
     with serving(answer=lambda text: "I cannot answer this.") as server:
         assert run("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE) == 2
     assert "no sample was built: question: none in the reply" in capsys.readouterr().err
-    assert not (tmp_path / "l.jsonl").exists()
+    assert not (tmp_path / "l.jsonl").exists() and report(tmp_path / "l.jsonl")["faults"] == {
+        "question: none in the reply": 11
+    }
+
+
+def test_what_it_wrote_is_no_document_of_the_next_run(folder, tmp_path):
+    out = folder / "long.jsonl"
+    with serving(answer=teach) as server:
+        command = ("--documents", folder, "--teacher", server.url, "--out", out, *SIZE)
+        assert run(*command) == 0
+        first, paid = out.read_bytes(), sum(server.paid.values())
+        assert run(*command) == 0 and out.read_bytes() == first and sum(server.paid.values()) == paid
 
 
 def test_what_the_teacher_never_answers_is_told_and_asked_again_alone(folder, tmp_path, capsys):
@@ -230,7 +241,7 @@ def test_a_dry_run_tells_the_price_and_asks_nothing(folder, tmp_path, capsys):
                    "--price", 8, 24, "--per-minute", 11) == 0  # fmt: skip
         assert not server.attempts and not (tmp_path / "l.jsonl").exists()
     told = capsys.readouterr().err
-    assert "22 requests" in told and "at most; about 120 s" in told.replace("2 min", "120 s")
+    assert "22 requests" in told and "at most; about 0.24; about 2 min" in told
 
 
 def test_bad_files_of_a_folder_are_named_and_the_others_used(folder, tmp_path, capsys):

@@ -34,16 +34,16 @@ def summary(folder):
 
 def test_a_model_is_asked_and_judged_in_one_command_or_in_two(tmp_path, capsys):
     one, two = tmp_path / "one", tmp_path / "two"
-    asked = ("longbench-chat", "--model", BASE, "--window", 512, "--limit", 5)
+    asked = ("longbench-chat", "--model", BASE, "--window", 512, "--limit", 7)
     assert run(*asked, "--judge", "rubric", "--out", one) == 0
     told = capsys.readouterr().out
-    assert "5 answers; " in told and "95 % interval" in told and "smallest difference" in told
+    assert "7 answers; " in told and "95 % interval" in told and "smallest difference" in told
     assert run(*asked, "--out", two) == 0 and "not judged yet" in capsys.readouterr().out
     assert not (two / "items.csv").exists()
     assert run("longbench-chat", "--judge", "rubric", "--out", two) == 0
     assert (two / "items.csv").read_bytes() == (one / "items.csv").read_bytes()
     rows = items(one)
-    assert list(rows[0]) == list(COLUMNS) and {row["metric"] for row in rows} == {"score"} and len(rows) == 5
+    assert list(rows[0]) == list(COLUMNS) and {row["metric"] for row in rows} == {"score"} and len(rows) == 7
     groups = [mean["group"] for mean in summary(one)["score"]]
     assert groups[0] == "all" and set(groups[1:]) == {"English", "Chinese"}
 
@@ -121,10 +121,38 @@ def test_needles_in_generated_and_in_own_texts(tmp_path, capsys):
     assert len(items(tmp_path / "own")) == 4
 
 
+def test_other_answers_take_the_judgments_of_the_first_away_and_the_record_names_both_models(tmp_path):
+    judged = ("--judge", "rubric", "--out", tmp_path)
+    assert run("longbench-chat", "--limit", 3, *judged, model=BASE) == 0
+    told = json.loads((tmp_path / "summary.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert {line["model"] for line in lines} == {told["answered by"]} and told["judged by"] == "rubric"
+    assert len(told["data_hash"]) == 16
+    assert run("longbench-chat", "--limit", 2, "--out", tmp_path, model=BASE) == 0
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["answers.jsonl", "model.replies.jsonl"]
+
+
+def test_questions_without_an_answer_are_missing_in_the_table_and_in_every_later_judgment(tmp_path, capsys):
+    with serving(lambda text, _: "400" if "people" in text.rsplit("\n\n")[-1] else None) as model:
+        assert run("longbench-chat", "--model", model.url, "--out", tmp_path) == 1
+    refused = sum("400" in line for line in (tmp_path / "answers.jsonl").read_text().splitlines())
+    assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 1
+    everything = summary(tmp_path)["score"][0]
+    assert 0 < refused == everything["missing"] == 50 - everything["questions"]
+
+
+def test_a_needle_that_would_be_cut_out_is_refused_before_anything_is_asked(tmp_path, capsys):
+    text = tmp_path / "text.md"
+    text.write_text("Marlow leads here. Nobody spoke of the lantern. " * 60)
+    size = ("--lengths", 290, "--depths", 5, "--haystack", text, "--out", tmp_path / "out")
+    assert run("needle", "--model", BASE, "--window", 300, *size) == 2
+    assert "take shorter --lengths" in capsys.readouterr().err
+
+
 def test_both_turns_of_mt_bench_are_judged(tmp_path):
     with serving(answer=lambda text: "[[9]]" if "User: " in text else "[[1]]") as judge:
         assert run("mt-bench", "--limit", 2, "--judge", judge.url, "--out", tmp_path, model=BASE) == 0
-    assert [row["item"] for row in items(tmp_path)] == ["mt-1-1", "mt-1-2", "mt-2-1", "mt-2-2"]
+    assert [row["item"] for row in items(tmp_path)] == ["mt-1-1", "mt-1-2", "mt-6-1", "mt-6-2"]
     assert [mean["group"] for mean in summary(tmp_path)["score"]] == ["all", "turn 1", "turn 2"]
 
 

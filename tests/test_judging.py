@@ -19,7 +19,8 @@ SHOTS = (("Calis leads.", 10), ("Somebody leads.", 4), ("No.", 1))
 
 
 def answer(number=1, text="Calis leads.", *, reference="Calis leads. Bardan guards.", language="en", **more):
-    fields = {"benchmark": "longbench_chat", "task": "reasoning", "length": 0, "finish": "stop", "truncated": 0}
+    fields = {"benchmark": "longbench_chat", "task": "reasoning", "length": 0, "finish": "stop", "truncated": 0,
+              "question": f"chat-{number}", "model": "m"}  # fmt: skip
     return Answer(id=f"chat-{number}", language=language, query="Who leads?", references=(reference,), ordered=False,
                   answer=text, **(fields | more))  # fmt: skip
 
@@ -143,6 +144,7 @@ def test_what_has_no_rating_is_missing_and_counted_and_the_others_keep_their_mea
 
     found, _ = judged(tmp_path, speak, [Case(a, "chat", SHOTS) for a in answers])
     rows = scoring.item_rows(answers, found, metric="score")
+    assert {judgment.judge for judgment in found} == {"a-judge"}
     (everything, english) = scoring.by_group(answers, rows, lambda a: a.language)
     assert [row["value"] for row in rows] == [4, 8, 6] and (everything.mean, everything.missing) == (6, 3)
     assert (english.group, english.questions) == ("en", 3)
@@ -158,6 +160,15 @@ def test_the_runs_of_a_question_are_averaged_before_the_interval_is_taken():
     values = np.array([2.0, 4.0, 8.0, 6.0])
     half = 3.182446 * values.std(ddof=1) / math.sqrt(4)  # t(0.975, 3): four questions, not eight ratings
     assert mean.mean == 5 and mean.high - 5 == pytest.approx(half, rel=1e-5)
+
+
+def test_the_turns_of_a_question_are_one_question_and_not_two():
+    """Twenty answers to ten questions are ten draws of chance."""
+    turns = [answer(number=f"{i}-{t}", question=f"chat-{i}") for i in range(10) for t in (1, 2)]
+    rows = [scoring.row(a, "score", value) for a, value in zip(turns, np.repeat(np.arange(10.0), 2), strict=True)]
+    (everything, *_) = scoring.by_group(turns, rows, lambda a: a.language)
+    single = scoring.mean_of("all", list(range(10)))
+    assert everything.questions == 10 and (everything.low, everything.smallest) == (single.low, single.smallest)
 
 
 def test_the_smallest_difference_is_found_in_eight_of_ten_simulated_comparisons():

@@ -1,5 +1,6 @@
 """The published benchmarks: files read or refused by place, prompts that fit, answers, metrics, the miniature."""
 
+import copy
 import json
 import socket
 from pathlib import Path
@@ -19,7 +20,7 @@ from longalign.judging.prompts import SCALES
 from longalign.official import answering, longbench, longbench_chat, mt_bench, needle, shipped, window
 from longalign.official.catalogue import BENCHMARKS
 from longalign.official.local_model import LocalModel, load_tokenizer
-from longalign.official.questions import Answer, Question, language_of, read_answers, write
+from longalign.official.questions import MISSING, Answer, Question, language_of, read_answers, write
 
 BASE = paths.bases() / "mini-7b"
 WORDS = miniature.load()
@@ -32,7 +33,8 @@ def question(number=1, *, turns=("Who leads?",), most_tokens=16, **more):
 
 
 def answer(text, reference, task, *, language="en", ordered=False):
-    return Answer(f"{task}-1", "longbench", task, language, 0, "?", (reference,), ordered, text, "stop", 0)
+    name = f"{task}-1"
+    return Answer(name, name, "m", "longbench", task, language, 0, "?", (reference,), ordered, text, "stop", 0)
 
 
 class Says:
@@ -105,7 +107,8 @@ def test_official_files_are_read_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("cases", "says"),
     [("[", "test_cases.json: not JSON"), ("{}", "not a list"), ([], "not a list"), (["x"], r"field \[0\].idx"),
-     ([{**CASE, "answer": None}], r"field \[0\].answer: no question"), ([CASE, CASE], "idx stands twice")],
+     ([{**CASE, "answer": None}], r"field \[0\].answer: no question"),
+     ([CASE, CASE], "test_cases.json: id stands twice")],
 )  # fmt: skip
 def test_a_wrong_file_of_questions_is_refused_by_place(tmp_path, cases, says):
     with pytest.raises(DataError, match=says):
@@ -235,8 +238,21 @@ def test_a_needle_stands_at_each_depth_of_each_length_between_sentences():
         stack = q.turns[0].removesuffix(f"\n\n{needle.QUESTION}").split(needle.NEEDLE)
         assert len(stack) == 2 and all(part.strip() == "" or part.strip().endswith(".") for part in stack)
         before, after = (len(WORDS(part, add_special_tokens=False)["input_ids"]) for part in stack)
+        whole = len(WORDS(q.turns[0].removesuffix(f"\n\n{needle.QUESTION}"), add_special_tokens=False)["input_ids"])
         depth = int(q.id.split("-")[2]) / 4
-        assert q.length - 12 < before + after <= q.length and abs(before / (before + after) - depth) < 0.1
+        assert q.length - 14 < whole <= q.length + 1 and abs(before / (before + after) - depth) < 0.1
+
+
+def test_depth_is_in_tokens_however_long_the_sentences_are():
+    texts = ["One very long sentence that goes " + "on and on " * 60 + "to its end.", "Short one here. " * 60]
+    found = needle.in_texts(texts, WORDS, lengths=[600], depths=5)
+    depths = []
+    for q in found:
+        before, _ = q.turns[0].split(needle.NEEDLE)
+        depths.append(len(WORDS(before, add_special_tokens=False)["input_ids"]) / 500)
+    assert depths[0] == 0 and depths[2] in (depths[1], depths[3]) or abs(depths[3] - 0.75) < 0.1
+    with pytest.raises(ValueError, match="take longer --lengths"):
+        needle.in_texts(texts, WORDS, lengths=[70], depths=1)
 
 
 def test_a_haystack_that_is_too_short_begins_again_and_a_chinese_needle_needs_no_blanks():
@@ -258,8 +274,9 @@ def test_generated_needles_are_those_of_the_miniatures_benchmark():
 
 
 def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():
-    made = [Answer(f"needle-64-0-{i}", "needle", "needle", "en", 64, "?", ("eat a  sandwich",), False, text, "stop", 0)
-            for i, text in enumerate(["You EAT\na sandwich there.", "eat a pizza", ""])]  # fmt: skip
+    texts = {"n-0": "You EAT\na sandwich there.", "n-1": "eat a pizza", "n-2": ""}
+    made = [Answer(name, name, "m", "needle", "needle", "en", 64, "?", ("eat a  sandwich",), False, text, "stop", 0)
+            for name, text in texts.items()]  # fmt: skip
     assert [row["value"] for row in needle.exact(made)] == [1, 0, 0]
 
 
@@ -295,11 +312,12 @@ def test_what_is_refused_is_missing_and_a_second_run_asks_for_it_alone(tmp_path)
     questions = [question(i, turns=(f"say {i}",)) for i in range(4)]
     with Replies(tmp_path / "r.jsonl") as file:
         answers, missing = answering.answer_all(questions, Asker(Says(refuse=("q-2",)), file))
-    assert [a.id for a in answers] == ["q-0", "q-1", "q-3"] and missing[0][0] == "q-2"
+    assert [(a.id, a.finish == MISSING) for a in answers] == [(f"q-{i}", i == 2) for i in range(4)]
+    assert missing[0][0] == "q-2" and "too long" in answers[2].answer
     second = Says()
     with Replies(tmp_path / "r.jsonl") as file:
         answers, missing = answering.answer_all(questions, Asker(second, file))
-    assert len(answers) == 4 and not missing and [r.label for r in second.asked] == ["q-2"]
+    assert MISSING not in {a.finish for a in answers} and not missing and [r.label for r in second.asked] == ["q-2"]
 
 
 def test_answers_are_read_as_they_were_written_and_another_file_is_refused(tmp_path):
@@ -340,6 +358,31 @@ def test_a_local_model_answers_as_the_miniatures_own_evaluation_does(local):
 def test_a_local_model_is_known_by_its_weights_and_has_its_window(local):
     assert local.model == LocalModel(str(BASE)).model != LocalModel(str(paths.bases() / "mini-6b")).model
     assert local.window == 128
+
+
+def test_another_tokenizer_is_another_model(local, tmp_path):
+    changed = copy.deepcopy(WORDS)
+    changed.add_tokens(["<another>"])
+    changed.save_pretrained(tmp_path)
+    assert LocalModel(str(BASE), tokenizer=str(tmp_path)).model != local.model
+
+
+def test_remote_code_is_not_run_whoever_is_asked(tmp_path, monkeypatch):
+    """Without a word transformers asks on the terminal, and a `y` that comes from anywhere runs the code."""
+    ran = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    for name, key in (("config.json", "AutoConfig"), ("tokenizer_config.json", "AutoTokenizer")):
+        told = {"model_type": "evil", "auto_map": {key: "evil.Evil" if key == "AutoConfig" else ["evil.Evil", None]}}
+        (tmp_path / name).write_text(json.dumps(told))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    for load in (lambda: LocalModel(str(tmp_path)), lambda: load_tokenizer(str(tmp_path))):
+        with pytest.raises(ValueError, match="code of its own, which is not run here"):
+            load()
+    from longalign import evaluations
+
+    with pytest.raises(Exception), evaluations.loaded(tmp_path):  # noqa: B017  whatever the library says of it
+        pass
+    assert not ran.exists()
 
 
 def test_what_cannot_be_loaded_is_told_in_a_sentence(tmp_path, monkeypatch):

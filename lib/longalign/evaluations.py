@@ -153,9 +153,11 @@ def loaded(folder: Path | str, dtype: str = "float32") -> Iterator[Any]:
     `dtype` is that of the weights; RoPE's frequencies stay fp32, or positions far apart would become one.
     """
     import torch
+    from transformers import dynamic_module_utils
 
     from longalign.models import device, load_model
 
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a model with code of its own is refused, and nobody is asked
     model = load_model(folder)
     for weight in model.parameters():
         weight.data = weight.data.to(getattr(torch, dtype))

@@ -84,7 +84,8 @@ def _check_rope(job: Job, where: str) -> None:
 
     try:
         extend_rope(
-            AutoConfig.from_pretrained(job.model), job.rope_factor, job.rope_type, job.max_length, Path(job.model)
+            AutoConfig.from_pretrained(job.model, trust_remote_code=False), job.rope_factor, job.rope_type,
+            job.max_length, Path(job.model),
         )
     except ValueError as error:
         raise ProfileError(f"{where}: {error}") from None
@@ -97,7 +98,7 @@ def _check_shared(job: Job, ranks: int, where: str) -> None:
 
     if job.training.method != "packing":
         raise ProfileError(f"{where}: sequence_parallel is for method packing, not {job.training.method}")
-    config = AutoConfig.from_pretrained(job.model)
+    config = AutoConfig.from_pretrained(job.model, trust_remote_code=False)
     try:
         repeats_of(config.num_attention_heads, config.num_key_value_heads, ranks)
     except ValueError as error:
@@ -109,7 +110,7 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
         if lora_rank:
@@ -178,7 +179,7 @@ def training_hours(job: Job, plans: list[Plan], shape: ModelShape, *, tflops: fl
     """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every step."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(job.model)
+    config = AutoConfig.from_pretrained(job.model, trust_remote_code=False)
     cost = decoder_cost(
         hidden_size=shape.hidden_size, layers=shape.layers, intermediate_size=config.intermediate_size,
         vocab_size=shape.vocab_size,

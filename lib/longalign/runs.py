@@ -154,9 +154,12 @@ def normalized_source(source: str) -> str:
 
 
 def _train(run: Run) -> None:
+    from transformers import dynamic_module_utils
+
     from longalign import models, trainer
     from longalign.store import TokenStore
 
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a model with code of its own is refused, and nobody is asked
     work, engine = run.folder / "work", Engine(**run.engine)
     config = trainer.dealt(trainer.TrainingConfig(**run.training), engine.batches)
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded

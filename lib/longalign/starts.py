@@ -70,7 +70,9 @@ def load_tokenizer(tokenizer: str, chat_format: str = "") -> Any:
 
     where = paths.relative(tokenizer)
     try:
-        loaded = AutoTokenizer.from_pretrained(tokenizer, **({"chat_format": chat_format} if chat_format else {}))
+        loaded = AutoTokenizer.from_pretrained(
+            tokenizer, trust_remote_code=False, **({"chat_format": chat_format} if chat_format else {})
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{where}: its tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     if format_of(loaded) == "template" and not loaded.chat_template:

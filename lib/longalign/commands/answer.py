@@ -13,34 +13,52 @@ from longalign.endpoints.replies import Replies
 from longalign.official import answering, needle
 from longalign.official.catalogue import BENCHMARKS
 from longalign.official.local_model import LocalModel, load_tokenizer
-from longalign.official.questions import Answer, Question, write
+from longalign.official.questions import MISSING, Answer, Question, evenly, write
 from longalign.parsing import fail, is_address
 from longalign.self_instruct import documents
+
+DERIVED = ("judgments.jsonl", "items.csv", "summary.json")
 
 
 def run(options: argparse.Namespace) -> int:
     """Answer, and say what came of it; returns how many questions have no answer."""
     server = is_address(options.model)
+    if options.dry_run and not server:
+        fail("--dry-run says what a server would be asked; the model is here, so leave it out")
     with _model(options) as (asker, tokenizer, window):
-        questions = _spread(_questions(options, tokenizer), options.limit)
+        found = _questions(options, tokenizer)
+        questions = evenly(found, options.limit or len(found))
         if server:
             first = answering.requests(questions, tokenizer=tokenizer, window=window)
             counted = [(request, asking.count_tokens(request.messages, tokenizer)) for request, _ in first]
             asking.tell("model", asking.estimate(asker, counted), options)
         if options.dry_run:
             return 0
+        if options.benchmark == "needle":
+            _check_room(questions, tokenizer, window)
         answers, missing = answering.answer_all(
             questions, asker, tokenizer=tokenizer, window=window, at_once=options.at_once if server else 1
         )
-    if not answers:
+    if len(missing) == len(questions):
         fail(f"no question was answered: {missing[0][1]}")
-    _tell(write(options.out / "answers.jsonl", answers), answers, missing)
+    _tell(_written(options.out / "answers.jsonl", answers), answers, missing)
     return len(missing)
+
+
+def _written(path: Path, answers: Sequence[Answer]) -> Path:
+    """The answers in their file; what was made of other answers goes away."""
+    before = path.read_bytes() if path.is_file() else b""
+    write(path, answers)
+    if before != path.read_bytes():
+        for name in DERIVED:
+            (path.parent / name).unlink(missing_ok=True)
+    return path
 
 
 def _tell(path: Path, answers: Sequence[Answer], missing: Sequence[answering.Missing]) -> None:
     cut, unended = sum(a.truncated > 0 for a in answers), sum(a.finish == "length" for a in answers)
-    print(f"{path}: {len(answers):,} answers; {cut:,} prompts lost their middle to fit the window, {unended:,} answers "
+    there = sum(a.finish != MISSING for a in answers)
+    print(f"{path}: {there:,} answers; {cut:,} prompts lost their middle to fit the window, {unended:,} answers "
           "were cut off at the most tokens they may have", flush=True)  # fmt: skip
     for name, error in missing[:3]:
         print(f"longalign: {name} has no answer: {' '.join(str(error).split())}", file=sys.stderr)
@@ -65,17 +83,20 @@ def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None
             yield Asker(model, file), model.tokenizer, model.window
 
 
-def _spread(questions: list[Question], limit: int | None) -> list[Question]:
-    """At most so many, evenly spaced: their order is by category."""
-    count = min(limit or len(questions), len(questions))
-    return [questions[place * len(questions) // count] for place in range(count)]
-
-
 def _questions(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
     if options.benchmark == "needle":
         return _needles(options, tokenizer)
     benchmark = BENCHMARKS[options.benchmark]
     return benchmark.read(options.data or benchmark.shipped)
+
+
+def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | None) -> None:
+    """A haystack that loses its middle may lose the needle."""
+    requests = answering.requests(questions, tokenizer=tokenizer, window=window)
+    for question, (_, cut) in zip(questions, requests, strict=True):
+        if cut:
+            fail(f"a haystack of {question.length:,} tokens is {cut:,} too long for the window of {window:,}, with its "
+                 "question and answer: take shorter --lengths")  # fmt: skip
 
 
 def _needles(options: argparse.Namespace, tokenizer: Any) -> list[Question]:

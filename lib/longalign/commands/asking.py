@@ -50,3 +50,10 @@ def count_tokens(messages: Sequence[Any], tokenizer: Any = None) -> int:
     if tokenizer is None:
         return sum(len(text.encode()) for text in texts) // 4
     return sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts)
+
+
+def config(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as a record holds them: plain values, paths as they were given."""
+    kept = {name: value for name, value in vars(options).items() if name not in ("run", "parser")}
+    return {name: [str(v) for v in value] if isinstance(value, list) and value and isinstance(value[0], Path)
+            else str(value) if isinstance(value, Path) else value for name, value in kept.items()}  # fmt: skip

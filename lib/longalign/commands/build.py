@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longalign.parsing import Parser, add_server_options, amount, fail, positive, seed
+from longalign.parsing import Parser, add_server_options, fail, positive, seed, share
 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
 ANSWER_TOKENS = 1024
@@ -31,7 +31,7 @@ def add(children: Any, top: Parser) -> None:
     command.add_argument("--max-length", type=positive, default=MAX_LENGTH, help="tokens of a sample (default: 65536)")
     command.add_argument("--min-length", type=positive, help="of a document (default: an eighth of the maximum)")
     command.add_argument("--answer-tokens", type=positive, help="most of an answer (default: 1024, or a quarter)")
-    command.add_argument("--chinese-share", type=amount, default=0.1, help="where both languages are (default: 0.1)")
+    command.add_argument("--chinese-share", type=share, default=0.1, help="where both languages are (default: 0.1)")
     command.add_argument("--license", help="of documents that do not name theirs")
     command.add_argument("--seed", type=seed, default=0, help="of what is drawn (default: 0)")
     add_server_options(command, "teacher")
@@ -52,10 +52,11 @@ def run(options: argparse.Namespace) -> None:
             return
         outcomes = build.build(items, teacher, bounds, asker=asker, at_once=options.at_once if asker else 1)
     failed = [outcome for outcome in outcomes if outcome.error]
+    _report(options, outcomes, refusals)
     if not any(outcome.sample for outcome in outcomes):
         why = failed[0].error if failed else next(iter(build.faults(outcomes)), "no item was drawn")
         fail(f"no sample was built: {why}")
-    _report(options, outcomes, refusals, build.write(options.out, outcomes))
+    _tell(options, outcomes, build.write(options.out, outcomes))
     if failed:
         print(f"longalign: {len(failed):,} items have no answer of the teacher ({failed[0].error}): give the same "
               "command again to ask for these alone", file=sys.stderr)  # fmt: skip
@@ -76,7 +77,8 @@ def _beside(options: argparse.Namespace, kind: str) -> Path:
 def _items(options: argparse.Namespace, tokenizer: Any, answer_tokens: int) -> tuple[Sequence[Any], list[Any]]:
     from longalign.self_instruct import documents, draw
 
-    found, refused = documents.read(options.documents, license=options.license)
+    own = [options.out, *(_beside(options, kind) for kind in ("replies.jsonl", "report.json"))]
+    found, refused = documents.read(options.documents, license=options.license, leave_out=own)
     for refusal in refused[:5]:
         print(f"longalign: left out: {refusal.name}: {refusal.reason}", file=sys.stderr)
     if not found:
@@ -126,8 +128,7 @@ def _requests(teacher: Any, items: Sequence[Any]) -> Iterator[tuple[Any, int]]:
             yield teacher.request(item, question), tokens
 
 
-def _report(options: argparse.Namespace, outcomes: Sequence[Any], refusals: Sequence[Any], written: int) -> None:
-    from longalign import record
+def _tell(options: argparse.Namespace, outcomes: Sequence[Any], written: int) -> None:
     from longalign.self_instruct import build
 
     found = build.faults(outcomes)
@@ -136,13 +137,20 @@ def _report(options: argparse.Namespace, outcomes: Sequence[Any], refusals: Sequ
     if found:
         print("answers and questions that were not good enough: "
               + ", ".join(f"{count} {fault}" for fault, count in found.items()))  # fmt: skip
+
+
+def _report(options: argparse.Namespace, outcomes: Sequence[Any], refusals: Sequence[Any]) -> None:
+    """Written first: what stands beside a report is this command's own."""
+    from longalign import record
+    from longalign.commands import asking
+    from longalign.self_instruct import build
+
+    counts = Counter(outcome.sample["type"] for outcome in outcomes if outcome.sample)
     dropped = {o.item.id: list(o.faults) for o in outcomes if o.sample is None and not o.error}
     record.write_record(
-        _beside(options, "report.json"), seeds=[options.seed], config=_config(options),
-        results={"samples": written, "types": counts, "faults": found, "items without a sample": dropped,
+        _beside(options, "report.json"), seeds=[options.seed], config=asking.config(options),
+        results={"samples": sum(counts.values()), "types": counts, "faults": build.faults(outcomes),
+                 "items without a sample": dropped,
                  "documents left out": [refusal._asdict() for refusal in refusals]},
     )  # fmt: skip
 
-
-def _config(options: argparse.Namespace) -> dict[str, str]:
-    return {name: str(value) for name, value in vars(options).items() if name not in ("run", "parser")}

@@ -67,7 +67,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.benchmark == "short":
         if options.model is None or is_address(options.model):
             fail("short reads log-likelihoods, which servers do not give: name a folder or a Hub name with --model")
-        if options.judge:
-            fail("short needs no judge; leave --judge out")
+        if options.judge or options.dry_run:
+            fail("short needs no judge and asks no server: leave --judge and --dry-run out")
     elif options.model is None and options.judge is None and options.benchmark not in ("needle", "longbench"):
         fail("name a model to be asked (--model), or a judge of the answers in --out (--judge), or both")

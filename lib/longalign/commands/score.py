@@ -12,7 +12,7 @@ from longalign.judging import judges, scoring
 from longalign.judging.prompts import SCALES
 from longalign.official import longbench, longbench_chat
 from longalign.official.catalogue import BENCHMARKS, Benchmark
-from longalign.official.questions import Answer, read_answers, write
+from longalign.official.questions import MISSING, Answer, read_answers, write
 from longalign.parsing import fail
 
 Rows = list[dict[str, Any]]
@@ -23,17 +23,18 @@ def run(options: argparse.Namespace) -> int:
     answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
     if (found := answers[0].benchmark.replace("_", "-")) != options.benchmark:
         fail(f"{options.out} holds answers of {found}: name another folder")
-    tables = _by_metric(benchmark.exact(answers))
-    judgments = _judgments(options, answers, benchmark) if options.judge else []
+    there = [answer for answer in answers if answer.finish != MISSING]
+    tables = _by_metric(benchmark.exact(there))
+    judgments = _judgments(options, there, benchmark) if options.judge else []
     if judgments is None:
         return 0
     if judgments:
-        tables[benchmark.metric] = _rated(answers, judgments, benchmark)
+        tables[benchmark.metric] = _rated(there, judgments, benchmark)
     if not tables:
         print("the answers are not judged yet: give --judge")
         return 0
-    _write(options, answers, tables, scoring.problems(judgments))
-    return sum(judgment.rating is None for judgment in judgments)
+    _write(options, answers, tables, judgments)
+    return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
 
 
 def short(options: argparse.Namespace) -> None:
@@ -42,14 +43,26 @@ def short(options: argparse.Namespace) -> None:
     from longalign.official.local_model import LocalModel
 
     model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
-    rows = harness.evaluate(
-        model.loaded, model.tokenizer, data=options.data, limit=options.limit, max_length=model.window
-    )
-    means = harness.means(rows)
-    for name, value in means.items():
-        print(f"{name:12} {value:6.1f}")
-    record.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
-    record.write_record(options.out / "summary.json", config=_config(options), results={"percent": means})
+    rows: Rows = []
+    for task in harness.SHORT_TASKS:  # each is on the disk when it is done
+        rows += _one_short(options, model, task)
+        means = harness.means(rows)
+        print(f"{task:12} {means[task]:6.1f} %", flush=True)
+        record.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
+    config = asking.config(options) | {"model": model.model}
+    record.write_record(options.out / "summary.json", config=config, results={"percent": means})
+
+
+def _one_short(options: argparse.Namespace, model: Any, task: str) -> Rows:
+    from longalign.official import harness
+
+    try:
+        return harness.evaluate(
+            model.loaded, model.tokenizer, tasks=(task,), data=options.data, limit=options.limit,
+            max_length=model.window,
+        )  # fmt: skip
+    except OSError as error:
+        fail(f"{task}: {' '.join(str(error).split())[:200]}: see to the connection, or name files with --data")
 
 
 def _judgments(
@@ -106,22 +119,24 @@ def _by_metric(rows: Rows) -> dict[str, Rows]:
 
 
 def _write(
-    options: argparse.Namespace, answers: Sequence[Answer], tables: dict[str, Rows], problems: dict[str, int]
-) -> None:
+    options: argparse.Namespace, answers: Sequence[Answer], tables: dict[str, Rows],
+    judgments: Sequence[judges.Judgment],
+) -> None:  # fmt: skip
+    problems = scoring.problems(judgments)
     results: dict[str, Any] = {"without a rating": problems}
     benchmark = BENCHMARKS[options.benchmark]
     for metric, rows in tables.items():
         scored = {row["item"] for row in rows}
-        # a string metric is of some datasets only; of what a judge was asked, all count
-        mine = [answer for answer in answers if metric == benchmark.metric or answer.id in scored]
+        # a string metric is of some datasets only; of what a judge was asked, all count, answered or not
+        mine = [answer for answer in answers if metric in (benchmark.metric, "found") or answer.id in scored]
         means = scoring.by_group(mine, rows, benchmark.group)
         results[metric] = [dataclasses.asdict(mean) for mean in means]
         print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")
     if problems:
         print("judgments without a rating: " + ", ".join(f"{count} ({why})" for why, count in sorted(problems.items())))
     record.write_csv(options.out / "items.csv", [row for rows in tables.values() for row in rows], columns=COLUMNS)
-    record.write_record(options.out / "summary.json", config=_config(options), results=results, seeds=[options.seed])
-
-
-def _config(options: argparse.Namespace) -> dict[str, str]:
-    return {name: str(value) for name, value in vars(options).items() if name not in ("run", "parser")}
+    named = {"answered by": answers[0].model, "judged by": judgments[0].judge if judgments else None}
+    record.write_record(
+        options.out / "summary.json", config=asking.config(options), results=results, seeds=[options.seed], **named,
+        data_hash=record.hash_files(options.out / "answers.jsonl"),
+    )  # fmt: skip

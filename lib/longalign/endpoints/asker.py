@@ -116,7 +116,7 @@ class Asker:
     def _wait(self, state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception()
         # the pace holds everybody back for as long as the server asked
-        return self._waits(state) if error.wait is None else 0.0
+        return 0.0 if error.wait else self._waits(state)
 
     def _sleep(self, seconds: float) -> None:
         if self.stop.wait(max(0.0, seconds)):

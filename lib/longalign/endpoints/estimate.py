@@ -8,7 +8,10 @@ TOKENS_PER_SECOND = 50.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Requests still to be sent, their tokens, and tokens of replies at most; `known` have their reply already."""
+    """Requests still to be sent, tokens of prompts and, at most, of their replies; `known` have their reply already.
+
+    What is not known before is left out: answers that fail their checks and are asked again, further turns.
+    """
 
     requests: int
     known: int
@@ -16,7 +19,7 @@ class Estimate:
     reply_tokens: int
 
     def cost(self, price: tuple[float, float]) -> float:
-        """In the price's currency, at most; `price` is for a million tokens of prompts and of replies.
+        """In the price's currency; `price` is for a million tokens of prompts and of replies.
 
         >>> Estimate(requests=9, known=0, prompt_tokens=2_000_000, reply_tokens=100_000).cost((10.0, 30.0))
         23.0
@@ -36,10 +39,10 @@ class Estimate:
         """One sentence.
 
         >>> print(Estimate(9, 3, 9000, 900).text(price=(10.0, 30.0), at_once=3, per_minute=None))
-        9 requests (3 more have their reply): 9,000 tokens of prompts, replies of 900 at most; 0.12 at most; about 6 s
+        9 requests (3 more have their reply): 9,000 tokens of prompts, replies of 900 at most; about 0.12; about 6 s
         """
         more = f" ({self.known:,} more have their reply)" if self.known else ""
-        cost = f"{self.cost(price):,.2f} at most" if price else "no price given (--price IN OUT)"
+        cost = f"about {self.cost(price):,.2f}" if price else "no price given (--price IN OUT)"
         seconds = self.seconds(at_once=at_once, per_minute=per_minute)
         time = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
         return (f"{self.requests:,} requests{more}: {self.prompt_tokens:,} tokens of prompts, replies of "

@@ -58,21 +58,28 @@ class Reply:
 class Replies:
     """The replies in a file, which one process may add to at a time: use it in a `with` block.
 
-    Raises `record.Taken` when another process has it, DataError for a file that holds something else.
+    A file that is `recorded` is read alone, and left as it is. Raises `record.Taken` when another process has it,
+    DataError for a file that holds something else.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, *, recorded: bool = False) -> None:
+        self.path, self.recorded = Path(path), recorded
         self.models: set[str] = set()
         self._known: dict[str, Reply] = {}
         self._lock, self._stack = threading.Lock(), ExitStack()
 
     def __enter__(self) -> "Replies":  # noqa: PYI034 - Self needs Python 3.11
+        if self.recorded:
+            self._read()
+            return self
         self._stack.enter_context(record.alone(self.path.with_name(f".{self.path.name}.lock"), wait=False))
         whole = self._read()
-        self._file = self._stack.enter_context(self.path.open("ab"))
-        if self._file.tell() > whole:
+        self._file = self._stack.enter_context(self.path.open("a+b"))
+        if self._file.seek(0, os.SEEK_END) > whole:
             self._file.truncate(whole)
+        self._file.seek(max(0, whole - 1))
+        if whole and self._file.read(1) != b"\n":
+            self._file.write(b"\n")  # the last reply is whole, its line's end is not there
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -100,11 +107,16 @@ class Replies:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return 0
         end = 0
-        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), 1):
-            if not line.endswith(b"\n"):
-                break
-            self._take(line, number)
-            end += len(line)
+        for number, line in enumerate(self.path.read_bytes().split(b"\n"), 1):
+            last = end + len(line) == self.path.stat().st_size
+            try:
+                if line:
+                    self._take(line, number)
+            except DataError:
+                if last and not self.recorded:
+                    return end  # cut short by a kill
+                raise
+            end += len(line) + (not last)
         return end
 
     def _take(self, line: bytes, number: int) -> None:
@@ -115,6 +127,6 @@ class Replies:
                 raise TypeError
             self._known[row["key"]] = reply
             self.models.add(row["model"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             detail = "a line holds key, model, text, finish and tokens; name another file"
             raise DataError("no record of replies", detail).at(self.path, number) from None

@@ -21,7 +21,7 @@ LONGEST_WAIT = 300.0
 """Seconds of Retry-After that are waited for; who asks for more is asked again by another run."""
 TIMEOUT = 600.0
 HIDDEN = "[key]"
-SHORTEST_KEY = 8
+SHORTEST_KEY = 4
 
 
 class Server:
@@ -34,13 +34,14 @@ class Server:
 
     def __init__(self, url: str, *, model: str = "", key_variable: str, timeout: float = TIMEOUT) -> None:
         self.url, self.key_variable, self.timeout = _checked(url), key_variable, timeout
-        self._key = os.environ.get(key_variable, "")
-        if not self._key and urlsplit(url).hostname == "api.openai.com":
-            self.key_variable, self._key = "OPENAI_API_KEY", os.environ.get("OPENAI_API_KEY", "")
+        if not os.environ.get(key_variable) and urlsplit(url).hostname == "api.openai.com":
+            self.key_variable = "OPENAI_API_KEY"
+        self._key = _key(self.key_variable)
         # the client takes what it is not given from the environment: account and project belong to OpenAI's own key
         self._client = openai.OpenAI(
-            base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project=""
-        )
+            base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project="",
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # documents go to nobody else
+        )  # fmt: skip
         self.model = model or self._only_model()
 
     def ask(self, request: Request) -> Reply:
@@ -52,30 +53,36 @@ class Server:
             )  # fmt: skip
         except openai.OpenAIError as error:
             raise self._sorted(error) from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             raise Passing(f"{self.url} answered with no JSON") from None
         return self._reply(said)
 
     def clean(self, text: str) -> str:
         """A text without the key, on one line."""
+        return " ".join(self._hidden(text).split())[:300]
+
+    def _hidden(self, text: str) -> str:
+        """A text without the key, in UTF-8."""
         if len(self._key) >= SHORTEST_KEY:
-            text = text.replace(self._key, HIDDEN)
-        return " ".join(text.split())[:300]
+            for form in {self._key, repr(self._key)[1:-1], json.dumps(self._key)[1:-1]}:
+                text = text.replace(form, HIDDEN)
+        return text.encode("utf-8", "replace").decode("utf-8")
 
     def _reply(self, said: Any) -> Reply:
         if not isinstance(getattr(said, "choices", None), list) or not said.choices:
             told = getattr(said, "error", None)
             what = f"an error: {self.clean(str(told))}" if told else "a reply without choices"
             raise Passing(f"{self.url} answered with {what}")
-        choice, usage = said.choices[0], said.usage
-        text = getattr(choice.message, "content", None) or ""
-        if not isinstance(text, str):
+        choice, usage = said.choices[0], getattr(said, "usage", None)
+        text = getattr(getattr(choice, "message", choice), "content", None) or ""
+        if isinstance(text, list):  # parts, as some servers send them
+            text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
+        finish = getattr(choice, "finish_reason", None)
+        if not isinstance(text, str) or choice is None or isinstance(choice, str):
             raise Passing(f"{self.url} answered with a reply that is no text")
-        if len(self._key) >= SHORTEST_KEY:
-            text = text.replace(self._key, HIDDEN)
-        return Reply(text, choice.finish_reason or "stop", *(
-            getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")
-        ))  # fmt: skip
+        tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+        return Reply(self._hidden(text), "length" if finish == "length" else "stop",
+                     *(count if type(count) is int else None for count in tokens))  # fmt: skip
 
     def _only_model(self) -> str:
         try:
@@ -83,7 +90,11 @@ class Server:
         except openai.APIConnectionError as error:
             raise Stopped(f"nothing answers at {self.url} ({self._cause(error)}): start the server there, or correct "
                           "the address") from None  # fmt: skip
-        except (openai.OpenAIError, ValueError) as error:
+        except openai.APIStatusError as error:
+            if isinstance(found := self._sorted(error), Stopped) and error.status_code != 404:
+                raise found from None
+            raise Stopped(f"{self.url} does not list its models ({found}): name one") from None
+        except (openai.OpenAIError, ValueError, AttributeError, TypeError, RecursionError) as error:
             raise Stopped(f"{self.url} does not list its models ({self.clean(str(error))}): name one") from None
         if len(names) != 1:
             raise Stopped(f"{self.url} has {', '.join(sorted(names)[:5]) or 'no model'}: name one")
@@ -99,6 +110,8 @@ class Server:
             return Passing(f"{self.url} answered with something else than a reply ({self.clean(str(error))})")
         status, told = error.status_code, self.clean(_message(error))
         said = f"{self.url} answered {status} ({told})"
+        if 300 <= status < 400:
+            return Stopped(f"{self.url} sends on to another address ({status}), which is not followed: name that one")
         if status in (401, 403):
             return Stopped(f"{said}: set {self.key_variable} to a valid key")
         if status == 404:
@@ -117,7 +130,7 @@ class Server:
 
 
 def retry_after(headers: dict[str, str], *, now: float) -> float | None:
-    """Seconds that a server asks to wait (Retry-After: seconds or a date; retry-after-ms), None if it does not.
+    """Seconds that a server asks to wait (Retry-After: seconds or a date; retry-after-ms), None if it asks for none.
 
     >>> retry_after({"retry-after": "2.5"}, now=0), retry_after({"retry-after-ms": "40"}, now=0), retry_after({}, now=0)
     (2.5, 0.04, None)
@@ -125,20 +138,36 @@ def retry_after(headers: dict[str, str], *, now: float) -> float | None:
     7.0
     """
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        if not (text := headers.get(name)):
-            continue
-        try:
-            return max(0.0, float(text) / unit)
-        except ValueError:
-            date = email.utils.parsedate_to_datetime(text) if "GMT" in text else None
-            return max(0.0, date.timestamp() - now) if date else None
+        seconds = _seconds(headers.get(name, ""), unit, now)
+        if seconds is not None and seconds > 0:
+            return seconds
     return None
+
+
+def _seconds(text: str, unit: int, now: float) -> float | None:
+    try:
+        return float(text) / unit
+    except ValueError:
+        pass
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
 
 
 def _message(error: openai.APIStatusError) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     told = body.get("error", body)
-    return str(told.get("message") or told) if isinstance(told, dict) else str(told or error.message)
+    message = told.get("message") if isinstance(told, dict) else told
+    return str(message or error.message)
+
+
+def _key(variable: str) -> str:
+    """The key in an environment variable, without white space around it. Raises ValueError that does not tell it."""
+    key = os.environ.get(variable, "").strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ValueError(f"{variable} holds no key, but text with a blank, a line break or other letters: set it anew")
+    return key
 
 
 def _checked(url: str) -> str:

@@ -6,7 +6,7 @@ and rates what was asked of it before, nothing else.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class Case:
 class Judgment:
     """What a judge said of one answer in one run: `rating`, or None and the `problem`; the `reply` as it came.
 
-    `order` is that in which the scored answers were shown.
+    `order` is that in which the scored answers were shown, `judge` the judge's name.
     """
 
     id: str
@@ -45,6 +45,7 @@ class Judgment:
     problem: str = ""
     reply: str = ""
     order: tuple[int, ...] = ()
+    judge: str = ""
 
 
 class Judge(Protocol):
@@ -122,8 +123,9 @@ def judge_all(
 
     pairs = [(case, run) for run in range(runs) for case in cases]
     found = side_by_side.each(work, pairs, asker=asker, at_once=at_once, label="judged")
-    return [Judgment(pair[0].answer.id, pair[1], None, f"no reply: {said}") if isinstance(said, EndpointError) else said
+    told = [Judgment(pair[0].answer.id, pair[1], None, f"no reply: {said}") if isinstance(said, EndpointError) else said
             for pair, said in zip(pairs, found, strict=True)]  # fmt: skip
+    return [replace(judgment, judge=judge.name) for judgment in told]
 
 
 def cases_of(

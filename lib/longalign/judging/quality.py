@@ -82,7 +82,7 @@ def agreement(
     What has no rating is left out and counted.
     """
     ratings = mean_ratings(judgments)
-    rated = [(case.answer.id.split("/")[0], ratings[case.answer.id], score)
+    rated = [(case.answer.question, ratings[case.answer.id], score)
              for case, score in zip(cases, scores, strict=True) if case.answer.id in ratings]  # fmt: skip
     groups: dict[str, list[tuple[float, float]]] = {}
     for question, rating, score in rated:
@@ -161,8 +161,8 @@ def _correlation(of: Callable[..., Any], groups: Sequence[Sequence[tuple[float, 
 
 def _case(question: Question, text: str, name: str, examples: tuple[Example, ...]) -> Case:
     answer = Answer(
-        f"{question.id}/{name}", question.benchmark, question.task, question.language, question.length, question.query,
-        question.references, question.ordered, text, "stop", 0,
+        f"{question.id}/{name}", question.id, "", question.benchmark, question.task, question.language, question.length,
+        question.query, question.references, question.ordered, text, "stop", 0,
     )  # fmt: skip
     return Case(answer, "chat", examples)
 

@@ -106,13 +106,23 @@ def table(means: Sequence[Mean]) -> str:
 def by_group(
     answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]], group_of: Any, *, whole: str = "all"
 ) -> list[Mean]:
-    """Means by group, and over all questions first; every answer without a row is missing."""
+    """Means by group, and over all questions first; every answer without a row is missing.
+
+    Several answers to one question, as in MT-Bench, are averaged first.
+    """
     values = {row["item"]: row["value"] for row in rows}
     groups: dict[str, list[Answer]] = {whole: list(answers)}
     for answer in answers:
         groups.setdefault(group_of(answer), []).append(answer)
     return [
-        mean_of(name, [values[a.id] for a in members if a.id in values],
-                missing=sum(a.id not in values for a in members))
+        mean_of(name, _by_question(members, values), missing=sum(a.id not in values for a in members))
         for name, members in groups.items()
     ]  # fmt: skip
+
+
+def _by_question(answers: Sequence[Answer], values: Mapping[str, float]) -> list[float]:
+    found: dict[str, list[float]] = {}
+    for answer in answers:
+        if answer.id in values:
+            found.setdefault(answer.question, []).append(values[answer.id])
+    return [float(np.mean(of_one)) for of_one in found.values()]

@@ -32,7 +32,7 @@ def open_asker(
         with Replies(replies) as file:
             yield Asker(model, file, model=name)
     elif Path(target).is_file():
-        with Replies(Path(target)) as file:
+        with Replies(Path(target), recorded=True) as file:
             yield Asker(None, file, model=_only(file, name, role))
     else:
         raise ValueError(f"--{role} {target}: no such file or folder; it may be a server's address, too (http://...)")

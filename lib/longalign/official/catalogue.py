@@ -50,6 +50,6 @@ BENCHMARKS = {
     ),
     "mt-bench": Benchmark(
         mt_bench.questions, mt_bench.SHIPPED, scale=lambda _: "turns",
-        group=lambda answer: f"turn {answer.id.rsplit('-', 1)[1]}",
+        group=lambda answer: f"turn {answer.id.removeprefix(answer.question).lstrip('-') or 1}",
     ),
 }  # fmt: skip

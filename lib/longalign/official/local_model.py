@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from longalign import record
-from longalign.chat import encode_prompt
+from longalign.chat import encode_prompt, tokenizer_hash
 from longalign.corpus import tokenizer as miniature
 from longalign.endpoints.replies import Reply, Request
 from longalign.models import device
@@ -22,7 +22,7 @@ from longalign.models import device
 class LocalModel:
     """The model and tokenizer of a folder or Hub name, with transformers' own attention; no remote code is run.
 
-    `model` is its identity, by its weights where it lies in a folder; `window` the tokens that it may read and write. A
+    `model` is its identity, by weights and tokenizer; `window` the tokens that it may read and write. A
     folder without a tokenizer takes the miniature's, if the vocabulary is as large. Raises ValueError for what cannot
     be loaded.
     """
@@ -33,13 +33,15 @@ class LocalModel:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
+            loaded = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
-            raise ValueError(f"--model {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+            raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer or name, loaded.config.vocab_size)
         self.window = window or loaded.config.max_position_embeddings
-        self.model = record.hash_model(name) if Path(name).is_dir() else f"{name}@{loaded.config._commit_hash}"
+        self.model = self._identity()
 
     @torch.no_grad()
     def ask(self, request: Request) -> Reply:
@@ -58,6 +60,13 @@ class LocalModel:
         text = self.tokenizer.decode(written[:-1] if ended else written, skip_special_tokens=True)
         return Reply(text.strip(), "stop" if ended else "length", prompt.shape[1], len(written))
 
+    def _identity(self) -> str:
+        """What its answers depend on: weights, tokenizer, the tokens that end an answer."""
+        name = self.name
+        weights = record.hash_model(name) if Path(name).is_dir() else f"{name}@{self.loaded.config._commit_hash}"
+        how = {"tokenizer": tokenizer_hash(self.tokenizer), "ends": sorted(self._ends())}
+        return record.config_hash({"weights": weights, **how})
+
     def _ends(self) -> set[int]:
         told = self.loaded.generation_config.eos_token_id
         return {*([told] if isinstance(told, int) else told or []), self.tokenizer.eos_token_id} - {None}
@@ -75,9 +84,15 @@ def load_tokenizer(name: str, vocabulary: int | None = None) -> Any:
         raise ValueError(f"{name} holds no tokenizer: name one with --tokenizer")
     _check_folder("--tokenizer", name)
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer {name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"--tokenizer {name}: cannot be loaded: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    if "custom code" in str(error):
+        return "it comes with code of its own, which is not run here: take one that transformers has a class for"
+    return " ".join(str(error).split())[:300]
 
 
 def _check_folder(option: str, name: str) -> None:

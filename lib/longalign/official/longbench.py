@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from longalign.jsonl import DataError, read_lines
-from longalign.official.questions import Answer, Question
+from longalign.official.questions import Answer, Question, check_ids
 
 GROUPS = {
     "single-document-qa": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -43,8 +43,9 @@ def questions(folder: Path | str = SHIPPED) -> list[Question]:
     """
     files = [file for file in sorted(Path(folder).glob("*.jsonl")) if not OTHERS.fullmatch(file.stem)]
     if not files:
-        raise DataError("no file of the three groups", "LongBench's data.zip, unpacked, has qasper.jsonl ...").at(folder)
-    return [question for file in files for question in _read(file)]
+        detail = "LongBench's data.zip, unpacked, has qasper.jsonl and eleven more"
+        raise DataError("no file of the three groups", detail).at(folder)
+    return check_ids([question for file in files for question in _read(file)], folder)
 
 
 def metrics(answers: list[Answer]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from longalign.evals.rubric import HIGHEST, LOWEST
 from longalign.jsonl import DataError
-from longalign.official.questions import Example, Question, language_of
+from longalign.official.questions import Example, Question, check_ids, language_of
 
 SHIPPED = Path(__file__).parent / "data" / "longbench_chat"
 CASES, SHOTS, TEMPLATE = "test_cases.json", "few_shots.json", "prompt_fs.txt"
@@ -37,9 +37,7 @@ def questions(folder: Path | str = SHIPPED) -> list[Question]:
                 detail = "an item holds idx (a number), prompt, query, answer (texts)"
                 raise DataError("no question", detail, field=f"[{place}].{name}").at(file)
         found.append(_question(row))
-    if len({question.id for question in found}) != len(found):
-        raise DataError("idx stands twice", "each question has its own").at(file)
-    return found
+    return check_ids(found, file)
 
 
 def examples(folder: Path | str = SHIPPED) -> dict[str, tuple[Example, ...]]:
@@ -57,7 +55,10 @@ def examples(folder: Path | str = SHIPPED) -> dict[str, tuple[Example, ...]]:
 def template(folder: Path | str) -> str:
     """The judge's prompt in the paper's words, "" where the folder has none."""
     file = Path(folder) / TEMPLATE
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    try:
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+    except UnicodeDecodeError:
+        raise DataError("not UTF-8", "save the file as UTF-8").at(file) from None
 
 
 def _question(row: Mapping[str, Any]) -> Question:
@@ -91,7 +92,7 @@ def _list(file: Path) -> list[Any]:
     except OSError as error:
         advice = "longalign fetch --benchmark longbench-chat brings the official files"
         raise DataError("cannot be read", f"{str(error.strerror).lower()}; {advice}").at(file) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("not JSON", str(error)).at(file) from None
     if not isinstance(rows, list) or not rows:
         raise DataError("not a list", "the official file is one list").at(file)

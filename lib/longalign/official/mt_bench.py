@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.jsonl import DataError, read_lines
-from longalign.official.questions import Question, language_of
+from longalign.official.questions import Question, check_ids, language_of
 
 SHIPPED = Path(__file__).parent / "data" / "mt_bench" / "question.jsonl"
 MOST_TOKENS = 1024
@@ -24,7 +24,7 @@ def questions(file: Path | str = SHIPPED) -> list[Question]:
             found.append(_question(line.row()))
         except DataError as error:
             raise error.at(file, line.number) from None
-    return found
+    return check_ids(found, file)
 
 
 def _question(row: Mapping[str, Any]) -> Question:

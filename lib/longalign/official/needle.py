@@ -44,9 +44,9 @@ def in_texts(
 ) -> list[Question]:  # fmt: skip
     """One needle at each of `depths` depths, even from 0 to 1, of a haystack of each length (tokens, question apart).
 
-    The haystack is the texts one after the other, again from the first where they are too short; the needle stands
-    between two of their sentences. `answer` is what must be found. Raises ValueError for texts without a sentence, and
-    where the needle itself holds no such answer.
+    The haystack is the texts one after the other, again from the first where they are too short; its length holds the
+    needle, which stands between the two sentences that are nearest to its depth in tokens. `answer` is what must be
+    found. Raises ValueError for texts without a sentence, lengths without room, and a needle without this answer.
     """
     if answer.lower() not in needle.lower():
         raise ValueError("the needle does not hold the answer that is looked for: correct --needle or --answer")
@@ -54,12 +54,16 @@ def in_texts(
     if not sentences:
         raise ValueError("the haystack holds no sentence: name other texts with --haystack")
     gap = "" if language_of(needle) == "zh" else " "
+    own = len(tokenizer(gap + needle, add_special_tokens=False)["input_ids"])
     stacked, ends = _stacked(sentences, gap, tokenizer, max(lengths))
     found = []
     for length, place in itertools.product(lengths, range(depths)):
-        stack = stacked[: max(1, bisect_right(ends, length))]
-        depth = place / max(1, depths - 1)
-        stack.insert(round(depth * len(stack)), needle)
+        count = bisect_right(ends, length - own)
+        if not count:
+            raise ValueError(f"{length} tokens hold no needle and a sentence of the haystack: take longer --lengths")
+        starts = [0, *ends[:count]]
+        stack, wanted = stacked[:count], place / max(1, depths - 1) * ends[count - 1]
+        stack.insert(min(range(count + 1), key=lambda at: abs(starts[at] - wanted)), needle)
         prompt = f"{gap.join(stack)}\n\n{question}"
         found.append(_question(f"needle-{length}-{place}-0", length, prompt, question, answer))
     return found

@@ -4,7 +4,7 @@ The price: a prompt is in memory as text; of the answers' file, a line at a time
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from longalign.jsonl import DataError, read_lines
 
 Example = tuple[str, int]
 """An answer and the rating that it got from people."""
+
+
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,13 @@ class Question:
 class Answer:
     """What a model answered: a `Question` without its prompt, and `answer`; `truncated` tokens were left out of it.
 
-    `finish` is "length" where the answer was cut off at the most tokens it may have.
+    Several turns are several answers to one `question` (its id). `finish` is "length" where the answer was cut off at
+    the most tokens it may have, MISSING where there is none; then `answer` says why.
     """
 
     id: str
+    question: str
+    model: str
     benchmark: str
     task: str
     language: str
@@ -55,6 +61,26 @@ class Answer:
     answer: str
     finish: str
     truncated: int
+
+
+def check_ids(questions: Sequence[Question], where: Path | str) -> list[Question]:
+    """The questions, whose ids must differ. Raises DataError."""
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise DataError("id stands twice", question.id).at(where)
+        seen.add(question.id)
+    return list(questions)
+
+
+def evenly(questions: Sequence[Question], count: int) -> list[Question]:
+    """At most `count` of the questions, evenly spaced: benchmarks are ordered by category.
+
+    >>> evenly("abcdefghi", 3), evenly("ab", 9)
+    (['a', 'd', 'g'], ['a', 'b'])
+    """
+    count = min(count, len(questions))
+    return [questions[place * len(questions) // count] for place in range(count)]
 
 
 def language_of(text: str) -> str:

@@ -62,19 +62,22 @@ class Document:
     sha256: str
 
 
-def read(paths: Sequence[Path], *, license: str | None = None) -> tuple[list[Document], list[Refusal]]:
+def read(
+    paths: Sequence[Path], *, license: str | None = None, leave_out: Sequence[Path] = ()
+) -> tuple[list[Document], list[Refusal]]:
     """The documents of folders and files, in the order given, and what was left out.
 
     A document's license is its row's, else what `SPDX-License-Identifier:` says in its first 20 lines, else `license`,
     else "unknown"; its source its row's, else "code", else the name of the folder given (of a file, its parent's).
     Bad files and rows of a folder are refusals; a file given by its name raises DataError with the place. Texts in
-    other languages, and those that were there before, are refusals either way.
+    other languages, and those that were there before, are refusals either way. Files of a folder that `leave_out` names
+    are none of its documents.
     """
     documents: list[Document] = []
     refusals: list[Refusal] = []
     names: dict[str, str] = {}
     for path in map(Path, paths):
-        for found in _folder(path, license) if path.is_dir() else _named(path, license):
+        for found in _folder(path, license, leave_out) if path.is_dir() else _named(path, license):
             if isinstance(found, Refusal):
                 refusals.append(found)
             elif found.sha256 in names:
@@ -129,11 +132,13 @@ def _identifier() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def _folder(folder: Path, license: str | None) -> Iterator[Document | Refusal]:
-    others: Counter[str] = Counter()
+def _folder(folder: Path, license: str | None, leave_out: Sequence[Path]) -> Iterator[Document | Refusal]:
+    others, unread = Counter[str](), {path.resolve() for path in leave_out}
     for found in _walk(folder):
         if isinstance(found, Refusal):
             yield found
+        elif found.resolve() in unread:
+            continue
         elif found.suffix.lower() in KINDS:
             name = found.relative_to(folder).as_posix()
             yield from _documents(found, name, _source(folder, found), license, named=False)

@@ -15,6 +15,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -94,9 +95,7 @@ def cut(text: str, limit: int, tokenizer: Any, rng: Random) -> str:
     else sentences, else tokens. Offsets of the whole text say where tokens stand; the slice is counted by itself, and
     shortened where its tokens are others. Empty where one token is too many.
     """
-    encoding = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
-    places = [start for start, _ in encoding["offset_mapping"]]
-    places.append(len(text))
+    places = _places(text, tokenizer)
     first = rng.randint(0, len(places) - 1 - limit)
     begin = _back(text, places[max(0, first - limit // SLACK)], places[first])
     first = bisect_left(places, begin)
@@ -107,6 +106,13 @@ def cut(text: str, limit: int, tokenizer: Any, rng: Random) -> str:
         if _count(piece, tokenizer) <= limit:
             return piece
     return ""
+
+
+@lru_cache(maxsize=1)  # the copies of a document come one after the other
+def _places(text: str, tokenizer: Any) -> list[int]:
+    """Where tokens begin, and where the text ends."""
+    encoding = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    return [*(start for start, _ in encoding["offset_mapping"]), len(text)]
 
 
 def _back(text: str, low: int, high: int) -> int:
