@@ -22,7 +22,7 @@ WINDOW = 1024
 LONGBENCH = {
     ("single-document-qa", "en"): "multifieldqa_en", ("single-document-qa", "zh"): "multifieldqa_zh",
     ("multi-document-qa", "en"): "hotpotqa", ("multi-document-qa", "zh"): "dureader",
-    ("summarization", "en"): "gov_report", ("summarization", "zh"): "vcsum",
+    ("summarization", "en"): "qmsum", ("summarization", "zh"): "vcsum",
 }  # fmt: skip
 """The official dataset that a task of the miniature stands for, by language."""
 EVALUATION = Evaluation(longbench_per_task=10, short_per_task=10)
