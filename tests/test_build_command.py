@@ -21,7 +21,7 @@ from longalign.self_instruct.draw import TASKS, Item
 from longalign.store import tokenize_jsonl
 
 WORDS = miniature.load()
-KEY = "sk-planted-0123456789abcdef"
+KEY = "sk-" + "planted-0123456789abcdef"
 FACTS = [f"{name} keeps {number} lanterns in the {place}." for name, number, place in zip(
     ("Marlow", "Calis", "Bardan", "Pelton", "Holvik", "Selton", "Lormund", "Barton"), range(2, 10),
     ("tower", "harbour", "granary", "cellar", "chapel", "market", "orchard", "library"), strict=True)]  # fmt: skip

