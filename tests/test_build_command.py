@@ -197,6 +197,14 @@ def test_a_teacher_that_only_refuses_builds_nothing_and_says_so(folder, tmp_path
     }
 
 
+def test_an_item_without_a_good_question_is_not_counted_among_what_is_left_to_ask(folder, tmp_path, capsys):
+    with serving(answer=lambda text: "no list" if "1809" in text and "numbered" in text else teach(text)) as server:
+        command = ("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE)
+        assert run(*command) == 0 and "question: none in the reply" in report(tmp_path / "l.jsonl")["faults"]
+        capsys.readouterr()
+        assert run(*command) == 0 and "asked 0 requests" in capsys.readouterr().err
+
+
 def test_what_it_wrote_is_no_document_of_the_next_run(folder, tmp_path):
     out = folder / "long.jsonl"
     with serving(answer=teach) as server:

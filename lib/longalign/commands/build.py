@@ -18,6 +18,8 @@ from longalign.parsing import Parser, add_server_options, fail, positive, seed, 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
 ANSWER_TOKENS = 1024
 QUESTION_TOKENS = 128
+UNKNOWN = {"en": "What?", "zh": "什么？"}
+"""Stands for a question that has not been proposed yet, where requests are counted."""
 
 
 def add(children: Any, top: Parser) -> None:
@@ -123,8 +125,9 @@ def _requests(teacher: Any, items: Sequence[Any]) -> Iterator[tuple[Any, int]]:
         tokens, proposal = item.tokens + QUESTION_TOKENS, teacher.proposal(item)
         yield proposal, tokens
         known = teacher.asker.known(proposal)
-        questions = prompts.questions(known.text, item.document.language) if known else []
-        for question in [*build.asked_in_turn(item, questions), ""][:1]:
+        spoken = item.document.language
+        questions = prompts.questions(known.text, spoken) if known else [UNKNOWN[spoken]]
+        for question in build.asked_in_turn(item, questions)[:1]:
             yield teacher.request(item, question), tokens
 
 
