@@ -196,6 +196,13 @@ def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tm
     assert "no such file or folder" in capsys.readouterr().err
 
 
+def test_a_list_fetches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    monkeypatch.setattr(published, "_bring", lambda *_: pytest.fail("nothing is to be fetched"))
+    assert cli.main(["fetch", "--benchmark", "longbench-chat", "--list"]) == 0
+    assert capsys.readouterr().out == "longbench-chat: not fetched\n"
+
+
 def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_path, monkeypatch):
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
     from threading import Thread

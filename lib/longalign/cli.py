@@ -187,7 +187,8 @@ def run_fetch(options: argparse.Namespace) -> None:
     from longalign.typed import nearest
 
     if options.benchmark is not None:
-        print(f"{options.benchmark}: {published.fetch(options.benchmark)}")
+        place = published.state(options.benchmark) if options.list else published.fetch(options.benchmark)
+        print(f"{options.benchmark}: {place}")
         return
     quiet_hub()
     profile = load_profile(options.profile)

@@ -43,6 +43,12 @@ def folder_of(name: str) -> Path:
     return paths.runs() / "sources" / name
 
 
+def state(name: str) -> str:
+    """What is in a benchmark's folder; nothing is fetched. Raises ValueError for a name that is not known."""
+    _check_name(name)
+    return f"there: {folder_of(name)}" if seals.is_sealed(folder_of(name)) else "not fetched"
+
+
 def fetch(name: str, folder: Path | str | None = None, *, base: str = "") -> Path:
     """The folder with the files of benchmark `name`, fetched where it is not whole; `base` is in the published place's
     stead.
@@ -50,8 +56,7 @@ def fetch(name: str, folder: Path | str | None = None, *, base: str = "") -> Pat
     Raises ValueError for a name that is not known and for files that are not those that came before, OSError where they
     cannot be had.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"no benchmark called {name!r} is fetched; there is {', '.join(BENCHMARKS)}")
+    _check_name(name)
     source, folder = BENCHMARKS[name], Path(folder or folder_of(name))
     if seals.is_sealed(folder):
         return folder
@@ -63,6 +68,11 @@ def fetch(name: str, folder: Path | str | None = None, *, base: str = "") -> Pat
         record.write_json(folder / "source.json", {"base": source.base, "files": _hashes(folder, source)})
         seals.seal(folder)
     return folder
+
+
+def _check_name(name: str) -> None:
+    if name not in BENCHMARKS:
+        raise ValueError(f"no benchmark called {name!r} is fetched; there is {', '.join(BENCHMARKS)}")
 
 
 def _bring(url: str, path: Path) -> None:
