@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.batching import format_summary, make_plan, plan_naive, plan_packing, plan_sorted, summarize
+from longalign.batching import make_plan, plan_naive, plan_packing, plan_sorted
 from longalign.packing import lower_bound
+from longalign.summary import format_summary, summarize
 
 METHODS = {
     "naive": {},

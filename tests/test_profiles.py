@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign import paths
-from longalign.batching import make_plan, summarize
+from longalign.batching import make_plan
 from longalign.profiles import NAMES, Profile, load_profile
+from longalign.summary import summarize
 from longalign.typed import ProfileError, nearest, typed
 
 PROFILES = sorted(p.stem for p in paths.profiles().glob("*.yaml"))

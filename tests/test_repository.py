@@ -18,7 +18,7 @@ PACKAGE = ROOT / "lib" / "longalign"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "shapes packing bins batching plan weights cost",
+    0: "shapes packing bins batching plan weights cost summary",
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models checkpoints footprint ranks callbacks trainer lora "
     "ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching "
@@ -86,7 +86,7 @@ def test_the_lower_floors_are_imported_with_numpy_and_torch_alone(floor):
 def test_importing_floor_0_takes_less_than_half_a_second_and_no_torch():
     code = (
         "import sys, time; begun = time.perf_counter();"
-        "import longalign.batching, longalign.weights, longalign.cost; print(time.perf_counter() - begun);"
+        "import longalign.batching, longalign.weights, longalign.summary; print(time.perf_counter() - begun);"
         "sys.exit(bool({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     )
     times = []

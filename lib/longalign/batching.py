@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from longalign.cost import LLAMA_2_7B, SequenceCost, fill_share, idle_share
-from longalign.packing import best_fit_decreasing, checked, lower_bound, next_fit
+from longalign.packing import best_fit_decreasing, checked, next_fit
 from longalign.plan import Method, MicroBatch, Plan, Row, Step, deal
 from longalign.shapes import Counts, as_counts
 
 __all__ = [
-    "Method", "MicroBatch", "Plan", "Row", "Step", "format_summary", "make_plan",
-    "plan_naive", "plan_packing", "plan_sorted", "summarize",
+    "Method", "MicroBatch", "Plan", "Row", "Step", "make_plan", "plan_naive", "plan_packing", "plan_sorted",
 ]  # fmt: skip
 
 
@@ -150,47 +148,6 @@ def make_plan(
     if capacity is None:
         raise ValueError("packing needs a capacity: the tokens that a pack can hold")
     return plan_packing(lengths, capacity=capacity, algorithm=algorithm or "next_fit", **common)
-
-
-def summarize(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> dict[str, int | float | None]:
-    """What a plan amounts to, ready for JSON.
-
-    packs: rows in all (M and K of single steps: `plan.sequences_with_targets`, `plan.packs`); fill: real tokens per
-    position computed; idle: share of rank time spent waiting, by the cost model; bound: the fewest packs that any
-    packing needs at the plan's capacity, None without one; steps: optimizer steps; sequences_per_step: mean M.
-
-    >>> summarize(plan_packing([2, 4, 3], capacity=9))
-    {'packs': 1, 'fill': 1.0, 'idle': 0.0, 'bound': 1, 'steps': 1, 'sequences_per_step': 3.0}
-    """
-    steps = len(plan.steps)
-    return {
-        "packs": sum(plan.packs(step) for step in plan.steps),
-        "fill": fill_share(plan),
-        "idle": idle_share(plan, cost=cost, barrier=barrier),
-        "bound": None if plan.capacity is None else lower_bound(plan.lengths, plan.capacity),
-        "steps": steps,
-        "sequences_per_step": int(np.count_nonzero(plan.target_counts)) / steps if steps else 0.0,
-    }
-
-
-def format_summary(summary: dict[str, int | float | None]) -> str:
-    """The summary as lines for a terminal.
-
-    >>> print(format_summary(summarize(plan_packing([2, 4, 3], capacity=7))))
-    packs                         2   (provable minimum 2)
-    fill                    64.29 %   of the computed positions hold a token
-    idle                     0.00 %   of the ranks' time, by the cost model
-    optimizer steps               2
-    sequences per step         1.50   (mean)
-    """
-    bound = "" if summary["bound"] is None else f"   (provable minimum {summary['bound']:,})"
-    return "\n".join((
-        f"packs              {summary['packs']:12,}{bound}",
-        f"fill               {100 * summary['fill']:10.2f} %   of the computed positions hold a token",
-        f"idle               {100 * summary['idle']:10.2f} %   of the ranks' time, by the cost model",
-        f"optimizer steps    {summary['steps']:12,}",
-        f"sequences per step {summary['sequences_per_step']:12.2f}   (mean)",
-    ))  # fmt: skip
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

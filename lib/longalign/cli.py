@@ -95,7 +95,8 @@ def _tokenizer_options(command: Parser) -> None:
 
 def run_plan(options: argparse.Namespace) -> None:
     """Lengths, plan, summary; JSON keys are packs, fill, idle, bound, steps, sequences_per_step."""
-    from longalign.batching import format_summary, make_plan, summarize
+    from longalign.batching import make_plan
+    from longalign.summary import format_summary, summarize
 
     if options.profile is not None:
         run_paper_plan(options)

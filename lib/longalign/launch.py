@@ -22,13 +22,13 @@ from pathlib import Path
 import yaml
 
 from longalign import crew, paths, ranks, strict_yaml
-from longalign.batching import summarize
 from longalign.cost import A800, decoder_cost, micro_batch_costs
 from longalign.engine import Engine, deepspeed_config
 from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
 from longalign.plan import Plan
 from longalign.runs import Run
 from longalign.store import TokenStore
+from longalign.summary import summarize
 from longalign.trainer import TrainingConfig, dealt, make_plans
 from longalign.typed import ProfileError, typed
 
