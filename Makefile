@@ -8,6 +8,7 @@ STAMPS  ?= .make
 VENV    ?= .venv
 JOBS    ?= 2
 EXECUTOR ?= make
+BENCH   ?= $(filter-out _% common peers,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed
@@ -66,7 +67,7 @@ ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -112,6 +113,10 @@ notebook: ## execute one notebook and what it needs: make notebook NB=05
 lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
+bench: $(READY) ## measure the library against others' as installed from PyPI; BENCH="training planning" selects
+	@status=0; $(PY) -m benchmarks.peers || status=1; \
+	for script in $(BENCH); do $(PY) -m benchmarks.$$script || status=1; done; exit $$status
+
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not cluster and not gpu and not browser" $(ARGS)
 
@@ -140,10 +145,10 @@ reference: $(READY) ## make the last run the committed reference: results/ and f
 	@$(PY) -m longalign.reference $(PROFILE)
 
 lint: $(TEST) ## check the code's form
-	$(PY) -m ruff check lib tests notebooks
+	$(PY) -m ruff check lib tests notebooks benchmarks
 
 format: $(TEST) ## put imports in order and mend what can be mended
-	$(PY) -m ruff check --fix lib tests notebooks
+	$(PY) -m ruff check --fix lib tests notebooks benchmarks
 
 strip: $(READY) ## remove all outputs from the source notebooks, before a commit
 	$(PY) -m nbconvert --log-level=WARN --clear-output --inplace $(NOTEBOOKS)
@@ -152,10 +157,10 @@ install: $(READY) ## make .venv and install what the notebooks need
 
 clean: ## remove results/run, stamps and caches; keep .venv and the reference
 	rm -rf results/run $(STAMPS) build dist .pytest_cache .ruff_cache .hypothesis
-	find $(wildcard lib tests notebooks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+	find $(wildcard lib tests notebooks benchmarks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv, too
-	rm -rf $(VENV)
+distclean: clean ## remove .venv and the peers' environments, too
+	rm -rf $(VENV) .peers
 
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
