@@ -15,8 +15,10 @@ from longalign.cost import (
     decoder_cost,
     fill_share,
     fit_pace,
+    hold_out,
     idle_share,
     micro_batch_costs,
+    prediction_error,
     step_seconds,
     step_work,
 )  # fmt: skip
@@ -146,6 +148,33 @@ def test_on_steps_held_out_the_error_is_that_of_the_noise():
     assert np.abs(pace(work[held_out]) / seconds[held_out] - 1).mean() < 0.05
     without_pairs = fit_pace(work[~held_out] * [1, 0, 1, 1], seconds[~held_out])
     assert np.abs(without_pairs(work[held_out]) / seconds[held_out] - 1).mean() > 0.05
+
+
+def test_steps_are_held_out_by_the_seed_alone_and_each_lies_on_one_side():
+    fitted, held = hold_out(21, seed=3)
+    assert (len(fitted), len(held)) == (15, 6)
+    assert sorted([*fitted, *held]) == list(range(21))
+    again, other = hold_out(21, seed=3)[1], hold_out(21, seed=4)[1]
+    assert held.tolist() == again.tolist() != other.tolist()
+    with pytest.raises(ValueError, match="none would be held out"):
+        hold_out(1)
+
+
+def test_the_error_on_held_out_steps_tells_a_right_pace_from_one_that_lacks_the_pairs():
+    work, seconds = measured_steps(noise=0.03)
+    fitted, held = hold_out(len(seconds))
+    right, blind = (fit_pace(work[fitted] * used, seconds[fitted]) for used in ([1, 1, 1, 1], [1, 0, 1, 1]))
+    good, bad = (prediction_error(pace, work[held] * used, seconds[held])
+                 for pace, used in ((right, [1, 1, 1, 1]), (blind, [1, 0, 1, 1])))  # fmt: skip
+    assert good.steps == len(held) and good.median < 0.03 and good.ninetieth < 0.08 and abs(good.total) < 0.02
+    assert bad.median > 2 * good.median
+
+
+def test_a_pace_twice_as_slow_as_the_steps_is_off_by_one_everywhere():
+    work, seconds = measured_steps()
+    error = prediction_error(TRUE_PACE, work, seconds / 2)
+    assert (error.median, error.ninetieth, error.total) == pytest.approx((1, 1, 1))
+    assert prediction_error(TRUE_PACE, work, 2 * seconds).total == pytest.approx(-1 / 2), "it promises too little"
 
 
 @given(seed=st.integers(0, 10_000), rows=st.integers(4, 12))

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "lib" / "longalign"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "shapes packing bins batching plan weights cost summary",
+    0: "shapes packing bins batching plan weights cost demand summary",
     1: "loss attention collators planned",
     2: "jsonl rendering chat store store_writer corpus models checkpoints footprint ranks callbacks trainer lora "
     "ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching "

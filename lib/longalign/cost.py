@@ -2,8 +2,9 @@
 
 A sequence of L tokens costs a L + b L^2: every token passes the weights once, every pair of tokens meets in attention.
 Counted in floating-point operations (`decoder_cost`), only shares between plans mean something; in seconds, fitted to
-measured step times (`fit_pace`), the model tells how long ranks would take that are like the one measured. The price of
-either: kernels, memory and communication of other devices are not in it.
+measured step times (`fit_pace`), the model tells how long ranks would take that are like the one measured; how far off
+it is, steps tell that it was not fitted to (`hold_out`, `prediction_error`). The price of either: kernels, memory and
+communication of other devices are not in it.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 from longalign.plan import MicroBatch, Plan
-from longalign.shapes import Counts, Float, as_counts
+from longalign.shapes import Counts, Float, Int, as_counts
 
 A800 = 312.0
 """TFLOP/s of the paper's devices in bf16, by their data sheet."""
@@ -36,28 +37,31 @@ class SequenceCost:
 
 
 def decoder_cost(
-    *, hidden_size: int, layers: int, intermediate_size: int, vocab_size: int, key_value_size: int | None = None
-) -> SequenceCost:
-    """FLOPs of one training pass (forward and backward) of a Llama-like decoder.
+    *, hidden_size: int, layers: int, intermediate_size: int, vocab_size: int, key_value_size: int | None = None,
+    query_size: int | None = None,
+) -> SequenceCost:  # fmt: skip
+    """FLOPs of one training pass (forward and backward) of a Llama-like decoder, all of its tokens being targets.
 
-    6 FLOPs per weight and token, and 12 x layers x hidden_size per pair of tokens (PaLM, arXiv 2204.02311, appendix
+    6 FLOPs per weight and token, and 12 x layers x query_size per pair of tokens (PaLM, arXiv 2204.02311, appendix
     B), halved because a causal kernel computes one half of the pairs (FlashAttention-2, arXiv 2307.08691). Weights:
     four attention projections and three of a gated MLP per layer, and the output head; embedding look-ups and norms are
-    left out.
+    left out. Where few tokens are targets, `longalign.demand` counts the output head for those alone.
 
     Args:
         hidden_size, intermediate_size, vocab_size: widths in numbers of features.
         layers: number of layers.
         key_value_size: key-value heads x head size; by default hidden_size (multi-head attention).
+        query_size: heads x head size; by default hidden_size.
 
     >>> cost = decoder_cost(hidden_size=1, layers=1, intermediate_size=1, vocab_size=1)
     >>> cost.per_token, cost.per_pair  # 6 x (4 + 3 + 1) weights
     (48.0, 6.0)
     """
     key_value_size = hidden_size if key_value_size is None else key_value_size
-    layer = hidden_size * (2 * hidden_size + 2 * key_value_size + 3 * intermediate_size)
+    query_size = hidden_size if query_size is None else query_size
+    layer = hidden_size * (2 * query_size + 2 * key_value_size + 3 * intermediate_size)
     weights = layers * layer + hidden_size * vocab_size
-    return SequenceCost(per_token=6.0 * weights, per_pair=6.0 * layers * hidden_size)
+    return SequenceCost(per_token=6.0 * weights, per_pair=6.0 * layers * query_size)
 
 
 LLAMA_2_7B = decoder_cost(hidden_size=4096, layers=32, intermediate_size=11008, vocab_size=32000)
@@ -180,6 +184,48 @@ def fit_pace(work: Float[np.ndarray, "n 4"], seconds: Float[np.ndarray, " n"]) -
             if (found >= 0).all() and left < least * (1 - 1e-9):
                 best, least = found, left
     return Pace(*(best / scale).tolist())
+
+
+def hold_out(steps: int, *, seed: int = 0) -> tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " held"]]:
+    """Of so many measured steps, those to fit a pace to and the three tenths that only tell how far off it is.
+
+    The seed alone draws them, before anything is fitted. Raises ValueError where a side would be left without a step.
+
+    >>> fitted, held = hold_out(10)
+    >>> len(fitted), len(held), sorted([*fitted.tolist(), *held.tolist()]) == list(range(10))
+    (7, 3, True)
+    """
+    held = round(0.3 * steps)
+    if held == 0:
+        raise ValueError(f"of {steps} steps none would be held out; measure at least 2")
+    order = np.random.default_rng(seed).permutation(steps)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """How far a pace is off: the median and the 90th percentile of |predicted / measured - 1| over `steps` steps, and
+    predicted / measured - 1 of their total, whose sign says whether it promises too much time (+) or too little (-)."""
+
+    steps: int
+    median: float
+    ninetieth: float
+    total: float
+
+
+def prediction_error(
+    pace: Pace, work: Float[np.ndarray, "n 4"], seconds: Float[np.ndarray, " n"]
+) -> PredictionError:
+    """The pace's error on steps that took `seconds`, best on such as it was not fitted to.
+
+    >>> pace = Pace(per_position=1.0, per_pair=0.0, per_micro_batch=0.0, per_step=0.0)
+    >>> work = np.array([[2.0, 4, 1, 1], [4, 16, 1, 1], [3, 9, 1, 1]])
+    >>> prediction_error(pace, work, np.array([1.6, 3.2, 3.2]))
+    PredictionError(steps=3, median=0.25, ninetieth=0.25, total=0.125)
+    """
+    predicted = pace(work)
+    median, ninetieth = np.quantile(np.abs(predicted / seconds - 1), [0.5, 0.9]).tolist()
+    return PredictionError(len(seconds), median, ninetieth, float(predicted.sum() / seconds.sum() - 1))
 
 
 def step_seconds(plan: Plan, pace: Pace, *, barrier: str = "step") -> Float[np.ndarray, " steps"]:
