@@ -18,7 +18,7 @@ from longalign.jsonl import check_messages, read_lines
 from longalign.self_instruct import build
 from longalign.self_instruct.documents import Document
 from longalign.self_instruct.draw import TASKS, Item
-from longalign.store import tokenize_jsonl
+from longalign.tokenizing import tokenize_jsonl
 
 WORDS = miniature.load()
 KEY = "sk-" + "planted-0123456789abcdef"

@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
+import pickle
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -16,7 +19,8 @@ from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokeni
 from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError
 from longalign.shapes import IGNORE_INDEX
-from longalign.store import TokenStore, print_progress, read_lengths, tokenize_jsonl, write_store
+from longalign.store import TokenStore, write_store
+from longalign.tokenizing import print_progress, read_lengths, tokenize_jsonl
 
 WORDS = word_tokenizer()
 GOOD = {"messages": [user("w0 w1"), assistant("w2 w0 w4")], "length": 11, "task": "lookup"}
@@ -32,6 +36,19 @@ def write_rows(path, rows):
     lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
     path.write_bytes(b"\n".join(lines) + b"\n")
     return path
+
+
+class Features(torch.utils.data.Dataset):
+    """The rows of a store as lists, for a DataLoader."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def __len__(self):
+        return len(self.store)
+
+    def __getitem__(self, index):
+        return [self.store[index][name].tolist() for name in ("input_ids", "labels")]
 
 
 @pytest.fixture
@@ -140,6 +157,39 @@ def test_a_damaged_store_is_refused_by_name(three, name, damage, message):
         message = "manifest.json: damaged token store .it is no manifest"
     with pytest.raises(DataError, match=message):
         TokenStore(three.folder)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "targets.bin"])
+def test_a_file_that_becomes_shorter_while_the_store_is_open_is_refused_by_name(three, name):
+    truncate(three.folder / name)
+    assert three[1]["input_ids"].tolist() == [0, 0, 7, 0]
+    with pytest.raises(DataError, match=f"{name}: damaged token store .it has become shorter; tokenize again"):
+        three[2]
+
+
+def test_a_store_that_was_replaced_or_removed_while_it_is_open_still_gives_what_it_held(three):
+    write_store(three.folder, [sequence([1], [0])], meta={})
+    assert three[1]["input_ids"].tolist() == [0, 0, 7, 0]
+    shutil.rmtree(three.folder)
+    assert three[2]["labels"].tolist() == [1, 2, 3]
+
+
+def test_forked_processes_and_those_that_unpickle_read_the_same(three):
+    expected = [[row["input_ids"].tolist(), row["labels"].tolist()] for row in three]
+    for method in ("fork", "spawn"):
+        loader = torch.utils.data.DataLoader(
+            Features(three), batch_size=None, num_workers=2, multiprocessing_context=method
+        )
+        assert list(loader) == expected
+    assert len(pickle.dumps(three)) < 500, "a pickled store is its name"
+
+
+def test_a_store_that_goes_closes_its_files(three):
+    before = len(os.listdir("/dev/fd"))
+    stores = [TokenStore(three.folder) for _ in range(10)]
+    assert len(os.listdir("/dev/fd")) == before + 20
+    del stores
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_a_changed_token_is_found_by_verify(three):
@@ -325,7 +375,8 @@ import sys
 import numpy as np
 import psutil
 from longalign.chat import Encoded
-from longalign.store import read_lengths, write_store
+from longalign.store import write_store
+from longalign.tokenizing import read_lengths
 
 folder, samples, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 memory = []

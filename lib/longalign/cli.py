@@ -145,7 +145,7 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
 
     from longalign.commands.loading import load_tokenizer
     from longalign.packing import fit_lengths
-    from longalign.store import read_lengths
+    from longalign.tokenizing import read_lengths
 
     named = options.tokenizer is not None or _has_only_messages(options.data)
     tokenizer = load_tokenizer(options.tokenizer) if named else None
@@ -163,7 +163,7 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
 def run_tokenize(options: argparse.Namespace) -> None:
     """JSONL to a token store; says how many sequences and tokens it holds."""
     from longalign.commands.loading import load_tokenizer
-    from longalign.store import tokenize_jsonl
+    from longalign.tokenizing import tokenize_jsonl
 
     store = tokenize_jsonl(
         options.data, load_tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,

@@ -69,16 +69,22 @@ class Line:
         return row
 
 
-def read_lines(path: str | os.PathLike, *, digest: Any = None) -> Iterator[Line]:
-    """The lines of a file that are not blank, one at a time; `digest` (of hashlib) is fed with every byte of the file.
+def read_lines(
+    path: str | os.PathLike, *, digest: Any = None, start: int = 0, end: int | None = None
+) -> Iterator[Line]:
+    """The lines of a file that are not blank, one at a time; `digest` (of hashlib) is fed with every byte read.
 
     Lines end at a line feed only; a byte order mark at the start is passed over; blank lines hold no sample, but are
-    counted in the line numbers.  Raises DataError for a file that cannot be opened, and for one that holds nothing.
+    counted in the line numbers.  Of a part of the file, the lines that begin at the bytes from `start` (where a line
+    begins) to before `end`; their numbers count from there.  Raises DataError for a file that cannot be read, and for
+    one that holds nothing.
     """
     found = False
     try:
         with open(path, "rb") as file:
-            for line in _split(file, digest):
+            if start:  # a pipe has no other
+                file.seek(start)
+            for line in _split(file, digest, start, end):
                 if line.too_long or line.raw.strip():
                     found = True
                     yield line
@@ -88,9 +94,9 @@ def read_lines(path: str | os.PathLike, *, digest: Any = None) -> Iterator[Line]
         raise DataError("empty file", "it holds no sample").at(path)
 
 
-def _split(file: BinaryIO, digest: Any) -> Iterator[Line]:
-    number = offset = 0
-    while raw := file.readline(MAX_LINE_BYTES):
+def _split(file: BinaryIO, digest: Any, offset: int, end: int | None) -> Iterator[Line]:
+    number = 0
+    while (end is None or offset < end) and (raw := file.readline(MAX_LINE_BYTES)):
         number, start, part, too_long = number + 1, offset, raw, False
         while True:
             offset += len(part)

@@ -47,8 +47,10 @@ class StoreWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
-        shutil.rmtree(self.temporary, ignore_errors=True)
+        try:
+            self._stack.close()  # fails again where the disk is full
+        finally:
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
     def __len__(self) -> int:
         return len(self.counts)

@@ -21,7 +21,8 @@ from longalign.corpus.length import in_tokens_of
 from longalign.jsonl import DataError
 from longalign.profiles import Corpus, Evaluation
 from longalign.shapes import IGNORE_INDEX
-from longalign.store import TokenStore, tokenize_jsonl, write_store
+from longalign.store import TokenStore, write_store
+from longalign.tokenizing import tokenize_jsonl
 
 OTHER_SHARE = 0.1
 DOSES = {"LongAlign-0k": 0, "LongAlign-2.5k": 0.25, "LongAlign-5k": 0.5, "LongAlign-7.5k": 0.75, "LongAlign-10k": 1}
@@ -92,7 +93,7 @@ def rows_store(
 ) -> TokenStore:  # fmt: skip
     """The samples that `rows()` yields as a token store in `folder` and JSONL beside it, built where it is missing.
 
-    `encode` as in `suite_store`, `skip_invalid` as in `longalign.store.tokenize_jsonl`.
+    `encode` as in `suite_store`, `skip_invalid` as in `longalign.tokenizing.tokenize_jsonl`.
     """
     jsonl = folder.with_name(folder.name + ".jsonl")
 
