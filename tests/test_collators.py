@@ -55,7 +55,6 @@ def test_lengths_2_4_3_packed_as_worked_by_hand(kind, nested):
 def test_lengths_2_4_3_padded_as_worked_by_hand(kind):
     assert plain(PaddedCollator(1)(features_of(kind))) == {
         "input_ids": [[5, 0, 1, 1], [0, 6, 7, 8], [9, 9, 0, 1]],
-        "attention_mask": [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]],
         "position_ids": [[0, 1, 2, 3]] * 3,
         "labels": [[NO, 0, NO, NO], [NO, NO, 7, 8], [NO, NO, 0, NO]],
         "loss_weights": [[0.5, 0.5, 0, 0], [0.25] * 4, [0.125] * 3 + [0]],

@@ -13,10 +13,13 @@ from longalign.corpus import tokenizer as miniature
 from longalign.endpoints.asker import Asker
 from longalign.endpoints.errors import Refused
 from longalign.endpoints.replies import Replies, Reply, Request
-from longalign.evals import conversation, rubric
+from longalign.evals import rubric
+from longalign.evals.conversation import ANSWER_ROOM as ROOM
+from longalign.evals.decoding import greedy
 from longalign.evaluations import COLUMNS
 from longalign.jsonl import DataError
 from longalign.judging.prompts import SCALES
+from longalign.models import load_model
 from longalign.official import answering, longbench, longbench_chat, mt_bench, needle, shipped, window
 from longalign.official.catalogue import BENCHMARKS
 from longalign.official.local_model import LocalModel, load_tokenizer
@@ -348,10 +351,11 @@ def test_a_local_model_answers_as_the_miniatures_own_evaluation_does(local):
     assert prompts
     for prompt in prompts:
         messages = [{"role": "user", "content": prompt}]
-        said = local.ask(Request(messages, max_tokens=conversation.ANSWER_ROOM)).text
+        said = local.ask(Request(messages, max_tokens=ROOM)).text
         import torch
 
-        own = conversation.greedy(local.loaded, torch.from_numpy(encode_prompt(messages, WORDS)).long())
+        prompt = torch.from_numpy(encode_prompt(messages, WORDS)).long()
+        own = WORDS.decode(greedy(load_model(BASE), [prompt], end=WORDS.eos_token_id, room=ROOM)[0])
         assert said == WORDS.decode(WORDS(own, add_special_tokens=False)["input_ids"], skip_special_tokens=True).strip()
 
 

@@ -1,7 +1,6 @@
 """Scores of a model on a benchmark: one forward pass gives what a slow loop gives, points follow the written rule."""
 
 from functools import partial
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from longalign import chat
 from longalign.corpus import tokenizer
 from longalign.corpus.benchmarks import BENCHMARKS, items
 from longalign.evals import conversation
-from longalign.evals.conversation import answers, greedy
+from longalign.evals.conversation import answers
 from longalign.evals.likelihood import preferred, sequence_nll
 from longalign.evals.rubric import ceiling, points, sentences
 from longalign.evals.score import BEST, CHANCE, mean_loss, option_sequences, score
@@ -152,30 +151,12 @@ def test_an_options_targets_are_its_own_tokens_and_the_end_of_a_chat():
             assert targets == (option if item["form"] == "text" else option + encode.eos_token)
 
 
-# decoding
-
-
-def test_greedy_decoding_with_a_cache_writes_what_a_loop_of_forward_passes_writes(model, chat_items):
-    encode = tokenizer.load()
-    prompt = torch.from_numpy(chat.encode_prompt(chat_items[0]["messages"][:1], encode, max_length=200)).long()
-    ids = prompt.tolist()
-    with torch.no_grad():
-        while len(ids) < len(prompt) + conversation.ANSWER_ROOM and ids[-1] != encode.eos_token_id:
-            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    assert greedy(model, prompt) == encode.decode(ids[len(prompt) :])
-
-
-def test_an_answer_ends_before_the_end_token_and_keeps_other_special_tokens(monkeypatch, model):
-    encode = tokenizer.load()
-    written = [*encode("Marlow leads.")["input_ids"], encode.convert_tokens_to_ids("<|user|>"), encode.eos_token_id]
-    decode = Mock(side_effect=lambda prompt, **_: torch.cat([prompt, torch.tensor([written])], 1))
-    monkeypatch.setattr(model, "generate", decode)
-    assert greedy(model, torch.tensor([3])) == "Marlow leads.<|user|>"
+# long prompts
 
 
 def test_the_longest_prompts_are_cut_in_the_middle_and_facts_lost_there_lower_the_ceiling(monkeypatch, chat_items):
     shown = []
-    monkeypatch.setattr(conversation, "greedy", lambda model, prompt, **_: shown.append(prompt) or "")
+    monkeypatch.setattr(conversation, "greedy", lambda model, asked, **_: shown.extend(asked) or [[] for _ in asked])
     rows = answers(torch.nn.Linear(1, 1), chat_items, window=512)
     assert [row["item"] for row in rows] == [item["id"] for item in chat_items]
     for row, item, prompt in zip(rows, chat_items, shown, strict=True):
@@ -219,10 +200,10 @@ def test_every_item_gives_one_row_a_metric_within_its_bounds(model, name):
 
 def test_a_model_that_answers_right_scores_ten_and_one_that_is_silent_scores_one(monkeypatch, model, chat_items):
     asked = chat_items[:5]
-    replies = iter(item["messages"][-1]["content"] for item in asked)
-    monkeypatch.setattr(conversation, "greedy", lambda model, prompt, **_: next(replies))
+    replies = [tokenizer.load()(item["messages"][-1]["content"])["input_ids"] for item in asked]
+    monkeypatch.setattr(conversation, "greedy", lambda *_, **__: replies)
     assert [row["value"] for row in score(model, "longbench_chat", asked, window=2048)[0]] == [10.0] * 5
-    monkeypatch.setattr(conversation, "greedy", lambda model, prompt, **_: "")
+    monkeypatch.setattr(conversation, "greedy", lambda *_, **__: [[]] * 5)
     rows, told = score(model, "longbench_chat", asked, window=2048)
     assert [row["value"] for row in rows] == [CHANCE["score"]] * 5
     assert list(told[0]) == ["item", "question", "reference", "answer", "score", "truncated", "ceiling"]

@@ -25,6 +25,7 @@ from torch import Tensor
 from longalign.shapes import Float, Int
 
 NAME = "longalign"
+READ_AT_ONCE = 128
 _log = logging.getLogger(__name__)
 
 
@@ -49,11 +50,13 @@ def block_causal_attention(
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
+    read: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, "1 T H D"]:
     """Causal attention within each sequence of a pack, nothing across; grouped-query attention when G < H.
 
     `cu_seqlens` is int32 on the device of `query`, ascending from 0 to T; equal neighbours are empty sequences.
-    `max_seqlen` is the longest sequence; `scaling` defaults to D^-0.5.
+    `max_seqlen` is the longest sequence; `scaling` defaults to D^-0.5. `read`, ascending positions, are those whose
+    output is read: at others it may be anything (`longalign.last_layer`), and is 0 where that saves time.
 
     >>> q = torch.randn(1, 2, 9, 8)
     >>> packed = block_causal_attention(q, q, q, torch.tensor([0, 2, 6, 9], dtype=torch.int32), 4)
@@ -67,6 +70,8 @@ def block_causal_attention(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     backend = _backend(query, dropout)
+    if backend == "sequences" and read is not None:
+        return _attend_from(read, query, key, value, cu_seqlens, scaling, dropout)
     if backend == "sequences":
         return _attend_by_sequence(query, key, value, cu_seqlens.tolist(), scaling, dropout)
     # (1, heads, T, D) -> (T, heads, D): both kernels take tokens first.
@@ -85,15 +90,42 @@ def _attend_by_sequence(query, key, value, offsets: list[int], scaling, dropout)
     parts = (states[0].split([length * count for length, count in runs], dim=1) for states in (query, key, value))
     for (length, count), *qkv in zip(runs, *parts, strict=True):
         q, k, v = (states.unflatten(1, (count, length)).transpose(0, 1) for states in qkv)
-        # Only the CPU kernel is known to take grouped heads in fp32 without falling back to a full matrix.
-        grouped = q.device.type == "cpu" and k.shape[1] != q.shape[1]
-        if not grouped:
-            k, v = (states.repeat_interleave(q.shape[1] // states.shape[1], dim=1) for states in (k, v))
-        out = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=dropout, scale=scaling, is_causal=True, enable_gqa=grouped
-        )
+        out = _sdpa(q, k, v, dropout_p=dropout, scale=scaling, is_causal=True)
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
+
+
+def _attend_from(read: Tensor, query, key, value, cu_seqlens: Tensor, scaling, dropout) -> Tensor:
+    """Attention from the positions `read` alone, sequence by sequence, to all before them; 0 from the others."""
+    lengths = cu_seqlens.diff().tolist()
+    counts = torch.searchsorted(read, cu_seqlens).diff().tolist()
+    places = read - cu_seqlens[torch.bucketize(read, cu_seqlens, right=True) - 1]  # within its sequence
+    queries, keys, values = query[:, :, read].split(counts, 2), key.split(lengths, 2), value.split(lengths, 2)
+    outputs = []
+    for q, k, v, place in zip(queries, keys, values, places.split(counts), strict=True):
+        # A mask of few queries at a time, so that memory stays linear in tokens.
+        for some, at in zip(q.split(READ_AT_ONCE, 2), place.split(READ_AT_ONCE), strict=True):
+            if len(at):
+                before = torch.arange(k.shape[2], device=k.device) <= at[:, None]
+                outputs.append(_sdpa(some, k, v, dropout_p=dropout, scale=scaling, attn_mask=before))
+    out = torch.cat(outputs, dim=2).transpose(1, 2)
+    return out.new_zeros(1, query.shape[2], *out.shape[2:]).index_copy(1, read, out)
+
+
+def _attend_from_rows(read: Tensor, query, key, value, scaling, dropout) -> Tensor:
+    """The same for padded rows, [B, H, T, D]: a pack of sequences of T tokens. Returns [B, T, H, D]."""
+    rows, _, tokens, _ = query.shape
+    pack = (states.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for states in (query, key, value))
+    offsets = torch.arange(0, rows * tokens + 1, tokens, device=read.device)
+    return _attend_from(read, *pack, offsets, scaling, dropout)[0].unflatten(0, (rows, tokens))
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    # Only the CPU kernel is known to take grouped heads in fp32 without falling back to a full matrix.
+    grouped = q.device.type == "cpu" and k.shape[1] != q.shape[1]
+    if not grouped:
+        k, v = (states.repeat_interleave(q.shape[1] // states.shape[1], dim=1) for states in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **options)
 
 
 def _flash_attn(q, k, v, cu_seqlens, max_seqlen, scaling, dropout) -> Tensor:
@@ -153,6 +185,8 @@ class DeferredMask:
         self.has_padding_mask = arguments.get("attention_mask") is not None
         self.is_custom = bool(arguments.get("use_vmap"))
         self.local_size = arguments.get("local_size")
+        unmasked = not (self.has_padding_mask or self.is_custom or self.local_size)
+        self.is_causal_alone = unmasked and arguments.get("allow_is_causal_skip", False)
 
     @functools.cached_property
     def dense(self) -> Tensor | None:
@@ -179,23 +213,35 @@ def attention_forward(
     max_seqlen: int | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    read: Int[Tensor, " n"] | None = None,
+    key_values: Any = None,
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "B T H D"], None]:
     """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are arguments of the model's forward.
+
+    So is `key_values` (`longalign.evals.decoding`): it keeps those of a pack, and without a pack attends to them.
 
     Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones
     included), a KV cache, several rows, offsets that do not span the row, a window shorter than the longest sequence, a
     softcap.
     """
+    if cu_seqlens is None and key_values is not None:
+        return key_values.attend(module.layer_idx, query, key, value, scaling), None
     if cu_seqlens is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+        causal = isinstance(attention_mask, DeferredMask) and attention_mask.is_causal_alone
+        if read is not None and causal and query.device.type == "cpu":
+            return _attend_from_rows(read, query, key, value, scaling, dropout), None
         mask = attention_mask.dense if isinstance(attention_mask, DeferredMask) else attention_mask
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
     reason = _why_refused(module, query, key, attention_mask, cu_seqlens, max_seqlen, kwargs)
     if reason:
         raise ValueError(f"attention over a pack (cu_seqlens) {reason}")
-    return block_causal_attention(query, key, value, cu_seqlens, max_seqlen, scaling=scaling, dropout=dropout), None
+    if key_values is not None:
+        key_values.keep(module.layer_idx, key, value)
+    options = {"scaling": scaling, "dropout": dropout, "read": read}
+    return block_causal_attention(query, key, value, cu_seqlens, max_seqlen, **options), None
 
 
 def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> str | None:

@@ -6,9 +6,9 @@ divides by all its sequences), which no collator sees: `PlannedDataset` sets it.
 features, or a list that holds one such list (a DataLoader with batch_size=1 over micro-batches).
 
 Lengths 2, 4, 3 (targets marked *) as a packed batch and as a padded one:
-    input_ids     a a b b b b c c c         a a . .    attention_mask  1 1 0 0
-    position_ids  0 1 0 1 2 3 0 1 2         b b b b                    1 1 1 1
-    labels        - * - * - * - * *         c c c .                    1 1 1 0
+    input_ids     a a b b b b c c c         a a . .    labels  - * - -
+    position_ids  0 1 0 1 2 3 0 1 2         b b b b            - * * *
+    labels        - * - * - * - * *         c c c .            - * * -
     cu_seqlens    0 2 6 9
 An empty micro-batch becomes a filler, one pad token without target: its loss is exactly 0 with a gradient graph, so
 that ranks which ran out of sequences take part in every collective.
@@ -39,10 +39,13 @@ class PackedBatch(TypedDict):
 
 
 class PaddedBatch(TypedDict):
-    """One sequence a row, padded on the right to the longest; empty sequences are left out."""
+    """One sequence a row, padded on the right to the longest; empty sequences are left out.
+
+    There is no attention_mask: a causal model never looks to the right, so no token sees the padding, and what the
+    padding sees is not read. With one, kernels compute both halves of the square instead of the causal one.
+    """
 
     input_ids: Int[Tensor, "B T"]
-    attention_mask: Int[Tensor, "B T"]
     position_ids: Int[Tensor, "B T"]
     labels: Int[Tensor, "B T"]
     loss_weights: Float[Tensor, "B T"]
@@ -83,11 +86,11 @@ class PackedCollator:
 
 
 class PaddedCollator:
-    """One sequence a row, padded on the right; works with every attention.  Arguments, errors: `PackedCollator`.
+    """One sequence a row, padded on the right; works with every causal attention.  Arguments, errors: `PackedCollator`.
 
     >>> batch = PaddedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
-    >>> batch["attention_mask"].tolist()
-    [[1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 0]]
+    >>> batch["input_ids"].tolist()
+    [[7, 7, 0, 0], [7, 7, 7, 7], [7, 7, 7, 0]]
     >>> batch["labels"].tolist()
     [[-100, 7, -100, -100], [-100, 7, 7, 7], [-100, 7, 7, -100]]
     """
@@ -104,12 +107,9 @@ class PaddedCollator:
             torch.from_numpy(np.stack([np.pad(row, (0, longest - len(row)), constant_values=value) for row in rows]))
             for rows, value in zip(zip(*sequences, strict=True), fill, strict=True)
         )
-        lengths = torch.tensor([len(sequence[0]) for sequence in sequences])
-        positions = torch.arange(longest).expand(len(sequences), -1)
         return {
             "input_ids": tokens,
-            "attention_mask": (positions < lengths[:, None]).long(),
-            "position_ids": positions.contiguous(),
+            "position_ids": torch.arange(longest).repeat(len(sequences), 1),
             "labels": labels,
             "loss_weights": weights.to(self.weights_dtype),
             "use_cache": False,

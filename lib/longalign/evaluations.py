@@ -24,7 +24,7 @@ from longalign.runs import source_hash
 from longalign.starts import load_tokenizer
 from longalign.store import TokenStore
 
-CODE = ("evals", "attention", "collators", "packing", "chat", "rendering", "models", "store",
+CODE = ("evals", "attention", "last_layer", "collators", "packing", "chat", "rendering", "models", "store",
         "corpus/tokenizer")  # fmt: skip
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 LOSS = "loss"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longalign.last_layer import predicting, read_only_at
 from longalign.shapes import IGNORE_INDEX, Float, Int
 
 
@@ -163,7 +164,9 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
         )
     head = attach_loss_head(model)
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
-    with head.targets(batch["labels"], batch["loss_weights"]) as returned:
+    rows, tokens = batch["labels"].shape[0], inputs["input_ids"].shape[1]
+    read = predicting(batch["labels"], tokens)
+    with head.targets(batch["labels"], batch["loss_weights"]) as returned, read_only_at(model, read, rows, tokens):
         outputs = model(**inputs)
     loss = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     # A scalar that went through tanh or a factor is still a scalar: only its value tells.

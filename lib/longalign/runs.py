@@ -27,6 +27,7 @@ CODE = (
     "weights",
     "loss",
     "attention",
+    "last_layer",
     "collators",
     "planned",
     "store",
@@ -34,7 +35,7 @@ CODE = (
     "callbacks",
     "trainer",
 )
-SOMETIMES = {"defects": "defect", "lora": "lora_rank"}
+SOMETIMES = {"balance": "balance", "defects": "defect", "lora": "lora_rank"}
 """Modules that only those trainings use which set a field."""
 
 

@@ -80,11 +80,12 @@ def answer(folder: Path, encode: Any, question: str) -> str:
     import torch
 
     from longalign.chat import encode_prompt
-    from longalign.evals.conversation import greedy
+    from longalign.evals.conversation import ANSWER_ROOM
+    from longalign.evals.decoding import greedy
 
-    prompt = encode_prompt([{"role": "user", "content": question}], encode)
+    prompt = torch.from_numpy(encode_prompt([{"role": "user", "content": question}], encode)).long()
     with loaded(folder) as model:
-        return greedy(model, torch.from_numpy(prompt).long(), encode=encode)
+        return encode.decode(greedy(model, [prompt], end=encode.eos_token_id, room=ANSWER_ROOM)[0])
 
 
 def smoke(profile: Profile) -> None:

@@ -19,6 +19,7 @@ from longalign import checkpoints
 from longalign.batching import Plan, make_plan
 from longalign.callbacks import EventLog, Finite, Seal, Snapshots, Warned
 from longalign.collators import PackedCollator, PaddedCollator
+from longalign.cost import LLAMA_2_7B, SequenceCost, decoder_cost
 from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
 from longalign.loss import attach_loss_head, weighted_loss
 from longalign.planned import PlannedDataset
@@ -34,7 +35,8 @@ class TrainingConfig:
     `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
     the released code to train with (`longalign.defects`). `group_size` is sequences of about one length for sorted
     batching (0: as many as `rows`, on any number of ranks). `lora_rank` is that of the matrices which are trained in
-    place of the weights (`longalign.lora`; 0: all weights are trained).
+    place of the weights (`longalign.lora`; 0: all weights are trained). `balance` names how packs are dealt by what
+    their attention costs (`longalign.balance`; "": as they come).
     """
 
     method: str = "packing"
@@ -58,21 +60,29 @@ class TrainingConfig:
     snapshots: int = 0
     defect: str = ""
     lora_rank: int = 0
+    balance: str = ""
     checkpoint_every: int = 50
 
 
-def make_plans(store: TokenStore, config: TrainingConfig, *, ranks: int = 1) -> list[Plan]:
-    """One plan per epoch, each reshuffled by (seed, epoch)."""
+def make_plans(
+    store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B
+) -> list[Plan]:
+    """One plan per epoch, each reshuffled by (seed, epoch); `cost` is what a sequence costs where they are balanced."""
     special = {
         "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or None},
     }.get(config.method, {})  # fmt: skip
-    return [
+    plans = [
         make_plan(
             config.method, store.lengths, target_counts=store.target_counts, capacity=config.capacity, ranks=ranks,
             rows=config.rows, accumulation=config.accumulation, seed=config.seed, epoch=epoch, **special,
         )
         for epoch in range(config.epochs)
     ]  # fmt: skip
+    if config.balance:
+        from longalign import balance  # other runs' code is without it
+
+        plans = [balance.balanced(plan, config.balance, cost=cost) for plan in plans]
+    return plans
 
 
 def dealt(config: TrainingConfig, ranks: int) -> TrainingConfig:
@@ -129,6 +139,10 @@ class PlanTrainer(Trainer):
         """The local part of the step's loss, times the ranks that the engine is going to average over."""
         return weighted_loss(model, inputs) * self.args.world_size
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer would walk over all parameters in every micro-step, and `longalign.cost` knows."""
+        return 0
+
     def write_model(self, folder: Path | str) -> Path:
         """The whole model, wherever its parameters lie, as a folder that `from_pretrained` loads; every rank calls
         this. What LoRA has trained is merged into it, and written as it is to `adapter` below the folder.
@@ -169,7 +183,7 @@ def train(
     args = arguments or training_arguments(config, folder)
     if sequence_parallel > 1:
         _share_sequences(model, config, sequence_parallel)
-    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel)
+    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=_cost(model))
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
@@ -212,6 +226,17 @@ def train(
         why = "the time of this job is nearly over" if warned.stopped else "the parent process ended"
         raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: {why}")
     return trainer
+
+
+def _cost(model: PreTrainedModel) -> SequenceCost:
+    shape = model.config
+    heads = shape.num_attention_heads
+    size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
+    return decoder_cost(
+        hidden_size=shape.hidden_size, layers=shape.num_hidden_layers, intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size, query_size=heads * size,
+        key_value_size=(getattr(shape, "num_key_value_heads", None) or heads) * size,
+    )  # fmt: skip
 
 
 def _share_sequences(model: PreTrainedModel, config: TrainingConfig, ranks: int) -> None:

@@ -1,0 +1,137 @@
+"""Greedy decoding of many prompts side by side: each gets the tokens that it would get alone.
+
+Prompts of about one length share a batch. They are read as one pack, without padding, and the last layer only at their
+last tokens; then every pass writes one token of each answer, with all keys and values kept. Rows whose answer has ended
+leave. "The tokens it would get alone" holds up to the rounding of floating-point sums, which decides where two tokens
+are equally probable. The price: the model needs the attention "longalign" (no sliding window shorter than a sequence),
+and keys and values of a whole batch are in memory.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from longalign.attention import NAME
+from longalign.last_layer import read_only_at
+from longalign.shapes import Float, Int
+
+TOKENS_AT_ONCE = 16_384
+"""Positions of a batch, room for answers included."""
+
+
+@torch.no_grad()
+def greedy(
+    model: PreTrainedModel, prompts: Sequence[Int[Tensor, " T"]], *, end: int, room: int, tokens: int = TOKENS_AT_ONCE
+) -> list[list[int]]:
+    """The most probable tokens after each prompt, up to the token `end`, which is left out, or `room` of them.
+
+    At most `tokens` positions, prompts and room, are in a batch, or one prompt. The model is in evaluation mode
+    meanwhile. Raises ValueError for a model without the attention "longalign", and for an empty prompt.
+    """
+    if model.config._attn_implementation != NAME:
+        raise ValueError(f"greedy decoding needs a model with the attention {NAME!r}: load it by models.load_model")
+    if empty := [number for number, prompt in enumerate(prompts) if not len(prompt)]:
+        raise ValueError(f"prompt {empty[0]} is empty; nothing can be written after nothing")
+    training, written = model.training, [[] for _ in prompts]
+    model.eval()
+    try:
+        for batch in batches([len(prompt) for prompt in prompts], room, tokens):
+            for i, answer in zip(batch, _continued(model, [prompts[i] for i in batch], end, room), strict=True):
+                written[i] = answer
+    finally:
+        model.train(training)
+    return written
+
+
+def batches(lengths: Sequence[int], room: int, tokens: int) -> list[list[int]]:
+    """Indices in batches of about one length, the longest first, of at most `tokens` positions each.
+
+    >>> batches([2, 4, 3], room=1, tokens=10)
+    [[1, 2], [0]]
+    """
+    found: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not found or (len(found[-1]) + 1) * (lengths[found[-1][0]] + room) > tokens:
+            found.append([])
+        found[-1].append(i)
+    return found
+
+
+class KeyValues:
+    """Keys and values of a batch in every layer, [rows, G, room of the longest row, D]; row b holds `lengths[b]`."""
+
+    def __init__(self, lengths: Int[Tensor, " rows"], room: int) -> None:
+        self.lengths, self.size = lengths, int(lengths.max()) + room
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def keep(self, layer: int, key: Float[Tensor, "1 G T D"], value: Float[Tensor, "1 G T D"]) -> None:
+        """Take over those of a pack of all rows."""
+        kept = []
+        for states in (key, value):
+            rows = states.new_zeros(len(self.lengths), states.shape[1], self.size, states.shape[3])
+            for row, own in zip(rows, states[0].split(self.lengths.tolist(), 1), strict=True):
+                row[:, : own.shape[1]] = own
+            kept.append(rows)
+        self.layers[layer] = (kept[0], kept[1])
+
+    def attend(
+        self, layer: int, query: Float[Tensor, "rows H 1 D"], key: Tensor, value: Tensor, scaling: float | None
+    ) -> Float[Tensor, "rows 1 H D"]:
+        """Add one token's key and value [rows, G, 1, D] to each row, and attend from it to all of its row."""
+        every = torch.arange(len(self.lengths), device=query.device)
+        longest = int(self.lengths.max()) + 1
+        keys, values = self.layers[layer]
+        for kept, new in ((keys, key), (values, value)):
+            kept[every, :, self.lengths] = new[:, :, 0].to(kept.dtype)
+        seen = torch.arange(longest, device=query.device) <= self.lengths[:, None]
+        # The heads that share a key are rows of one product, so that keys are read once.
+        grouped = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
+        out = nn.functional.scaled_dot_product_attention(
+            grouped, keys[:, :, :longest], values[:, :, :longest], attn_mask=seen[:, None, None], scale=scaling
+        )
+        return out.flatten(1, 2)[:, None]
+
+    def leave(self, staying: Int[Tensor, " staying"]) -> None:
+        """Go on with these rows alone."""
+        self.lengths = self.lengths[staying]
+        self.layers = {layer: (keys[staying], values[staying]) for layer, (keys, values) in self.layers.items()}
+
+
+def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room: int) -> list[list[int]]:
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    kept, rows = KeyValues(lengths, room), torch.arange(len(prompts), device=model.device)
+    found = torch.full((len(prompts), room), end, device=model.device)
+    following = _read(model, torch.cat(list(prompts)).to(model.device), kept)
+    for place in range(room):
+        found[rows, place] = following
+        going = following != end
+        if place + 1 == room or not going.any():
+            break
+        if 2 * int(going.sum()) <= len(rows):  # copying what is kept pays when half of it goes
+            staying = going.nonzero()[:, 0]
+            kept.leave(staying)
+            rows, following = rows[staying], following[staying]
+        following = _next(model, kept, input_ids=following[:, None], position_ids=kept.lengths[:, None])[:, 0]
+        following = torch.where((found[rows, : place + 1] == end).any(dim=1), end, following)
+        kept.lengths = kept.lengths + 1
+    return [answer[: answer.index(end)] if end in answer else answer for answer in found.tolist()]
+
+
+def _read(model: PreTrainedModel, tokens: Int[Tensor, " T"], kept: KeyValues) -> Int[Tensor, " rows"]:
+    """The token after each prompt of a pack, whose keys and values are kept."""
+    offsets = nn.functional.pad(kept.lengths.cumsum(0), (1, 0))
+    places = torch.arange(len(tokens), device=tokens.device) - offsets[:-1].repeat_interleave(kept.lengths)
+    last = offsets[1:] - 1
+    with read_only_at(model, last, 1, len(tokens)):
+        following = _next(
+            model, kept, at=last, input_ids=tokens[None], position_ids=places[None],
+            cu_seqlens=offsets.int(), max_seqlen=kept.size,
+        )  # fmt: skip
+    return following[0]
+
+
+def _next(model: PreTrainedModel, kept: KeyValues, *, at: Tensor | slice = slice(None), **inputs: object) -> Tensor:
+    states = model.base_model(**inputs, use_cache=False, key_values=kept).last_hidden_state[:, at]
+    return model.get_output_embeddings()(states).argmax(-1)

@@ -1,0 +1,85 @@
+"""Guarantees unchanged hidden states at the positions that are read, with the last layer computed nearly only there.
+
+A loss over answers reads the last layer's output where a target is predicted, an eighth of the positions in the
+miniature, far fewer behind a long document. The layers below and the last one's keys and values are needed everywhere;
+its queries, attention, output projection and MLP only where something is read, and all gradients of the others are 0.
+So values and gradients stay exact, and up to 1 / layers of a step is saved: much of a miniature, little of 32 layers.
+
+The price: a few hooks while a forward pass lasts, in which the last layer's output at other positions means nothing.
+A model that is built otherwise, most positions being read, and gradient checkpointing (which passes again when the hooks
+are gone) are left alone.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from longalign.attention import NAME
+from longalign.shapes import IGNORE_INDEX, Int
+
+GATED_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+def predicting(labels: Int[Tensor, "B L"], tokens: int) -> Int[Tensor, " n"]:
+    """Flat positions, in B rows of `tokens` each, from which a target is predicted: position t from t - 1.
+
+    >>> predicting(torch.tensor([[-100, 1, -100, 1, 1, 1, -100, 1, 1]]), 9)                   # lengths 2, 4, 3
+    tensor([0, 2, 3, 4, 6, 7])
+    """
+    row, place = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    return row * tokens + place
+
+
+@contextlib.contextmanager
+def read_only_at(model: nn.Module, positions: Int[Tensor, " n"], rows: int, tokens: int) -> Iterator[None]:
+    """Within this context the forward pass of a Hugging Face decoder is right at `positions` alone.
+
+    They ascend and are flat, as `predicting` gives them: position t of row b is b x tokens + t.
+    """
+    layer = _last_layer(model) if 0 < 2 * len(positions) <= rows * tokens else None
+    if layer is None:
+        yield
+        return
+    hooks = []
+    for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
+        hooks += [
+            part.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions)),
+            part.register_forward_hook(lambda _, inputs, output: _put_back(output, positions, rows, tokens)),
+        ]
+    if layer.self_attn.config._attn_implementation == NAME:
+        hooks.append(layer.self_attn.register_forward_pre_hook(
+            lambda _, inputs, options: (inputs, {**options, "read": positions}), with_kwargs=True
+        ))  # fmt: skip
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _picked(inputs: tuple[Any, ...], positions: Tensor) -> tuple[Tensor]:
+    (states,) = inputs
+    return (states.flatten(0, 1)[positions][None],)
+
+
+def _put_back(output: Tensor, positions: Tensor, rows: int, tokens: int) -> Tensor:
+    whole = output.new_zeros(rows * tokens, output.shape[-1]).index_copy(0, positions, output[0])
+    return whole.unflatten(0, (rows, tokens))
+
+
+def _last_layer(model: nn.Module) -> nn.Module | None:
+    """The last decoder layer where it is built as Llama's: attention and a dense gated MLP, nothing else but norms."""
+    while hasattr(model, "module"):
+        model = model.module
+    layers = getattr(getattr(model, "base_model", model), "layers", None)
+    if not layers or (model.training and getattr(layers[-1], "gradient_checkpointing", False)):
+        return None
+    parts = dict(layers[-1].named_children())
+    attention, mlp = parts.pop("self_attn", None), parts.pop("mlp", None)
+    norms = all(type(part).__name__.endswith("Norm") for part in parts.values())
+    dense = mlp is not None and {name for name, _ in mlp.named_children()} == GATED_MLP
+    whole = all(hasattr(attention, name) for name in ("q_proj", "o_proj", "config"))
+    return layers[-1] if norms and dense and whole else None
