@@ -131,16 +131,6 @@ def test_work_is_counted_by_hand_for_padded_rows_packs_and_fillers():
     assert step_work(plan_packing([2, 4, 3], capacity=9)).tolist() == [[[9.0, 29.0, 1.0, 1.0]]]
 
 
-def test_pairs_count_twice_only_where_rows_of_different_lengths_are_padded():
-    padded, even = plan_naive([2, 4, 3], rows=3), plan_naive([4, 4, 4], rows=3)
-    packed = plan_packing([2, 4, 3], capacity=9)
-    for plan, times in ((padded, 2), (even, 1), (packed, 1), (hand_made(), 1)):
-        once, masked = step_work(plan), step_work(plan, masked_pairs=2.0)
-        assert (masked == once * [1, times, 1, 1]).all()
-        seconds = step_seconds(plan, TRUE_PACE, masked_pairs=2.0)
-        assert seconds == pytest.approx(TRUE_PACE(masked.reshape(-1, 4)).reshape(masked.shape[:2]).max(axis=1))
-
-
 def test_the_fit_recovers_the_pace_that_the_seconds_were_made_from():
     assert relative_error(fit_pace(*measured_steps())) < 1e-6
 

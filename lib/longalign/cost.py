@@ -104,17 +104,6 @@ def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step
     return float(1 - costs.sum() / (plan.ranks * wall)) if wall else 0.0
 
 
-def step_walls(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Float[np.ndarray, " steps"]:
-    """What the slowest rank does in every optimizer step, shape [steps]; `barrier`: see `idle_share`.
-
-    >>> from longalign.batching import plan_naive
-    >>> plan = plan_naive([2, 4, 3], ranks=2, accumulation=2, seed=1)                # rank 0: 2, 3; rank 1: 4, a filler
-    >>> [step_walls(plan, SequenceCost(1.0, 0.0), barrier).tolist() for barrier in ("step", "micro_step")]
-    [[5.0], [7.0]]
-    """
-    return _slowest(micro_batch_costs(plan, cost), barrier)
-
-
 def _slowest(
     costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str
 ) -> Float[np.ndarray, " steps"]:
@@ -156,34 +145,17 @@ class Pace:
         return work @ np.array(astuple(self))
 
 
-def step_work(plan: Plan, *, masked_pairs: float = 1.0) -> Float[np.ndarray, "steps ranks 4"]:
+def step_work(plan: Plan) -> Float[np.ndarray, "steps ranks 4"]:
     """What each rank does in each step: positions and pairs computed, micro-batches, and 1 for the step itself.
 
     Positions and pairs are those of `micro_batch_costs`; a filler is a micro-batch without positions.
 
-    Args:
-        masked_pairs: how often a pair counts where rows of different lengths are padded. A causal kernel leaves half of
-            the pairs out; a padding mask (stock sdpa) keeps it from that, so that there 2 is right.
-
-    >>> from longalign.batching import plan_packing, plan_sorted
+    >>> from longalign.batching import plan_packing
     >>> step_work(plan_packing([2, 4, 3], capacity=9)).tolist()
     [[[9.0, 29.0, 1.0, 1.0]]]
-    >>> step_work(plan_sorted([2, 4, 3], rows=3, group_size=3), masked_pairs=2.0).tolist()  # 3 rows of 4
-    [[[12.0, 96.0, 1.0, 1.0]]]
     """
-    positions, pairs = (part.sum(axis=2) for part in _computed(plan, masked_pairs))
+    positions, pairs = (micro_batch_costs(plan, SequenceCost(*unit)).sum(axis=2) for unit in ((1.0, 0.0), (0.0, 1.0)))
     return np.stack([positions, pairs, np.full_like(pairs, plan.accumulation), np.ones_like(pairs)], axis=2)
-
-
-def _computed(plan: Plan, masked_pairs: float) -> tuple[Float[np.ndarray, "steps ranks accumulation"], ...]:
-    """Positions and pairs of every micro-batch."""
-    positions, pairs = (micro_batch_costs(plan, SequenceCost(*unit)) for unit in ((1.0, 0.0), (0.0, 1.0)))
-    if masked_pairs == 1.0 or plan.method == "packing":
-        return positions, pairs
-    lengths = plan.lengths.tolist()
-    padded = [[[len({lengths[row[0]] for row in batch}) > 1 for batch in rank] for rank in step.micro_batches]
-              for step in plan.steps]  # fmt: skip
-    return positions, np.where(np.array(padded, dtype=bool).reshape(pairs.shape), masked_pairs * pairs, pairs)
 
 
 def fit_pace(work: Float[np.ndarray, "n 4"], seconds: Float[np.ndarray, " n"]) -> Pace:
@@ -256,13 +228,10 @@ def prediction_error(
     return PredictionError(len(seconds), median, ninetieth, float(predicted.sum() / seconds.sum() - 1))
 
 
-def step_seconds(
-    plan: Plan, pace: Pace, *, barrier: str = "step", masked_pairs: float = 1.0
-) -> Float[np.ndarray, " steps"]:
+def step_seconds(plan: Plan, pace: Pace, *, barrier: str = "step") -> Float[np.ndarray, " steps"]:
     """Simulated seconds of every optimizer step on `plan.ranks` processes of this pace, shape [steps].
 
-    A step ends when the slowest rank is done; communication takes no time. `barrier`: see `idle_share`; `masked_pairs`:
-    see `step_work`.
+    A step ends when the slowest rank is done; communication takes no time. `barrier`: see `idle_share`.
 
     >>> from longalign.batching import plan_naive
     >>> plan = plan_naive([2, 4, 3], ranks=2, accumulation=2, seed=1)                # rank 0: 2, 3; rank 1: 4, a filler
@@ -270,6 +239,5 @@ def step_seconds(
     >>> step_seconds(plan, pace).tolist(), step_seconds(plan, pace, barrier="micro_step").tolist()
     ([6.25], [8.25])
     """
-    positions, pairs = _computed(plan, masked_pairs)
-    costs = pace.per_position * positions + pace.per_pair * pairs + pace.per_micro_batch
-    return _slowest(costs, barrier) + pace.per_step
+    costs = micro_batch_costs(plan, SequenceCost(per_token=pace.per_position, per_pair=pace.per_pair))
+    return _slowest(costs + pace.per_micro_batch, barrier) + pace.per_step
