@@ -45,27 +45,39 @@ def exact_fit(groups: dict[int, list[int]], capacity: int, tries: int = 64) -> P
     shortest_first = list(left)[::-1]
     packs: Packs = []
 
-    def take(length: int) -> int:
-        sequence = left[length].pop()
-        if not left[length]:
+    def take(length: int, count: int) -> list[int]:
+        stack = left[length]
+        sequences = stack[: -count - 1 : -1]
+        del stack[-count:]
+        if not stack:
             del left[length]
             del shortest_first[bisect_left(shortest_first, length)]
-        return sequence
+        return sequences
 
     while left:
         free, pack = capacity, []
         while left and shortest_first[0] <= free:
             at = bisect_right(shortest_first, free) - 1
-            chosen = (shortest_first[at],)
-            if 0 < free - chosen[0] < shortest_first[0]:
-                for length in shortest_first[max(0, at - tries) : at][::-1]:
-                    if free - length in left and (free != 2 * length or len(left[length]) > 1):
-                        chosen = (length, free - length)
-                        break
-            pack += map(take, chosen)
-            free -= sum(chosen)
+            length = shortest_first[at]
+            count = min(len(left[length]), free // length) if length else len(left[length])
+            hole = 0 < free - count * length < shortest_first[0]
+            # All of them in one go, but the one that would leave a hole.
+            chosen = [(length, count - hole)] if count > hole else _pair(left, shortest_first, at, free, tries)
+            for length, count in chosen:
+                pack += take(length, count)
+                free -= count * length
         packs.append(pack)
     return packs
+
+
+def _pair(
+    left: dict[int, list[int]], shortest_first: list[int], at: int, free: int, tries: int
+) -> list[tuple[int, int]]:
+    """Two lengths that fill `free` exactly, the longer among the `tries` before place `at`; without any, that at it."""
+    for length in shortest_first[max(0, at - tries) : at][::-1]:
+        if free - length in left and (free != 2 * length or len(left[length]) > 1):
+            return [(length, 1), (free - length, 1)]
+    return [(shortest_first[at], 1)]
 
 
 class _Room:
