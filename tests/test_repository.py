@@ -19,10 +19,10 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
     0: "shapes packing bins batching plan weights cost demand summary",
-    1: "loss attention collators planned",
-    2: "jsonl rendering chat store store_writer tokenizing corpus models checkpoints footprint ranks callbacks trainer "
-    "lora ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching "
-    "endpoints official judging self_instruct",
+    1: "loss attention last_layer collators planned",
+    2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
+    "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
+    "defects fetching endpoints official judging self_instruct",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
     "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table "
     "parsing commands cli",

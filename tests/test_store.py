@@ -1,7 +1,5 @@
 """A store gives back what was written, is whole or refused, and needs the memory of one sample."""
 
-import io
-import json
 import os
 import pickle
 import shutil
@@ -15,27 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
-from longalign.chat import Encoded, encode, tokenizer_hash
+from longalign.chat import Encoded
 from longalign.jsonl import DataError
 from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, write_store
-from longalign.tokenizing import print_progress, read_lengths, tokenize_jsonl
-
-WORDS = word_tokenizer()
-GOOD = {"messages": [user("w0 w1"), assistant("w2 w0 w4")], "length": 11, "task": "lookup"}
 
 
 def sequence(ids, targets):
     ids = np.array(ids, dtype=np.int32)
     return Encoded(ids, np.where(np.array(targets, dtype=bool), ids, np.int32(IGNORE_INDEX)))
-
-
-def write_rows(path, rows):
-    """JSON rows as lines; bytes as they are."""
-    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    return path
 
 
 class Features(torch.utils.data.Dataset):
@@ -222,150 +208,6 @@ def test_a_failure_halfway_leaves_the_old_store_as_it_was(three, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
-# --- from JSONL -------------------------------------------------------------------------------------------------------
-
-
-def test_a_jsonl_file_becomes_a_store_that_knows_where_it_came_from(tmp_path):
-    other = {"messages": [user("w7"), assistant("w0")], "extra": [1, {"键": "值"}]}
-    jsonl = write_rows(tmp_path / "data.jsonl", [GOOD, b"", other])
-    store = tokenize_jsonl(jsonl, WORDS, tmp_path / "store")
-    for index, row in enumerate([GOOD, other]):
-        expected = encode(row["messages"], WORDS)
-        assert store[index]["input_ids"].tolist() == expected.input_ids.tolist()
-        assert store[index]["labels"].tolist() == expected.labels.tolist()
-        assert store.source_row(index, jsonl) == row
-    assert store.lines[:, 0].tolist() == [1, 3]
-    manifest = store.manifest
-    assert manifest["source"]["name"] == "data.jsonl"
-    assert (manifest["chat_format"], manifest["max_length"], manifest["dropped"]) == ("template", None, {})
-    assert manifest["tokenizer_sha256"] == tokenizer_hash(WORDS)
-    assert str(tmp_path) not in (store.folder / "manifest.json").read_text()
-    with pytest.raises(DataError, match="another file"):
-        store.source_row(0, write_rows(tmp_path / "short.jsonl", [GOOD]))
-    with pytest.raises(DataError, match="nowhere: cannot be read"):
-        store.source_row(0, tmp_path / "nowhere")
-
-
-def test_truncation_is_counted_in_the_manifest(tmp_path):
-    long = {"messages": [user(" ".join(["w1"] * 100)), assistant("w2")]}
-    store = tokenize_jsonl(write_rows(tmp_path / "a.jsonl", [long, GOOD, long]), WORDS, tmp_path / "s", max_length=50)
-    assert store.lengths.tolist() == [50, 11, 50]
-    assert (store.manifest["truncated_sequences"], store.manifest["truncated_tokens"]) == (2, 2 * (107 - 50))
-
-
-BAD = {
-    b'{"messages": [': "malformed JSON",
-    b"[]": "not an object",
-    b'{"message": 1}': "missing messages",
-    json.dumps({"messages": [{"role": "human", "content": "w1"}]}).encode(): "unknown role",
-    json.dumps({"messages": [user("w1")]}).encode(): "no assistant turn",
-    json.dumps({"messages": [user("w1"), assistant("")]}).encode(): "empty answer",
-    json.dumps({"messages": [user("w1 \ud800"), assistant("w1")]}).encode(): "lone surrogate",
-    json.dumps({"messages": [user("w1"), assistant(" ".join(["w1"] * 99))]}).encode(): "no room for its answer",
-    '{"messages": "grün"}'.encode("latin-1"): "not UTF-8",
-}
-
-
-@pytest.mark.parametrize(("raw", "reason"), BAD.items(), ids=BAD.values())
-def test_a_bad_sample_stops_with_file_and_line_and_leaves_nothing(tmp_path, raw, reason):
-    jsonl = write_rows(tmp_path / "data.jsonl", [GOOD, raw, GOOD])
-    with pytest.raises(DataError, match=f"data.jsonl, line 2[,:].*{reason}") as error:
-        tokenize_jsonl(jsonl, WORDS, tmp_path / "store", max_length=40)
-    assert error.value.__cause__ is None
-    assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]
-
-
-def test_skipped_samples_are_counted_by_reason_printed_and_kept(tmp_path, capsys):
-    rows = [GOOD, *BAD, b"[]", GOOD]
-    jsonl = write_rows(tmp_path / "data.jsonl", rows)
-    store = tokenize_jsonl(jsonl, WORDS, tmp_path / "store", max_length=40, skip_invalid=True)
-    assert len(store) == 2
-    assert store.lines[:, 0].tolist() == [1, len(rows)]
-    assert store.manifest["dropped"] == dict.fromkeys(BAD.values(), 1) | {"not an object": 2}
-    printed = capsys.readouterr().err
-    assert "10 samples skipped (" in printed
-    assert all(reason in printed for reason in BAD.values())
-    skipped = [json.loads(line) for line in (store.folder / "skipped.jsonl").read_text().splitlines()]
-    assert [row["line"] for row in skipped] == list(range(2, len(rows)))
-    assert [row["reason"] for row in skipped] == [*BAD.values(), "not an object"]
-    assert [row["raw"].encode("utf-8", "surrogateescape") for row in skipped] == rows[1:-1]
-    assert skipped[5]["field"] == "messages[1].content"
-    TokenStore(store.folder, verify=True)
-
-
-def test_a_file_of_which_nothing_remains_is_an_error_that_says_why(tmp_path):
-    jsonl = write_rows(tmp_path / "data.jsonl", [b"[]", b"{", b"{"])
-    with pytest.raises(
-        DataError, match="no valid sample .*malformed JSON: 2, not an object: 1; the first: .*line 1: not an"
-    ):
-        tokenize_jsonl(jsonl, WORDS, tmp_path / "store", skip_invalid=True)
-    with pytest.raises(DataError, match="nowhere.jsonl: cannot be read"):
-        tokenize_jsonl(tmp_path / "nowhere.jsonl", WORDS, tmp_path / "store", skip_invalid=True)
-    assert not (tmp_path / "store").exists()
-
-
-def test_progress_is_told_after_every_sample_and_prints_plain_lines(tmp_path, monkeypatch):
-    jsonl = write_rows(tmp_path / "data.jsonl", [GOOD] * 3)
-    calls = []
-    tokenize_jsonl(jsonl, WORDS, tmp_path / "store", progress=lambda *told: calls.append(told))
-    assert [call[:2] for call in calls] == [(1, 11), (2, 22), (3, 33)]
-    assert calls[-1][2] == 1.0
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    show = print_progress(every=0.0)
-    show(10, 2000, 0.5)
-    line = stream.getvalue()
-    assert line.startswith("tokenize: 10 samples, ")
-    assert "tokens/s, 50%, " in line and line.endswith(" s left\n")
-
-
-# --- lengths ----------------------------------------------------------------------------------------------------------
-
-
-def test_lengths_of_a_store_of_jsonl_and_of_a_text_file_agree(tmp_path):
-    rows = [{"messages": [user(" ".join(["w0"] * n)), assistant("w1 w2")], "length": n + 8} for n in (2, 4, 3)]
-    jsonl = write_rows(tmp_path / "data.jsonl", rows)
-    (tmp_path / "lengths.txt").write_text("10\n12\r\n\n 11 \n")
-    store = tokenize_jsonl(jsonl, WORDS, tmp_path / "store")
-    for source, options, counts in [
-        (store.folder, {}, [3, 3, 3]),
-        (jsonl, {"tokenizer": WORDS}, [3, 3, 3]),
-        (jsonl, {}, None),
-        (tmp_path / "lengths.txt", {}, None),
-    ]:
-        lengths, target_counts = read_lengths(source, **options)
-        assert lengths.tolist() == [10, 12, 11] and lengths.dtype == np.int64
-        assert counts is target_counts or target_counts.tolist() == counts
-    shutil.copy(jsonl, tmp_path / "rows")
-    assert read_lengths(tmp_path / "rows", max_length=11)[0].tolist() == [10, 11, 11]
-
-
-@pytest.mark.parametrize("text", ["-4", "0", "4.5", "four", "1_000", "４", "9" * 30, "4 5", "\x00"])
-def test_a_line_that_is_no_length_is_named(tmp_path, text):
-    path = tmp_path / "lengths.txt"
-    path.write_text(f"2\n{text}\n3\n", encoding="utf-8")
-    with pytest.raises(DataError, match="lengths.txt, line 2: not a length"):
-        read_lengths(path)
-
-
-@pytest.mark.parametrize("length", [None, True, 0, -3, 2.0, "7", 2**70])
-def test_rows_without_a_length_ask_for_a_tokenizer(tmp_path, length):
-    jsonl = write_rows(tmp_path / "data.jsonl", [GOOD, {**GOOD, "length": length}])
-    with pytest.raises(DataError, match="data.jsonl, line 2, field length: no length .*--tokenizer"):
-        read_lengths(jsonl)
-
-
-def test_what_holds_no_lengths_is_an_error(tmp_path):
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "folder").mkdir()
-    for name, message in [("empty.txt", "empty file"), ("folder", "not a token store"), ("nowhere", "cannot be read")]:
-        with pytest.raises(DataError, match=message):
-            read_lengths(tmp_path / name)
-    with pytest.raises(DataError, match=r"data.jsonl, line 2, field messages\[1\].content: empty answer"):
-        rows = [GOOD, {"messages": [user("w1"), assistant("")]}]
-        read_lengths(write_rows(tmp_path / "data.jsonl", rows), tokenizer=byte_tokenizer(MARKED))
-
-
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 SAMPLES, LENGTH = 300, 65536
@@ -376,7 +218,7 @@ import numpy as np
 import psutil
 from longalign.chat import Encoded
 from longalign.store import write_store
-from longalign.tokenizing import read_lengths
+from longalign.lengths import read_lengths
 
 folder, samples, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 memory = []

@@ -66,6 +66,7 @@ def parser() -> Parser:
     tokenize.add_argument("--out", type=Path, required=True, help="folder of the token store")
     tokenize.add_argument("--max-length", type=positive, help="longer documents lose their middle")
     tokenize.add_argument("--skip-invalid", action="store_true", help="leave bad samples out, count and list them")
+    tokenize.add_argument("--workers", type=positive, help="processes for a large file (default: cores it may use)")
     _tokenizer_options(tokenize)
     build.add(actions, data)
     top.below += data.below
@@ -144,8 +145,8 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
     import numpy as np
 
     from longalign.commands.loading import load_tokenizer
+    from longalign.lengths import read_lengths
     from longalign.packing import fit_lengths
-    from longalign.tokenizing import read_lengths
 
     named = options.tokenizer is not None or _has_only_messages(options.data)
     tokenizer = load_tokenizer(options.tokenizer) if named else None
@@ -167,7 +168,7 @@ def run_tokenize(options: argparse.Namespace) -> None:
 
     store = tokenize_jsonl(
         options.data, load_tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
-        max_length=options.max_length, skip_invalid=options.skip_invalid,
+        max_length=options.max_length, skip_invalid=options.skip_invalid, workers=options.workers,
     )  # fmt: skip
     print(f"{options.out}: {len(store.lengths):,} sequences, {int(store.lengths.sum()):,} tokens")
 

@@ -26,7 +26,7 @@ RECALL_SHARE = 0.25  # of the documents of the context extension
 def data_folder(profile: Profile) -> Path:
     """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
-    written = ("chat", "jsonl", "rendering", "store", "store_writer", "tokenizing")
+    written = ("chat", "jsonl", "rendering", "store", "store_writer", "tokenizing", "parts")
     code = source_hash(*(f"corpus/{name}" for name in CORPUS), *written)
     if has_released(profile):
         settings["sources"] = [_identity(profile, source) for source in profile.sources if source.kind == "data"]

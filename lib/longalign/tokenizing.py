@@ -1,27 +1,60 @@
 """Guarantees that a JSONL file becomes a token store whole or not at all, and that a bad sample is named by its place.
 
-The price: every line is parsed and tokenized, one at a time, also where lengths alone are asked for.
+By any number of processes it becomes the same store, byte for byte; whatever ends them, the next call goes on from the
+parts of the file that were done.  The price: until the store is whole, its parts are on the disk beside it, so that
+tokenizing takes twice the room; and they stay there after a failure.
 """
 
+import errno
 import hashlib
+import json
 import os
+import re
+import shutil
 import sys
 import time
-from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from longalign.chat import encode, tokenizer_hash
+from longalign import record
+from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError, Line, read_lines
+from longalign.parts import PART_BYTES, WHOLE, Part, Tell, cores, in_order, split
 from longalign.rendering import format_of
+from longalign.runs import source_hash
 from longalign.store import TokenStore
-from longalign.store_writer import StoreWriter, target_count
+from longalign.store_writer import StoreWriter
+
+TOO_LONG = "line too long"  # the reason of which skipped.jsonl has only the line's beginning
+CODE = ("chat", "jsonl", "parts", "rendering", "store", "store_writer", "tokenizing")
 
 Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, share of the file done
+
+
+@dataclass(frozen=True)
+class Way:
+    """How conversations become sequences: the arguments of `longalign.chat.encode`."""
+
+    tokenizer: Any
+    chat_format: str
+    max_length: int | None
+
+    def encode(self, line: Line) -> Encoded:
+        """The sequence of a line's messages; raises DataError."""
+        return encode(
+            line.row().get("messages"), self.tokenizer, chat_format=self.chat_format, max_length=self.max_length
+        )
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The way as the manifest has it."""
+        settings = {"chat_format": self.chat_format, "max_length": self.max_length}
+        return {"tokenizer_sha256": tokenizer_hash(self.tokenizer), **settings}
 
 
 def tokenize_jsonl(
@@ -32,110 +65,226 @@ def tokenize_jsonl(
     chat_format: str | None = None,
     max_length: int | None = None,
     skip_invalid: bool = False,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> TokenStore:
     """The token store of a JSONL file in LongAlign-10k's schema; formats and truncation are `longalign.chat.encode`'s.
 
-    A bad sample raises DataError with file, line and field, and nothing is left behind.  With `skip_invalid` it is
+    A file of more than PART_BYTES is done in parts by `workers` processes side by side, by default as many as this
+    process may use cores; it needs Linux or macOS, for they are forked.  Any number of them makes the same store and
+    raises the same errors.  After a failure, an interrupt or a kill, finished parts stay beside `folder`, and a call
+    with the same tokenizer, format and length goes on from those whose bytes stand where they stood.
+
+    A bad sample raises DataError with file, line and field, and no store is left behind.  With `skip_invalid` it is
     left out instead, counted by reason in the manifest's "dropped", copied to skipped.jsonl (bytes that are not UTF-8
-    as lone surrogates \\udcXX), and the counts are printed.  A file of which nothing remains raises.  `progress` is
-    called after every sample; None prints a line.
+    as lone surrogates \\udcXX), and the counts are printed.  A file of which nothing remains raises, and so does a disk
+    that is full; `longalign.record.Taken` when another process is making the same store.  `progress` is called after
+    samples, often; None prints a line.
+
+    >>> import tempfile
+    >>> from longalign.corpus import tokenizer
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> turns = [[{"role": "user", "content": "?" * n}, {"role": "assistant", "content": "!"}] for n in (2, 4, 3)]
+    >>> _ = (folder / "a.jsonl").write_text("".join(json.dumps({"messages": turn}) + "\\n" for turn in turns))
+    >>> store = tokenize_jsonl(folder / "a.jsonl", tokenizer.load(), folder / "store", progress=lambda *told: None)
+    >>> store.lengths.tolist(), store.target_counts.tolist()
+    ([8, 10, 9], [3, 3, 3])
     """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; at least one process must work")
+    job = Job(Path(jsonl), Way(tokenizer, chat_format or format_of(tokenizer), max_length), skip_invalid)
     progress = progress or print_progress()
-    digest, dropped, first = hashlib.sha256(), Counter(), None
-    with StoreWriter(folder) as writer:
-        for line in read_lines(jsonl, digest=digest):
-            try:
-                messages = line.row().get("messages")
-                sequence = encode(messages, tokenizer, chat_format=chat_format, max_length=max_length)
-            except DataError as error:
-                error.at(jsonl, line.number)
-                if not skip_invalid:
-                    raise error from None
-                dropped[error.reason] += 1
-                first = first or error
-                writer.skip(line, error)
-                continue
-            writer.add(sequence, line=line.number, offset=line.offset)
-            progress(len(writer), writer.tokens, (line.offset + len(line.raw)) / max(1, os.path.getsize(jsonl)))
-        summary = ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
-        if not len(writer):
-            raise DataError("no valid sample", f"all were skipped: {summary}; the first: {first}").at(jsonl)
-        source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
-        spoken = chat_format or format_of(tokenizer)
-        how = {"tokenizer_sha256": tokenizer_hash(tokenizer), "chat_format": spoken, "max_length": max_length}
-        writer.finish({"source": source, **how, "dropped": dict(sorted(dropped.items()))})
+    try:
+        with StoreWriter(folder) as writer, _parts_beside(Path(folder)) as lock:
+            digest, dropped, first = hashlib.sha256(), Counter(), None
+            with closing(job.write(writer, lock, digest, workers or cores(), progress)) as left_out:
+                for error in left_out:
+                    dropped[error.reason] += 1
+                    first = first or error
+            if not len(writer):
+                detail = f"all were skipped: {_counts(dropped)}; the first: {first}"
+                raise DataError("no valid sample", detail).at(jsonl)
+            source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
+            writer.finish({"source": source, **job.way.described, "dropped": dict(sorted(dropped.items()))})
+    except OSError as error:
+        raise _unwritable(error, folder) from None
     if dropped:
         where = Path(folder) / "skipped.jsonl"
-        print(f"{jsonl}: {sum(dropped.values())} samples skipped ({summary}); see {where}", file=sys.stderr)
+        print(f"{jsonl}: {sum(dropped.values())} samples skipped ({_counts(dropped)}); see {where}", file=sys.stderr)
     return TokenStore(folder)
 
 
-def read_lengths(
-    path: str | os.PathLike, *, tokenizer: Any = None, chat_format: str | None = None, max_length: int | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Lengths and, where known, target counts (int64 [n]) of a token store, a JSONL file, or a text file of lengths.
+@dataclass(frozen=True)
+class Job:
+    """A file that becomes a store, as a whole or in parts that are small stores: lines count from the part's first."""
 
-    A folder is a store; a file whose first line begins with "{", or that is named .jsonl or .json, is JSONL; anything
-    else holds one positive integer a line (2, 4, 3 on three lines).  JSONL is tokenized sample by sample when there
-    is a tokenizer, else the rows' key "length" tells, cut to `max_length` as truncation would.  Blank lines hold
-    nothing.  Raises DataError that names file and line.
-    """
-    if os.path.isdir(path):
-        store = TokenStore(path)
-        return store.lengths, store.target_counts
-    lengths, counts, progress = array("q"), array("q"), print_progress("measure")
-    tokens, is_jsonl = 0, os.fspath(path).endswith((".jsonl", ".json"))
-    for index, line in enumerate(read_lines(path)):
-        is_jsonl = is_jsonl or (index == 0 and line.raw.lstrip().startswith(b"{"))
+    jsonl: Path
+    way: Way
+    skip_invalid: bool
+
+    def write(
+        self, writer: StoreWriter, lock: Any, digest: Any, workers: int, progress: Progress
+    ) -> Iterator[DataError]:
+        """Write all samples of the file; yields what is left out.  If there are several parts, they are done in the
+        folder of the `lock`."""
+        size = file_size(self.jsonl)
+        told = tally(progress, size)
+        if size <= PART_BYTES:
+            yield from self._fill(writer, WHOLE, partial(told, WHOLE), digest)
+            return
+        parts = split(self.jsonl, digest, PART_BYTES)
+        known, make = partial(self._known, Path(lock.name).parent), partial(self._make, lock)
+        with closing(in_order(parts, make, workers=workers, known=known, told=told)) as finished:
+            for part, made in finished:
+                store = TokenStore(made)
+                yield from self._append(writer, store, part)
+                told(part, len(store), store.manifest["tokens"], part.end - part.start)
+        progress(len(writer), writer.tokens, 1.0)
+
+    def _fill(self, writer: StoreWriter, part: Part, tell: Tell, digest: Any) -> Iterator[DataError]:
+        """Tokenize the lines of a part; yields what is left out, or raises it."""
+        for line in read_lines(self.jsonl, digest=digest, start=part.start, end=part.end or None):
+            try:
+                sequence = self.way.encode(line)
+            except DataError as error:
+                error.at(self.jsonl, part.lines + line.number)
+                if not self.skip_invalid:
+                    raise error from None
+                writer.skip(line, error)
+                yield error
+                continue
+            offset = line.offset - part.start
+            writer.add(sequence, line=line.number, offset=offset)
+            tell(len(writer), writer.tokens, offset + len(line.raw))
+
+    def _make(self, lock: Any, part: Part, tell: Tell) -> Path:
+        """The store of a part, beside the lock, which the process that asked holds alone: it may be killed."""
+        lock.close()
+        digest, folder = hashlib.sha256(), Path(lock.name).parent / self._key(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        with StoreWriter(folder) as writer:
+            dropped = len(list(self._fill(writer, part, tell, digest)))
+            if digest.hexdigest() != part.sha256:
+                raise DataError("changed while it was read", "call again").at(self.jsonl)
+            writer.finish({"part": folder.name, "dropped": dropped})
+        return folder
+
+    def _known(self, place: Path, part: Part) -> Path | None:
+        """The store of a part that an earlier call made, if it is whole and says what this call would say."""
+        folder = place / self._key(part)
         try:
-            if is_jsonl and tokenizer is not None:
-                sequence = encode(line.row().get("messages"), tokenizer, chat_format=chat_format, max_length=max_length)
-                tokens += len(sequence.input_ids)
-                lengths.append(len(sequence.input_ids))
-                counts.append(target_count(sequence.labels))
-                progress(len(lengths), tokens, (line.offset + len(line.raw)) / max(1, os.path.getsize(path)))
-            elif is_jsonl:
-                lengths.append(min(_length_key(line.row()), max_length or sys.maxsize))
-            else:
-                lengths.append(_length_line(line))
-        except DataError as error:
-            raise error.at(path, line.number) from None
-    known = np.array(counts, dtype=np.int64) if is_jsonl and tokenizer is not None else None
-    return np.array(lengths, dtype=np.int64), known
+            manifest = TokenStore(folder, verify=True).manifest
+        except DataError:
+            return None
+        fits = manifest.get("part") == folder.name and (self.skip_invalid or not manifest["dropped"])
+        return folder if fits else None
+
+    def _key(self, part: Part) -> str:
+        """Hash of what a part is made of and by; its place too, for two parts of a file may be equal."""
+        made_of = {"bytes": part.sha256, "start": part.start, **self.way.described, "code": source_hash(*CODE)}
+        return record.config_hash(made_of)
+
+    def _append(self, writer: StoreWriter, store: TokenStore, part: Part) -> Iterator[DataError]:
+        """Add a part's samples with their places in the file; yields what the part left out."""
+        for (number, offset), row in zip(store.lines.tolist(), store, strict=True):
+            writer.add(Encoded(**row), line=part.lines + number, offset=part.start + offset)
+        writer.truncated_sequences += store.manifest["truncated_sequences"]
+        writer.truncated_tokens += store.manifest["truncated_tokens"]
+        if not store.manifest["dropped"]:
+            return
+        with open(store.folder / "skipped.jsonl", encoding="ascii") as file:
+            for row in map(json.loads, file):
+                number, raw = part.lines + row["line"], row["raw"].encode("utf-8", "surrogateescape")
+                error = DataError(row["reason"], row["detail"], field=row["field"]).at(self.jsonl, number)
+                writer.skip(Line(number, 0, raw, too_long=row["reason"] == TOO_LONG), error)
+                yield error
+
+
+def tally(progress: Progress, size: int) -> Callable[..., None]:
+    """A function to call with a part and the samples, tokens and bytes done of it; `progress` gets those of the file.
+
+    >>> told = tally(lambda *so_far: print(*so_far), size=20)
+    >>> told(Part(0, 8, 0, ""), 1, 2, 5), told(Part(8, 20, 2, ""), 1, 4, 5), told(Part(0, 8, 0, ""), 2, 5, 8)
+    1 2 0.25
+    2 6 0.5
+    3 9 0.65
+    (None, None, None)
+    """
+    done: dict[int, tuple[int, ...]] = {}
+
+    def told(part: Part, *values: int) -> None:
+        done[part.start] = values
+        samples, tokens, read = (sum(column) for column in zip(*done.values(), strict=True))
+        progress(samples, tokens, min(1.0, read / max(1, size)))
+
+    return told
 
 
 def print_progress(label: str = "tokenize", *, every: float = 5.0) -> Progress:
-    """A progress callable: one changing line on a terminal, else a line every `every` seconds, on stderr."""
-    start = last = time.monotonic()
-    terminal = sys.stderr.isatty()
+    """A progress callable: one changing line on a terminal, else a line every `every` seconds, on stderr.
+
+    The first call tells what is there already, from which speed and time left are counted.
+    """
+    began = last = time.monotonic()
+    terminal, there = sys.stderr.isatty(), None
 
     def show(samples: int, tokens: int, share: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        done = share >= 1
+        nonlocal last, there
+        if there is None:
+            there = tokens, share
+            return
+        now, done = time.monotonic(), share >= 1
         if now - last < (0.2 if terminal else every) and not (terminal and done):
             return
-        last, spent = now, max(now - start, 1e-9)
-        left = spent / share - spent if share else 0.0
-        text = f"{label}: {samples:,} samples, {tokens / spent:,.0f} tokens/s, {share:.0%}, {left:,.0f} s left"
+        last, spent = now, max(now - began, 1e-9)
+        speed, left = (tokens - there[0]) / spent, (1 - share) * spent / max(share - there[1], 1e-9)
+        text = f"{label}: {samples:,} samples, {speed:,.0f} tokens/s, {share:.0%}, {left:,.0f} s left"
         text, end = (f"\r{text:<80}", "\n" * done) if terminal else (text, "\n")
         print(text, end=end, file=sys.stderr, flush=True)
 
     return show
 
 
-def _length_key(row: Mapping[str, Any]) -> int:
-    length = row.get("length")
-    if type(length) is not int or not 0 < length < 2**62:
-        found = "is missing" if length is None else f"is {length!a:.40}"
-        detail = f"it {found}; without --tokenizer every row needs its number of tokens there, a positive integer"
-        raise DataError("no length", detail, field="length")
-    return length
+def file_size(path: str | os.PathLike) -> int:
+    """Bytes of a file, 0 of a pipe; raises DataError for what is not there."""
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise DataError("cannot be read", str(error.strerror).lower()).at(path) from None
 
 
-def _length_line(line: Line) -> int:
-    text = line.raw.strip()
-    if not (text.isdigit() and len(text) < 19 and int(text) > 0):
-        raise DataError("not a length", f"{text[:40].decode('latin-1')!a}; a line holds one positive integer")
-    return int(text)
+@contextmanager
+def _parts_beside(folder: Path) -> Iterator[Any]:
+    """The lock of a folder for parts beside a store; the folder goes when the block ends well or left no part in it."""
+    place = folder.parent / f".{folder.name}.parts"
+    with record.alone(place / "lock", wait=False) as lock:
+        _sweep(folder.parent, re.escape(f".{folder.name}.") + rf"(?!{os.getpid()}\.)\d+\.part")
+        _sweep(place, r"\..+\.part")
+        try:
+            yield lock
+        except BaseException:
+            _sweep(place, r"\..+\.part")
+            if kept := sum(path.is_dir() for path in place.iterdir()):
+                print(f"{folder}: {kept} parts are done and kept; the same call goes on from them", file=sys.stderr)
+            else:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _sweep(place: Path, names: str) -> None:
+    """Remove what processes that were killed had begun to write."""
+    for path in place.iterdir():
+        if re.fullmatch(names, path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _counts(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items()))
+
+
+def _unwritable(error: OSError, folder: str | os.PathLike) -> DataError:
+    detail = str(error.strerror or error).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        detail += "; make room and call again, what is done is kept"
+    return DataError("cannot be written", detail).at(folder)
