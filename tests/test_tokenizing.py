@@ -444,3 +444,46 @@ def test_the_command_takes_a_number_of_workers(tmp_path, parts_of, capsys):
     with pytest.raises(SystemExit):
         cli.main(["data", "tokenize", str(file), "--out", str(tmp_path / "store"), "--workers", "0"])
     assert "--workers" in capsys.readouterr().err
+
+
+MEASURE = """
+import sys, threading
+import psutil
+from chat_tokenizers import word_tokenizer
+from longalign import tokenizing
+
+tokenizing.PART_BYTES = 500_000
+peak, over = 0, threading.Event()
+
+def look():
+    global peak
+    while not over.wait(0.05):
+        memory = 0
+        for process in [psutil.Process(), *psutil.Process().children()]:
+            try:
+                memory += process.memory_full_info().pss
+            except psutil.Error:
+                pass
+        peak = max(peak, memory)
+
+watcher = threading.Thread(target=look)
+watcher.start()
+tokenizing.tokenize_jsonl(sys.argv[1], word_tokenizer(), sys.argv[2], workers=2, progress=lambda *told: None)
+over.set()
+watcher.join()
+print(peak)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="proportional set sizes are Linux's")
+def test_all_processes_together_need_the_memory_of_a_few_samples_however_many_there_are(tmp_path):
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    needed = []
+    for samples in (20, 80):
+        rows = [sample(number, 60_000) for number in range(samples)]
+        file = write_rows(tmp_path / f"{samples}.jsonl", rows)
+        command = [sys.executable, "-c", MEASURE, str(file), str(tmp_path / f"{samples}")]
+        told = subprocess.run(command, env=place, check=True, capture_output=True, text=True).stdout
+        needed.append(int(told) / 2**20)
+    assert max(needed) < 350 and needed[1] < 1.2 * needed[0], needed
