@@ -17,7 +17,7 @@ RUN   := $(RUNS)/$(PROFILE)
 STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
 TIMES     := 08
-REPORT    := 20
+REPORT    := 21
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 

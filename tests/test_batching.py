@@ -82,7 +82,8 @@ def test_no_sequence_gives_a_plan_without_steps(method):
     plan = planned(method, [], ranks=2, accumulation=3)
     assert plan.steps == ()
     assert summarize(plan) == {
-        "packs": 0, "fill": 1.0, "idle": 0.0, "bound": 0, "steps": 0, "sequences_per_step": 0.0,
+        "packs": 0, "fill": 1.0, "idle": 0.0, "idle_bound": 0.0, "speedup": 1.0, "bound": 0, "steps": 0,
+        "sequences_per_step": 0.0,
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from longalign import batching, cli, rendering
 
-KEYS = ["packs", "fill", "idle", "bound", "steps", "sequences_per_step"]
+KEYS = ["packs", "fill", "idle", "idle_bound", "speedup", "bound", "steps", "sequences_per_step"]
 
 
 @pytest.fixture
@@ -44,13 +44,33 @@ def test_a_plan_as_json_has_the_promised_keys_and_the_numbers_of_a_hand_made_pla
     assert cli.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert list(summary) == KEYS
-    assert summary == {"packs": 2, "fill": 0.75, "idle": 0, "bound": 2, "steps": 2, "sequences_per_step": 1.5}
+    assert summary == {
+        "packs": 2, "fill": 0.75, "idle": 0, "idle_bound": 0, "speedup": 1, "bound": 2, "steps": 2,
+        "sequences_per_step": 1.5,
+    }  # fmt: skip
 
 
 def test_a_plan_for_readers_says_the_same_numbers(lengths, capsys):
     assert cli.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit"]) == 0
     told = capsys.readouterr().out
     assert "75.00 %" in told and "provable minimum 2" in told
+
+
+@pytest.mark.parametrize("how", cli.BALANCES)
+def test_a_balanced_plan_waits_less_and_is_as_many_times_as_fast(tmp_path, capsys, how):
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("\n".join(str(16 * (1 + 60 * (i % 10 == 0)) + i) for i in range(100)))
+    plain = ["plan", str(lengths), "--ranks", "4", "--accumulation", "2", "--capacity", "1100", "--json"]
+    found = []
+    for options in ([], ["--balance", how]):
+        assert cli.main([*plain, *options]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    before, after = found
+    assert after["idle"] < before["idle"] and after["idle"] >= after["idle_bound"] - 1e-9
+    assert after["speedup"] > before["speedup"]
+    if how == "steps":  # the naive plan beside it has the same steps then
+        assert after["speedup"] / before["speedup"] == pytest.approx((1 - after["idle"]) / (1 - before["idle"]))
+    assert after["sequences_per_step"] * after["steps"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("method", cli.METHODS)

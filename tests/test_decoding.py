@@ -34,7 +34,7 @@ def model():
 
 
 @settings(max_examples=20, deadline=None)
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=7), seed=st.integers(0, 99), tokens=st.integers(1, 200))
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(0, 99), st.integers(1, 200))
 def test_every_answer_is_the_one_that_its_prompt_alone_has(model, lengths, seed, tokens):
     asked = prompts(lengths, seed)
     assert greedy(model, asked, end=END, room=ROOM, tokens=tokens) == [slow(model, prompt) for prompt in asked]

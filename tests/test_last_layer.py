@@ -1,4 +1,4 @@
-"""The last layer computed only where it is read, against the whole: losses, gradients, memory, and who is left alone."""
+"""The last layer computed only where it is read, against the whole: losses, gradients, memory, who is left alone."""
 
 import pytest
 import torch
@@ -146,11 +146,11 @@ def test_what_is_not_read_is_wrong_within_the_context_so_that_this_test_file_tes
     assert (before - within).abs().amax(1)[[4, 30]].min() > 1e-3
 
 
-def test_padded_rows_read_nothing_that_a_padding_mask_would_hide(monkeypatch):
+def test_padded_rows_read_nothing_that_a_padding_mask_would_hide():
     model, inputs = tiny_llama(), batch(kind="padded")
-    alone = 0.0
+    collate, alone = PaddedCollator(0, weights_dtype=torch.float64), 0.0
     for feature, weight in zip(random_sequences((2, 4, 3, 40, 7), target_share=0.2), range(3, 8), strict=True):
-        alone += weighted_loss(model, PaddedCollator(0, weights_dtype=torch.float64)([{**feature, "loss_weight": 1 / weight}]))
+        alone += weighted_loss(model, collate([{**feature, "loss_weight": 1 / weight}]))
     (loss, found), (value, expected) = with_gradients(model, weighted_loss(model, inputs)), with_gradients(model, alone)
     assert loss == pytest.approx(value, abs=1e-12) and largest_difference(found, expected) < 1e-11
 

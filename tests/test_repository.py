@@ -18,7 +18,7 @@ PACKAGE = ROOT / "lib" / "longalign"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "shapes packing bins batching plan weights cost demand summary",
+    0: "shapes packing bins batching plan weights cost demand levels balance summary",
     1: "loss attention last_layer collators planned",
     2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
     "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
@@ -189,7 +189,7 @@ def small(tmp_path):
 
 def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(small):
     folder, run = small
-    (folder / "notebooks" / "20_report.ipynb").touch()
+    (folder / "notebooks" / "21_report.ipynb").touch()
     (folder / "claims.yaml").touch()
     (folder / "venv" / "bin" / "python").write_text(
         '#!/bin/sh\necho "ran $2 $3"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'

@@ -28,6 +28,7 @@ from longalign.record import Taken
 
 METHODS = ("naive", "sorted", "packing")
 ALGORITHMS = ("next_fit", "best_fit")
+BALANCES = ("steps", "fill", "compose")
 DISTRIBUTIONS = ("uniform", "log-uniform")
 CHAT_FORMATS = ("template", "llama", "chatglm")
 
@@ -50,6 +51,7 @@ def parser() -> Parser:
     plan.add_argument("--seed", type=seed, default=0, help="of the order (default: 0)")
     plan.add_argument("--group-size", type=positive, help="sorted batching: sequences a group (default: ranks x rows)")
     plan.add_argument("--algorithm", choices=ALGORITHMS, help="packing (default: next_fit, the paper's)")
+    plan.add_argument("--balance", choices=BALANCES, help="by cost: the same steps, steps filled to 98 %%, like costs")
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
     _tokenizer_options(plan)
@@ -95,7 +97,8 @@ def _tokenizer_options(command: Parser) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> None:
-    """Lengths, plan, summary; JSON keys are packs, fill, idle, bound, steps, sequences_per_step."""
+    """Lengths, plan, summary; JSON keys are those of `longalign.summary.summarize`."""
+    from longalign.balance import balanced
     from longalign.batching import make_plan
     from longalign.summary import format_summary, summarize
 
@@ -111,6 +114,8 @@ def run_plan(options: argparse.Namespace) -> None:
     given = vars(options)
     same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
     plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
+    if options.balance:
+        plan = balanced(plan, options.balance)
     summary = summarize(plan)
     print(json.dumps(summary) if options.json else format_summary(summary))
 
@@ -120,7 +125,7 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     from longalign import paper_plan, paper_table
     from longalign.profiles import load_profile
 
-    for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm"):
+    for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance"):
         if getattr(options, name) != options.parser.get_default(name):
             fail(f"--{name.replace('_', '-')} is settled by --profile {options.profile}; leave it out")
     profile = load_profile(options.profile)

@@ -199,6 +199,17 @@ def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }
 
 
+def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Packs in random order, and plans balanced by cost (`longalign.balance`) that put other samples into a step."""
+    model, method = profile.models[0], "packing + loss weighting"
+    ways = {"random packs": {}, "98 % full": {"balance": "fill"}, "like costs": {"balance": "compose"}}
+    return {
+        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        for name, changes in ways.items()
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
 def short_continual_training(profile: Profile) -> Run:
     """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
     return extension(profile, profile.models[0], max_length=MAX_LENGTH)

@@ -6,15 +6,14 @@ its queries, attention, output projection and MLP only where something is read, 
 So values and gradients stay exact, and up to 1 / layers of a step is saved: much of a miniature, little of 32 layers.
 
 The price: a few hooks while a forward pass lasts, in which the last layer's output at other positions means nothing.
-A model that is built otherwise, most positions being read, and gradient checkpointing (which passes again when the hooks
-are gone) are left alone.
+A model that is built otherwise, one of which most positions are read, and gradient checkpointing (which passes again
+when the hooks are gone) are left alone.
 """
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from longalign.attention import NAME

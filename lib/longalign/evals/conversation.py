@@ -1,7 +1,7 @@
 """LongBench-Chat in miniature: long prompts cut in the middle to the model's window, greedy answers, exact points.
 
-Price: decoding takes a forward pass for every token of the longest answer, where the teacher-forced metrics take one for
-all.
+Price: decoding takes a forward pass for every token of the longest answer, where the teacher-forced metrics take one
+for all.
 """
 
 from collections.abc import Iterable
