@@ -6,10 +6,10 @@ short ones (lognormal around 800) for each long one (even over 8k to 64k), packs
 
                                           8 packs a rank and step          1 pack a rank and step
                                   barrier: step       micro-step           (bound)
-next fit, as it comes             .166 / .255         .350 / .409          .350 / .409
-within_steps   same samples       .000 / .000         .013 / .015          .332 / .408  (.332 / .408)
-by_fill        other samples      .006 / .000         .027 / .025          .214 / .315  (.212 / .315)
-across_steps   of like costs      .000 / .000         .002 / .004          .002 / .016  (.001 / .009)
+next fit, as it comes             .181 / .275         .351 / .421          .351 / .421
+within_steps   same samples       .000 / .000         .013 / .017          .335 / .420  (.335 / .420)
+by_fill        other samples      .000 / .000         .022 / .026          .213 / .278  (.211 / .278)
+across_steps   of like costs      .000 / .000         .002 / .005          .002 / .016  (.001 / .011)
 
 The price: a rule of thumb, not the optimum; what lies above the bound is what it misses at most.
 """

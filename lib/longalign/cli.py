@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,12 @@ def run_tokenize(options: argparse.Namespace) -> None:
 
 def run_train(options: argparse.Namespace) -> None:
     """Train, or say what it would take; leaves with the launcher's exit status."""
+    from longalign import crew
+
+    if options.out:
+        os.environ["LONGALIGN_RUNS"] = str(options.out.resolve())
+    if not options.dry_run:
+        crew.make_ready()  # torch is loaded there and here at once
     from longalign import launch
 
     out = ["--out", str(options.out)] if options.out else []

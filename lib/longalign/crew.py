@@ -28,6 +28,8 @@ IDLE_SECONDS = 60.0
 """A worker without an order for so long leaves; until then the next jobs of the same process find it ready."""
 PLACES = "LONGALIGN_PLACES"
 """Environment variable of the workers: how many of all workers of all processes may do a job at a time."""
+SET_BY_TORCH = ("TORCHINDUCTOR_CACHE_DIR",)
+"""Set when torch is imported: a worker that was started before would seem to have another environment."""
 LIVE = "LONGALIGN_LIVE"
 """Environment variable: whoever reads this process's output shows lines that end in a carriage return."""
 
@@ -160,9 +162,15 @@ class _Worker:
 _idle: list[_Worker] = []
 
 
+def make_ready(workers: int = 1) -> None:
+    """Start workers that `execute_all` will find ready, while this process loads what it needs itself."""
+    _idle.extend(_hire(workers, places=workers))
+
+
 def _hire(count: int, *, places: int) -> list[_Worker]:
     """`count` workers, those first that wait from an earlier call in the same environment."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", PLACES: str(places)}
+    environment = {name: value for name, value in os.environ.items() if name not in SET_BY_TORCH}
+    environment |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", PLACES: str(places)}
     ready = [worker for worker in _idle if worker.environment == environment and worker.process.poll() is None]
     _dismiss([worker for worker in _idle if worker not in ready])
     crew = ready[:count]

@@ -1,0 +1,312 @@
+"""Training end to end on a CPU: the same tiny Llama, the same conversations, one pack a step, real tokens a second.
+
+Ours is `longalign.trainer`; TRL is `SFTTrainer(packing=True)` as installed, with the prompts masked as its
+`completion_mask` does; naive padding is transformers' Trainer with as many conversations a step as a pack holds, padded
+to the longest; LLaMA-Factory is its `run_exp` with `packing` and `neat_packing`. Real tokens, padding left out, over
+processor seconds from the end of the second step to that of the last, so that no start is in it. Lengths are
+long-tailed: nine short conversations for a long one. Where only answers are targets, ours computes the last layer and
+the loss for little else; where every token is one, it cannot.
+
+Naive padding is measured at the smaller packs alone: at the larger ones it takes minutes and gigabytes. Two more: what
+a step spends on reading data, and how long `longalign train` takes to its first step.
+
+    python -m benchmarks.training
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common, peers
+
+TARGET = "training"
+WINDOWS = {"packs of 2,048": 2048, "packs of 8,192": 8192}
+TARGETS = {"answers": 8, "all tokens": 1}
+"""Which tokens are targets: the last eighth of a conversation, or all."""
+STEPS = {2048: 8, 8192: 5}
+VOCABULARY = 2000
+NAIVE = "transformers: naive padding"
+UNITS = {"speed": "tokens per CPU s", "memory": "MB"}
+
+
+def conversations(window: int, part: int) -> list[dict[str, list[int]]]:
+    """Token ids and which of them are targets, at least as many as the steps read, in a random order."""
+    random = np.random.default_rng(0)
+    count = 14 * (STEPS[window] + 3)
+    long = random.integers(window // 8, window + 1, count // 10)
+    short = np.clip(random.lognormal(np.log(window / 40), 1.0, count - len(long)), 8, window).astype(int)
+    return [
+        {"input_ids": random.integers(3, VOCABULARY, n).tolist(),
+         "completion_mask": [0] * (n - n // part) + [1] * (n // part)}
+        for n in random.permutation(np.concatenate([long, short])).tolist()
+    ]  # fmt: skip
+
+
+def model() -> Any:
+    """A Llama of three layers, 0.6 million weights, the same for all."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=32, max_position_embeddings=8192, pad_token_id=0, eos_token_id=1,
+        bos_token_id=None, tie_word_embeddings=True, attn_implementation="sdpa",
+    ))  # fmt: skip
+
+
+def tokenizer() -> Any:
+    """A word for each id, for trainers that ask for one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<eos>": 1, "<unk>": 2, **{f"w{i}": i for i in range(3, VOCABULARY)}}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+
+
+def settings(folder: str, window: int) -> dict[str, Any]:
+    """What all transformers' trainers are told."""
+    return {"output_dir": folder, "use_cpu": True, "bf16": False, "max_steps": STEPS[window], "report_to": "none",
+            "per_device_train_batch_size": 1, "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+            "learning_rate": 1e-3, "gradient_checkpointing": False}  # fmt: skip
+
+
+class Counter:
+    """Real tokens and processor seconds after every step of a transformers Trainer, by its own `training_step`."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.seconds: list[float] = []
+        self.first: dict[str, Any] = {}
+
+    def watch(self, kind: type) -> None:
+        """Count in all trainers of this class."""
+        step = kind.training_step
+
+        def counted(trainer: Any, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
+            self.first = self.first or dict(inputs)
+            self.tokens.append(int((inputs["input_ids"] != 0).sum()))
+            loss = step(trainer, model, inputs, *rest, **options)
+            self.seconds.append(time.process_time())
+            return loss
+
+        kind.training_step = counted
+
+    def report(self, **more: float) -> None:
+        """Tokens a second after the second step, and the process's memory."""
+        speed = sum(self.tokens[2:]) / (self.seconds[-1] - self.seconds[1])
+        common.report(speed=speed, memory=common.peak_mb(), **more)
+
+
+def ours(window: int, part: int, folder: str) -> None:
+    """`longalign.trainer` on a token store; also what of a step is reading."""
+    from longalign import attention, collators, planned, trainer
+    from longalign.chat import Encoded
+    from longalign.events import read_events
+    from longalign.store import write_store
+
+    def encoded(row: dict[str, list[int]]) -> Encoded:
+        ids = np.array(row["input_ids"], dtype=np.int32)
+        return Encoded(ids, np.where(row["completion_mask"], ids, np.int32(-100)))
+
+    store = write_store(Path(folder) / "store", map(encoded, conversations(window, part)), meta={})
+    reading = _timed(planned.PlannedDataset, "__getitem__"), _timed(collators.PackedCollator, "__call__")
+    llama = model()
+    llama.set_attn_implementation(attention.register())
+    config = trainer.TrainingConfig(
+        capacity=window, packing_algorithm="best_fit", steps=STEPS[window], learning_rate=1e-3
+    )
+    trainer.train(llama, store, config, Path(folder) / "run")
+    events = read_events(Path(folder) / "run" / "events.jsonl")
+    first, last = events[1], events[-1]
+    seconds = last["cpu_seconds"] - first["cpu_seconds"]
+    common.report(
+        speed=(last["tokens"] - first["tokens"]) / seconds, memory=common.peak_mb(),
+        reading=sum(map(sum, reading)) / (last["cpu_seconds"] or 1.0),
+    )  # fmt: skip
+
+
+def trl(window: int, part: int, folder: str) -> None:
+    """TRL's SFTTrainer, packing by best fit as is its default; "leak" is 1 where a pack's sequences see each other."""
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    counter = Counter()
+    counter.watch(SFTTrainer)
+    arguments = SFTConfig(packing=True, max_length=window, completion_only_loss=part > 1, **settings(folder, window))
+    rows = conversations(window, part)
+    if part == 1:
+        rows = [{"input_ids": row["input_ids"]} for row in rows]
+    llama = model()
+    data = datasets.Dataset.from_list(rows)
+    SFTTrainer(model=llama, args=arguments, train_dataset=data, processing_class=tokenizer()).train()
+    counter.report(leak=_leaks(llama, counter.first))
+
+
+def naive(window: int, part: int, folder: str) -> None:
+    """transformers' Trainer; a step has as many conversations as a pack of ours holds, padded to the longest."""
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    counter = Counter()
+    counter.watch(Trainer)
+    rows = [{"input_ids": row["input_ids"],
+             "labels": [i if m else -100 for i, m in zip(row["input_ids"], row["completion_mask"], strict=True)]}
+            for row in conversations(window, part)]  # fmt: skip
+    each = max(1, round(window * len(rows) / sum(len(row["input_ids"]) for row in rows)))
+    arguments = TrainingArguments(**{**settings(folder, window), "per_device_train_batch_size": each})
+    Trainer(model(), arguments, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer())).train()
+    counter.report()
+
+
+def llamafactory(window: int, part: int, folder: str) -> None:
+    """LLaMA-Factory's supervised fine-tuning, from text that its tokenizer turns into the same ids."""
+    peers.stand_in()
+    from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+    from llamafactory.train.tuner import run_exp
+
+    counter = Counter()
+    counter.watch(CustomSeq2SeqTrainer)
+    where = Path(folder)
+    model().save_pretrained(where / "model")
+    tokenizer().save_pretrained(where / "model")
+    rows = []
+    for row in conversations(window, part):
+        words = [f"w{i} " for i in row["input_ids"]]
+        cut = max(1, row["completion_mask"].index(1)) if part > 1 else 1
+        rows.append({"instruction": "".join(words[:cut]).strip(), "input": "", "output": "".join(words[cut:]).strip()})
+    (where / "rows.json").write_text(json.dumps(rows))
+    (where / "dataset_info.json").write_text(json.dumps({"rows": {"file_name": "rows.json"}}))
+    run_exp({
+        **settings(str(where / "out"), window), "stage": "sft", "do_train": True, "finetuning_type": "full",
+        "model_name_or_path": str(where / "model"), "template": "empty", "dataset": "rows", "dataset_dir": str(where),
+        "cutoff_len": window, "packing": True, "neat_packing": True, "flash_attn": "sdpa",
+        "disable_gradient_checkpointing": True, "preprocessing_num_workers": 1, "overwrite_cache": True,
+    })  # fmt: skip
+    counter.report()
+
+
+SYSTEMS: dict[str, Callable[[int, int, str], None]] = {
+    system.__name__: system for system in (ours, trl, naive, llamafactory)
+}
+
+
+def child(system: str, window: str, part: str) -> None:
+    """Train once in a folder that goes afterwards."""
+    import torch
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        if system == "start":
+            _start(Path(folder))
+        else:
+            SYSTEMS[system](int(window), int(part), folder)
+
+
+def run(rounds: int = 2) -> list[common.Row]:
+    """All systems by turns on answers, ours and TRL on all tokens, in every window; then the start of the command."""
+    rows = []
+    for case, window in WINDOWS.items():
+        for name, part in TARGETS.items():
+            rows += _case(f"{case}, {name}", window, part, rounds)
+    started = common.alternate({common.OURS: _command("start", 0, 0)}, rounds)
+    return rows + common.rows_of(TARGET, "longalign train", started, {"start": "s", "start, CPU": "CPU s"},
+                                 {common.OURS: "to the end of its first step"})  # fmt: skip
+
+
+def _case(case: str, window: int, part: int, rounds: int) -> list[common.Row]:
+    commands, notes, rows = {common.OURS: _command("ours", window, part)}, {}, []
+    if part > 1 and window == min(STEPS):
+        commands[NAIVE] = _command("naive", window, part)
+    for name in ("trl", "llamafactory") if part > 1 else ("trl",):
+        known = peers.state(name)
+        if known.reason:
+            rows += [common.row(TARGET, known.system, case, m, unit, [], known.reason) for m, unit in UNITS.items()]
+        else:
+            commands[known.system] = _command(name, window, part)
+    samples = common.alternate(commands, rounds)
+    for system, taken in samples.items():
+        if system.startswith("trl") and taken.of("leak"):
+            leaks = "its sequences see each other" if max(taken.of("leak")) else "its sequences do not see each other"
+            notes[system] = f"{leaks} (checked)"
+    rows += common.rows_of(TARGET, case, samples, UNITS, notes)
+    rows += common.rows_of(TARGET, case, {common.OURS: samples[common.OURS]}, {"reading": "share"})
+    others = [system for system in samples if system != common.OURS]
+    return rows + [common.ratio(TARGET, case, "speed", samples, common.OURS, other) for other in others]
+
+
+def _command(system: str, window: int, part: int) -> common.Command:
+    arguments = ("-m", "benchmarks.training", system, str(window), str(part))
+    return peers.command(system, *arguments) if system in peers.PEERS else common.Command(arguments)
+
+
+def _timed(kind: type, name: str) -> list[float]:
+    """Have a method's processor seconds added to the list returned."""
+    method, taken = getattr(kind, name), []
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        began = time.process_time()
+        found = method(*arguments, **options)
+        taken.append(time.process_time() - began)
+        return found
+
+    setattr(kind, name, timed)
+    return taken
+
+
+def _leaks(llama: Any, inputs: dict[str, Any]) -> int:
+    """Whether another first token changes what is predicted at the end of the pack, in another sequence."""
+    import torch
+
+    batch = {name: value for name, value in inputs.items() if name in ("input_ids", "position_ids", "attention_mask")}
+    other = {**batch, "input_ids": batch["input_ids"].clone()}
+    other["input_ids"][0, 0] = 3 + (other["input_ids"][0, 0] + 1) % 100
+    with torch.no_grad():
+        before, after = (llama.eval()(**one, use_cache=False).logits[0, -1] for one in (batch, other))
+    return int(float((before - after).abs().max()) > 1e-5)
+
+
+def _start(folder: Path) -> None:
+    """Run `longalign train` on a small job; report its start: seconds to the end of the first step, and the CPU's."""
+    import subprocess
+
+    import yaml
+
+    from longalign import paths
+    from longalign.chat import Encoded
+    from longalign.store import write_store
+
+    ids = np.arange(3, 35, dtype=np.int32)
+    write_store(folder / "store", [Encoded(ids, ids)] * 8, meta={})
+    job = {"model": str(paths.bases() / "mini-6b"), "data": str(folder / "store"),
+           "training": {"capacity": 64, "steps": 1}, "engine": {}}  # fmt: skip
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    began = time.monotonic()
+    command = [sys.executable, "-m", "longalign.cli", "train", str(folder / "job.yaml"), "--out", str(folder / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not any(
+        file.stat().st_size for file in folder.glob("out/trained/*/work/events.jsonl")
+    ):
+        time.sleep(0.02)
+    taken = time.monotonic() - began
+    if process.wait():
+        raise RuntimeError(f"longalign train ended with status {process.returncode}")
+    import resource
+
+    common.report(**{"start": taken, "start, CPU": resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime})
+
+
+def main() -> int:
+    """Measure, show and save."""
+    return common.finish(TARGET, run(), peers=peers.versions())
+
+
+if __name__ == "__main__":
+    sys.exit(child(*sys.argv[1:]) if sys.argv[1:] else main())
