@@ -1,0 +1,107 @@
+"""The benchmarks' own logic: rows, turns, replacement, checked plans, ratios turned the right way, without a peer."""
+
+import json
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from longalign import paths
+
+sys.path.insert(0, str(paths.root()))
+
+from benchmarks import common, peers, planning, training
+
+from longalign.figures.speed import headlines, read_benchmarks
+
+
+def says(text):
+    return common.Command(["-c", f"print({text!r})"])
+
+
+def test_commands_take_turns_and_their_medians_are_rows(tmp_path):
+    log, seconds = tmp_path / "log", {"A": 2, "B": 1}
+    code = "f = open({!r}, 'a'); f.write({!r}); f.close(); print('noise'); print('{{\"time\": {}}}')"
+    commands = {name: common.Command(["-c", code.format(str(log), name, time)]) for name, time in seconds.items()}
+    samples = common.alternate(commands, rounds=3)
+    assert log.read_text() == "ABABAB"
+    rows = common.rows_of("t", "c", samples, {"time": "s"})
+    assert [(row["system"], row["value"], row["n"]) for row in rows] == [("A", 2.0, 3), ("B", 1.0, 3)]
+    assert common.ratio("t", "c", "time", samples, "A", "B")["value"] == 2.0
+
+
+def test_a_command_that_fails_is_asked_once_and_is_a_row_that_says_why():
+    failing = common.Command(["-c", "import sys; sys.exit('no such thing')"])
+    samples = common.alternate({"A": failing, "B": says('{"time": 1}')}, rounds=3)
+    rows = common.rows_of("t", "c", samples, {"time": "s"})
+    assert rows[0]["value"] is None and "no such thing" in rows[0]["note"] and rows[1]["n"] == 3
+    assert common.ratio("t", "c", "time", samples, "A", "B")["value"] is None
+    with pytest.raises(ValueError, match="says in its note why"):
+        common.row("t", "A", "c", "time", "s", [])
+
+
+def test_a_scripts_rows_replace_its_earlier_ones_and_no_others(tmp_path):
+    table = tmp_path / "benchmarks.csv"
+    for target, value in (("one", 1.0), ("two", 2.0), ("one", 3.0)):
+        common.save(target, [common.row(target, "ours", "c", "time", "s", value)], table=table)
+    assert sorted((row["target"], row["value"]) for row in common.read(table)) == [("one", 3.0), ("two", 2.0)]
+    assert sorted(json.loads(table.with_suffix(".json").read_text())) == ["one", "two"]
+    with pytest.raises(ValueError, match="other targets: two"):
+        common.save("one", [common.row("two", "ours", "c", "time", "s", 1.0)], table=table)
+
+
+def test_a_plan_that_loses_doubles_invents_or_overfills_is_not_timed():
+    lengths = np.array([2, 4, 3])
+    planning.check([[0, 1], [2]], lengths, 6)
+    planning.check_lengths([[4, 2], [3]], lengths, 6)
+    for wrong, reason in ([[0, 1]], "2 0 times"), ([[0, 1], [2, 0]], "0 2 times"), ([[0, 1, 2, 3]], "there are 3"):
+        with pytest.raises(ValueError, match=reason):
+            planning.check(wrong, lengths, 9)
+    for check, plan in ((planning.check, [[0, 1, 2]]), (planning.check_lengths, [[2, 4, 3]])):
+        with pytest.raises(ValueError, match="over the capacity of 8"):
+            check(plan, lengths, 8)
+    with pytest.raises(ValueError, match="not those of the 3"):
+        planning.check_lengths([[4, 4], [3]], lengths, 9)
+
+
+def test_a_peer_that_was_never_installed_is_said_so_and_every_peer_is_pinned(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers.Peer, "stamp", tmp_path / "none.json")
+    assert peers.state("trl").reason.startswith("not installed")
+    for peer in peers.PEERS.values():
+        pins = [line for line in peer.requirements.read_text().splitlines() if line and line[0] != "#"]
+        assert pins and all("==" in pin for pin in pins)
+
+
+@pytest.mark.parametrize(("system", "metric", "value", "ratio"), [
+    ("ours / plain", "time", 0.5, 2.0), ("plain / ours", "time", 0.5, 0.5), ("ours / plain", "speed", 3.0, 3.0),
+    ("fast 1.0: fit / ours: best fit", "time", 4.0, 4.0),
+])  # fmt: skip
+def test_above_one_means_that_the_library_is_ahead(system, metric, value, ratio):
+    row = common.row("t", system, "c", metric, "ratio", [value, value])
+    assert headlines(pd.DataFrame([row])).ratio.tolist() == [ratio]
+
+
+def test_ours_over_ours_and_what_was_not_measured_are_no_comparisons():
+    rows = [common.row("t", "ours: two / ours: one", "c", "time", "ratio", 2.0),
+            common.row("t", "peer / ours", "c", "time", "ratio", [], "not installed"),
+            common.row("t", "peer", "c", "time", "s", 2.0)]  # fmt: skip
+    assert headlines(pd.DataFrame(rows)).empty
+
+
+def test_the_committed_table_holds_every_script_and_every_row_a_number_or_a_reason():
+    rows = read_benchmarks(paths.results())
+    scripts = {file.stem for file in (paths.root() / "benchmarks").glob("*.py")} - {"__init__", "common"}
+    assert set(rows.target) - {"preprocessing-full"} == scripts
+    assert (rows.value.notna() | (rows.note != "")).all()
+    assert list(rows.columns) == list(common.COLUMNS)
+    assert not rows[(rows.system == common.OURS) & rows.value.isna()].size
+
+
+def test_training_data_are_long_tailed_and_enough_for_all_steps():
+    for window, steps in training.STEPS.items():
+        rows = training.conversations(window, 8)
+        lengths = np.array([len(row["input_ids"]) for row in rows])
+        assert window / 2 < lengths.max() <= window < lengths.sum() / (steps + 1)
+        assert np.median(lengths) < window / 20
+        assert all(sum(row["completion_mask"]) == n // 8 for row, n in zip(rows, lengths, strict=True))
