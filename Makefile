@@ -115,7 +115,8 @@ lab: $(READY) ## open JupyterLab at the overview
 
 bench: $(READY) ## measure the library against others' as installed from PyPI; BENCH="training planning" selects
 	@status=0; $(PY) -m benchmarks.peers || status=1; \
-	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; exit $$status
+	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
+	$(PY) -m longalign.readme || status=1; exit $$status
 
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not cluster and not gpu and not browser" $(ARGS)

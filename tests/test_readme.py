@@ -32,6 +32,8 @@ def test_the_results_in_the_readme_are_those_of_the_committed_tables():
     text = README.read_text(encoding="utf-8")
     shown = text.split(readme.BEGIN)[1].split(readme.END)[0].strip()
     assert shown == readme.block(paths.results())
+    shown = text.split(readme.SPEED_BEGIN)[1].split(readme.SPEED_END)[0].strip()
+    assert shown == readme.speed_block(paths.results())
 
 
 def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
@@ -47,11 +49,12 @@ def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
 
 def test_only_the_block_between_the_marks_is_replaced(tmp_path):
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    speed = f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}\n"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nbetween\n{speed}after\n")
     readme.update(page, paths.results())
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert readme.block(paths.results()) in text
+    assert text.startswith("before\n") and text.endswith("after\n") and "\nold" not in text and "\nbetween\n" in text
+    assert readme.block(paths.results()) in text and readme.speed_block(paths.results()) in text
 
 
 def test_a_readme_without_its_marks_is_refused_and_left_as_it_is(tmp_path):

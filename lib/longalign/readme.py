@@ -1,4 +1,4 @@
-"""The README's results are written from the committed tables, never typed: the block between two marks is replaced.
+"""The README's results are written from the committed tables, never typed: blocks between two marks are replaced.
 
 The price: prose around the block must stay true whatever the numbers are.
 """
@@ -9,10 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from longalign import paths
+from longalign.figures.speed import headlines, read_benchmarks
 from longalign.record import write_text
 from longalign.verdicts import VERDICTS
 
 BEGIN, END = "<!-- results:begin (written by `make reference`) -->", "<!-- results:end -->"
+SPEED_BEGIN, SPEED_END = "<!-- speed:begin (written by `make bench`) -->", "<!-- speed:end -->"
 FRONT = (
     "table-2-chat-10k-over-0k", "table-2-chat-5k-over-0k", "table-2-chat-first-half", "table-2-test-10k-over-0k",
     "table-2-chat-over-longalpaca", "table-2-multi-turn-unharmed", "table-3-weighting-over-packing-6b",
@@ -57,13 +59,34 @@ def block(results: Path) -> str:
     ])  # fmt: skip
 
 
+def speed_block(results: Path) -> str:
+    """Markdown of every comparison with another's code, the machine and the versions. Errors as `block`."""
+    made = json.loads((results / "benchmarks.json").read_text(encoding="utf-8"))
+    lines = ["| | case | beside | times as fast (or as small) | lowest to highest |", "|---|---|---|---|---|"]
+    for line in headlines(read_benchmarks(results)).itertuples():
+        what = f"{line.target}, {line.metric}" if line.metric not in ("time", "speed") else line.target
+        ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.lowest < line.highest else "once"
+        lines.append(f"| {what} | {line.case} | {line.peer} | {line.ratio:.3g} | {ends} |")
+    versions, machine = made["training"]["versions"], made["training"]["hardware"]
+    return "\n".join(lines) + (
+        f"\n\nOne thread, {machine['processor']}, torch {versions['torch']}, transformers {versions['transformers']}; "
+        "`results/benchmarks.csv` has every number."
+    )
+
+
 def update(readme: Path, results: Path) -> None:
-    """Replace the block of `readme`. Raises ValueError when its marks are not there, once each and in order."""
+    """Replace the blocks of `readme`. Raises ValueError when their marks are not there, once each and in order."""
     text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{readme.name} must hold the lines {BEGIN!r} and {END!r}, once each and in this order")
-    head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(readme, f"{head}{BEGIN}\n\n{block(results)}\n\n{END}{tail}")
+    for begin, end, content in ((BEGIN, END, block), (SPEED_BEGIN, SPEED_END, speed_block)):
+        text = _replaced(text, begin, end, content(results), readme.name)
+    write_text(readme, text)
+
+
+def _replaced(text: str, begin: str, end: str, content: str, name: str) -> str:
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{name} must hold the lines {begin!r} and {end!r}, once each and in this order")
+    head, tail = text.split(begin)[0], text.split(end)[1]
+    return f"{head}{begin}\n\n{content}\n\n{end}{tail}"
 
 
 def main() -> None:
