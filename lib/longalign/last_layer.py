@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch  # noqa: F401  the worked example's
 from torch import Tensor, nn
 
 from longalign.attention import NAME
