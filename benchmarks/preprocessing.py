@@ -220,7 +220,8 @@ def run(rounds: int = 3) -> list[common.Row]:
     notes, rows, taken = {DENSE: DENSE_NOTE, trl_name: TRL_NOTE}, [], {}
     with tempfile.TemporaryDirectory() as folder:
         for samples in SIZES:
-            commands = {system: _command(name, _samples(Path(folder), samples)) for system, name in names.items()}
+            file = _samples(Path(folder), samples)
+            commands = {system: _command(name, file) for system, name in names.items()}
             if known.reason:
                 commands.pop(trl_name)
             taken[samples] = common.alternate(commands, rounds if samples == SIZES[0] else 1)
@@ -231,7 +232,7 @@ def run(rounds: int = 3) -> list[common.Row]:
     small, large = (taken[samples] for samples in SIZES)
     if len({entry["sha256"] for system in (ONE, TWO) for entry in small[system].rounds}) > 1:
         raise RuntimeError("one worker and two made different stores")
-    rows.append(common.ratio(TARGET, _case(SIZES[0]), "cpu", small, TWO, ONE, "what parts and processes cost"))
+    rows.append(common.ratio(TARGET, _case(SIZES[0]), "cpu", small, TWO, ONE, "two parts at a time over one"))
     return rows + _growth(small, large) + _restart(again, small[TWO])
 
 

@@ -89,20 +89,9 @@ def in_order(
                 elif more:
                     worker = _Worker(index, part, work)
                     running[worker.inbox] = worker
-            full = running and (len(running) == workers or not more)
-            for inbox in connection.wait(running) if full else ():
-                if inbox not in running:  # ended for an error before it in the file
-                    continue
-                kind, value = running[inbox].message()
-                if kind == "told":
-                    told(running[inbox].part, *value)
-                    continue
-                worker = running.pop(inbox)
-                outcomes[worker.index] = worker.part, value
-                if isinstance(value, BaseException):
-                    more = False
-                    for other in [other for other in running.values() if other.index > worker.index]:
-                        running.pop(other.inbox).end()
+            if running and (len(running) == workers or not more):
+                failed = _listen(running, outcomes, told)
+                more = more and not failed
             while following in outcomes:
                 part, result = outcomes.pop(following)
                 if isinstance(result, BaseException):
@@ -112,6 +101,27 @@ def in_order(
     finally:
         for worker in running.values():
             worker.end()
+
+
+def _listen(
+    running: dict[Any, "_Worker"], outcomes: dict[int, tuple[Part, Any]], told: Callable[..., None]
+) -> bool:
+    """Wait until workers say something; whether one has failed, which ends those that are after it in the file."""
+    failed = False
+    for inbox in connection.wait(running):
+        if inbox not in running:  # ended just now
+            continue
+        kind, value = running[inbox].message()
+        if kind == "told":
+            told(running[inbox].part, *value)
+            continue
+        worker = running.pop(inbox)
+        outcomes[worker.index] = worker.part, value
+        if isinstance(value, BaseException):
+            failed = True
+            for other in [other for other in running.values() if other.index > worker.index]:
+                running.pop(other.inbox).end()
+    return failed
 
 
 def cores() -> int:
