@@ -233,6 +233,8 @@ def run(rounds: int = 3) -> list[common.Row]:
     if len({entry["sha256"] for system in (ONE, TWO) for entry in small[system].rounds}) > 1:
         raise RuntimeError("one worker and two made different stores")
     rows.append(common.ratio(TARGET, _case(SIZES[0]), "cpu", small, TWO, ONE, "two parts at a time over one"))
+    for other in (DENSE, trl_name) if not known.reason else (DENSE,):
+        rows += [common.ratio(TARGET, _case(SIZES[0]), m, small, other, TWO) for m in ("cpu", "anonymous")]
     return rows + _growth(small, large) + _restart(again, small[TWO])
 
 
