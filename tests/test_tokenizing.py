@@ -101,12 +101,20 @@ def test_progress_is_told_after_every_sample_and_prints_plain_lines(tmp_path, mo
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     show = print_progress(every=0.0)
-    show(5, 1000, 0.25)
-    assert not stream.getvalue(), "what is there already tells no speed"
     show(10, 2000, 0.5)
     line = stream.getvalue()
     assert line.startswith("tokenize: 10 samples, ")
     assert "tokens/s, 50%, " in line and line.endswith(" s left\n")
+
+
+def test_speed_is_that_of_the_last_seconds(monkeypatch):
+    stream, clock = io.StringIO(), iter(range(0, 1000, 5))
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(tokenizing.time, "monotonic", lambda: float(next(clock)))
+    show = print_progress()
+    for number in range(6):  # half of the file is there already; then 100 tokens a second
+        show(number, 1_000_000 + 500 * number, 0.5 + 0.01 * number)
+    assert stream.getvalue().splitlines()[-1] == "tokenize: 5 samples, 100 tokens/s, 55%, 225 s left"
 
 
 # --- in parts ---------------------------------------------------------------------------------------------------------

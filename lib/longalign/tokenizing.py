@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,8 @@ from longalign.store_writer import StoreWriter
 
 TOO_LONG = "line too long"  # the reason of which skipped.jsonl has only the line's beginning
 CODE = ("chat", "jsonl", "parts", "rendering", "store", "store_writer", "tokenizing")
+
+WINDOW_SECONDS = 10.0
 
 Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, share of the file done
 
@@ -223,21 +225,22 @@ def tally(progress: Progress, size: int) -> Callable[..., None]:
 def print_progress(label: str = "tokenize", *, every: float = 5.0) -> Progress:
     """A progress callable: one changing line on a terminal, else a line every `every` seconds, on stderr.
 
-    The first call tells what is there already, from which speed and time left are counted.
+    Speed and time left are those of the last WINDOW_SECONDS: parts that were there already soon count no more.
     """
-    began = last = time.monotonic()
-    terminal, there = sys.stderr.isatty(), None
+    last = time.monotonic()
+    terminal, seen = sys.stderr.isatty(), deque([(last, 0, 0.0)])
 
     def show(samples: int, tokens: int, share: float) -> None:
-        nonlocal last, there
-        if there is None:
-            there = tokens, share
-            return
+        nonlocal last
         now, done = time.monotonic(), share >= 1
         if now - last < (0.2 if terminal else every) and not (terminal and done):
             return
+        while len(seen) > 1 and now - seen[1][0] > WINDOW_SECONDS:
+            seen.popleft()
+        began, known_tokens, known_share = seen[0]
+        seen.append((now, tokens, share))
         last, spent = now, max(now - began, 1e-9)
-        speed, left = (tokens - there[0]) / spent, (1 - share) * spent / max(share - there[1], 1e-9)
+        speed, left = (tokens - known_tokens) / spent, (1 - share) * spent / max(share - known_share, 1e-9)
         text = f"{label}: {samples:,} samples, {speed:,.0f} tokens/s, {share:.0%}, {left:,.0f} s left"
         text, end = (f"\r{text:<80}", "\n" * done) if terminal else (text, "\n")
         print(text, end=end, file=sys.stderr, flush=True)
