@@ -127,7 +127,7 @@ def demand(decoder: Decoder, packs: Sequence[Counts], targets: Sequence[int] | N
     if len(given) != len(packs) or any(n > total for n, total in zip(given, tokens, strict=True)):
         raise ValueError(f"targets {given} do not fit packs of {tokens} tokens")
     parts = list(zip(tokens, given, strict=True))
-    head, pairs = decoder.hidden_size * decoder.vocab_size, sum(float((lengths**2).sum()) for lengths in packs)
+    head, pairs = decoder.hidden_size * decoder.vocab_size, float(sum((lengths**2).sum() for lengths in packs))
     activations, loss = max(((_kept(decoder, t), _loss(decoder, n)) for t, n in parts), key=sum, default=(0, 0))
     moved = sum(_moved(decoder, t, n) for t, n in parts) + 3 * max(0, len(packs) - 1) * decoder.parameters
     states = NUMBER * decoder.parameters
