@@ -212,7 +212,7 @@ def _memory(process: int) -> tuple[int, int]:
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
-def run(rounds: int = 3) -> list[common.Row]:
+def run(rounds: int = 2) -> list[common.Row]:
     """All systems at two sizes, in turn (the larger once, for its memory), and a kill at half of the smaller."""
     known = peers.state("trl")
     trl_name = f"{known.system}: datasets.map"
