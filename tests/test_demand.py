@@ -60,22 +60,25 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if function.__name__.split(".")[0] in ("mm", "bmm", "addmm") or "flash_attention" in function.__name__:
+        product = function.__name__.split(".")[0] in ("mm", "bmm", "addmm", "addmm_")
+        if product or "flash_attention" in function.__name__:
             outs = out if isinstance(out, tuple) else (out,)
-            tensors = [t for t in (*args, *outs) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+            operands = args[-2:] if product else args  # what addmm adds to is no operand of the product
+            tensors = [t for t in (*operands, *outs) if isinstance(t, torch.Tensor) and t.is_floating_point()]
             self.numbers += sum(t.numel() for t in tensors)
         return out
 
 
 def test_operations_are_those_that_torch_counts_once_attention_is_halved(tiny):
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):  # the kernel of flash is not counted
+    # What torch does not count by itself; nor does it flash attention on a CPU.
+    in_place = {torch.ops.aten.addmm_: lambda into, left, right, **_: 2 * left[0] * left[1] * right[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter, sdpa_kernel(SDPBackend.MATH):
         passes(tiny)
     counted = {str(operation): flops for operation, flops in counter.get_flop_counts()["Global"].items()}
     step, cost = demand(decoder_of(tiny), [LENGTHS], [sum(TARGETS)]), decoder_of(tiny).sequence_cost
     attention = cost.per_pair * sum(n * n for n in LENGTHS)
-    assert set(counted) == {"aten.mm", "aten.bmm"}
-    assert counted["aten.mm"] == step.flops - attention
-    assert counted["aten.bmm"] == 2 * attention, "without a causal kernel all pairs are computed, not one half"
+    assert counted.pop("aten.bmm") == 2 * attention, "without a causal kernel all pairs are computed, not one half"
+    assert sum(counted.values()) == step.flops - attention
 
 
 def test_numbers_moved_are_those_of_all_products_and_attention(tiny):
