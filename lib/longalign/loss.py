@@ -74,21 +74,25 @@ class _ChunkedSum(torch.autograd.Function):
         grad_rows = torch.empty_like(rows) if needs_grad and ctx.needs_input_grad[0] else None
         grad_weight = torch.zeros_like(weight, dtype=exact) if needs_grad and ctx.needs_input_grad[1] else None
         loss = torch.zeros((), dtype=exact, device=rows.device)
+        buffer = rows.new_empty(min(chunk_size, len(rows)), len(weight), dtype=compute)  # every chunk's logits
         for start in range(0, len(rows), chunk_size):
             chunk = slice(start, start + chunk_size)
-            hidden, target, scale = rows[chunk].to(compute), targets[chunk, None], weights[chunk].to(exact)
-            logits = (hidden @ matrix.T).to(exact)
-            log_z = logits.logsumexp(dim=1)
-            loss += (scale * (log_z - logits.gather(1, target)[:, 0])).sum()
+            hidden, target, scale = rows[chunk].to(compute), targets[chunk, None], weights[chunk, None].to(exact)
+            logits = torch.mm(hidden, matrix.T, out=buffer[: len(hidden)]).to(exact)
+            # In place, with one exp: logsumexp would take a second T x V buffer and another exp.
+            largest = logits.amax(dim=1, keepdim=True)
+            own = logits.gather(1, target) - largest
+            total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
+            loss += (scale * (total.log() - own)).sum()
             if grad_rows is None and grad_weight is None:
                 continue
-            # d CE / d logits = softmax - one_hot, written over the logits: no second T x V buffer.
-            grad = logits.sub_(log_z[:, None]).exp_()
-            grad.scatter_add_(1, target, -torch.ones_like(log_z)[:, None])
-            grad = grad.mul_(scale[:, None]).to(compute)
+            # scale x d CE / d logits = scale x (softmax - one_hot), written over the exponentials.
+            grad = logits.mul_(scale / total).scatter_add_(1, target, -scale).to(compute)
             if grad_rows is not None:
                 grad_rows[chunk] = grad @ matrix
-            if grad_weight is not None:
+            if grad_weight is not None and compute == exact:
+                grad_weight.addmm_(grad.T, hidden)
+            elif grad_weight is not None:
                 grad_weight += grad.T @ hidden
         ctx.save_for_backward(grad_rows, None if grad_weight is None else grad_weight.to(weight.dtype))
         return loss
