@@ -65,10 +65,41 @@ def test_within_steps_keeps_every_steps_samples_and_no_step_takes_longer(plan, b
 
 @settings(max_examples=60, deadline=None)
 @given(plan=packings, barrier=st.sampled_from(BARRIERS), how=st.sampled_from(["fill", "compose"]))
-def test_the_other_two_lose_nothing_and_overfill_no_pack(plan, barrier, how):
+def test_the_other_two_lose_nothing_overfill_no_pack_and_have_fillers_in_the_last_step_only(plan, barrier, how):
     even = balanced(plan, how, cost=QUADRATIC, barrier=barrier)
     assert fits(even) and even.lengths is plan.lengths
-    assert how == "fill" or wall(even, barrier=barrier) <= wall(plan, barrier=barrier) * (1 + 1e-9)
+    for step in even.steps[:-1]:
+        assert len(step.rows) == plan.ranks * plan.accumulation * plan.rows
+
+
+def samples(plan):
+    return [sorted(step.sequences) for step in plan.steps]
+
+
+@pytest.mark.parametrize("how", sorted(BALANCES))
+def test_steps_hold_the_same_samples_however_their_packs_are_split_into_ranks_and_micro_steps(how):
+    splits = [(1, 6, 1), (2, 3, 1), (3, 2, 1), (6, 1, 1), (2, 1, 3)]
+    plans = [
+        balanced(make_plan("packing", mixture(1, 1000), capacity=65_536, ranks=r, accumulation=a, rows=rows), how)
+        for r, a, rows in splits
+    ]
+    assert len(plans[0].steps) > 10 and all(samples(plan) == samples(plans[0]) for plan in plans)
+
+
+def test_another_seed_or_epoch_brings_the_composed_steps_in_another_order():
+    lengths = mixture(0, 1000)
+    orders = [
+        samples(across_steps(make_plan("packing", lengths, capacity=65_536, ranks=8, seed=seed, epoch=epoch)))
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
+    tokens = [[int(lengths[step].sum()) for step in order] for order in orders]
+    assert all(left != right for left, right in itertools.combinations(tokens, 2))
+
+
+def test_composed_steps_are_of_like_costs_on_one_rank_too():
+    plan = across_steps(make_plan("packing", mixture(0), capacity=65_536, accumulation=8))
+    costs = micro_batch_costs(plan)[:-1, 0]  # each step's packs
+    assert (costs.std(axis=1) / costs.mean(axis=1)).mean() < 0.01
 
 
 @settings(max_examples=80, deadline=None)

@@ -14,6 +14,7 @@ across_steps   of like costs      .000 / .000         .002 / .005          .002 
 The price: a rule of thumb, not the optimum; what lies above the bound is what it misses at most.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -23,7 +24,7 @@ import numpy as np
 from longalign.cost import LLAMA_2_7B, Pace, SequenceCost, step_seconds
 from longalign.levels import Dealt, deal_level, fill_empty, group_targets, swap_level
 from longalign.packing import lower_bound
-from longalign.plan import MicroBatch, Plan, Step
+from longalign.plan import MicroBatch, Plan, Row, Step, deal
 from longalign.shapes import Float
 
 Costs = Float[np.ndarray, " sequences"]
@@ -58,10 +59,11 @@ def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
 def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
     """The plan's sequences in its order, so many to a step as fill its packs to `fill`, and packed by cost.
 
-    Samples are drawn as `plan` draws them (next fit's order is random), and M is nearly constant. Guarantees that what
-    a step cannot pack goes to the next one. The price: other samples in a step than the plan had, 2 % of the packs more
-    than the fewest (and what the last step needs besides: every rank gets something), and a long sequence may wait a
-    few steps for room.
+    Samples are drawn as `plan` draws them (next fit's order is random), and M is nearly constant: 104 +- 26 a step of 8
+    packs. Guarantees that what a step cannot pack goes to the next one, and the same steps however the packs are split
+    into ranks and micro-steps. The price: other samples in a step than the plan had, 2 to 3 % of the packs more than
+    the fewest (and what the last step needs besides: every rank gets something), and a long sequence may wait a few
+    steps for room.
 
     Raises ValueError for a plan that does not pack, a fill outside (0, 1], and an unknown barrier.
 
@@ -74,57 +76,53 @@ def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, 
         raise ValueError(f"fill must be above 0 and at most 1, not {fill}")
     alone = cost(plan.lengths)
     order = iter([sequence for step in plan.steps for sequence in step.sequences])
+    steps: list[Step] = []
     waiting: list[int] = []
-    steps = []
     while True:
         chosen, waiting = _next_step(plan, order, waiting, fill)
         if not chosen:
-            return replace(plan, steps=tuple(steps))
-        tokens = int(plan.lengths[chosen].sum())
-        packs = plan.ranks * plan.accumulation * plan.rows if waiting else int(tokens / (fill * plan.capacity)) + 1
-        step, left = _packed(plan, chosen, alone, barrier, packs)
-        steps.append(step)
+            return within_steps(replace(plan, steps=tuple(steps)), cost=cost, barrier=barrier)
+        needed = int(plan.lengths[chosen].sum() / (fill * plan.capacity)) + 1
+        packs, left = _packs(plan, chosen, alone, _slots(plan) if waiting else min(_slots(plan), needed))
+        steps += _dealt(plan, packs)
         waiting = left + waiting
 
 
-def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step", seed: int = 0) -> Plan:
-    """Steps of like costs: packs are made one step beside the other, each even, and steps come in a random order.
+def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
+    """Steps (micro-steps, where ranks wait in each) of like costs, all made at once, in an order that `plan` draws.
 
-    Guarantees a total that is no longer than the plan's. The price: samples of a step are no fair draw. Long sequences
-    come together, and a step of them has few: M is 105 +- 49 a step of 8 packs on the lengths of this module (random
-    packs of next fit: 84 +- 26), 833 +- 373 of 64 (667 +- 68). What that does to learning is measured in notebook 20.
+    Guarantees, with the barrier at the step, the same steps however the packs are split into ranks and micro-steps. The
+    price: samples of a step are no fair draw. Long sequences come together, and a step of them has few: M is 106 +- 51
+    a step of 8 packs on the lengths of this module (random packs of next fit: 85 +- 24, of best fit: 106 +- 94) and 833
+    +- 373 of 64 (667 +- 87, 833 +- 223). Another seed or epoch brings these steps in another order, hardly others. What
+    it does to learning is measured in notebook 20.
 
     Raises ValueError for a plan that does not pack, and an unknown barrier.
 
     >>> from longalign.batching import plan_packing
     >>> plan = across_steps(plan_packing([2, 4, 3, 1], capacity=5, ranks=2))
     >>> [[plan.lengths[list(row)].tolist() for row in step.rows] for step in plan.steps]
-    [[[3, 2], [4, 1]]]
+    [[[4, 1], [3, 2]]]
     """
     _only_packing(plan, "across_steps")
     if not plan.steps:
         return plan
-    per_group = plan.ranks * plan.rows
-    order = np.concatenate([step.sequences for step in plan.steps])
-    order = order[np.argsort(-plan.lengths[order], kind="stable")]
+    drawn = np.concatenate([step.sequences for step in plan.steps])
+    order = _longest_first(plan, drawn)
     lengths, costs = plan.lengths[order], cost(plan.lengths[order])
+    members, bins = (_slots(plan), 1) if barrier == "step" else (plan.ranks, plan.rows)
     steps, left = 0, list(range(len(order)))
     while left:
-        more = lower_bound(lengths[left], plan.capacity)
-        steps += -(-more // (per_group * plan.accumulation))
-        dealt, left = _level(plan, lengths, costs, "micro_step", steps * plan.accumulation)
+        steps += -(-lower_bound(lengths[left], plan.capacity) // _slots(plan))
+        shape = {"groups": steps * _slots(plan) // (members * bins), "ranks": members, "bins": bins}
+        dealt, left = _leveled(plan, lengths, costs, **shape)
     fill_empty(dealt)
-    groups = [dealt[start : start + plan.ranks] for start in range(0, len(dealt), plan.ranks)]
-    groups = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    groups = [dealt[start : start + members] for start in range(0, len(dealt), members)]
+    random = np.random.default_rng(zlib.crc32(drawn.astype("<i8").tobytes()))
+    groups = [groups[i] for i in random.permutation(len(groups))]
     groups.sort(key=lambda group: any(not bin_ for member in group for bin_ in member))
-    groups = [group for group in groups if any(bin_ for member in group for bin_ in member)]
-    composed = replace(plan, steps=tuple(
-        _step(plan, [list(rank) for rank in zip(*groups[start : start + plan.accumulation], strict=True)], order)
-        for start in range(0, len(groups), plan.accumulation)
-    ))
-    if barrier == "step" and plan.accumulation > 1:
-        composed = within_steps(composed, cost=cost, barrier=barrier)
-    return min((plan, composed), key=lambda one: _walls(one, cost, barrier).sum())
+    packs = [tuple(order[bin_].tolist()) for group in groups for member in group for bin_ in member if bin_]
+    return within_steps(replace(plan, steps=_dealt(plan, packs)), cost=cost, barrier=barrier)
 
 
 def idle_bound(
@@ -189,11 +187,9 @@ def _only_packing(plan: Plan, name: str) -> None:
         raise ValueError(f"{name} packs sequences anew: give it a plan of packing, not of {plan.method!r}")
 
 
-def _next_step(
-    plan: Plan, order: Iterator[int], waiting: Sequence[int], fill: float
-) -> tuple[list[int], list[int]]:
+def _next_step(plan: Plan, order: Iterator[int], waiting: Sequence[int], fill: float) -> tuple[list[int], list[int]]:
     """The next sequences up to the fill, and those that it passed over: too long for what is left, or too many long."""
-    slots = plan.ranks * plan.accumulation * plan.rows
+    slots = _slots(plan)
     budget = fill * slots * plan.capacity
     chosen: list[int] = []
     passed: list[int] = []
@@ -213,45 +209,52 @@ def _next_step(
 
 
 def _repacked(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:
-    """The step's sequences packed anew into its packs, or the step as it is where they do not fit."""
-    found, left = _packed(plan, step.sequences, alone, barrier, plan.packs(step))
-    return step if left else found
-
-
-def _packed(
-    plan: Plan, sequences: Sequence[int], alone: Costs, barrier: str, packs: int
-) -> tuple[Step, list[int]]:
-    """The sequences in at least so many packs and what finds no room; the best of the numbers of micro-steps."""
-    order = np.array(sequences)
-    order = order[np.argsort(-plan.lengths[order], kind="stable")]
+    """The step's sequences packed anew, in the best number of micro-steps; the step as it is where they do not fit."""
+    order = _longest_first(plan, step.sequences)
     lengths, costs = plan.lengths[order], alone[order]
-    best = None
-    fewest = min(plan.accumulation, -(-packs // (plan.ranks * plan.rows)))
+    best, least = step, np.inf
+    fewest = -(-plan.packs(step) // (plan.ranks * plan.rows))
     for micro_steps in range(fewest, plan.accumulation + 1):
-        dealt, left = _level(plan, lengths, costs, barrier, micro_steps)
+        groups, bins = (1, micro_steps * plan.rows) if barrier == "step" else (micro_steps, plan.rows)
+        dealt, left = _leveled(plan, lengths, costs, groups=groups, ranks=plan.ranks, bins=bins)
+        if left:
+            continue
         fill_empty(dealt)
         total = np.array([sum(costs[item] for bin_ in member for item in bin_) for member in dealt])
-        wall = float(total.max() if barrier == "step" else total.reshape(micro_steps, plan.ranks).max(axis=1).sum())
-        if best is None or (len(left), wall) < best[:2]:
-            best = len(left), wall, dealt, left
-        if barrier == "step" and not left:
-            break
-    _, _, dealt, left = best
-    return _step(plan, _by_rank(plan, dealt, barrier), order), order[left].tolist()
+        wall = total.reshape(groups, plan.ranks).max(axis=1).sum()
+        if wall < least:
+            best, least = _step(plan, _by_rank(plan, dealt, barrier), order), wall
+        if barrier == "step":
+            break  # with more micro-steps the same
+    return best
 
 
-def _level(
-    plan: Plan, lengths: np.ndarray, costs: np.ndarray, barrier: str, micro_steps: int
-) -> tuple[Dealt, list[int]]:
-    """Items dealt to ranks that wait for each other once, or in every one of so many micro-steps."""
-    if barrier == "step":
-        targets, bins = [0.0] * plan.ranks, micro_steps * plan.rows
-    else:
-        bins = plan.rows
-        targets = group_targets(
-            lengths, costs, groups=micro_steps, ranks=plan.ranks, bins=bins, capacity=plan.capacity
-        ).tolist()
-    return deal_level(lengths.tolist(), costs.tolist(), targets, bins=bins, capacity=plan.capacity)
+def _longest_first(plan: Plan, sequences: Sequence[int]) -> np.ndarray:
+    order = np.asarray(sequences)
+    return order[np.argsort(-plan.lengths[order], kind="stable")]
+
+
+def _leveled(plan: Plan, lengths: np.ndarray, costs: np.ndarray, **shape: int) -> tuple[Dealt, list[int]]:
+    targets = group_targets(lengths, costs, capacity=plan.capacity, **shape).tolist()
+    return deal_level(lengths.tolist(), costs.tolist(), targets, bins=shape["bins"], capacity=plan.capacity)
+
+
+def _packs(plan: Plan, sequences: Sequence[int], alone: Costs, packs: int) -> tuple[list[Row], list[int]]:
+    """The sequences in so many even packs or, where the step has more, as many as they need; what finds no room."""
+    order = _longest_first(plan, sequences)
+    dealt, left = _leveled(plan, plan.lengths[order], alone[order], groups=1, ranks=packs, bins=1)
+    if left and packs < _slots(plan):
+        return _packs(plan, sequences, alone, min(_slots(plan), packs + len(left)))
+    fill_empty(dealt)
+    return [tuple(order[bin_].tolist()) for (bin_,) in dealt if bin_], order[left].tolist()
+
+
+def _slots(plan: Plan) -> int:
+    return plan.ranks * plan.accumulation * plan.rows
+
+
+def _dealt(plan: Plan, packs: list[Row]) -> tuple[Step, ...]:
+    return deal(packs, ranks=plan.ranks, accumulation=plan.accumulation, rows=plan.rows)
 
 
 def _by_rank(plan: Plan, dealt: Dealt, barrier: str) -> list[list[list[list[int]]]]:
@@ -267,9 +270,7 @@ def _step(plan: Plan, by_rank: list[list[list[list[int]]]], order: np.ndarray) -
     def micro_batch(bins: list[list[int]]) -> MicroBatch:
         return tuple(tuple(order[bin_].tolist()) for bin_ in bins if bin_)
 
-    return Step(tuple(
-        tuple(map(micro_batch, bins)) + ((),) * (plan.accumulation - len(bins)) for bins in by_rank
-    ))
+    return Step(tuple(tuple(map(micro_batch, bins)) + ((),) * (plan.accumulation - len(bins)) for bins in by_rank))
 
 
 def _redealt(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:

@@ -35,7 +35,7 @@ CODE = (
     "callbacks",
     "trainer",
 )
-SOMETIMES = {"balance": "balance", "defects": "defect", "lora": "lora_rank"}
+SOMETIMES = {"balance": "balance", "levels": "balance", "defects": "defect", "lora": "lora_rank"}
 """Modules that only those trainings use which set a field."""
 
 
