@@ -47,8 +47,9 @@ def test_two_ranks_under_deepspeed_train_as_one_process(folder, engine, method):
         assert [event["grad_norm"] for event in got] == pytest.approx(norms, rel=1e-5)
     first, second = (np.load(folder / name / method / "gradients.npz") for name in ("alone", engine))
     assert sorted(first) == sorted(second)
-    # where ranks multiply matrices of other shapes (rows apart, slices, stage 3's own layers) fp32 rounds otherwise
-    alike = method != "naive" and engine in ("ZeRO 0", "ZeRO 1", "ZeRO 2")
+    # where ranks multiply matrices of other shapes (rows apart, of which the last layer takes what is read; slices;
+    # stage 3's own layers) fp32 rounds otherwise: by 2e-7 for sorted rows
+    alike = method == "packing" and engine in ("ZeRO 0", "ZeRO 1", "ZeRO 2")
     for name in first:
         scale = 0 if alike else np.abs(first[name]).max()
         assert np.abs(first[name] - second[name]).max() <= 1e-7 + 1e-6 * scale, name
