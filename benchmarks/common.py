@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from longalign import paths, record
 COLUMNS = ("target", "system", "case", "metric", "unit", "value", "lowest", "highest", "n", "note")
 NUMBERS = ("value", "lowest", "highest")
 OURS = "ours"
+ROUND = "BENCHMARK_ROUND"
+"""Environment variable: the number of the round, from 0, for a child that takes other data in every round."""
 
 Row = dict[str, Any]
 
@@ -97,10 +99,11 @@ def ratio(
 def alternate(commands: Mapping[str, Command], rounds: int = 3) -> dict[str, Samples]:
     """Run the commands in turn, `rounds` times each, and return what they printed; who fails is not asked again."""
     samples = {system: Samples() for system in commands}
-    for _ in range(rounds):
+    for number in range(rounds):
         for system, command in commands.items():
             if not samples[system].failure:
-                _take(command, samples[system])
+                told = replace(command, environment={**command.environment, ROUND: str(number)})
+                _take(told, samples[system])
     return samples
 
 

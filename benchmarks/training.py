@@ -2,18 +2,21 @@
 
 Ours is `longalign.trainer`; TRL is `SFTTrainer(packing=True)` as installed, with the prompts masked as its
 `completion_mask` does; naive padding is transformers' Trainer with as many conversations a step as a pack holds, padded
-to the longest; LLaMA-Factory is its `run_exp` with `packing` and `neat_packing`. Real tokens, padding left out, over
-processor seconds from the end of the second step to that of the last, so that no start is in it. Lengths are
-long-tailed: nine short conversations for a long one. Where only answers are targets, ours computes the last layer and
-the loss for little else; where every token is one, it cannot.
+to the longest; LLaMA-Factory is its `run_exp` with `packing` and `neat_packing`. All train in fp32 without gradient
+checkpointing; TRL is measured in its own defaults (bf16, checkpointing), too. Real tokens, padding left out, over
+processor seconds from the end of the first step to that of the last, so that no start is in it; what a process takes
+until its first step, data prepared, is told apart ("start"). Lengths are long-tailed, nine short conversations for a
+long one, and others in every round. Where only answers are targets, ours computes the last layer and the loss for
+little else; where every token is one, it cannot. A larger Llama says how much of the lead is of the smallness.
 
-Naive padding is measured at the smaller packs alone: at the larger ones it takes minutes and gigabytes. Two more: what
-a step spends on reading data, and how long `longalign train` takes to its first step.
+The price: naive padding is measured at the smaller packs alone, for at the larger ones it takes minutes and gigabytes.
+Two more: what a step spends on reading data, and how long `longalign train` takes to its first step.
 
     python -m benchmarks.training
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -29,15 +32,18 @@ TARGET = "training"
 WINDOWS = {"packs of 2,048": 2048, "packs of 8,192": 8192}
 TARGETS = {"answers": 8, "all tokens": 1}
 """Which tokens are targets: the last eighth of a conversation, or all."""
-STEPS = {2048: 8, 8192: 5}
+STEPS = {2048: 7, 8192: 4}
 VOCABULARY = 2000
+MODELS = {"small": (96, 256, 3, 6, 3), "larger": (256, 688, 6, 8, 4)}
+"""Width, width of the MLP, layers, heads, heads of keys: 0.6 and 5 million weights."""
 NAIVE = "transformers: naive padding"
-UNITS = {"speed": "tokens per CPU s", "memory": "MB"}
+NOT_NAIVE = "a step would pad 14 conversations to some 7,000 tokens: minutes and gigabytes"
+UNITS = {"speed": "tokens per CPU s", "memory": "MB", "start": "CPU s"}
 
 
 def conversations(window: int, part: int) -> list[dict[str, list[int]]]:
     """Token ids and which of them are targets, at least as many as the steps read, in a random order."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(int(os.environ.get(common.ROUND, 0)))
     count = 14 * (STEPS[window] + 3)
     long = random.integers(window // 8, window + 1, count // 10)
     short = np.clip(random.lognormal(np.log(window / 40), 1.0, count - len(long)), 8, window).astype(int)
@@ -48,16 +54,17 @@ def conversations(window: int, part: int) -> list[dict[str, list[int]]]:
     ]  # fmt: skip
 
 
-def model() -> Any:
-    """A Llama of three layers, 0.6 million weights, the same for all."""
+def model(size: str) -> Any:
+    """A Llama of `MODELS`, the same for all."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    width, inner, layers, heads, key_heads = MODELS[size]
     torch.manual_seed(0)
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=6,
-        num_key_value_heads=3, head_dim=32, max_position_embeddings=8192, pad_token_id=0, eos_token_id=1,
-        bos_token_id=None, tie_word_embeddings=True, attn_implementation="sdpa",
+        vocab_size=VOCABULARY, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=key_heads, head_dim=32, max_position_embeddings=8192,
+        pad_token_id=0, eos_token_id=1, bos_token_id=None, tie_word_embeddings=True, attn_implementation="sdpa",
     ))  # fmt: skip
 
 
@@ -85,6 +92,7 @@ class Counter:
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.seconds: list[float] = []
+        self.start = 0.0
         self.first: dict[str, Any] = {}
 
     def watch(self, kind: type) -> None:
@@ -92,7 +100,8 @@ class Counter:
         step = kind.training_step
 
         def counted(trainer: Any, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
-            self.first = self.first or dict(inputs)
+            if not self.tokens:
+                self.first, self.start = dict(inputs), time.process_time()
             self.tokens.append(int((inputs["input_ids"] != 0).sum()))
             loss = step(trainer, model, inputs, *rest, **options)
             self.seconds.append(time.process_time())
@@ -101,12 +110,12 @@ class Counter:
         kind.training_step = counted
 
     def report(self, **more: float) -> None:
-        """Tokens a second after the second step, and the process's memory."""
-        speed = sum(self.tokens[2:]) / (self.seconds[-1] - self.seconds[1])
-        common.report(speed=speed, memory=common.peak_mb(), **more)
+        """Tokens a second after the first step, the process's memory, and what it took until its first step."""
+        speed = sum(self.tokens[1:]) / (self.seconds[-1] - self.seconds[0])
+        common.report(speed=speed, memory=common.peak_mb(), start=self.start, **more)
 
 
-def ours(window: int, part: int, folder: str) -> None:
+def ours(window: int, part: int, size: str, folder: str) -> None:
     """`longalign.trainer` on a token store; also what of a step is reading."""
     from longalign import attention, collators, planned, trainer
     from longalign.chat import Encoded
@@ -117,41 +126,46 @@ def ours(window: int, part: int, folder: str) -> None:
         ids = np.array(row["input_ids"], dtype=np.int32)
         return Encoded(ids, np.where(row["completion_mask"], ids, np.int32(-100)))
 
+    counter = Counter()
+    counter.watch(trainer.PlanTrainer)
     store = write_store(Path(folder) / "store", map(encoded, conversations(window, part)), meta={})
     reading = _timed(planned.PlannedDataset, "__getitem__"), _timed(collators.PackedCollator, "__call__")
-    llama = model()
+    llama = model(size)
     llama.set_attn_implementation(attention.register())
     config = trainer.TrainingConfig(
         capacity=window, packing_algorithm="best_fit", steps=STEPS[window], learning_rate=1e-3
     )
     trainer.train(llama, store, config, Path(folder) / "run")
-    events = read_events(Path(folder) / "run" / "events.jsonl")
-    first, last = events[1], events[-1]
-    seconds = last["cpu_seconds"] - first["cpu_seconds"]
-    common.report(
-        speed=(last["tokens"] - first["tokens"]) / seconds, memory=common.peak_mb(),
-        reading=sum(map(sum, reading)) / (last["cpu_seconds"] or 1.0),
-    )  # fmt: skip
+    seconds = read_events(Path(folder) / "run" / "events.jsonl")[-1]["cpu_seconds"]
+    counter.report(reading=sum(map(sum, reading)) / seconds)
 
 
-def trl(window: int, part: int, folder: str) -> None:
+def trl(window: int, part: int, size: str, folder: str, defaults: bool = False) -> None:
     """TRL's SFTTrainer, packing by best fit as is its default; "leak" is 1 where a pack's sequences see each other."""
     import datasets
     from trl import SFTConfig, SFTTrainer
 
     counter = Counter()
     counter.watch(SFTTrainer)
-    arguments = SFTConfig(packing=True, max_length=window, completion_only_loss=part > 1, **settings(folder, window))
+    told = settings(folder, window)
+    if defaults:
+        told = {name: value for name, value in told.items() if name not in ("bf16", "gradient_checkpointing")}
+    arguments = SFTConfig(packing=True, max_length=window, completion_only_loss=part > 1, **told)
     rows = conversations(window, part)
     if part == 1:
         rows = [{"input_ids": row["input_ids"]} for row in rows]
-    llama = model()
+    llama = model(size)
     data = datasets.Dataset.from_list(rows)
     SFTTrainer(model=llama, args=arguments, train_dataset=data, processing_class=tokenizer()).train()
     counter.report(leak=_leaks(llama, counter.first))
 
 
-def naive(window: int, part: int, folder: str) -> None:
+def trl_defaults(window: int, part: int, size: str, folder: str) -> None:
+    """TRL in its own precision, bf16 by autocast, and with gradient checkpointing."""
+    trl(window, part, size, folder, defaults=True)
+
+
+def naive(window: int, part: int, size: str, folder: str) -> None:
     """transformers' Trainer; a step has as many conversations as a pack of ours holds, padded to the longest."""
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
@@ -162,11 +176,11 @@ def naive(window: int, part: int, folder: str) -> None:
             for row in conversations(window, part)]  # fmt: skip
     each = max(1, round(window * len(rows) / sum(len(row["input_ids"]) for row in rows)))
     arguments = TrainingArguments(**{**settings(folder, window), "per_device_train_batch_size": each})
-    Trainer(model(), arguments, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer())).train()
+    Trainer(model(size), arguments, train_dataset=rows, data_collator=DataCollatorForSeq2Seq(tokenizer())).train()
     counter.report()
 
 
-def llamafactory(window: int, part: int, folder: str) -> None:
+def llamafactory(window: int, part: int, size: str, folder: str) -> None:
     """LLaMA-Factory's supervised fine-tuning, from text that its tokenizer turns into the same ids."""
     peers.stand_in()
     from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
@@ -175,7 +189,7 @@ def llamafactory(window: int, part: int, folder: str) -> None:
     counter = Counter()
     counter.watch(CustomSeq2SeqTrainer)
     where = Path(folder)
-    model().save_pretrained(where / "model")
+    model(size).save_pretrained(where / "model")
     tokenizer().save_pretrained(where / "model")
     rows = []
     for row in conversations(window, part):
@@ -193,58 +207,63 @@ def llamafactory(window: int, part: int, folder: str) -> None:
     counter.report()
 
 
-SYSTEMS: dict[str, Callable[[int, int, str], None]] = {
-    system.__name__: system for system in (ours, trl, naive, llamafactory)
+SYSTEMS: dict[str, Callable[[int, int, str, str], None]] = {
+    system.__name__: system for system in (ours, trl, trl_defaults, naive, llamafactory)
 }
 
 
-def child(system: str, window: str, part: str) -> None:
+def child(system: str, window: str, part: str, size: str) -> None:
     """Train once in a folder that goes afterwards."""
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        if system == "start":
-            _start(Path(folder))
-        else:
-            SYSTEMS[system](int(window), int(part), folder)
+        SYSTEMS[system](int(window), int(part), size, folder)
 
 
-def run(rounds: int = 2) -> list[common.Row]:
-    """All systems by turns on answers, ours and TRL on all tokens, in every window; then the start of the command."""
+def run(rounds: int = 3) -> list[common.Row]:
+    """All systems by turns in every window, some on a part of the cases; then the start of the command."""
     rows = []
     for case, window in WINDOWS.items():
-        for name, part in TARGETS.items():
-            rows += _case(f"{case}, {name}", window, part, rounds)
-    started = common.alternate({common.OURS: _command("start", 0, 0)}, rounds)
+        others = [NAIVE, "trl_defaults"] if window == min(STEPS) else []
+        rows += _case(f"{case}, answers", window, TARGETS["answers"], rounds, ["trl", "llamafactory", *others])
+        rows += _case(f"{case}, all tokens", window, TARGETS["all tokens"], rounds, ["trl"])
+        if window != min(STEPS):
+            rows.append(common.row(TARGET, NAIVE, f"{case}, answers", "speed", UNITS["speed"], [], NOT_NAIVE))
+    rows += _case("packs of 2,048, answers, larger model", 2048, TARGETS["answers"], rounds, ["trl"], "larger")
+    started = common.alternate({common.OURS: common.Command(("-m", "benchmarks.training", "start"))}, rounds)
     return rows + common.rows_of(TARGET, "longalign train", started, {"start": "s", "start, CPU": "CPU s"},
                                  {common.OURS: "to the end of its first step"})  # fmt: skip
 
 
-def _case(case: str, window: int, part: int, rounds: int) -> list[common.Row]:
-    commands, notes, rows = {common.OURS: _command("ours", window, part)}, {}, []
-    if part > 1 and window == min(STEPS):
-        commands[NAIVE] = _command("naive", window, part)
-    for name in ("trl", "llamafactory") if part > 1 else ("trl",):
-        known = peers.state(name)
+def _case(
+    case: str, window: int, part: int, rounds: int, others: list[str], size: str = "small"
+) -> list[common.Row]:
+    commands, notes, rows = {common.OURS: _command("ours", window, part, size)}, {}, []
+    for name in others:
+        if name == NAIVE:
+            commands[name] = _command("naive", window, part, size)
+            continue
+        known = peers.state(name.partition("_")[0])
+        system = f"{known.system}: its defaults" if name == "trl_defaults" else known.system
         if known.reason:
-            rows += [common.row(TARGET, known.system, case, m, unit, [], known.reason) for m, unit in UNITS.items()]
+            rows += [common.row(TARGET, system, case, m, unit, [], known.reason) for m, unit in UNITS.items()]
         else:
-            commands[known.system] = _command(name, window, part)
+            commands[system] = _command(name, window, part, size)
     samples = common.alternate(commands, rounds)
     for system, taken in samples.items():
-        if system.startswith("trl") and taken.of("leak"):
-            leaks = "its sequences see each other" if max(taken.of("leak")) else "its sequences do not see each other"
-            notes[system] = f"{leaks} (checked)"
+        if leaks := taken.of("leak"):
+            notes[system] = f"its sequences {'see' if max(leaks) else 'do not see'} each other (checked)"
     rows += common.rows_of(TARGET, case, samples, UNITS, notes)
     rows += common.rows_of(TARGET, case, {common.OURS: samples[common.OURS]}, {"reading": "share"})
-    others = [system for system in samples if system != common.OURS]
-    return rows + [common.ratio(TARGET, case, "speed", samples, common.OURS, other) for other in others]
+    theirs = [system for system in samples if system != common.OURS]
+    return rows + [common.ratio(TARGET, case, "speed", samples, common.OURS, other) for other in theirs]
 
 
-def _command(system: str, window: int, part: int) -> common.Command:
-    arguments = ("-m", "benchmarks.training", system, str(window), str(part))
-    return peers.command(system, *arguments) if system in peers.PEERS else common.Command(arguments)
+def _command(system: str, window: int, part: int, size: str) -> common.Command:
+    arguments = ("-m", "benchmarks.training", system, str(window), str(part), size)
+    peer = system.partition("_")[0]
+    return peers.command(peer, *arguments) if peer in peers.PEERS else common.Command(arguments)
 
 
 def _timed(kind: type, name: str) -> list[float]:
@@ -273,8 +292,9 @@ def _leaks(llama: Any, inputs: dict[str, Any]) -> int:
     return int(float((before - after).abs().max()) > 1e-5)
 
 
-def _start(folder: Path) -> None:
+def start(folder: Path) -> None:
     """Run `longalign train` on a small job; report its start: seconds to the end of the first step, and the CPU's."""
+    import resource
     import subprocess
 
     import yaml
@@ -298,8 +318,6 @@ def _start(folder: Path) -> None:
     taken = time.monotonic() - began
     if process.wait():
         raise RuntimeError(f"longalign train ended with status {process.returncode}")
-    import resource
-
     common.report(**{"start": taken, "start, CPU": resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime})
 
 
@@ -309,4 +327,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["start"]:
+        with tempfile.TemporaryDirectory() as place:
+            sys.exit(start(Path(place)))
     sys.exit(child(*sys.argv[1:]) if sys.argv[1:] else main())

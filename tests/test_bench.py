@@ -26,6 +26,8 @@ def test_commands_take_turns_and_their_medians_are_rows(tmp_path):
     commands = {name: common.Command(["-c", code.format(str(log), name, time)]) for name, time in seconds.items()}
     samples = common.alternate(commands, rounds=3)
     assert log.read_text() == "ABABAB"
+    told = common.Command(["-c", f"import os; print('{{\"round\":', os.environ['{common.ROUND}'], '}}')"])
+    assert common.alternate({"A": told}, rounds=3)["A"].of("round") == [0, 1, 2]
     rows = common.rows_of("t", "c", samples, {"time": "s"})
     assert [(row["system"], row["value"], row["n"]) for row in rows] == [("A", 2.0, 3), ("B", 1.0, 3)]
     assert common.ratio("t", "c", "time", samples, "A", "B")["value"] == 2.0
@@ -65,6 +67,18 @@ def test_a_plan_that_loses_doubles_invents_or_overfills_is_not_timed():
         planning.check_lengths([[4, 4], [3]], lengths, 9)
 
 
+def test_a_plan_is_beside_the_fastest_the_fastest_with_sequences_and_the_fastest_with_as_few_packs():
+    measured = {planning.OURS: (1.0, 10), "ours: next fit": (0.1, 13), "p: all, lengths alone": (0.5, 11),
+                "p: parts": (2.0, 11), "p: all": (3.0, 10)}  # fmt: skip
+    samples = {name: common.Samples([{"time": time, "packs": packs}]) for name, (time, packs) in measured.items()}
+    rows = planning._against_fastest("1M", samples)
+    assert [(row["system"].split(" / ")[0], row["value"]) for row in rows] == [
+        ("p: all, lengths alone", 0.5), ("p: parts", 2.0), ("p: all", 3.0),
+    ]  # fmt: skip
+    ours = {planning.OURS: samples[planning.OURS]}
+    assert planning._against_fastest("1M", ours)[0]["note"] == "no peer was measured"
+
+
 def test_a_peer_that_was_never_installed_is_said_so_and_every_peer_is_pinned(tmp_path, monkeypatch):
     monkeypatch.setattr(peers.Peer, "stamp", tmp_path / "none.json")
     assert peers.state("trl").reason.startswith("not installed")
@@ -98,10 +112,15 @@ def test_the_committed_table_holds_every_script_and_every_row_a_number_or_a_reas
     assert not rows[(rows.system == common.OURS) & rows.value.isna()].size
 
 
-def test_training_data_are_long_tailed_and_enough_for_all_steps():
+@pytest.mark.parametrize("number", ["0", "1", "2"])
+def test_training_data_are_long_tailed_enough_for_all_steps_and_others_in_every_round(number, monkeypatch):
+    monkeypatch.setenv(common.ROUND, number)
     for window, steps in training.STEPS.items():
         rows = training.conversations(window, 8)
         lengths = np.array([len(row["input_ids"]) for row in rows])
         assert window / 2 < lengths.max() <= window < lengths.sum() / (steps + 1)
         assert np.median(lengths) < window / 20
         assert all(sum(row["completion_mask"]) == n // 8 for row, n in zip(rows, lengths, strict=True))
+        monkeypatch.setenv(common.ROUND, "7")
+        assert rows != training.conversations(window, 8)
+        monkeypatch.setenv(common.ROUND, number)

@@ -92,13 +92,19 @@ def test_a_request_that_is_refused_is_not_asked_again_and_the_others_go_on(tmp_p
 
 
 def test_retry_after_is_waited_for_by_every_thread(tmp_path):
-    with serving(lambda question, attempt: "429" if (question, attempt) == ("first q", 0) else None) as server:
+    all_begun = threading.Barrier(3)  # the first is turned away, and the others answered, when all three are under way
+
+    def fault(question, attempt):
+        if attempt == 0 and question in ("first q", "q 0", "q 1"):
+            all_begun.wait(timeout=30)
+        return "429" if (question, attempt) == ("first q", 0) else None
+
+    with serving(fault) as server:
         server.retry_after = "1"
         server.delay = 0.2  # so that the others have not begun their second request when the first is turned away
-        questions = ["first q", *(f"q {i}" for i in range(9))]
-        began = time.monotonic()
-        ask_all(server, tmp_path / "a.jsonl", questions, at_once=3)
-        assert time.monotonic() - began >= 1.0 and sum(t - server.times[0] < 0.9 for t in server.times) == 3
+        ask_all(server, tmp_path / "a.jsonl", ["first q", *(f"q {i}" for i in range(9))], at_once=3, slow=1)
+        assert server.times[3] - server.times[2] >= 0.9, "nobody asks while the server wants none"
+        assert len(server.times) == 11
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(tmp_path):

@@ -355,7 +355,7 @@ from longalign import tokenizing
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell would ignore it
 encode = tokenizing.Way.encode
-tokenizing.Way.encode = lambda way, line: time.sleep(0.01) or encode(way, line)
+tokenizing.Way.encode = lambda way, line: time.sleep(0.05) or encode(way, line)
 tokenizing.PART_BYTES = 2000
 tokenizing.tokenize_jsonl(sys.argv[1], word_tokenizer(), sys.argv[2], workers=2, progress=lambda *told: None)
 """
@@ -387,6 +387,22 @@ def test_a_real_process_that_is_ended_leaves_finished_parts_and_no_process(tmp_p
     parts_of(10**9)
     assert contents(store) == contents(tokenize_jsonl(file, WORDS, tmp_path / "whole", progress=quiet))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "store", "whole"]
+
+
+FORKED = """
+import os, signal
+from longalign.parts import Part, in_order
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+done = list(in_order(iter([Part(0, 2, 0, "")]), lambda part, tell: part.end, workers=1))
+"""
+
+
+def test_an_interrupt_that_comes_while_a_process_is_forked_is_not_lost():
+    # what is raised in the functions that Python calls around a fork is printed as ignored, and all would go on
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert done.returncode and done.stderr.rstrip().endswith("KeyboardInterrupt"), done.stderr
 
 
 # --- room -------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from longalign import crew, paths, ranks, strict_yaml
-from longalign.cost import A800, decoder_cost, micro_batch_costs
+from longalign.cost import A800, micro_batch_costs
 from longalign.engine import Engine, deepspeed_config
 from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
 from longalign.plan import Plan
@@ -150,7 +150,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
         yield f"deepspeed: {json.dumps(deepspeed_config(job.engine, **options), indent=2)}"
     hosts = ranks.allocated() or [f"node{number}" for number in range(job.engine.nodes)]
     yield f"command: {shlex.join(ranks.command(job.engine, 'longalign.runs', f'{run.folder}/job.json', hosts=hosts))}"
-    shape, found = _shape(job), estimated(job, store, plans)
+    found = estimated(job, store, plans)
     parts = {name: value for name, value in asdict(found).items() if name != "node"}
     yield (
         f"memory of a device: about {found.device:.2f} GiB ("
@@ -161,7 +161,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     tokens = sum(int(store.lengths[i]) for step in steps for i in step.sequences)
     summary = summarize(plans[0])
     yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']:.1f} sequences a step"
-    hours = training_hours(job, plans, shape, tflops=tflops, utilisation=utilisation) * len(steps)
+    hours = training_hours(job, plans, tflops=tflops, utilisation=utilisation) * len(steps)
     hours /= max(1, sum(len(plan.steps) for plan in plans))
     yield (
         f"about {hours:.2g} hours on {job.engine.world_size} devices of {tflops:g} TFLOP/s used at {utilisation:.0%}; "
@@ -175,15 +175,13 @@ def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
     return footprint(_shape(job), job.engine, positions=positions, targets=targets)
 
 
-def training_hours(job: Job, plans: list[Plan], shape: ModelShape, *, tflops: float, utilisation: float) -> float:
+def training_hours(job: Job, plans: list[Plan], *, tflops: float, utilisation: float) -> float:
     """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every step."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(job.model, trust_remote_code=False)
-    cost = decoder_cost(
-        hidden_size=shape.hidden_size, layers=shape.layers, intermediate_size=config.intermediate_size,
-        vocab_size=shape.vocab_size,
-    )  # fmt: skip
+    from longalign.models import sequence_cost
+
+    cost = sequence_cost(AutoConfig.from_pretrained(job.model, trust_remote_code=False))
     again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
     flops = sum(float(micro_batch_costs(plan, cost).sum(axis=2).max(axis=1).sum()) for plan in plans) * again
     # ranks that share a pack divide its work

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from longalign import attention
+from longalign.cost import SequenceCost, decoder_cost
 
 ROPE_BASE = 10_000.0
 ROPE_TYPES = ("default", "yarn")
@@ -112,6 +113,25 @@ def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int
             raise ValueError(f"{where}: yarn stretches {before} positions to more; max_length is {max_length}")
         new |= {"rope_type": "yarn", "factor": max_length / before, "original_max_position_embeddings": before}
     config.rope_parameters = new if full is rope else {**rope, "full_attention": new}
+
+
+def sequence_cost(config: Any) -> SequenceCost:
+    """FLOPs of a training step by a sequence's length, for a model with this configuration (`cost.decoder_cost`).
+
+    >>> shape = LlamaConfig(
+    ...     hidden_size=8, num_hidden_layers=1, intermediate_size=16, vocab_size=10, num_attention_heads=2,
+    ...     num_key_value_heads=1,
+    ... )
+    >>> sequence_cost(shape)
+    SequenceCost(per_token=3936.0, per_pair=48.0)
+    """
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return decoder_cost(
+        hidden_size=config.hidden_size, layers=config.num_hidden_layers, intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size, query_size=heads * size,
+        key_value_size=(getattr(config, "num_key_value_heads", None) or heads) * size,
+    )  # fmt: skip
 
 
 def device() -> torch.device:

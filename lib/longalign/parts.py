@@ -153,7 +153,7 @@ class _Worker:
         self.index, self.part = index, part
         self.inbox, outbox = _FORK.Pipe(duplex=False)
         self.process = _FORK.Process(target=_serve, args=(work, part, outbox, os.getpid()), daemon=True)
-        with _without_threads():
+        with _without_threads(), _interrupt_later():
             self.process.start()
         outbox.close()
 
@@ -206,6 +206,22 @@ def _leave_with(asker: int) -> None:
     while os.getppid() == asker:
         time.sleep(WATCH_SECONDS)
     os._exit(1)
+
+
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """An interrupt comes at the end of the block: Python's functions around a fork would swallow what it raises."""
+    if threading.current_thread() is not threading.main_thread():  # which no interrupt reaches
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

@@ -19,9 +19,10 @@ from longalign import checkpoints
 from longalign.batching import Plan, make_plan
 from longalign.callbacks import EventLog, Finite, Seal, Snapshots, Warned
 from longalign.collators import PackedCollator, PaddedCollator
-from longalign.cost import LLAMA_2_7B, SequenceCost, decoder_cost
+from longalign.cost import LLAMA_2_7B, SequenceCost
 from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
 from longalign.loss import attach_loss_head, weighted_loss
+from longalign.models import sequence_cost
 from longalign.planned import PlannedDataset
 from longalign.store import TokenStore
 
@@ -183,7 +184,7 @@ def train(
     args = arguments or training_arguments(config, folder)
     if sequence_parallel > 1:
         _share_sequences(model, config, sequence_parallel)
-    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=_cost(model))
+    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=sequence_cost(model.config))
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
@@ -226,17 +227,6 @@ def train(
         why = "the time of this job is nearly over" if warned.stopped else "the parent process ended"
         raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: {why}")
     return trainer
-
-
-def _cost(model: PreTrainedModel) -> SequenceCost:
-    shape = model.config
-    heads = shape.num_attention_heads
-    size = getattr(shape, "head_dim", None) or shape.hidden_size // heads
-    return decoder_cost(
-        hidden_size=shape.hidden_size, layers=shape.num_hidden_layers, intermediate_size=shape.intermediate_size,
-        vocab_size=shape.vocab_size, query_size=heads * size,
-        key_value_size=(getattr(shape, "num_key_value_heads", None) or heads) * size,
-    )  # fmt: skip
 
 
 def _share_sequences(model: PreTrainedModel, config: TrainingConfig, ranks: int) -> None:
