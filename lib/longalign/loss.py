@@ -3,7 +3,8 @@
 Every loss of the paper (arXiv 2401.18058, Eq. 2, 3, 4) is such a sum once the weight of every token is known
 beforehand, and a sum can be taken in chunks of target tokens.  Since the weights are known, a chunk's gradients are
 taken together with its loss: nothing is computed twice, and what is kept is one gradient of the hidden states and one
-of the vocabulary matrix.
+of the vocabulary matrix.  Liger's fused loss (arXiv 2410.10989) does that in Triton, but can weight classes only, not
+given tokens (0.8.5): on CUDA, too, these chunks are computed.
 
 B = rows, T = tokens of a row, L = labels of a row, T or T + 1, D = hidden size, V = vocabulary, N = target tokens
 (labels != IGNORE_INDEX, position 0 never).

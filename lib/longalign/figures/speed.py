@@ -1,5 +1,6 @@
 """What `make bench` has measured, as one ratio a comparison: above 1 the library is ahead, below 1 the other is."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,23 @@ TARGETS = ("planning", "attention", "loss", "training", "preprocessing", "decodi
 
 
 def read_benchmarks(folder: Path | str) -> pd.DataFrame:
-    """The rows of benchmarks.csv; what could not be measured has no value, and its note says why."""
-    return pd.read_csv(Path(folder) / "benchmarks.csv", keep_default_na=False, na_values=BOUNDS)
+    """The rows of benchmarks.csv, small cases first; what could not be measured has no value, and its note says why."""
+    rows = pd.read_csv(Path(folder) / "benchmarks.csv", keep_default_na=False, na_values=BOUNDS)
+    order = sorted(rows.index, key=lambda i: [_by_size(rows[name][i]) for name in ("target", "case", "system")])
+    return rows.loc[order].reset_index(drop=True)
+
+
+def _by_size(text: str) -> list[tuple[bool, int, str]]:
+    """What puts "2,048" before "16,384", "10k" before "1M" and both before words.
+
+    >>> sorted(["1M", "16,384 tokens", "10k", "2,048 tokens", "long"], key=_by_size)
+    ['2,048 tokens', '10k', '16,384 tokens', '1M', 'long']
+    """
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+    for letter, zeros in (("k", "000"), ("M", "000000")):
+        text = re.sub(rf"(\d){letter}\b", rf"\g<1>{zeros}", text)
+    parts = re.findall(r"\d+|\D+", text)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def headlines(rows: pd.DataFrame) -> pd.DataFrame:
