@@ -79,6 +79,19 @@ def test_a_plan_is_beside_the_fastest_the_fastest_with_sequences_and_the_fastest
     assert planning._against_fastest("1M", ours)[0]["note"] == "no peer was measured"
 
 
+def test_a_requirement_that_does_not_exist_is_one_line_and_a_row_without_a_value(tmp_path, monkeypatch, capsys):
+    (tmp_path / "none.txt").write_text("no-such-package-of-longalign==1.0\n")
+    monkeypatch.setattr(peers.Peer, "folder", tmp_path / "none")
+    monkeypatch.setattr(peers.Peer, "requirements", tmp_path / "none.txt")
+    monkeypatch.setattr(peers, "PEERS", {"none": peers.Peer("none", "none")})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    (row,) = peers.run()
+    assert row["n"] == 0 and row["note"].startswith("not installed: ")
+    assert "no-such-package-of-longalign" in row["note"] and "\n" not in row["note"]
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_peer_that_was_never_installed_is_said_so_and_every_peer_is_pinned(tmp_path, monkeypatch):
     monkeypatch.setattr(peers.Peer, "stamp", tmp_path / "none.json")
     assert peers.state("trl").reason.startswith("not installed")

@@ -39,7 +39,7 @@ SMALLEST = 1e-6
 TIMES, CLAIMS = "times", "claims"
 WITHOUT_SEEDS = {"extension_loss", "extension_recall", "method_loss"}
 """Trained, but with one seed: their spread is that between neighbouring rows."""
-NOT_OF_A_RUN = {"durations", "own_model"}
+NOT_OF_A_RUN = {"durations", "work", "own_model"}
 """Times, and the few questions that are put to one model."""
 VALUES = ("value", "loss", "recall")
 WITHIN = {"task", "length", "depth", "step", "share", "domain"}

@@ -7,6 +7,7 @@ it shorter.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from longalign import paths, record
 from longalign.execution.outcomes import Outcome, duration
 
 NAME = "durations.csv"
+WORK = "work.csv"
 
 
 def note(profile: str, found: Sequence[Outcome]) -> Path:
@@ -22,6 +24,16 @@ def note(profile: str, found: Sequence[Outcome]) -> Path:
     rows = [{"notebook": one.notebook, "profile": profile, "cores": cores, "seconds": one.seconds,
              "peak_memory_mb": one.peak_memory_mb} for one in found]  # fmt: skip
     return record.write_csv(paths.run_dir(profile) / NAME, rows, columns=list(rows[0]))
+
+
+def note_work(profile: str, found: Sequence[Outcome]) -> Path:
+    """Write what of these notebooks' time went into trainings and into evaluations, when a run began with nothing."""
+    whole = sum(one.seconds for one in found)
+    rows = [{"kind": "notebooks", "number": len(found), "seconds": round(whole, 1), "share": 1.0}]
+    for kind in ("trained", "evaluated"):
+        taken = [json.loads(path.read_text())["seconds"] for path in (paths.runs() / kind).glob("*/record.json")]
+        rows.append({"kind": kind, "number": len(taken), "seconds": round(sum(taken), 1), "share": sum(taken) / whole})
+    return record.write_csv(paths.run_dir(profile) / WORK, rows, columns=list(rows[0]))
 
 
 def estimate(profile: str, notebooks: Collection[str], *, jobs: int) -> str:
