@@ -8,7 +8,8 @@ STAMPS  ?= .make
 VENV    ?= .venv
 JOBS    ?= 2
 EXECUTOR ?= make
-BENCH   ?= $(filter-out _% common peers,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
+# those that take longest first, so that the others fill the time beside them
+BENCH   ?= training preprocessing $(filter-out _% common peers training preprocessing,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed

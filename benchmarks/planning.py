@@ -151,7 +151,7 @@ def _forget_peak() -> None:
 # ---- the script ------------------------------------------------------------------------------------------------------
 
 
-def run(rounds: int = 3) -> list[common.Row]:
+def run(rounds: int = 2) -> list[common.Row]:
     """All planners on all sizes, in turn."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ from benchmarks import common, peers
 
 TARGET, FULL = "preprocessing", "preprocessing-full"
 LENGTHS = (8192, 65_536)
-SIZES, LARGE = (300, 600), 10_000
+SIZES, LARGE = (200, 400), 10_000
 UNITS = {"cpu": "CPU s", "time": "s", "memory": "MB", "anonymous": "MB", "tokens": "tokens/CPU s"}
 ONE, TWO, DENSE = f"{common.OURS}: 1 worker", f"{common.OURS}: 2 workers", "as released: dense rows"
 DENSE_NOTE = "in our words, with our tokenizer, 2 processes in place of 128, without its loop over labels"

@@ -32,7 +32,7 @@ TARGET = "training"
 WINDOWS = {"packs of 2,048": 2048, "packs of 8,192": 8192}
 TARGETS = {"answers": 8, "all tokens": 1}
 """Which tokens are targets: the last eighth of a conversation, or all."""
-STEPS = {2048: 7, 8192: 4}
+STEPS = {2048: 6, 8192: 4}
 VOCABULARY = 2000
 MODELS = {"small": (96, 256, 3, 6, 3), "larger": (256, 688, 6, 8, 4)}
 """Width, width of the MLP, layers, heads, heads of keys: 0.6 and 5 million weights."""
@@ -221,7 +221,7 @@ def child(system: str, window: str, part: str, size: str) -> None:
         SYSTEMS[system](int(window), int(part), size, folder)
 
 
-def run(rounds: int = 3) -> list[common.Row]:
+def run(rounds: int = 2) -> list[common.Row]:
     """All systems by turns in every window, some on a part of the cases; then the start of the command."""
     rows = []
     for case, window in WINDOWS.items():

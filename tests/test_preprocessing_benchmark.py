@@ -35,7 +35,7 @@ def test_only_rows_of_one_length_are_extrapolated():
 def test_a_restart_costs_what_goes_beyond_the_work_that_was_not_kept():
     again, whole = taken(kept=[0.5, 0.6], cpu=[6, 5], time=[1, 1]), taken(cpu=[10, 10])
     row = preprocessing._restart(again, whole)[-1]
-    assert (row["case"], row["metric"], row["n"]) == ("killed at half of 300", "beyond", 2)
+    assert (row["case"], row["metric"], row["n"]) == (f"killed at half of {preprocessing.SIZES[0]}", "beyond", 2)
     assert row["value"] == pytest.approx(0.1)
     failed = preprocessing._restart(common.Samples(failure="it was whole"), whole)[-1]
     assert failed["value"] is None and failed["note"] == "it was whole"
