@@ -214,7 +214,7 @@ def test_the_same_plan_gives_the_same_plan_and_takes_about_a_second():
 def test_what_cannot_be_is_refused_in_a_sentence():
     naive = make_plan("naive", [2, 4, 3])
     for function in (by_fill, across_steps):
-        with pytest.raises(ValueError, match="plan of packing, not of 'naive'"):
+        with pytest.raises(ValueError, match="needs the method 'packing', not 'naive'"):
             function(naive)
     with pytest.raises(ValueError, match="above 0 and at most 1, not 1.5"):
         by_fill(packed(0, 8, 1), fill=1.5)

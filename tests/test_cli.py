@@ -56,6 +56,39 @@ def test_a_plan_for_readers_says_the_same_numbers(lengths, capsys):
     assert "75.00 %" in told and "provable minimum 2" in told
 
 
+@pytest.mark.parametrize("rows", [{"length": 7}, {"messages": [{"role": "user", "content": "First pay."},
+                                                              {"role": "assistant", "content": "Then."}]}])  # fmt: skip
+def test_a_plan_of_a_pipe_is_that_of_the_file(tmp_path, rows):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{json.dumps(rows)}\n" * 3000)  # more than is read at a time
+    command = [sys.executable, "-m", "longalign.cli", "plan", "--capacity", "4096", "--json"]
+    found = [
+        json.loads(subprocess.run([*command, name], input=sent, capture_output=True, check=True).stdout)
+        for name, sent in ((str(file), b""), ("/dev/stdin", file.read_bytes()))
+    ]
+    assert found[0] == found[1] and found[0]["steps"] * found[0]["sequences_per_step"] == pytest.approx(3000)
+
+
+def test_ranks_that_wait_in_every_micro_step_are_balanced_and_counted_so(tmp_path, capsys):
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("\n".join(str(16 * (1 + 60 * (i % 10 == 0)) + i % 90) for i in range(400)))
+    plain = ["plan", str(lengths), "--ranks", "4", "--accumulation", "4", "--capacity", "1100", "--json"]
+    idle = []
+    for options in ([], ["--balance", "steps"]):
+        assert cli.main([*plain, "--barrier", "micro_step", *options]) == 0
+        idle.append(json.loads(capsys.readouterr().out)["idle"])
+    assert cli.main(plain) == 0
+    assert idle[1] < idle[0] and json.loads(capsys.readouterr().out)["idle"] < idle[0]
+
+
+def test_what_is_cut_to_no_capacity_and_packs_that_naive_has_not_are_refused_in_a_sentence(lengths, capsys):
+    for options, told in (
+        (["--method", "naive", "--truncate"], "--truncate cuts to --capacity, which is not given"),
+        (["--method", "naive", "--balance", "fill"], "balance 'fill' packs sequences anew: it needs the method"),
+    ):
+        assert told in refused(capsys, "plan", lengths, *options)
+
+
 @pytest.mark.parametrize("how", cli.BALANCES)
 def test_a_balanced_plan_waits_less_and_is_as_many_times_as_fast(tmp_path, capsys, how):
     lengths = tmp_path / "lengths.txt"

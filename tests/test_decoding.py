@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import tiny_llama
+from longalign.evals import decoding
 from longalign.evals.decoding import KeyValues, batches, greedy
 
 END, ROOM = 2, 12
@@ -95,6 +96,23 @@ def test_another_attention_an_empty_prompt_and_a_short_window_are_refused_in_a_s
     )  # fmt: skip
     with pytest.raises(ValueError, match="sliding window"):
         greedy(MistralForCausalLM(config), prompts([6]), end=END, room=5)
+
+
+def test_answers_without_an_end_or_with_less_than_no_room_are_refused(model):
+    for options in ({"end": None, "room": 3}, {"end": END, "room": -1}):
+        with pytest.raises(ValueError, match="answers need a token that ends them and 0 tokens or more"):
+            greedy(model, prompts([3]), **options)
+
+
+def test_a_rope_of_the_longest_position_has_no_batches(monkeypatch):
+    scaled = tiny_llama().eval()
+    scaled.config.rope_parameters = {**scaled.config.rope_parameters, "rope_type": "dynamic"}
+    seen, continued = [], decoding._continued
+    monkeypatch.setattr(decoding, "_continued", lambda model, asked, *rest: seen.append(len(asked)) or continued(
+        model, asked, *rest
+    ))  # fmt: skip
+    greedy(scaled, prompts([2, 4, 3]), end=END, room=2)
+    assert seen == [1, 1, 1]
 
 
 def test_batches_hold_neighbours_in_length_within_the_bound():

@@ -89,6 +89,12 @@ def test_a_mixture_of_experts_is_left_alone():
     assert _last_layer(Qwen3MoeForCausalLM(config)) is None
 
 
+def test_attention_that_drops_out_in_training_is_left_alone():
+    model = tiny_llama()
+    model.model.layers[-1].self_attn.attention_dropout = 0.3
+    assert _last_layer(model.train()) is None and _last_layer(model.eval()) is model.model.layers[-1]
+
+
 def test_lora_gives_the_same(monkeypatch):
     model, inputs = tiny_llama(), batch()
     lora.adapt(model, 2, seed=0)
@@ -180,6 +186,23 @@ def test_attention_from_a_few_positions_equals_the_oracle_in_value_and_gradient(
     upstream = torch.randn(ours.shape, dtype=ours.dtype)
     for left, right in zip(*(torch.autograd.grad(out, inputs, upstream) for out in (ours, theirs)), strict=True):
         torch.testing.assert_close(left, right, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_what_attention_from_some_positions_keeps_for_its_gradients_is_linear_in_tokens(groups):
+    def kept(tokens):
+        """Bytes of all storages that the forward pass keeps for the backward pass."""
+        inputs, storages = states([tokens], heads=2, groups=groups, dtype=torch.float32), {}
+
+        def note(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no place is used twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            block_causal_attention(*inputs, offsets([tokens]), tokens, read=torch.arange(0, tokens, 2))
+        return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+    assert kept(4096) <= 2.5 * kept(2048)
 
 
 def test_attention_from_many_positions_of_a_long_sequence_stays_linear_in_memory():

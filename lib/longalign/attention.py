@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from longalign.shapes import Float, Int
 
@@ -103,13 +104,20 @@ def _attend_from(read: Tensor, query, key, value, cu_seqlens: Tensor, scaling, d
     queries, keys, values = query[:, :, read].split(counts, 2), key.split(lengths, 2), value.split(lengths, 2)
     outputs = []
     for q, k, v, place in zip(queries, keys, values, places.split(counts), strict=True):
-        # A mask of few queries at a time, so that memory stays linear in tokens.
+        # A mask of few queries at a time, made again in the backward pass where there are several: so memory is linear
+        # in tokens.
+        several = torch.is_grad_enabled() and len(place) > READ_AT_ONCE
+        attend = functools.partial(checkpoint, _attend_before, use_reentrant=False) if several else _attend_before
         for some, at in zip(q.split(READ_AT_ONCE, 2), place.split(READ_AT_ONCE), strict=True):
             if len(at):
-                before = torch.arange(k.shape[2], device=k.device) <= at[:, None]
-                outputs.append(_sdpa(some, k, v, dropout_p=dropout, scale=scaling, attn_mask=before))
+                outputs.append(attend(some, k, v, at, scaling, dropout))
     out = torch.cat(outputs, dim=2).transpose(1, 2)
     return out.new_zeros(1, query.shape[2], *out.shape[2:]).index_copy(1, read, out)
+
+
+def _attend_before(q: Tensor, k: Tensor, v: Tensor, at: Tensor, scaling, dropout) -> Tensor:
+    before = torch.arange(k.shape[2], device=k.device) <= at[:, None]
+    return _sdpa(q, k, v, dropout_p=dropout, scale=scaling, attn_mask=before)
 
 
 def _attend_from_rows(read: Tensor, query, key, value, scaling, dropout) -> Tensor:
@@ -123,7 +131,7 @@ def _attend_from_rows(read: Tensor, query, key, value, scaling, dropout) -> Tens
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     # Only the CPU kernel is known to take grouped heads in fp32 without falling back to a full matrix.
     grouped = q.device.type == "cpu" and k.shape[1] != q.shape[1]
-    if not grouped:
+    if not grouped and k.shape[1] != q.shape[1]:
         k, v = (states.repeat_interleave(q.shape[1] // states.shape[1], dim=1) for states in (k, v))
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **options)
 

@@ -62,8 +62,7 @@ def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, 
     Samples are drawn as `plan` draws them (next fit's order is random), and M is nearly constant: 104 +- 26 a step of 8
     packs. Guarantees that what a step cannot pack goes to the next one, and the same steps however the packs are split
     into ranks and micro-steps. The price: other samples in a step than the plan had, 2 to 3 % of the packs more than
-    the fewest (and what the last step needs besides: every rank gets something), and a long sequence may wait a few
-    steps for room.
+    the fewest (and what the last step needs besides), and a long sequence may wait a few steps for room.
 
     Raises ValueError for a plan that does not pack, a fill outside (0, 1], and an unknown barrier.
 
@@ -184,7 +183,8 @@ def _least_wall(plan: Plan, sequences: Sequence[int], cost: SequenceCost, barrie
 
 def _only_packing(plan: Plan, name: str) -> None:
     if plan.method != "packing":
-        raise ValueError(f"{name} packs sequences anew: give it a plan of packing, not of {plan.method!r}")
+        how = next(how for how, function in BALANCES.items() if function.__name__ == name)
+        raise ValueError(f"balance {how!r} packs sequences anew: it needs the method 'packing', not {plan.method!r}")
 
 
 def _next_step(plan: Plan, order: Iterator[int], waiting: Sequence[int], fill: float) -> tuple[list[int], list[int]]:
@@ -230,7 +230,7 @@ def _repacked(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:
 
 
 def _longest_first(plan: Plan, sequences: Sequence[int]) -> np.ndarray:
-    order = np.asarray(sequences)
+    order = np.asarray(sequences, dtype=np.int64)
     return order[np.argsort(-plan.lengths[order], kind="stable")]
 
 

@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ import longalign
 from longalign.commands import build, evaluate
 from longalign.endpoints.errors import EndpointError
 from longalign.parsing import Parser, fail, positive, seed, share
+from longalign.parts import WorkerDied
 from longalign.record import Taken
 
 METHODS = ("naive", "sorted", "packing")
 ALGORITHMS = ("next_fit", "best_fit")
 BALANCES = ("steps", "fill", "compose")
+BARRIERS = ("step", "micro_step")
 DISTRIBUTIONS = ("uniform", "log-uniform")
 CHAT_FORMATS = ("template", "llama", "chatglm")
 
@@ -53,6 +56,7 @@ def parser() -> Parser:
     plan.add_argument("--group-size", type=positive, help="sorted batching: sequences a group (default: ranks x rows)")
     plan.add_argument("--algorithm", choices=ALGORITHMS, help="packing (default: next_fit, the paper's)")
     plan.add_argument("--balance", choices=BALANCES, help="by cost: the same steps, steps filled to 98 %%, like costs")
+    plan.add_argument("--barrier", choices=BARRIERS, default="step", help="where ranks wait: ZeRO-3 in each micro-step")
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
     _tokenizer_options(plan)
@@ -111,13 +115,15 @@ def run_plan(options: argparse.Namespace) -> None:
             fail(f"--{name} is for --profile; leave it out")
     if options.data is None:
         fail("the following arguments are required: DATA (only --profile does without)")
+    if options.truncate and options.capacity is None:
+        fail("--truncate cuts to --capacity, which is not given")
     lengths, targets = _measured(options, options.capacity, "raise --capacity, or cut them with --truncate")
     given = vars(options)
     same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
     plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
     if options.balance:
-        plan = balanced(plan, options.balance)
-    summary = summarize(plan)
+        plan = balanced(plan, options.balance, barrier=options.barrier)
+    summary = summarize(plan, barrier=options.barrier)
     print(json.dumps(summary) if options.json else format_summary(summary))
 
 
@@ -126,7 +132,8 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     from longalign import paper_plan, paper_table
     from longalign.profiles import load_profile
 
-    for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance"):
+    for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
+                 "barrier"):
         if getattr(options, name) != options.parser.get_default(name):
             fail(f"--{name.replace('_', '-')} is settled by --profile {options.profile}; leave it out")
     profile = load_profile(options.profile)
@@ -154,9 +161,10 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
     from longalign.lengths import read_lengths
     from longalign.packing import fit_lengths
 
-    named = options.tokenizer is not None or _has_only_messages(options.data)
-    tokenizer = load_tokenizer(options.tokenizer) if named else None
-    lengths, targets = read_lengths(options.data, tokenizer=tokenizer, chat_format=options.chat_format)
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer is not None else None
+    lengths, targets = read_lengths(
+        options.data, tokenizer=tokenizer, chat_format=options.chat_format, load_tokenizer=partial(load_tokenizer, None)
+    )
     if capacity and (over := np.flatnonzero(lengths > capacity)).size:
         where = f"{over.size:,} of {lengths.size:,} sequences are over the capacity of {capacity:,} tokens"
         if not options.truncate:
@@ -239,19 +247,6 @@ def run_version(options: argparse.Namespace) -> None:
         print(f"{name:12} {version}")
 
 
-def _has_only_messages(path: Path) -> bool:
-    """Whether this is JSONL whose first row tells no length; what cannot be read is left to the reader's own errors."""
-    from longalign.jsonl import DataError, read_lines
-
-    if path.is_dir():
-        return False
-    try:
-        row = next(iter(read_lines(path))).row()
-    except (DataError, OSError, StopIteration):
-        return False
-    return "messages" in row and "length" not in row
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or leaves with 2 (refused) or 130 (interrupted)."""
     options = parser().parse_args(arguments)
@@ -259,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.run(options)
     except ModuleNotFoundError as error:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
-    except (ValueError, OSError, EndpointError, Taken) as error:
+    except (ValueError, OSError, EndpointError, Taken, WorkerDied) as error:
         fail(error)
     except KeyboardInterrupt:
         return 130

@@ -61,6 +61,12 @@ class Engine:
         return self.nodes * self.ranks
 
     @property
+    def barrier(self) -> str:
+        """Where ranks wait for each other: in every "micro_step" under ZeRO-3, which gathers each layer's weights, else
+        at the end of a "step"."""
+        return "micro_step" if self.zero == 3 else "step"
+
+    @property
     def batches(self) -> int:
         """Micro-batches that are computed at the same time: one a rank, or one for all ranks that share a sequence.
 

@@ -6,8 +6,8 @@ its queries, attention, output projection and MLP only where something is read, 
 So values and gradients stay exact, and up to 1 / layers of a step is saved: much of a miniature, little of 32 layers.
 
 The price: a few hooks while a forward pass lasts, in which the last layer's output at other positions means nothing.
-A model that is built otherwise, one of which most positions are read, and gradient checkpointing (which passes again
-when the hooks are gone) are left alone.
+A model that is built otherwise, one of which most positions are read, one that is trained with attention dropout (its
+draws would be others), and gradient checkpointing (which passes again when the hooks are gone) are left alone.
 """
 
 import contextlib
@@ -82,4 +82,5 @@ def _last_layer(model: nn.Module) -> nn.Module | None:
     norms = all(type(part).__name__.endswith("Norm") for part in parts.values())
     dense = mlp is not None and {name for name, _ in mlp.named_children()} == GATED_MLP
     whole = all(hasattr(attention, name) for name in ("q_proj", "o_proj", "config"))
-    return layers[-1] if norms and dense and whole else None
+    drops = model.training and getattr(attention, "attention_dropout", 0.0)
+    return layers[-1] if norms and dense and whole and not drops else None

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from longalign import crew, paths, ranks, strict_yaml
-from longalign.cost import A800, micro_batch_costs
+from longalign.cost import A800, Pace, SequenceCost, step_seconds
 from longalign.engine import Engine, deepspeed_config
 from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
 from longalign.plan import Plan
@@ -47,7 +47,18 @@ class Job:
 
     def plans(self, store: TokenStore) -> list[Plan]:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
-        return make_plans(store, dealt(self.training, self.engine.batches), ranks=self.engine.batches)
+        ranks = self.engine.batches
+        return make_plans(
+            store, dealt(self.training, ranks), ranks=ranks, cost=self.cost(), barrier=self.engine.barrier
+        )
+
+    def cost(self) -> SequenceCost:
+        """What a sequence costs the model."""
+        from transformers import AutoConfig
+
+        from longalign.models import sequence_cost
+
+        return sequence_cost(AutoConfig.from_pretrained(self.model, trust_remote_code=False))
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
@@ -176,14 +187,11 @@ def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
 
 
 def training_hours(job: Job, plans: list[Plan], *, tflops: float, utilisation: float) -> float:
-    """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every step."""
-    from transformers import AutoConfig
-
-    from longalign.models import sequence_cost
-
-    cost = sequence_cost(AutoConfig.from_pretrained(job.model, trust_remote_code=False))
+    """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every barrier."""
     again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
-    flops = sum(float(micro_batch_costs(plan, cost).sum(axis=2).max(axis=1).sum()) for plan in plans) * again
+    cost = job.cost()
+    pace = Pace(cost.per_token, cost.per_pair, per_micro_batch=0.0, per_step=0.0)
+    flops = sum(float(step_seconds(plan, pace, barrier=job.engine.barrier).sum()) for plan in plans) * again
     # ranks that share a pack divide its work
     return flops / job.engine.sequence_parallel / (tflops * 1e12 * utilisation) / 3600
 

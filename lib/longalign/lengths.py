@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -22,6 +22,9 @@ from longalign.store import TokenStore
 from longalign.store_writer import target_count
 from longalign.tokenizing import Way, file_size, print_progress, tally
 
+LONGEST = 2**40
+"""No sequence has so many tokens: sums of millions of lengths below it fit 64 bits."""
+
 
 def read_lengths(
     path: str | os.PathLike,
@@ -30,14 +33,16 @@ def read_lengths(
     chat_format: str | None = None,
     max_length: int | None = None,
     workers: int | None = None,
+    load_tokenizer: Callable[[], Any] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Lengths and, where known, target counts (int64 [n]) of a token store, a JSONL file, or a text file of lengths.
 
     A folder is a store; a file whose first line begins with "{", or that is named .jsonl or .json, is JSONL; anything
     else holds one positive integer a line (2, 4, 3 on three lines).  JSONL is tokenized when there is a tokenizer, a
     large file by `workers` processes (by default as many as this process may use cores), else the rows' key "length"
-    tells, cut to `max_length` as truncation would.  Blank lines hold nothing.  Raises DataError that names file and
-    line.
+    tells, cut to `max_length` as truncation would.  `load_tokenizer` is asked for one when none is given and the first
+    row has "messages" and no "length".  Blank lines hold nothing.  A pipe is read once.  Raises DataError that names
+    file and line.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile("w") as file:
@@ -52,6 +57,8 @@ def read_lengths(
     first = next(lines)
     lines = itertools.chain([first], lines)
     is_jsonl = os.fspath(path).endswith((".jsonl", ".json")) or first.raw.lstrip().startswith(b"{")
+    if is_jsonl and tokenizer is None and load_tokenizer and _has_only_messages(first):
+        tokenizer = load_tokenizer()
     if is_jsonl and tokenizer is not None:
         way = Way(tokenizer, chat_format or format_of(tokenizer), max_length)
         return _tokenized(path, lines, way, workers or cores())
@@ -101,9 +108,17 @@ def _measure(
     return np.array(lengths, dtype=np.int64), np.array(counts, dtype=np.int64)
 
 
+def _has_only_messages(line: Line) -> bool:
+    try:
+        row = line.row()
+    except DataError:  # whoever reads the line says so
+        return False
+    return "messages" in row and "length" not in row
+
+
 def _length_key(row: Mapping[str, Any]) -> int:
     length = row.get("length")
-    if type(length) is not int or not 0 < length < 2**62:
+    if type(length) is not int or not 0 < length < LONGEST:
         found = "is missing" if length is None else f"is {length!a:.40}"
         detail = f"it {found}; without --tokenizer every row needs its number of tokens there, a positive integer"
         raise DataError("no length", detail, field="length")
@@ -112,6 +127,6 @@ def _length_key(row: Mapping[str, Any]) -> int:
 
 def _length_line(line: Line) -> int:
     text = line.raw.strip()
-    if not (text.isdigit() and len(text) < 19 and int(text) > 0):
+    if not (text.isdigit() and len(text) < 19 and 0 < int(text) < LONGEST):
         raise DataError("not a length", f"{text[:40].decode('latin-1')!a}; a line holds one positive integer")
     return int(text)

@@ -118,6 +118,8 @@ def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int
 def sequence_cost(config: Any) -> SequenceCost:
     """FLOPs of a training step by a sequence's length, for a model with this configuration (`cost.decoder_cost`).
 
+    Of a mixture of experts those count that a token passes; experts that all tokens share, and sliding windows, do not.
+
     >>> shape = LlamaConfig(
     ...     hidden_size=8, num_hidden_layers=1, intermediate_size=16, vocab_size=10, num_attention_heads=2,
     ...     num_key_value_heads=1,
@@ -127,8 +129,10 @@ def sequence_cost(config: Any) -> SequenceCost:
     """
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     return decoder_cost(
-        hidden_size=config.hidden_size, layers=config.num_hidden_layers, intermediate_size=config.intermediate_size,
+        hidden_size=config.hidden_size, layers=config.num_hidden_layers, intermediate_size=experts * inner,
         vocab_size=config.vocab_size, query_size=heads * size,
         key_value_size=(getattr(config, "num_key_value_heads", None) or heads) * size,
     )  # fmt: skip

@@ -51,7 +51,7 @@ def next_fit(lengths: Counts, capacity: SupportsIndex) -> Packs:
 def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
     """Longest first, each into the fullest pack that still has room; in practice the fewest packs possible.
 
-    Never more than 11/9 of the optimum plus one (Johnson et al., SIAM J. Comput. 3, 1974). A second rule, which fills
+    Never more than 11/9 of the optimum plus four (Johnson et al., SIAM J. Comput. 3, 1974). A second rule, which fills
     pack after pack and prefers pairs that leave no hole, is tried first, and its packing returned where that reaches
     `lower_bound` or has fewer packs. Deterministic; the order of `lengths` decides ties only.
 

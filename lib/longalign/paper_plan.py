@@ -222,7 +222,7 @@ def report(
         ValueError: no sequence, one that is over the profile's capacity, or ranks that cannot share the steps.
     """
     lengths = _checked(profile, as_counts(lengths), source)
-    barrier = "micro_step" if profile.engine.zero == 3 else "step"
+    barrier = profile.engine.barrier
     again = 4 / 3 if profile.engine.gradient_checkpointing else 1.0
     counted, worked = {}, {}
     for arm in arms(profile):

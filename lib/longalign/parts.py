@@ -7,6 +7,7 @@ read twice, and every part is done by a process that is forked for it, with this
 import gc
 import hashlib
 import os
+import pickle
 import signal
 import threading
 import time
@@ -26,6 +27,10 @@ WATCH_SECONDS = 0.2
 _FORK = get_context("fork")
 
 Tell = Callable[..., None]
+
+
+class WorkerDied(RuntimeError):
+    """A process ended before it had done its part."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,9 @@ def in_order(
     """Each part with what `work(part, tell)` returned in a process of its own, `workers` side by side, in file order.
 
     A part of which `known(part)` is not None is not worked on.  What a worker tells goes to `told(part, *values)`, a
-    few times a second.  Whatever `work` raises comes here, that of the first part in the file that raises; RuntimeError
-    when a process dies.  Close the generator (`contextlib.closing`), and its processes end.
+    few times a second.  What `work` raises comes here, that of the first part in the file that raises, as a
+    RuntimeError where it cannot be sent; WorkerDied when a process dies.  Close the generator (`contextlib.closing`),
+    and its processes end.
 
     >>> parts = [Part(0, 2, 0, ""), Part(2, 6, 1, ""), Part(6, 9, 2, "")]
     >>> [done for _, done in in_order(iter(parts), lambda part, tell: part.end - part.start, workers=2)]
@@ -153,20 +159,25 @@ class _Worker:
         self.index, self.part = index, part
         self.inbox, outbox = _FORK.Pipe(duplex=False)
         self.process = _FORK.Process(target=_serve, args=(work, part, outbox, os.getpid()), daemon=True)
-        with _without_threads(), _interrupt_later():
-            self.process.start()
+        try:
+            with _without_threads(), _interrupt_later():
+                self.process.start()
+        except BaseException:
+            if self.process.pid:  # it is under way already, and nobody else knows of it
+                self.end()
+            raise
         outbox.close()
 
     def message(self) -> tuple[str, Any]:
         """("told", values) while it works, then ("done", what `work` returned or raised)."""
         try:
             kind, value = self.inbox.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it died while it sent
             self.process.join()
             code = self.process.exitcode
             cause = f"signal {-code}: was memory short?" if code < 0 else f"exit {code}"
             where = f"bytes {self.part.start:,} to {self.part.end:,} of the file"
-            kind, value = "done", RuntimeError(f"the process that was at {where} died ({cause})")
+            kind, value = "done", WorkerDied(f"the process that was at {where} died ({cause})")
         if kind == "done":
             self.end()
         return kind, value
@@ -198,8 +209,17 @@ def _serve(work: Callable[[Part, Tell], Any], part: Part, outbox: Any, asker: in
     except (ValueError, OSError) as error:  # says what is wrong; of others one wants to know where
         value = error
     except BaseException as error:
-        value = ExceptionWithTraceback(error, error.__traceback__)
+        value = _sendable(error)
     outbox.send(("done", value))
+
+
+def _sendable(error: BaseException) -> Any:
+    """The error with its traceback; what pickle cannot bring over, as a RuntimeError that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  an error may refuse in any way
+        error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
+    return ExceptionWithTraceback(error, error.__traceback__)
 
 
 def _leave_with(asker: int) -> None:

@@ -66,9 +66,10 @@ class TrainingConfig:
 
 
 def make_plans(
-    store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B
+    store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step"
 ) -> list[Plan]:
-    """One plan per epoch, each reshuffled by (seed, epoch); `cost` is what a sequence costs where they are balanced."""
+    """One plan per epoch, each reshuffled by (seed, epoch). Where they are balanced, `cost` is what a sequence costs,
+    and `barrier` where the ranks wait: at the end of a "step", or in every "micro_step"."""
     special = {
         "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or None},
     }.get(config.method, {})  # fmt: skip
@@ -82,7 +83,7 @@ def make_plans(
     if config.balance:
         from longalign import balance  # other runs' code is without it
 
-        plans = [balance.balanced(plan, config.balance, cost=cost) for plan in plans]
+        plans = [balance.balanced(plan, config.balance, cost=cost, barrier=barrier) for plan in plans]
     return plans
 
 
@@ -184,7 +185,9 @@ def train(
     args = arguments or training_arguments(config, folder)
     if sequence_parallel > 1:
         _share_sequences(model, config, sequence_parallel)
-    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=sequence_cost(model.config))
+    barrier = "micro_step" if is_deepspeed_zero3_enabled() else "step"
+    cost = sequence_cost(model.config) if config.balance else LLAMA_2_7B
+    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=cost, barrier=barrier)
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")

@@ -3,8 +3,9 @@
 Prompts of about one length share a batch. They are read as one pack, without padding, and the last layer only at their
 last tokens; then every pass writes one token of each answer, with all keys and values kept. Rows whose answer has ended
 leave. "The tokens it would get alone" holds up to the rounding of floating-point sums, which decides where two tokens
-are equally probable. The price: the model needs the attention "longalign" (no sliding window shorter than a sequence),
-and keys and values of a whole batch are in memory.
+are equally probable. Prompts of a model whose RoPE depends on the longest position are read one by one. The price: the
+model needs the attention "longalign" (no sliding window shorter than a sequence), and keys and values of a whole batch
+are in memory.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from longalign.shapes import Float, Int
 
 TOKENS_AT_ONCE = 16_384
 """Positions of a batch, room for answers included."""
+OF_THE_LONGEST = ("dynamic", "longrope")
+"""RoPE types whose frequencies are those of a batch's longest position."""
 
 
 @torch.no_grad()
@@ -28,12 +31,17 @@ def greedy(
     """The most probable tokens after each prompt, up to the token `end`, which is left out, or `room` of them.
 
     At most `tokens` positions, prompts and room, are in a batch, or one prompt. The model is in evaluation mode
-    meanwhile. Raises ValueError for a model without the attention "longalign", and for an empty prompt.
+    meanwhile. Raises ValueError for a model without the attention "longalign", for an empty prompt, and without an end
+    or room.
     """
     if model.config._attn_implementation != NAME:
         raise ValueError(f"greedy decoding needs a model with the attention {NAME!r}: load it by models.load_model")
     if empty := [number for number, prompt in enumerate(prompts) if not len(prompt)]:
         raise ValueError(f"prompt {empty[0]} is empty; nothing can be written after nothing")
+    if end is None or room < 0:
+        raise ValueError(f"end is {end} and room {room}: answers need a token that ends them and 0 tokens or more")
+    if _rope_type(model) in OF_THE_LONGEST:
+        tokens = 0
     training, written = model.training, [[] for _ in prompts]
     model.eval()
     try:
@@ -43,6 +51,10 @@ def greedy(
     finally:
         model.train(training)
     return written
+
+
+def _rope_type(model: PreTrainedModel) -> str:
+    return (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
 
 
 def batches(lengths: Sequence[int], room: int, tokens: int) -> list[list[int]]:
