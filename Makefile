@@ -115,6 +115,7 @@ lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
 bench: $(READY) ## measure the library against others' as installed from PyPI; BENCH="training planning" selects
+	@[ -r /proc/self/statm ] || { echo "make bench needs Linux: it reads memory from /proc" >&2; exit 1; }
 	@status=0; $(PY) -m benchmarks.peers || status=1; \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
 	$(PY) -m longalign.readme || status=1; exit $$status

@@ -195,7 +195,16 @@ def finish(target: str, rows: Sequence[Row], **more: Any) -> int:
     """The end of every script's `main`: show and save the rows; returns 1 when something of ours has no value."""
     show(rows)
     save(target, rows, **more)
-    return int(any(entry["system"] == OURS and entry["value"] is None for entry in rows))
+    return int(any(is_ours(entry["system"]) and entry["value"] is None for entry in rows))
+
+
+def is_ours(system: str) -> bool:
+    """Whether a row is of the library alone.
+
+    >>> [is_ours(name) for name in ("ours", "ours: best fit", "ours, one by one", "ours / plain", "trl 1.16.0")]
+    [True, True, True, False, False]
+    """
+    return system.split(" / ")[0].split(":")[0].split(",")[0] == OURS and " / " not in system
 
 
 def _take(command: Command, samples: Samples) -> None:

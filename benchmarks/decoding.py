@@ -1,9 +1,9 @@
 """Greedy decoding side by side with all keys and values kept, against one prompt at a time and transformers' batches.
 
 A random mini-6b, fp32, one thread; no end token, so that every answer has all of its tokens. Time is processor seconds
-without loading. Before anything is timed, all ways must have written the same answers. "Short" and "long" prompts say
-where side by side pays: reading a prompt takes the same time in any company, so long prompts with short answers, which
-is what LongBench-Chat asks for, gain least.
+without loading, and the rounds are in one process. Before anything is timed, all ways must have written the same
+answers. "Short" (16 to 128 tokens) and "long" prompts (128 to 960) say where side by side pays: reading a prompt takes
+the same time in any company, so long prompts with short answers, which is what LongBench-Chat asks for, gain least.
 
     python -m benchmarks.decoding
 """
@@ -61,7 +61,7 @@ SYSTEMS: dict[str, Callable] = {common.OURS: ours, ONE: one_by_one, GENERATE: ge
 
 
 def child(case: str, rounds: str) -> None:
-    """How many answers of a case are the same in all ways, and what each way takes, by turns, in one process."""
+    """What each way takes for a case, by turns, in one process. Raises RuntimeError where answers differ."""
     import torch
 
     from longalign.models import new_model
@@ -73,6 +73,8 @@ def child(case: str, rounds: str) -> None:
     asked, room = prompts(case), CASES[case][3]
     written = {name: way(model, asked, room) for name, way in SYSTEMS.items()}
     same = sum(len({tuple(answer) for answer in answers}) == 1 for answers in zip(*written.values(), strict=True))
+    if same < len(asked):
+        raise RuntimeError(f"{case}: {len(asked) - same} of {len(asked)} answers are not the same in all ways")
     taken = [{name: _seconds(way, model, asked, room) for name, way in SYSTEMS.items()} for _ in range(int(rounds))]
     common.report(same=same / len(asked), seconds=taken)
 

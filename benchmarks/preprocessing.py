@@ -3,10 +3,11 @@
 Samples of 8k-64k tokens of plain words, in the miniature's tokenizer, written as JSONL beforehand. Each system turns
 the file into what its trainer reads: ours by `tokenize_jsonl`; TRL by its own `_prepare_dataset` (load_dataset, then
 datasets.map with two processes, and labels from the assistant's mask); the released code's way in our words: two
-processes fill dense int64 rows of 65,536 and save them, one loads, joins and copies them and saves the array. Seconds
-are user CPU of all processes and time that passed, which on a busy machine says little; memory is the largest sum over
-all processes of proportional set sizes (PSS), looked at ten times a second, with the interpreter and its libraries,
-and the part of it that is no file's (anonymous): Arrow's files are mapped, and their pages can be dropped.
+processes fill dense int64 rows of 65,536 and save them, one loads, joins and copies them and saves the array. Checked:
+the tokens of our stores, their equality (also after a kill), others' number of rows. Seconds are user CPU of all
+processes and time that passed, imports left out; the latter says little on a busy machine. Memory is the largest sum
+over all processes of proportional set sizes (PSS), looked at ten times a second, with the interpreter and its
+libraries, and the part of it that is no file's (anonymous): Arrow's files are mapped, and their pages can be dropped.
 
     python -m benchmarks.preprocessing
     python -m benchmarks.preprocessing --full      10,000 samples, ours alone, once: 20 minutes of CPU, 8 GB of disk
@@ -88,7 +89,7 @@ def trl(file: Path, out: Path) -> str:
     words = tokenizer.load()
     trainer = SimpleNamespace(_tokenizer=words, chat_template=None, completion_only_loss=False)
     rows = SFTTrainer._prepare_dataset(trainer, dataset, words, args, False, None, "train")
-    return f"{len(rows)} rows"
+    return _rows(len(rows), file)
 
 
 def dense(file: Path, out: Path) -> str:
@@ -109,7 +110,13 @@ def dense(file: Path, out: Path) -> str:
     copied, labels = copied[kept], labels[kept]
     np.save(out / "inputs.npy", copied)
     np.save(out / "labels.npy", labels)
-    return f"{len(kept)} rows"
+    return _rows(len(kept), file)
+
+
+def _rows(found: int, file: Path) -> str:
+    if found != int(file.stem):
+        raise RuntimeError(f"{found} rows of {file.stem} samples")
+    return f"{found} rows"
 
 
 def _fill_rows(lines: Sequence[str], part: Path) -> None:
@@ -137,8 +144,8 @@ def killed(file: Path, out: Path) -> None:
     if not out.with_name(f".{out.name}.parts").is_dir():
         raise RuntimeError("it was whole before it could be killed")
     began, spent = time.monotonic(), _user_seconds()
-    ours(file, out, 2)
-    common.report(kept=done, time=time.monotonic() - began, cpu=_user_seconds() - spent)
+    made = ours(file, out, 2)
+    common.report(kept=done, sha256=made, time=time.monotonic() - began, cpu=_user_seconds() - spent)
 
 
 def _finished_share(file: Path, out: Path) -> float:
@@ -159,12 +166,24 @@ def child(name: str, file: str, out: str) -> None:
     if name == "killed":
         killed(Path(file), Path(out))
         return
+    _load(name)
     began, spent = time.monotonic(), _user_seconds()
     with _peak_memory() as peak:
         made = CHILDREN[name](Path(file), Path(out))
     seconds = _user_seconds() - spent
     passed, rate = time.monotonic() - began, _tokens(Path(file)) / seconds
     common.report(time=passed, cpu=seconds, tokens=rate, sha256=made, **peak)
+
+
+def _load(name: str) -> None:
+    """What a system imports: it takes as long for one sample as for all."""
+    if name == "trl":
+        import datasets  # noqa: F401
+        from trl import SFTConfig, SFTTrainer  # noqa: F401
+    from longalign import tokenizing  # noqa: F401
+    from longalign.corpus import tokenizer
+
+    tokenizer.load()
 
 
 def _tokens(file: Path) -> int:
@@ -181,12 +200,16 @@ def _peak_memory() -> Iterator[dict[str, float]]:
     """MB of this process and all below it, the largest sums seen until the block ends."""
     import psutil
 
-    peak, over = {"memory": 0.0, "anonymous": 0.0}, threading.Event()
+    peak, over, faults = {"memory": 0.0, "anonymous": 0.0}, threading.Event(), []
 
     def look() -> None:
         while not over.wait(0.1):
-            below = [psutil.Process(), *psutil.Process().children(recursive=True)]
-            sums = [sum(column) for column in zip(*(_memory(process.pid) for process in below), strict=True)]
+            try:
+                below = [psutil.Process(), *psutil.Process().children(recursive=True)]
+                sums = [sum(column) for column in zip(*(_memory(process.pid) for process in below), strict=True)]
+            except Exception as error:  # noqa: BLE001  whatever ends the look-out, the peak is not known
+                faults.append(error)
+                return
             for name, value in zip(peak, sums, strict=True):
                 peak[name] = max(peak[name], value / 1024)
 
@@ -197,6 +220,8 @@ def _peak_memory() -> Iterator[dict[str, float]]:
     finally:
         over.set()
         watcher.join()
+        if faults:
+            raise faults[0]
 
 
 def _memory(process: int) -> tuple[int, int]:
@@ -230,8 +255,8 @@ def run(rounds: int = 2) -> list[common.Row]:
             rows += common.rows_of(TARGET, _case(samples), taken[samples], UNITS, notes)
         again = common.alternate({TWO: _command("killed", _samples(Path(folder), SIZES[0]))}, rounds)[TWO]
     small, large = (taken[samples] for samples in SIZES)
-    if len({entry["sha256"] for system in (ONE, TWO) for entry in small[system].rounds}) > 1:
-        raise RuntimeError("one worker and two made different stores")
+    if len({entry["sha256"] for made in (small[ONE], small[TWO], again) for entry in made.rounds}) > 1:
+        raise RuntimeError("one worker, two, and two that were killed and went on made different stores")
     rows.append(common.ratio(TARGET, _case(SIZES[0]), "cpu", small, TWO, ONE, "two parts at a time over one"))
     for other in (DENSE, trl_name) if not known.reason else (DENSE,):
         rows += [common.ratio(TARGET, _case(SIZES[0]), m, small, other, TWO) for m in ("cpu", "anonymous")]

@@ -5,7 +5,8 @@ Ours is `longalign.trainer`; TRL is `SFTTrainer(packing=True)` as installed, wit
 to the longest; LLaMA-Factory is its `run_exp` with `packing` and `neat_packing`. All train in fp32 without gradient
 checkpointing; TRL is measured in its own defaults (bf16, checkpointing), too. Real tokens, padding left out, over
 processor seconds from the end of the first step to that of the last, so that no start is in it; what a process takes
-until its first step, data prepared, is told apart ("start"). Lengths are long-tailed, nine short conversations for a
+until its first step, data prepared, is told apart ("start"). Of everyone's first pack it is checked whether its
+sequences see each other; what is learned is not compared. Lengths are long-tailed, nine short conversations for a
 long one, and others in every round. Where only answers are targets, ours computes the last layer and the loss for
 little else; where every token is one, it cannot. A larger Llama says how much of the lead is of the smallness.
 
@@ -94,6 +95,7 @@ class Counter:
         self.seconds: list[float] = []
         self.start = 0.0
         self.first: dict[str, Any] = {}
+        self.model: Any = None
 
     def watch(self, kind: type) -> None:
         """Count in all trainers of this class."""
@@ -101,7 +103,7 @@ class Counter:
 
         def counted(trainer: Any, model: Any, inputs: dict[str, Any], *rest: Any, **options: Any) -> Any:
             if not self.tokens:
-                self.first, self.start = dict(inputs), time.process_time()
+                self.first, self.model, self.start = dict(inputs), model, time.process_time()
             self.tokens.append(int((inputs["input_ids"] != 0).sum()))
             loss = step(trainer, model, inputs, *rest, **options)
             self.seconds.append(time.process_time())
@@ -110,9 +112,11 @@ class Counter:
         kind.training_step = counted
 
     def report(self, **more: float) -> None:
-        """Tokens a second after the first step, the process's memory, and what it took until its first step."""
-        speed = sum(self.tokens[1:]) / (self.seconds[-1] - self.seconds[0])
-        common.report(speed=speed, memory=common.peak_mb(), start=self.start, **more)
+        """Tokens a second after the first step, the process's memory, and what it took until its first step; of packs
+        whether their sequences see each other."""
+        speed, memory = sum(self.tokens[1:]) / (self.seconds[-1] - self.seconds[0]), common.peak_mb()
+        packed = {"leak": _leaks(self.model, self.first)} if len(self.first["input_ids"]) == 1 else {}
+        common.report(speed=speed, memory=memory, start=self.start, **packed, **more)
 
 
 def ours(window: int, part: int, size: str, folder: str) -> None:
@@ -141,7 +145,7 @@ def ours(window: int, part: int, size: str, folder: str) -> None:
 
 
 def trl(window: int, part: int, size: str, folder: str, defaults: bool = False) -> None:
-    """TRL's SFTTrainer, packing by best fit as is its default; "leak" is 1 where a pack's sequences see each other."""
+    """TRL's SFTTrainer, packing by best fit as is its default."""
     import datasets
     from trl import SFTConfig, SFTTrainer
 
@@ -157,7 +161,7 @@ def trl(window: int, part: int, size: str, folder: str, defaults: bool = False) 
     llama = model(size)
     data = datasets.Dataset.from_list(rows)
     SFTTrainer(model=llama, args=arguments, train_dataset=data, processing_class=tokenizer()).train()
-    counter.report(leak=_leaks(llama, counter.first))
+    counter.report()
 
 
 def trl_defaults(window: int, part: int, size: str, folder: str) -> None:
@@ -232,8 +236,9 @@ def run(rounds: int = 2) -> list[common.Row]:
             rows.append(common.row(TARGET, NAIVE, f"{case}, answers", "speed", UNITS["speed"], [], NOT_NAIVE))
     rows += _case("packs of 2,048, answers, larger model", 2048, TARGETS["answers"], rounds, ["trl"], "larger")
     started = common.alternate({common.OURS: common.Command(("-m", "benchmarks.training", "start"))}, rounds)
-    return rows + common.rows_of(TARGET, "longalign train", started, {"start": "s", "start, CPU": "CPU s"},
-                                 {common.OURS: "to the end of its first step"})  # fmt: skip
+    note = "time to the end of its first step, CPU of the whole command"
+    units = {"start": "s", "start, CPU": "CPU s"}
+    return rows + common.rows_of(TARGET, "longalign train", started, units, {common.OURS: note})
 
 
 def _case(
@@ -281,19 +286,20 @@ def _timed(kind: type, name: str) -> list[float]:
 
 
 def _leaks(llama: Any, inputs: dict[str, Any]) -> int:
-    """Whether another first token changes what is predicted at the end of the pack, in another sequence."""
+    """Whether another first token changes what is predicted at the last token of the pack, in another sequence."""
     import torch
 
-    batch = {name: value for name, value in inputs.items() if name in ("input_ids", "position_ids", "attention_mask")}
+    batch = {name: value for name, value in inputs.items() if name not in ("labels", "loss_weights")}
+    last = int((batch["input_ids"][0] != 0).nonzero()[-1])
     other = {**batch, "input_ids": batch["input_ids"].clone()}
     other["input_ids"][0, 0] = 3 + (other["input_ids"][0, 0] + 1) % 100
     with torch.no_grad():
-        before, after = (llama.eval()(**one, use_cache=False).logits[0, -1] for one in (batch, other))
+        before, after = (llama.eval()(**{**one, "use_cache": False}).logits[0, last] for one in (batch, other))
     return int(float((before - after).abs().max()) > 1e-5)
 
 
 def start(folder: Path) -> None:
-    """Run `longalign train` on a small job; report its start: seconds to the end of the first step, and the CPU's."""
+    """Run `longalign train` on a small job; report the seconds to the end of its first step, and its CPU to its end."""
     import resource
     import subprocess
 

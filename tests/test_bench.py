@@ -70,13 +70,25 @@ def test_a_plan_that_loses_doubles_invents_or_overfills_is_not_timed():
 def test_a_plan_is_beside_the_fastest_the_fastest_with_sequences_and_the_fastest_with_as_few_packs():
     measured = {planning.OURS: (1.0, 10), "ours: next fit": (0.1, 13), "p: all, lengths alone": (0.5, 11),
                 "p: parts": (2.0, 11), "p: all": (3.0, 10)}  # fmt: skip
-    samples = {name: common.Samples([{"time": time, "packs": packs}]) for name, (time, packs) in measured.items()}
-    rows = planning._against_fastest("1M", samples)
-    assert [(row["system"].split(" / ")[0], row["value"]) for row in rows] == [
-        ("p: all, lengths alone", 0.5), ("p: parts", 2.0), ("p: all", 3.0),
+    samples = {name: common.Samples([{"time": time, "packs": packs, "memory": 10 * time}])
+               for name, (time, packs) in measured.items()}  # fmt: skip
+    rows = planning._against_peers("1M", samples)
+    assert [(row["system"].split(" / ")[0], row["metric"], row["value"], row["note"]) for row in rows] == [
+        ("p: all, lengths alone", "time", 0.5, "the fastest of all"),
+        ("p: parts", "time", 2.0, "the fastest plan of sequences"),
+        ("p: all", "time", 3.0, "the fastest with as few packs"),
+        ("p: all, lengths alone", "memory", 0.5, ""), ("p: parts", "memory", 2.0, ""), ("p: all", "memory", 3.0, ""),
     ]  # fmt: skip
+    failed = {**samples, planning.OURS: common.Samples(failure="a fault")}
+    assert planning._against_peers("1M", failed)[0]["note"] == "ours was not measured"
     ours = {planning.OURS: samples[planning.OURS]}
-    assert planning._against_fastest("1M", ours)[0]["note"] == "no peer was measured"
+    assert planning._against_peers("1M", ours)[0]["note"] == "no peer was measured"
+
+
+def test_a_script_of_which_something_of_ours_failed_says_so_in_its_status(monkeypatch):
+    monkeypatch.setattr(common, "save", lambda *arguments, **options: None)
+    failed = [common.row("t", system, "c", "time", "s", [], "a fault") for system in ("ours: best fit", "trl 1.16.0")]
+    assert [common.finish("t", [row]) for row in failed] == [1, 0]
 
 
 def test_a_requirement_that_does_not_exist_is_one_line_and_a_row_without_a_value(tmp_path, monkeypatch, capsys):

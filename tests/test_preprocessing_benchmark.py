@@ -26,10 +26,11 @@ def test_samples_hold_as_many_tokens_as_they_are_said_to(tmp_path):
 
 
 def test_only_rows_of_one_length_are_extrapolated():
+    assert preprocessing.SIZES == (200, 400), "600 MB more for 200 more"
     small = {TWO: taken(anonymous=[100, 300, 120]), DENSE: taken(anonymous=[600]), "none": taken(anonymous=[])}
     large = {TWO: taken(anonymous=[126]), DENSE: taken(anonymous=[1200]), "none": common.Samples(failure="why")}
     rows = [(row["system"], row["unit"], row["value"]) for row in preprocessing._growth(small, large)]
-    assert rows == [(TWO, "ratio", 1.05), (DENSE, "ratio", 2.0), (DENSE, "MB", 1200 + 2 * 9400)]
+    assert rows == [(TWO, "ratio", 1.05), (DENSE, "ratio", 2.0), (DENSE, "MB", 1200 + 3 * 9600)]
 
 
 def test_a_restart_costs_what_goes_beyond_the_work_that_was_not_kept():

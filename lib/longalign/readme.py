@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from longalign import paths
-from longalign.figures.speed import headlines, read_benchmarks
+from longalign.figures.speed import headlines, not_compared, read_benchmarks
 from longalign.record import write_text
 from longalign.verdicts import VERDICTS
 
@@ -63,14 +63,19 @@ def speed_block(results: Path) -> str:
     """Markdown of every comparison with another's code, the machine and the versions. Errors as `block`."""
     made = json.loads((results / "benchmarks.json").read_text(encoding="utf-8"))
     lines = ["| | case | beside | times as fast (or as small) | lowest to highest |", "|---|---|---|---|---|"]
-    for line in headlines(read_benchmarks(results)).itertuples():
+    rows = read_benchmarks(results)
+    table = headlines(rows)
+    left_out = (table.target == "planning") & (table.case != "1M") & (table.ratio >= 1)
+    for line in table[~left_out].itertuples():
         what = f"{line.target}, {line.metric}" if line.metric not in ("time", "speed") else line.target
-        ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.lowest < line.highest else "once"
+        ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.n > 1 else "once"
         lines.append(f"| {what} | {line.case} | {line.peer} | {line.ratio:.3g} | {ends} |")
     versions, machine = made["training"]["versions"], made["training"]["hardware"]
+    absent = [f"{line.target}, {line.case}, {line.system}: {line.note}" for line in not_compared(rows).itertuples()]
     return "\n".join(lines) + (
-        f"\n\nOne thread, {machine['processor']}, torch {versions['torch']}, transformers {versions['transformers']}; "
-        "`results/benchmarks.csv` has every number."
+        f"\n\n{machine['processor']}, torch {versions['torch']}, transformers {versions['transformers']} (peers have "
+        "versions of their own, in `results/benchmarks.json`). Of planning, smaller sizes stand here where a peer is "
+        f"ahead; `results/benchmarks.csv` has every number. Not compared: {'; '.join(absent) or 'nothing'}."
     )
 
 

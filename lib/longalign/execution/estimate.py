@@ -26,13 +26,16 @@ def note(profile: str, found: Sequence[Outcome]) -> Path:
     return record.write_csv(paths.run_dir(profile) / NAME, rows, columns=list(rows[0]))
 
 
-def note_work(profile: str, found: Sequence[Outcome]) -> Path:
-    """Write what of these notebooks' time went into trainings and into evaluations, when a run began with nothing."""
-    whole = sum(one.seconds for one in found)
-    rows = [{"kind": "notebooks", "number": len(found), "seconds": round(whole, 1), "share": 1.0}]
+def note_work(profile: str, notebooks: int, seconds: float, *, jobs: int) -> Path:
+    """Write the time that a run took which began with nothing, and the jobs' seconds in trainings and evaluations.
+
+    `jobs` notebooks, and as many trainings or evaluations, are under way at a time: `share` is of `jobs` x `seconds`.
+    """
+    rows = [{"kind": "notebooks", "number": notebooks, "seconds": round(seconds, 1), "share": 1 / jobs}]
     for kind in ("trained", "evaluated"):
         taken = [json.loads(path.read_text())["seconds"] for path in (paths.runs() / kind).glob("*/record.json")]
-        rows.append({"kind": kind, "number": len(taken), "seconds": round(sum(taken), 1), "share": sum(taken) / whole})
+        share = sum(taken) / (jobs * seconds)
+        rows.append({"kind": kind, "number": len(taken), "seconds": round(sum(taken), 1), "share": share})
     return record.write_csv(paths.run_dir(profile) / WORK, rows, columns=list(rows[0]))
 
 

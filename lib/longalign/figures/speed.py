@@ -36,12 +36,12 @@ def _by_size(text: str) -> list[tuple[bool, int, str]]:
 
 
 def headlines(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every comparison with another's code, one a row: target, case, metric, peer, ratio, lowest, highest, note.
+    """Every comparison with another's code, one a row: target, case, metric, peer, ratio, lowest, highest, n, note.
 
     The ratio is turned so that above 1 the library is ahead, whichever way it was written.
 
     >>> row = {"target": "loss", "system": "ours / plain", "case": "16k", "metric": "time", "unit": "ratio",
-    ...        "value": 0.5, "lowest": 0.4, "highest": 0.8, "note": ""}
+    ...        "value": 0.5, "lowest": 0.4, "highest": 0.8, "n": 2, "note": ""}
     >>> headlines(pd.DataFrame([row]))[["peer", "ratio", "lowest", "highest"]].to_dict("records")
     [{'peer': 'plain', 'ratio': 2.0, 'lowest': 1.25, 'highest': 2.5}]
     """
@@ -54,12 +54,17 @@ def headlines(rows: pd.DataFrame) -> pd.DataFrame:
         ends = (row["value"], row["lowest"], row["highest"])
         ratio, low, high = ends if ahead else (1 / ends[0], 1 / ends[2], 1 / ends[1])
         peer = under if over.startswith("ours") else over
-        found.append({**{name: row[name] for name in ("target", "case", "metric", "note")},
+        found.append({**{name: row[name] for name in ("target", "case", "metric", "n", "note")},
                       "peer": peer, "ratio": ratio, "lowest": low, "highest": high})  # fmt: skip
     order = {name: place for place, name in enumerate(TARGETS)}
     found.sort(key=lambda line: order.get(line["target"], len(order)))
-    columns = ["target", "case", "metric", "peer", "ratio", "lowest", "highest", "note"]
+    columns = ["target", "case", "metric", "peer", "ratio", "lowest", "highest", "n", "note"]
     return pd.DataFrame(found, columns=columns)
+
+
+def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons that have no value, each with a note that says why."""
+    return rows[(rows.unit == "ratio") & rows.value.isna()]
 
 
 @figure("speed")
