@@ -117,7 +117,16 @@ def test_apart_is_the_largest_difference_over_the_largest_entry():
 
 def test_a_peer_that_is_not_there_is_a_row_without_a_value_that_says_why(monkeypatch):
     monkeypatch.setattr(loss.peers, "state", lambda name: loss.peers.State("trl", {}, "not installed: no wheel"))
-    rows = loss._peer_rows("2,048 tokens")
+    rows = loss._peer_rows("2,048 tokens", [1.0])
     assert {row["system"] for row in rows} == {"trl", loss.LIGER}
     assert all(row["value"] is None and row["note"] for row in rows)
     assert "no wheel" in rows[0]["note"] and common.OURS not in {row["system"] for row in rows}
+
+
+def test_a_peer_whose_loss_is_another_has_no_time(monkeypatch):
+    monkeypatch.setattr(loss.peers, "state", lambda name: loss.peers.State("trl 1.0", {}))
+    told = {"time": 1.0, "memory": 10.0, "value": 11.0}
+    monkeypatch.setattr(common, "alternate", lambda commands, rounds: {"trl 1.0": common.Samples([told])})
+    values = {expected: [row["value"] for row in loss._peer_rows("c", [expected]) if row["system"] == "trl 1.0"]
+              for expected in (11.0, 12.0)}  # fmt: skip
+    assert values == {11.0: [1.0, 10.0], 12.0: [None, None]}
