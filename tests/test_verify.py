@@ -48,8 +48,8 @@ def test_another_seed_in_the_place_of_each_is_within_the_tolerance(run):
     for name in (f.table for f in verify.compare(REFERENCE, REFERENCE) if f.kind == "trained"):
         table = pd.read_csv(run / f"{name}.csv")
         if "seed" in table:
-            three = table.groupby("arm").seed.transform("nunique") == 3
-            table["seed"] = np.where(three, (table.seed + 1) % 3, table.seed)
+            seeds = table.groupby("arm").seed.transform("nunique")
+            table["seed"] = np.where(seeds >= 3, (table.seed + 1) % seeds, table.seed)
             table.to_csv(run / f"{name}.csv", index=False)
     findings = verify.compare(run, REFERENCE)
     assert [s for f in findings for s in f.wrong] == []
@@ -72,7 +72,8 @@ def test_a_planted_wrong_number_is_named(run, name, row, values, told):
         row = table[(table.arm == arm) & (table.seed == int(seed)) & (table.metric == metric)].value.idxmax()
     change(run, name, row, **values)
     found = wrong(run)
-    assert len(found) == 1 and found[0].startswith(told) and "in the reference" in found[0]
+    assert all(sentence.startswith(told) and "in the reference" in sentence for sentence in found)
+    assert 1 <= len(found) <= 2, "the number itself and, with many seeds, the mean that it enters"
 
 
 def test_an_arm_that_is_a_little_worse_everywhere_is_seen_in_its_mean(run):
