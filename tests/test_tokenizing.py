@@ -368,11 +368,11 @@ def test_a_real_process_that_is_ended_leaves_finished_parts_and_no_process(tmp_p
     place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = [sys.executable, "-c", SCRIPT, str(file), str(tmp_path / "store")]
     running = subprocess.Popen(command, env=place, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    done, until = [], time.monotonic() + 60
-    while len(done) < 10 and time.monotonic() < until:
+    done, workers, until = [], [], time.monotonic() + 60
+    while not (len(done) >= 10 and workers) and time.monotonic() < until:  # between two parts there may be no worker
         time.sleep(0.01)
         done = list(tmp_path.glob(".store.parts/[0-9a-f]*/manifest.json"))
-    workers = psutil.Process(running.pid).children()
+        workers = psutil.Process(running.pid).children()
     if how == "kill -9":
         running.kill()
     else:
