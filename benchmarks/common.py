@@ -18,8 +18,10 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,51 @@ def peak_mb() -> float:
     return record.peak_memory_mb()
 
 
+def user_seconds() -> float:
+    """User time of this process and of those below it that have ended."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(kind).ru_utime for kind in kinds)
+
+
+@contextmanager
+def peak_memory() -> Iterator[dict[str, float]]:
+    """MB of this process and all below it, the largest sums seen until the block ends."""
+    import psutil
+
+    peak, over, faults = {"memory": 0.0, "anonymous": 0.0}, threading.Event(), []
+
+    def look() -> None:
+        while not over.wait(0.1):
+            try:
+                below = [psutil.Process(), *psutil.Process().children(recursive=True)]
+                sums = [sum(column) for column in zip(*(_memory(process.pid) for process in below), strict=True)]
+            except Exception as error:  # noqa: BLE001  whatever ends the look-out, the peak is not known
+                faults.append(error)
+                return
+            for name, value in zip(peak, sums, strict=True):
+                peak[name] = max(peak[name], value / 1024)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+        if faults:
+            raise faults[0]
+
+
+def _memory(process: int) -> tuple[int, int]:
+    """kB of a process's share of what it has in memory: all, and what is no file's."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return 0, 0
+    kinds = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return kinds["Pss"], kinds["Pss_Anon"] + kinds["Pss_Shmem"]
+
+
 def save(target: str, rows: Sequence[Row], *, table: Path | None = None, **more: Any) -> Path:
     """Put a script's rows in place of its earlier ones in results/benchmarks.csv, and what made them in the JSON
     beside it: versions, hardware, commit, date and whatever else is given. Returns the table's path."""
@@ -204,7 +251,7 @@ def is_ours(system: str) -> bool:
     >>> [is_ours(name) for name in ("ours", "ours: best fit", "ours, one by one", "ours / plain", "trl 1.16.0")]
     [True, True, True, False, False]
     """
-    return system.split(" / ")[0].split(":")[0].split(",")[0] == OURS and " / " not in system
+    return system.startswith(OURS) and " / " not in system
 
 
 def _take(command: Command, samples: Samples) -> None:

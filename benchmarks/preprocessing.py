@@ -14,16 +14,13 @@ libraries, and the part of it that is no file's (anonymous): Arrow's files are m
 """
 
 import json
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -143,9 +140,9 @@ def killed(file: Path, out: Path) -> None:
     running.wait()
     if not out.with_name(f".{out.name}.parts").is_dir():
         raise RuntimeError("it was whole before it could be killed")
-    began, spent = time.monotonic(), _user_seconds()
+    began, spent = time.monotonic(), common.user_seconds()
     made = ours(file, out, 2)
-    common.report(kept=done, sha256=made, time=time.monotonic() - began, cpu=_user_seconds() - spent)
+    common.report(kept=done, sha256=made, time=time.monotonic() - began, cpu=common.user_seconds() - spent)
 
 
 def _finished_share(file: Path, out: Path) -> float:
@@ -167,10 +164,10 @@ def child(name: str, file: str, out: str) -> None:
         killed(Path(file), Path(out))
         return
     _load(name)
-    began, spent = time.monotonic(), _user_seconds()
-    with _peak_memory() as peak:
+    began, spent = time.monotonic(), common.user_seconds()
+    with common.peak_memory() as peak:
         made = CHILDREN[name](Path(file), Path(out))
-    seconds = _user_seconds() - spent
+    seconds = common.user_seconds() - spent
     passed, rate = time.monotonic() - began, _tokens(Path(file)) / seconds
     common.report(time=passed, cpu=seconds, tokens=rate, sha256=made, **peak)
 
@@ -188,50 +185,6 @@ def _load(name: str) -> None:
 
 def _tokens(file: Path) -> int:
     return int(file.with_suffix(".tokens").read_text())
-
-
-def _user_seconds() -> float:
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(kind).ru_utime for kind in kinds)
-
-
-@contextmanager
-def _peak_memory() -> Iterator[dict[str, float]]:
-    """MB of this process and all below it, the largest sums seen until the block ends."""
-    import psutil
-
-    peak, over, faults = {"memory": 0.0, "anonymous": 0.0}, threading.Event(), []
-
-    def look() -> None:
-        while not over.wait(0.1):
-            try:
-                below = [psutil.Process(), *psutil.Process().children(recursive=True)]
-                sums = [sum(column) for column in zip(*(_memory(process.pid) for process in below), strict=True)]
-            except Exception as error:  # noqa: BLE001  whatever ends the look-out, the peak is not known
-                faults.append(error)
-                return
-            for name, value in zip(peak, sums, strict=True):
-                peak[name] = max(peak[name], value / 1024)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watcher.join()
-        if faults:
-            raise faults[0]
-
-
-def _memory(process: int) -> tuple[int, int]:
-    """kB of a process's share of what it has in memory: all, and what is no file's."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:
-        return 0, 0
-    kinds = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return kinds["Pss"], kinds["Pss_Anon"] + kinds["Pss_Shmem"]
 
 
 # ---- the script ------------------------------------------------------------------------------------------------------

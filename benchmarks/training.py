@@ -11,7 +11,7 @@ long one, and others in every round. Where only answers are targets, ours comput
 little else; where every token is one, it cannot. A larger Llama says how much of the lead is of the smallness.
 
 The price: naive padding is measured at the smaller packs alone, for at the larger ones it takes minutes and gigabytes.
-Two more: what a step spends on reading data, and how long `longalign train` takes to its first step.
+What a step spends on reading data stands beside ours.
 
     python -m benchmarks.training
 """
@@ -226,7 +226,7 @@ def child(system: str, window: str, part: str, size: str) -> None:
 
 
 def run(rounds: int = 2) -> list[common.Row]:
-    """All systems by turns in every window, some on a part of the cases; then the start of the command."""
+    """All systems by turns in every window, some on a part of the cases."""
     rows = []
     for case, window in WINDOWS.items():
         others = [NAIVE, "trl_defaults"] if window == min(STEPS) else []
@@ -235,10 +235,7 @@ def run(rounds: int = 2) -> list[common.Row]:
         if window != min(STEPS):
             rows.append(common.row(TARGET, NAIVE, f"{case}, answers", "speed", UNITS["speed"], [], NOT_NAIVE))
     rows += _case("packs of 2,048, answers, larger model", 2048, TARGETS["answers"], rounds, ["trl"], "larger")
-    started = common.alternate({common.OURS: common.Command(("-m", "benchmarks.training", "start"))}, rounds)
-    note = "time to the end of its first step, CPU of the whole command"
-    units = {"start": "s", "start, CPU": "CPU s"}
-    return rows + common.rows_of(TARGET, "longalign train", started, units, {common.OURS: note})
+    return rows
 
 
 def _case(
@@ -298,42 +295,10 @@ def _leaks(llama: Any, inputs: dict[str, Any]) -> int:
     return int(float((before - after).abs().max()) > 1e-5)
 
 
-def start(folder: Path) -> None:
-    """Run `longalign train` on a small job; report the seconds to the end of its first step, and its CPU to its end."""
-    import resource
-    import subprocess
-
-    import yaml
-
-    from longalign import paths
-    from longalign.chat import Encoded
-    from longalign.store import write_store
-
-    ids = np.arange(3, 35, dtype=np.int32)
-    write_store(folder / "store", [Encoded(ids, ids)] * 8, meta={})
-    job = {"model": str(paths.bases() / "mini-6b"), "data": str(folder / "store"),
-           "training": {"capacity": 64, "steps": 1}, "engine": {}}  # fmt: skip
-    (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    began = time.monotonic()
-    command = [sys.executable, "-m", "longalign.cli", "train", str(folder / "job.yaml"), "--out", str(folder / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not any(
-        file.stat().st_size for file in folder.glob("out/trained/*/work/events.jsonl")
-    ):
-        time.sleep(0.02)
-    taken = time.monotonic() - began
-    if process.wait():
-        raise RuntimeError(f"longalign train ended with status {process.returncode}")
-    common.report(**{"start": taken, "start, CPU": resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime})
-
-
 def main() -> int:
     """Measure, show and save."""
     return common.finish(TARGET, run(), peers=peers.versions())
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["start"]:
-        with tempfile.TemporaryDirectory() as place:
-            sys.exit(start(Path(place)))
     sys.exit(child(*sys.argv[1:]) if sys.argv[1:] else main())

@@ -1,6 +1,7 @@
 """Plans balanced by cost: nothing lost, no pack overfull, never worse, near the bound, and the weights stay exact."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from longalign.balance import BALANCES, across_steps, balanced, by_fill, idle_bo
 from longalign.batching import make_plan
 from longalign.cost import SequenceCost, fill_share, idle_share, micro_batch_costs
 from longalign.levels import deal_level, fill_empty, swap_level
+from longalign.plan import Step
 from longalign.planned import step_weights
 
 BARRIERS = ("step", "micro_step")
@@ -229,6 +231,14 @@ def test_what_cannot_be_is_refused_in_a_sentence():
 def test_an_empty_plan_stays_empty(how):
     plan = balanced(make_plan("packing", [], capacity=9, ranks=2), how)
     assert not plan.steps and idle_bound(plan) == 0
+
+
+@pytest.mark.parametrize("how", sorted(BALANCES))
+@pytest.mark.parametrize("barrier", BARRIERS)
+def test_a_step_of_fillers_alone_is_balanced_too(how, barrier):
+    plan = make_plan("packing", [2, 4, 3], capacity=9, ranks=2)
+    idle = replace(plan, steps=(*plan.steps, Step((((),), ((),)))))
+    assert [sorted(step.sequences) for step in balanced(idle, how, barrier=barrier).steps if step.rows] == [[0, 1, 2]]
 
 
 def test_a_bin_that_is_full_is_passed_over_and_room_is_used_again():

@@ -14,10 +14,14 @@ import pytest
 import yaml
 
 from longalign import launch, paths
+from longalign.balance import within_steps
+from longalign.cost import micro_batch_costs
 from longalign.engine import Engine
 from longalign.events import read_events
 from longalign.footprint import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.models import load_model
+from longalign.store import TokenStore
+from longalign.trainer import TrainingConfig
 from longalign.typed import ProfileError
 from test_trainer import make_store
 
@@ -133,6 +137,23 @@ def test_ranks_that_share_packs_take_as_long_as_ranks_that_have_their_own(job, c
         assert launch.main([str(job(zero=2, sequence_parallel=shared)), "--dry-run"]) == 0
         hours[shared] = float(re.search(r"about (\S+) hours on 2 devices", capsys.readouterr().out)[1])
     assert 0.5 < hours[2] / hours[1] <= 1, "shared packs leave no rank waiting"
+
+
+def test_under_zero_3_ranks_wait_in_every_micro_step_and_are_balanced_for_it(job):
+    store = TokenStore(job(zero=3).parent / "store")
+    hours, found = {}, {}
+    for zero in (2, 3):
+        made = replace(launch.load_job(job(zero=zero)), training=TrainingConfig(capacity=24, accumulation=6))
+        plain = made.plans(store)
+        hours[zero] = launch.training_hours(made, plain, tflops=1.0, utilisation=1.0)
+        balanced = replace(made, training=replace(made.training, balance="steps"))
+        found[zero] = [plan.order_hash() for plan in balanced.plans(store)]
+        expected = [within_steps(plan, cost=made.cost(), barrier=made.engine.barrier) for plan in plain]
+        assert found[zero] == [plan.order_hash() for plan in expected]
+        costs = [micro_batch_costs(plan, made.cost()) for plan in plain]
+        flops = sum((part.sum(2).max(1) if zero == 2 else part.max(1).sum(1)).sum() for part in costs)
+        assert hours[zero] == pytest.approx(flops / 1e12 / 3600)
+    assert hours[3] > hours[2] and found[3] != found[2]
 
 
 def test_ranks_that_cannot_share_a_step_evenly_are_refused(job, capsys):

@@ -13,7 +13,9 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from longalign import bases, models, paths, record
@@ -27,6 +29,15 @@ def test_mini_6b_shares_keys_between_heads_and_mini_7b_does_not():
     assert shapes["mini-6b"].num_key_value_heads < shapes["mini-6b"].num_attention_heads
     assert shapes["mini-7b"].num_key_value_heads == shapes["mini-7b"].num_attention_heads
     assert shapes["mini-13b"].hidden_size > shapes["mini-7b"].hidden_size
+
+
+def test_of_experts_those_count_that_a_token_passes():
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+             "vocab_size": 32}  # fmt: skip
+    dense = models.sequence_cost(LlamaConfig(**shape, intermediate_size=48))
+    assert models.sequence_cost(MixtralConfig(**shape, intermediate_size=24, num_experts_per_tok=2)) == dense
+    narrow = Qwen3MoeConfig(**shape, head_dim=4, intermediate_size=99, moe_intermediate_size=12, num_experts_per_tok=4)
+    assert models.sequence_cost(narrow) == dense
 
 
 def test_an_unknown_miniature_is_refused_by_name():

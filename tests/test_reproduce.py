@@ -1,5 +1,6 @@
 """`make reproduce`, really run on a small project: what ran, what failed, what was damaged, and one at a time."""
 
+import csv
 import io
 import os
 import signal
@@ -8,9 +9,9 @@ import time
 
 import pytest
 
-from longalign.execution import outcomes, terminal
+from longalign.execution import estimate, outcomes, terminal
 from longalign.execution.outcomes import Outcome
-from longalign.record import Taken, alone
+from longalign.record import Taken, alone, write_json
 from longalign.reproduce import Make, _lock, summary
 from small_project import Project, write_notebook
 
@@ -154,3 +155,17 @@ def test_a_terminal_has_one_live_line_a_notebook_and_anything_else_has_plain_lin
         screen.append(line)
     assert screen == plain.splitlines() and "06 | step 2/9 " + "x" * 25 in stream.getvalue()
     assert max(map(len, stream.getvalue().replace("\x1b[", "").splitlines())) < 46
+
+
+def test_the_work_of_a_run_is_the_seconds_of_its_jobs_and_their_share_of_both_cores(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    for kind, seconds in (("trained", [2, 4]), ("evaluated", [3])):
+        for number, taken in enumerate(seconds):
+            write_json(tmp_path / kind / str(number) / "record.json", {"seconds": taken})
+    with estimate.note_work("laptop", 10.0, jobs=2).open() as file:
+        rows = {row.pop("kind"): row for row in csv.DictReader(file)}
+    assert rows == {
+        "cores": {"number": "2", "seconds": "20", "share": "1"},
+        "trained": {"number": "2", "seconds": "6", "share": "0.3"},
+        "evaluated": {"number": "1", "seconds": "3", "share": "0.15"},
+    }

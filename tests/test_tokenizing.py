@@ -10,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing import connection
 from pathlib import Path
 
 import psutil
 import pytest
 
 from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
-from longalign import cli, jsonl, parts, record, tokenizing
+from longalign import cli, jsonl, record, tokenizing
 from longalign.chat import encode, tokenizer_hash
 from longalign.jsonl import DataError
 from longalign.store import TokenStore
@@ -388,61 +387,6 @@ def test_a_real_process_that_is_ended_leaves_finished_parts_and_no_process(tmp_p
     parts_of(10**9)
     assert contents(store) == contents(tokenize_jsonl(file, WORDS, tmp_path / "whole", progress=quiet))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "store", "whole"]
-
-
-FORKED = """
-import os, signal
-import psutil
-from longalign.parts import Part, in_order
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
-try:
-    list(in_order(iter([Part(0, 2, 0, "")]), lambda part, tell: part.end, workers=1))
-finally:
-    print(len(psutil.Process().children()), "left")
-"""
-
-
-def test_an_interrupt_that_comes_while_a_process_is_forked_is_not_lost():
-    # what is raised in the functions that Python calls around a fork is printed as ignored, and all would go on
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
-    assert done.returncode and done.stderr.rstrip().endswith("KeyboardInterrupt"), done.stderr
-    assert done.stdout == "0 left\n", "the process that was forked is ended"
-
-
-class Unpicklable(Exception):
-    def __init__(self, what, where):
-        super().__init__(f"{what} at {where}")
-        self.held = lambda: None
-
-
-class Demanding(Exception):
-    def __init__(self, what, where):
-        super().__init__(f"{what} at {where}")
-
-
-@pytest.mark.parametrize("kind", [Unpicklable, Demanding])
-def test_an_error_that_cannot_be_sent_says_the_same_in_another_class(kind):
-    def work(part, tell):
-        raise kind("a fault", "line 3")
-
-    with pytest.raises(RuntimeError, match=f"{kind.__name__}: a fault at line 3"):
-        list(parts.in_order(iter([parts.Part(0, 2, 0, "")]), work, workers=1))
-
-
-def test_a_process_that_dies_while_it_sends_is_told(monkeypatch):
-    send = connection.Connection._send
-
-    def half(self, content, write=None):
-        if len(content) < 10**6:
-            return send(self, content) if write is None else send(self, content, write)
-        os.write(self.fileno(), content[: len(content) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(connection.Connection, "_send", half)
-    with pytest.raises(parts.WorkerDied, match="signal 9"):
-        list(parts.in_order(iter([parts.Part(0, 2, 0, "")]), lambda part, tell: bytes(10**7), workers=1))
 
 
 # --- room -------------------------------------------------------------------------------------------------------------

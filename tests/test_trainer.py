@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from longalign import trainer
 from longalign.chat import Encoded
+from longalign.cost import LLAMA_2_7B
 from longalign.events import read_events
-from longalign.models import load_model, new_model
+from longalign.models import load_model, new_model, sequence_cost
 from longalign.ranks import leave
 from longalign.store import TokenStore, write_store
 from longalign.trainer import TrainingConfig, dealt, make_plans, train
@@ -66,6 +68,23 @@ def test_a_step_holds_the_same_sequences_on_any_number_of_ranks(tmp_path, method
     alone, together = make_plans(store, config), make_plans(store, dealt(config, ranks), ranks=ranks)
     steps = [[step.sequences for plan in plans for step in plan.steps] for plans in (alone, together)]
     assert steps[0] == steps[1] and len(steps[0]) > 3
+
+
+@pytest.mark.parametrize("zero_3", [False, True])
+def test_only_under_zero_3_are_plans_balanced_for_ranks_that_wait_in_every_micro_step(tmp_path, monkeypatch, zero_3):
+    asked = []
+
+    def planned(*_, **options):
+        asked.append(options)
+        return []
+
+    monkeypatch.setattr(trainer, "is_deepspeed_zero3_enabled", lambda: zero_3)
+    monkeypatch.setattr(trainer, "make_plans", planned)
+    model, store = fresh_model(), make_store(tmp_path / "store")
+    for balance, cost in (("", LLAMA_2_7B), ("steps", sequence_cost(model.config))):
+        with pytest.raises(ValueError, match="nothing to train on"):
+            train(model, store, replace(CONFIG, balance=balance), tmp_path / "run")
+        assert (asked[-1]["barrier"], asked[-1]["cost"]) == ("micro_step" if zero_3 else "step", cost)
 
 
 @pytest.mark.parametrize("method", ["packing", "naive"])

@@ -130,9 +130,10 @@ def _attend_from_rows(read: Tensor, query, key, value, scaling, dropout) -> Tens
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     # Only the CPU kernel is known to take grouped heads in fp32 without falling back to a full matrix.
-    grouped = q.device.type == "cpu" and k.shape[1] != q.shape[1]
-    if not grouped and k.shape[1] != q.shape[1]:
-        k, v = (states.repeat_interleave(q.shape[1] // states.shape[1], dim=1) for states in (k, v))
+    sharing = q.shape[1] // k.shape[1]
+    grouped = sharing > 1 and q.device.type == "cpu"
+    if sharing > 1 and not grouped:
+        k, v = (states.repeat_interleave(sharing, dim=1) for states in (k, v))
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **options)
 
 

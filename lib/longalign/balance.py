@@ -49,9 +49,11 @@ def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     [[4, 2], [3, 3]]
     """
     alone = cost(plan.lengths)
-    plans = [plan, replace(plan, steps=tuple(_redealt(plan, step, alone, barrier) for step in plan.steps))]
-    if plan.method == "packing":
-        plans.append(replace(plan, steps=tuple(_repacked(plan, step, alone, barrier) for step in plan.steps)))
+    ways = [_redealt, _repacked] if plan.method == "packing" else [_redealt]
+    plans = [plan]
+    for way in ways:
+        steps = (way(plan, step, alone, barrier) if step.rows else step for step in plan.steps)
+        plans.append(replace(plan, steps=tuple(steps)))
     best = np.argmin([_walls(one, cost, barrier) for one in plans], axis=0)
     return replace(plan, steps=tuple(plans[choice].steps[number] for number, choice in enumerate(best.tolist())))
 
@@ -70,7 +72,7 @@ def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, 
     >>> by_fill(plan_packing([2, 4, 3], capacity=9, ranks=2), fill=0.5).steps[0].micro_batches
     ((((1,),),), (((2, 0),),))
     """
-    _only_packing(plan, "by_fill")
+    _only_packing(plan, "fill")
     if not 0 < fill <= 1:
         raise ValueError(f"fill must be above 0 and at most 1, not {fill}")
     alone = cost(plan.lengths)
@@ -103,7 +105,7 @@ def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     >>> [[plan.lengths[list(row)].tolist() for row in step.rows] for step in plan.steps]
     [[[4, 1], [3, 2]]]
     """
-    _only_packing(plan, "across_steps")
+    _only_packing(plan, "compose")
     if not plan.steps:
         return plan
     drawn = np.concatenate([step.sequences for step in plan.steps])
@@ -181,9 +183,8 @@ def _least_wall(plan: Plan, sequences: Sequence[int], cost: SequenceCost, barrie
     return max(bounds)
 
 
-def _only_packing(plan: Plan, name: str) -> None:
+def _only_packing(plan: Plan, how: str) -> None:
     if plan.method != "packing":
-        how = next(how for how, function in BALANCES.items() if function.__name__ == name)
         raise ValueError(f"balance {how!r} packs sequences anew: it needs the method 'packing', not {plan.method!r}")
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from longalign import crew, paths, ranks, strict_yaml
-from longalign.cost import A800, Pace, SequenceCost, step_seconds
+from longalign.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
 from longalign.engine import Engine, deepspeed_config
 from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
 from longalign.plan import Plan
@@ -48,9 +48,8 @@ class Job:
     def plans(self, store: TokenStore) -> list[Plan]:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
         ranks = self.engine.batches
-        return make_plans(
-            store, dealt(self.training, ranks), ranks=ranks, cost=self.cost(), barrier=self.engine.barrier
-        )
+        cost = self.cost() if self.training.balance else LLAMA_2_7B
+        return make_plans(store, dealt(self.training, ranks), ranks=ranks, cost=cost, barrier=self.engine.barrier)
 
     def cost(self) -> SequenceCost:
         """What a sequence costs the model."""

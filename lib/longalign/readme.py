@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from longalign import paths
-from longalign.figures.speed import headlines, not_compared, read_benchmarks
+from longalign.figures.speed import headlines, not_compared, notable, read_benchmarks
 from longalign.record import write_text
 from longalign.verdicts import VERDICTS
 
@@ -64,9 +64,7 @@ def speed_block(results: Path) -> str:
     made = json.loads((results / "benchmarks.json").read_text(encoding="utf-8"))
     lines = ["| | case | beside | times as fast (or as small) | lowest to highest |", "|---|---|---|---|---|"]
     rows = read_benchmarks(results)
-    table = headlines(rows)
-    left_out = (table.target == "planning") & (table.case != "1M") & (table.ratio >= 1)
-    for line in table[~left_out].itertuples():
+    for line in notable(headlines(rows)).itertuples():
         what = f"{line.target}, {line.metric}" if line.metric not in ("time", "speed") else line.target
         ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.n > 1 else "once"
         lines.append(f"| {what} | {line.case} | {line.peer} | {line.ratio:.3g} | {ends} |")

@@ -128,7 +128,7 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
         return INTERRUPTED if make.interrupted else 1
     if cold and len(found) == len(notebooks):
         estimate.note(profile, found)
-        estimate.note_work(profile, len(found), time.time() - began, jobs=jobs)
+        estimate.note_work(profile, time.time() - began, jobs=jobs)
     for line in (*against_reference(profile), *written(profile)):
         board.write(line + "\n")
     return 0

@@ -9,9 +9,10 @@ drift apart on another processor, as far as another seed would carry it and no f
 
 with s the standard deviation over the reference's seeds, pooled over all cells of one metric and task (df their degrees
 of freedom), and m twice the count of all numbers compared, so that an honest run fails once in a thousand times at
-most. Cells do not spread alike: a number between the ends of its own cell's seeds in the reference is within bounds,
-too. Every cell is held to that, and so are means over tasks and lengths, whose s is far smaller. Times are the
-machine's own and are not compared. The price: in a single cell only a gross error can be told from chance.
+most. Every cell is held to it, and so are means over tasks and lengths, whose s is far smaller. Times are the
+machine's own and are not compared. The price: in a single cell only a gross error can be told from chance; and some
+cells spread more than their pool (a task that some seeds learn and others do not): eight seeds of the reference in each
+other's place put 2 of 66,535 numbers out of bounds, three seeds none.
 """
 
 from __future__ import annotations
@@ -136,9 +137,8 @@ def _exact(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> Finding:
 
 
 def _level(name: str, ours: pd.DataFrame, theirs: pd.DataFrame, means: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables side by side (keys, `ours`, `theirs`, and `low` and `high`, the ends of the reference's seeds), as
-    cells or as means over tasks and lengths, and the squared deviations of the reference's (`metric`, `task`, `sum`,
-    `df`): over seeds, or between neighbouring rows."""
+    """Both tables side by side (keys, `ours`, `theirs`), as cells or as means over tasks and lengths, and the squared
+    deviations of the reference's (`metric`, `task`, `sum`, `df`): over seeds, or between neighbouring rows."""
     value = next(column for column in VALUES if column in theirs)
     left_out = {value, "experiment", "tokens", "count"} | ({"step"} if "share" in theirs else set())
     keys = [column for column in theirs if column not in left_out and not (means and column in WITHIN)]
@@ -146,14 +146,11 @@ def _level(name: str, ours: pd.DataFrame, theirs: pd.DataFrame, means: bool) -> 
     if "seed" in keys:
         cells = second.groupby([key for key in keys if key != "seed"], dropna=False)[value].agg(["var", "count"])
         spread = cells.reset_index().assign(df=lambda t: t["count"] - 1, sum=lambda t: t["var"].fillna(0) * t.df)
-        ends = second.groupby([key for key in keys if key != "seed"], dropna=False)[value].agg(low="min", high="max")
         first, second = _shared_seeds(first, second, keys), _shared_seeds(second, first, keys)
     else:
         steps = second.groupby([key for key in keys if key not in ("step", "length")], dropna=False)[value].diff()
         spread = second.assign(sum=(steps**2 / 2).fillna(0), df=steps.notna().astype(int))
-        ends = second.set_index(keys)[[value, value]].set_axis(["low", "high"], axis=1)
     both = first.merge(second, on=keys, how="outer", suffixes=("", "_reference"))
-    both = both.merge(ends.reset_index(), on=list(ends.index.names), how="left")
     both = both.rename(columns={value: "ours", f"{value}_reference": "theirs"})
     return both, spread.assign(**_pool(spread, name))[["metric", "task", "sum", "df"]]
 
@@ -196,9 +193,8 @@ def _trained(name: str, levels: list[pd.DataFrame]) -> Finding:
         compared += int(known.sum())
         identical += int((cells.ours == cells.theirs)[known].sum())
         out = known & ((cells.ours - cells.theirs).abs() > cells.tolerance)
-        out &= ~cells.ours.between(cells.low, cells.high)  # cells do not spread alike: as far as its own seeds go
         within += int((known & ~out & (cells.ours != cells.theirs)).sum())
-        keys = [c for c in cells if c not in ("ours", "theirs", "low", "high", "tolerance")]
+        keys = [c for c in cells if c not in ("ours", "theirs", "tolerance")]
         for i in np.flatnonzero(out | (cells.ours.isna() != cells.theirs.isna())):
             where = ", ".join(f"{key} {cells[key][i]}" for key in keys)
             wrong.append(f"{name}.csv, {where}: {_number(cells.ours[i])}, in the reference {_number(cells.theirs[i])}"

@@ -26,16 +26,18 @@ def note(profile: str, found: Sequence[Outcome]) -> Path:
     return record.write_csv(paths.run_dir(profile) / NAME, rows, columns=list(rows[0]))
 
 
-def note_work(profile: str, notebooks: int, seconds: float, *, jobs: int) -> Path:
-    """Write the time that a run took which began with nothing, and the jobs' seconds in trainings and evaluations.
+def note_work(profile: str, seconds: float, *, jobs: int) -> Path:
+    """Write what of a run that began with nothing was spent in trainings and in evaluations.
 
-    `jobs` notebooks, and as many trainings or evaluations, are under way at a time: `share` is of `jobs` x `seconds`.
+    `jobs` notebooks, and as many trainings or evaluations, are under way at a time for `seconds`: shares are of the
+    product, "cores" in the table.
     """
-    rows = [{"kind": "notebooks", "number": notebooks, "seconds": round(seconds, 1), "share": 1 / jobs}]
+    kinds = {"cores": [seconds] * jobs}
     for kind in ("trained", "evaluated"):
-        taken = [json.loads(path.read_text())["seconds"] for path in (paths.runs() / kind).glob("*/record.json")]
-        share = sum(taken) / (jobs * seconds)
-        rows.append({"kind": kind, "number": len(taken), "seconds": round(sum(taken), 1), "share": share})
+        records = (paths.runs() / kind).glob("*/record.json")
+        kinds[kind] = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in records]
+    rows = [{"kind": kind, "number": len(taken), "seconds": round(sum(taken), 1), "share": sum(taken) / jobs / seconds}
+            for kind, taken in kinds.items()]  # fmt: skip
     return record.write_csv(paths.run_dir(profile) / WORK, rows, columns=list(rows[0]))
 
 

@@ -62,6 +62,11 @@ def headlines(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
+def notable(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `headlines` what is shown first: of planning the largest size, and the smaller ones where a peer is ahead."""
+    return table[(table.target != "planning") | (table.case == "1M") | (table.ratio < 1)]
+
+
 def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
     """The comparisons that have no value, each with a note that says why."""
     return rows[(rows.unit == "ratio") & rows.value.isna()]
@@ -70,7 +75,7 @@ def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
 @figure("speed")
 def speed(folder: Path) -> Figure:
     """Other code's time, memory or tokens a second against the library's, a dot a comparison, ends of all rounds."""
-    table = headlines(read_benchmarks(folder))
+    table = notable(headlines(read_benchmarks(folder)))
     drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.19 * len(table) + 0.9))
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(dict.fromkeys(table.target))}
     for place, line in enumerate(table.to_dict("records")):
