@@ -9,7 +9,8 @@ VENV    ?= .venv
 JOBS    ?= 2
 EXECUTOR ?= make
 # those that take longest first, so that the others fill the time beside them
-BENCH   ?= training preprocessing $(filter-out _% common peers training preprocessing,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
+BENCHES := training preprocessing $(filter-out _% common peers training preprocessing,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
+BENCH   ?= $(BENCHES)
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed
@@ -115,6 +116,7 @@ lab: $(READY) ## open JupyterLab at the overview
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
 bench: $(READY) ## measure the library against others' as installed from PyPI; BENCH="training planning" selects
+	@test -z "$(filter-out $(BENCHES),$(BENCH))" || { echo "BENCH is '$(BENCH)'; there are: $(BENCHES)" >&2; exit 2; }
 	@[ -r /proc/self/statm ] || { echo "make bench needs Linux: it reads memory from /proc" >&2; exit 1; }
 	@status=0; $(PY) -m benchmarks.peers || status=1; \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \

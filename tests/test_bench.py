@@ -14,6 +14,7 @@ sys.path.insert(0, str(paths.root()))
 from benchmarks import common, peers, planning, training
 
 from longalign.figures.speed import headlines, read_benchmarks
+from maketool import make, with_this_python
 
 
 def says(text):
@@ -102,6 +103,11 @@ def test_a_requirement_that_does_not_exist_is_one_line_and_a_row_without_a_value
     assert row["n"] == 0 and row["note"].startswith("not installed: ")
     assert "no-such-package-of-longalign" in row["note"] and "\n" not in row["note"]
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_make_bench_refuses_an_unknown_benchmark_and_names_those_there_are(tmp_path):
+    told = make("bench", "BENCH=loss trainin", *with_this_python(tmp_path))
+    assert told.returncode == 2 and "BENCH is 'loss trainin'; there are: training " in told.stderr
 
 
 def test_a_peer_that_was_never_installed_is_said_so_and_every_peer_is_pinned(tmp_path, monkeypatch):
