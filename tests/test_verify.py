@@ -55,8 +55,9 @@ def test_another_seed_in_the_place_of_each_is_within_the_tolerance(run):
 def test_of_eight_seeds_in_each_others_place_two_numbers_are_out_as_the_module_says(run):
     moved(run, run, lambda seeds: seeds >= 0)
     findings = verify.compare(run, REFERENCE)
-    assert sum(len(f.wrong) for f in findings) == 2 and sum(f.compared for f in findings) == 66_535
-    assert "2 of 66,535 numbers" in verify.__doc__
+    wrong, compared = sum(len(f.wrong) for f in findings), sum(f.compared for f in findings)
+    assert wrong == 2
+    assert f"{wrong} of about {round(compared, -2):,} numbers" in " ".join(verify.__doc__.split())
 
 
 def moved(run, reference, kept):

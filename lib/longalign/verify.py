@@ -12,7 +12,7 @@ of freedom), and m twice the count of all numbers compared, so that an honest ru
 most. Every cell is held to it, and so are means over tasks and lengths, whose s is far smaller. Times are the
 machine's own and are not compared. The price: in a single cell only a gross error can be told from chance; and some
 cells spread more than their pool (a task that some seeds learn and others do not): eight seeds of the reference in each
-other's place put 2 of 66,535 numbers out of bounds, three seeds none.
+other's place put 2 of about 66,500 numbers out of bounds, three seeds none.
 """
 
 from __future__ import annotations
