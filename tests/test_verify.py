@@ -43,6 +43,13 @@ def test_the_reference_is_its_own_run_to_the_last_digit():
     assert verify.table(findings).count("\n") == 0, "one line where nothing differs"
 
 
+def test_every_table_that_is_compared_is_written_by_a_notebook():
+    """Else a run of all of them would be told that it lacks one."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in paths.notebooks().glob("*.ipynb"))
+    names = [f.table for f in verify.compare(REFERENCE, REFERENCE)]
+    assert len(names) > 20 and [name for name in names if f'/ \\"{name}.csv\\"' not in sources] == []
+
+
 def test_another_seed_in_the_place_of_each_is_within_the_tolerance(run):
     """Nothing an honest processor does can be worse: other data, another order, other questions right."""
     reference = shutil.copytree(run, run.with_name("three seeds"))

@@ -75,7 +75,7 @@ def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))
     counts = dict(zip(ordered[starts].tolist(), np.diff(starts, append=len(order)).tolist(), strict=True))
     packs = exact_fit(order.tolist(), counts, capacity)
-    if len(packs) > lower_bound(lengths, capacity):
+    if len(packs) > _lower_bound(ordered[::-1], capacity):
         packs = min(best_fit(order.tolist(), counts, capacity), packs, key=len)
     return packs
 
@@ -102,12 +102,14 @@ def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
     3
     """
     lengths, capacity = checked(lengths, capacity)
-    if not len(lengths):
-        return 0
-    lengths = np.sort(lengths)
+    return _lower_bound(np.sort(lengths), capacity) if len(lengths) else 0
+
+
+def _lower_bound(lengths: Int[np.ndarray, " sequences"], capacity: int) -> int:
+    """`lower_bound` of sorted lengths, shortest first and at least one."""
     tokens = np.concatenate([[0], np.cumsum(lengths)])  # tokens[i] = tokens of the i shortest
     half = int(np.searchsorted(lengths, capacity // 2, side="right"))  # first sequence over capacity / 2
-    start = np.unique(lengths[:half], return_index=True)[1]
+    start = np.flatnonzero(np.diff(lengths[:half], prepend=-1))  # the first of every length
     start = np.concatenate([[half], start])  # `half`: no small sequence is counted
     threshold = np.where(start < half, lengths[np.minimum(start, len(lengths) - 1)], 0)
     alone = np.searchsorted(lengths, capacity - threshold, side="right")
