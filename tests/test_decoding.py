@@ -51,6 +51,15 @@ def test_answers_of_many_lengths_come_out_in_the_order_of_the_prompts(model):
     assert greedy(model, asked, end=ends, room=ROOM) == expected
 
 
+def test_a_batch_is_read_in_packs_of_so_many_tokens_or_one_prompt(model, monkeypatch):
+    packs, read = [], decoding._read
+    monkeypatch.setattr(decoding, "READ_AT_ONCE", 30)
+    monkeypatch.setattr(decoding, "_read", lambda m, own, *_: packs.append(sum(map(len, own))) or read(m, own, *_))
+    asked = prompts([*range(1, 20), 40, 5, 5])
+    assert greedy(model, asked, end=END, room=ROOM) == [slow(model, prompt) for prompt in asked]
+    assert packs[0] == 40 and all(tokens <= 30 for tokens in packs[1:]) and 5 < len(packs) < len(asked)
+
+
 def test_one_token_of_room_takes_one_pass_and_no_prompt_none(model):
     (prompt,) = prompts([5])
     assert greedy(model, [prompt], end=END, room=1) == [slow(model, prompt, room=1)]

@@ -5,7 +5,7 @@ the capacity. Each does some operations on ints for every time that a length is 
 about a third of a second. `exact_fit` leaves almost no hole until the sequences run out.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from itertools import accumulate
 
 Packs = list[list[int]]
@@ -41,43 +41,45 @@ def exact_fit(order: list[int], counts: dict[int, int], capacity: int, tries: in
     >>> exact_fit([0, 1, 2, 3], {6: 1, 3: 1, 2: 2}, 10)  # best fit would put 3 beside 6 and leave a hole of 1
     [[0, 2, 3], [1]]
     """
-    left = dict(counts)
-    first = dict(zip(counts, accumulate(counts.values(), initial=0), strict=False))
-    shortest_first = list(left)[::-1]
+    left, first = dict(counts), dict(zip(counts, accumulate(counts.values(), initial=0), strict=False))
+    lengths = list(left)[::-1]
     packs: Packs = []
-
-    def take(length: int, count: int) -> list[int]:
-        start = first[length]
-        first[length] = start + count
-        if left[length] > count:
-            left[length] -= count
-        else:
-            del left[length]
-            del shortest_first[bisect_left(shortest_first, length)]
-        return order[start : start + count]
-
-    while left:
-        free, pack = capacity, []
-        while left and shortest_first[0] <= free:
-            at = bisect_right(shortest_first, free) - 1
-            length = shortest_first[at]
-            count = min(left[length], free // length) if length else left[length]
-            hole = 0 < free - count * length < shortest_first[0]
-            # All of them in one go, but the one that would leave a hole.
-            chosen = [(length, count - hole)] if count > hole else _pair(left, shortest_first, at, free, tries)
-            for length, count in chosen:
-                pack += take(length, count)
-                free -= count * length
+    while lengths:
+        free, pack, shortest = capacity, [], lengths[0]
+        while shortest <= free:
+            at = bisect_right(lengths, free) - 1
+            length = lengths[at]
+            there = count = left[length]
+            if there * length > free:
+                count = free // length
+            if 0 < free - count * length < shortest:
+                count -= 1  # all in one go, but the one that would leave a hole
+            if not count:
+                at, count = _paired(left, lengths, at, free, tries), 1
+                length = lengths[at]
+                there = left[length]
+            start = first[length]
+            pack += order[start : start + count]
+            free -= count * length
+            if there > count:
+                left[length] = there - count
+                first[length] = start + count
+                continue
+            del left[length], lengths[at]
+            if not lengths:
+                break
+            shortest = lengths[0]
         packs.append(pack)
     return packs
 
 
-def _pair(left: dict[int, int], shortest_first: list[int], at: int, free: int, tries: int) -> list[tuple[int, int]]:
-    """Two lengths that fill `free` exactly, the longer among the `tries` before place `at`; without any, that at it."""
-    for length in shortest_first[max(0, at - tries) : at][::-1]:
-        if free - length in left and (free != 2 * length or left[length] > 1):
-            return [(length, 1), (free - length, 1)]
-    return [(shortest_first[at], 1)]
+def _paired(left: dict[int, int], lengths: list[int], at: int, free: int, tries: int) -> int:
+    """The place, among the `tries` before `at`, of the longest length that another one fills up to `free` exactly; the
+    other is then what fits best. Without such a pair, `at`."""
+    for back, longer in enumerate(lengths[max(0, at - tries) : at][::-1], 1):
+        if free - longer in left and (free != 2 * longer or left[longer] > 1):
+            return at - back
+    return at
 
 
 class _Room:

@@ -1,6 +1,6 @@
 """Greedy decoding of many prompts side by side: each gets the tokens that it would get alone.
 
-Prompts of about one length share a batch. They are read as one pack, without padding, and the last layer only at their
+Prompts of about one length share a batch. They are read in packs, without padding, and the last layer only at their
 last tokens; then every pass writes one token of each answer, with all keys and values kept. Rows whose answer has ended
 leave. "The tokens it would get alone" holds up to the rounding of floating-point sums, which decides where two tokens
 are equally probable. Prompts of a model whose RoPE depends on the longest position are read one by one. The price: the
@@ -20,6 +20,8 @@ from longalign.shapes import Float, Int
 
 TOKENS_AT_ONCE = 16_384
 """Positions of a batch, room for answers included."""
+READ_AT_ONCE = 2_048
+"""Tokens of a pack, or one prompt: what a pass computes from more of them no longer fits into a processor's cache."""
 OF_THE_LONGEST = ("dynamic", "longrope")
 """RoPE types whose frequencies are those of a batch's longest position."""
 
@@ -77,16 +79,18 @@ class KeyValues:
     def __init__(self, lengths: Int[Tensor, " rows"], room: int) -> None:
         self.lengths, self.size = lengths, int(lengths.max()) + room
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.reading: list[int] = []
+        """The rows of the pack that is being read."""
 
     def keep(self, layer: int, key: Float[Tensor, "1 G T D"], value: Float[Tensor, "1 G T D"]) -> None:
-        """Take over those of a pack of all rows."""
-        kept = []
-        for states in (key, value):
-            rows = states.new_zeros(len(self.lengths), states.shape[1], self.size, states.shape[3])
-            for row, own in zip(rows, states[0].split(self.lengths.tolist(), 1), strict=True):
-                row[:, : own.shape[1]] = own
-            kept.append(rows)
-        self.layers[layer] = (kept[0], kept[1])
+        """Take over those of the pack that is being read."""
+        if layer not in self.layers:
+            shape = (len(self.lengths), key.shape[1], self.size)
+            self.layers[layer] = (key.new_zeros(*shape, key.shape[3]), value.new_zeros(*shape, value.shape[3]))
+        lengths = self.lengths[self.reading].tolist()
+        for kept, states in zip(self.layers[layer], (key, value), strict=True):
+            for row, own in zip(self.reading, states[0].split(lengths, 1), strict=True):
+                kept[row, :, : own.shape[1]] = own
 
     def attend(
         self, layer: int, query: Float[Tensor, "rows H 1 D"], key: Tensor, value: Tensor, scaling: float | None
@@ -115,7 +119,8 @@ def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     kept, rows = KeyValues(lengths, room), torch.arange(len(prompts), device=model.device)
     found = torch.full((len(prompts), room), end, device=model.device)
-    following = _read(model, torch.cat(list(prompts)).to(model.device), kept)
+    packs = batches(lengths.tolist(), 0, READ_AT_ONCE)  # of rows in order: the longest prompt is the first
+    following = torch.cat([_read(model, [prompts[i] for i in pack], pack, kept) for pack in packs])
     for place in range(room):
         found[rows, place] = following
         going = following != end
@@ -131,10 +136,14 @@ def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room
     return [answer[: answer.index(end)] if end in answer else answer for answer in found.tolist()]
 
 
-def _read(model: PreTrainedModel, tokens: Int[Tensor, " T"], kept: KeyValues) -> Int[Tensor, " rows"]:
-    """The token after each prompt of a pack, whose keys and values are kept."""
-    offsets = nn.functional.pad(kept.lengths.cumsum(0), (1, 0))
-    places = torch.arange(len(tokens), device=tokens.device) - offsets[:-1].repeat_interleave(kept.lengths)
+def _read(
+    model: PreTrainedModel, prompts: Sequence[Tensor], rows: list[int], kept: KeyValues
+) -> Int[Tensor, " prompts"]:
+    """The token after each prompt of a pack; its keys and values are kept in its row."""
+    kept.reading, lengths = rows, kept.lengths[rows]
+    tokens = torch.cat(list(prompts)).to(model.device)
+    offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
+    places = torch.arange(len(tokens), device=tokens.device) - offsets[:-1].repeat_interleave(lengths)
     last = offsets[1:] - 1
     with read_only_at(model, last, 1, len(tokens)):
         following = _next(
