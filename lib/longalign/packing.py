@@ -70,20 +70,27 @@ def best_fit_decreasing(lengths: Counts, capacity: SupportsIndex) -> Packs:
     lengths, capacity = checked(lengths, capacity)
     if not len(lengths):
         return []
-    order = _longest_first(lengths, capacity)
-    ordered = lengths[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    counts = dict(zip(ordered[starts].tolist(), np.diff(starts, append=len(order)).tolist(), strict=True))
-    packs = exact_fit(order.tolist(), counts, capacity)
-    if len(packs) > _lower_bound(ordered[::-1], capacity):
-        packs = min(best_fit(order.tolist(), counts, capacity), packs, key=len)
+    order, values, counts = _longest_first(lengths, capacity)
+    order, how_many = order.tolist(), dict(zip(values.tolist(), counts.tolist(), strict=True))
+    packs = exact_fit(order, how_many, capacity)
+    if len(packs) > _lower_bound(values[::-1], counts[::-1], capacity):
+        packs = min(best_fit(order, how_many, capacity), packs, key=len)
     return packs
 
 
-def _longest_first(lengths: Int[np.ndarray, " sequences"], capacity: int) -> Int[np.ndarray, " sequences"]:
-    """Stable order; what fits into 16 bits is sorted digit by digit, several times as fast."""
+def _longest_first(
+    lengths: Int[np.ndarray, " sequences"], capacity: int
+) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " values"], Int[np.ndarray, " values"]]:
+    """The sequences in stable order, the values that their lengths have, and how many have each.
+
+    Room that fits into 16 bits is sorted digit by digit, several times as fast.
+    """
     room = capacity - lengths
-    return np.argsort(room.astype(np.uint16) if room.max() < 2**16 else room, kind="stable")
+    room = room.astype(np.uint16) if room.max() < 2**16 else room
+    order = np.argsort(room, kind="stable")
+    room = room[order]
+    starts = np.flatnonzero(np.concatenate([[True], room[1:] != room[:-1]]))
+    return order, capacity - room[starts].astype(np.int64), np.diff(starts, append=len(order))
 
 
 def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
@@ -102,20 +109,20 @@ def lower_bound(lengths: Counts, capacity: SupportsIndex) -> int:
     3
     """
     lengths, capacity = checked(lengths, capacity)
-    return _lower_bound(np.sort(lengths), capacity) if len(lengths) else 0
+    return _lower_bound(*np.unique(lengths, return_counts=True), capacity) if len(lengths) else 0
 
 
-def _lower_bound(lengths: Int[np.ndarray, " sequences"], capacity: int) -> int:
-    """`lower_bound` of sorted lengths, shortest first and at least one."""
-    tokens = np.concatenate([[0], np.cumsum(lengths)])  # tokens[i] = tokens of the i shortest
-    half = int(np.searchsorted(lengths, capacity // 2, side="right"))  # first sequence over capacity / 2
-    start = np.flatnonzero(np.diff(lengths[:half], prepend=-1))  # the first of every length
-    start = np.concatenate([[half], start])  # `half`: no small sequence is counted
-    threshold = np.where(start < half, lengths[np.minimum(start, len(lengths) - 1)], 0)
-    alone = np.searchsorted(lengths, capacity - threshold, side="right")
-    beside = (alone - half) * capacity - (tokens[alone] - tokens[half])
-    excess = np.maximum(0, tokens[half] - tokens[start] - beside)
-    return max(1, int((len(lengths) - half + -(-excess // capacity)).max()), -(-int(tokens[-1]) // capacity))
+def _lower_bound(values: Int[np.ndarray, " values"], counts: Int[np.ndarray, " values"], capacity: int) -> int:
+    """`lower_bound` of the ascending `values` of the lengths, at least one, and how many sequences have each."""
+    sequences = np.concatenate([[0], np.cumsum(counts)])  # sequences[i], tokens[i]: of the i smallest values
+    tokens = np.concatenate([[0], np.cumsum(values * counts)])
+    half = int(np.searchsorted(values, capacity // 2, side="right"))  # first value over capacity / 2
+    threshold = np.append(values[:half], 0)  # 0: no small sequence is counted
+    alone = np.searchsorted(values, capacity - threshold, side="right")
+    beside = (sequences[alone] - sequences[half]) * capacity - (tokens[alone] - tokens[half])
+    excess = np.maximum(0, tokens[half] - tokens[: half + 1] - beside)
+    packs = sequences[-1] - sequences[half] + -(-excess // capacity)
+    return max(1, int(packs.max()), -(-int(tokens[-1]) // capacity))
 
 
 def fit_lengths(
