@@ -11,6 +11,7 @@ EXECUTOR ?= make
 # those that take longest first, so that the others fill the time beside them
 BENCHES := training preprocessing $(filter-out _% common peers training preprocessing,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
 BENCH   ?= $(BENCHES)
+WITH_PEERS := $(basename $(notdir $(shell grep -lE '^from benchmarks import .*peers' benchmarks/*.py)))
 
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed
@@ -118,7 +119,7 @@ lab: $(READY) ## open JupyterLab at the overview
 bench: $(READY) ## measure the library against others' as installed from PyPI; BENCH="training planning" selects
 	@test -z "$(filter-out $(BENCHES),$(BENCH))" || { echo "BENCH is '$(BENCH)'; there are: $(BENCHES)" >&2; exit 2; }
 	@[ -r /proc/self/statm ] || { echo "make bench needs Linux: it reads memory from /proc" >&2; exit 1; }
-	@status=0; $(PY) -m benchmarks.peers || status=1; \
+	@status=0; $(if $(filter $(WITH_PEERS),$(BENCH)),$(PY) -m benchmarks.peers || status=1;) \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
 	$(PY) -m longalign.readme || status=1; exit $$status
 

@@ -3,7 +3,8 @@
 A random mini-6b, fp32, one thread; no end token, so that every answer has all of its tokens. Time is processor seconds
 without loading, and the rounds are in one process. Before anything is timed, all ways must have written the same
 answers. "Short" (16 to 128 tokens) and "long" prompts (128 to 960) say where side by side pays: reading a prompt takes
-the same time in any company, so long prompts with short answers, which is what LongBench-Chat asks for, gain least.
+the same time in any company, so long prompts with short answers, which is what LongBench-Chat asks for, gain least over
+one by one.
 
     python -m benchmarks.decoding
 """

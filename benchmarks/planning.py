@@ -1,10 +1,11 @@
 """Planning packs: how few, how fast, in how much memory; a plan counts only after every sequence is found in it once.
 
 Lengths as in tests/test_packing.py (90 % lognormal around 800 tokens, 10 % uniform over 8k-64k), capacity 65,536, 10 k,
-100 k and 1 M of them. CPU seconds are the planner's call alone, without imports; memory is how far the process's peak
-grew during the call over the interpreter with its libraries and the lengths, the finished plan included. Peers are
-called as they call themselves, in their default windows, and over all lengths at once where they can be. The price: a
-larger size than its row allows is not asked of a peer, and the row says what follows for it.
+100 k and 1 M of them, and 10 k of the long ones alone, where no short one fills a hole. CPU seconds are the planner's
+call alone, without imports; memory is how far the process's peak grew during the call over the interpreter with its
+libraries and the lengths, the finished plan included. Peers are called as they call themselves, in their default
+windows, and over all lengths at once where they can be. The price: a larger size than its row allows is not asked of a
+peer, and the row says what follows for it.
 
     python -m benchmarks.planning
 """
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,12 @@ from longalign import packing
 
 TARGET = "planning"
 CAPACITY = 65_536
-SIZES = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
+CASES = {"10k": (10_000, 0.1), "10k, long alone": (10_000, 1.0), "100k": (100_000, 0.1), "1M": (1_000_000, 0.1)}
+"""Sequences, and the share of long ones."""
 UNITS = {"packs": "packs", "fill": "share", "time": "CPU s", "memory": "MB"}
 OURS = f"{common.OURS}: best fit"
+LEAST_MB = 1.0
+"""What grows by less is compared as if it had grown by so much: the allocator hands out more at a time."""
 LENGTHS_ALONE = "gives lengths: which sequence has one is not looked up"
 # planner of a peer: the largest size that it is asked for, a note, and what is said of larger sizes
 PEERS = {
@@ -45,10 +50,10 @@ PEERS = {
 }  # fmt: skip
 
 
-def mixture(sequences: int, seed: int = 0) -> np.ndarray:
-    """90 % lognormal around 800 tokens, 10 % uniform over 8k-64k, in random order."""
+def mixture(sequences: int, share: float = 0.1, seed: int = 0) -> np.ndarray:
+    """The share `share` uniform over 8k-64k, the others lognormal around 800 tokens, in random order."""
     random = np.random.default_rng(seed)
-    long = random.integers(8192, CAPACITY + 1, sequences // 10)
+    long = random.integers(8192, CAPACITY + 1, round(sequences * share))
     short = np.clip(random.lognormal(np.log(800), 1.0, sequences - len(long)), 1, CAPACITY).astype(int)
     return random.permutation(np.concatenate([short, long]))
 
@@ -152,17 +157,17 @@ def _forget_peak() -> None:
 
 
 def run(rounds: int = 2) -> list[common.Row]:
-    """All planners on all sizes, in turn."""
+    """All planners in all cases, in turn."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for case, sequences in SIZES.items():
+        for case, (sequences, share) in CASES.items():
             file = Path(folder) / f"{case}.npy"
-            np.save(file, mixture(sequences))
-            rows += _size(case, file, rounds)
+            np.save(file, mixture(sequences, share))
+            rows += _case(case, file, rounds)
     return rows
 
 
-def _size(case: str, file: Path, rounds: int) -> list[common.Row]:
+def _case(case: str, file: Path, rounds: int) -> list[common.Row]:
     bound = packing.lower_bound(np.load(file), CAPACITY)
     rows = [common.row(TARGET, "provable lower bound", case, "packs", "packs", bound, "no packing has fewer")]
     commands = {f"{common.OURS}: {rule}": _command("ours", rule, file) for rule in ("best fit", "next fit")}
@@ -173,7 +178,7 @@ def _size(case: str, file: Path, rounds: int) -> list[common.Row]:
         notes[system] = note
         if known.reason:
             rows += [common.row(TARGET, system, case, metric, unit, [], known.reason) for metric, unit in UNITS.items()]
-        elif SIZES[case] > SIZES[largest]:
+        elif CASES[case][0] > CASES[largest][0]:
             rows.append(common.row(TARGET, system, case, "time", UNITS["time"], [], f"{beyond}; {note}"))
         else:
             commands[system] = _command(name, rule, file)
@@ -200,8 +205,13 @@ def _against_peers(case: str, samples: dict[str, common.Samples]) -> list[common
     asked = {"the fastest of all": others, "the fastest plan of sequences": whole, "the fastest with as few packs": few}
     notes = {name: ", ".join(note for note, names in asked.items() if names[:1] == [name]) for name in others}
     ratios = [common.ratio(TARGET, case, "time", samples, name, OURS, note) for name, note in notes.items()]
-    return ratios + [common.ratio(TARGET, case, "memory", samples, name, OURS) for name in others
-                     if all(memory >= 1 for memory in samples[name].of("memory"))]  # fmt: skip
+    grown = {name: _at_least(LEAST_MB, one) for name, one in samples.items()}
+    return ratios + [common.ratio(TARGET, case, "memory", grown, name, OURS) for name in others]
+
+
+def _at_least(least: float, samples: common.Samples) -> common.Samples:
+    rounds = [{**one, "memory": max(least, one["memory"])} for one in samples.rounds if "memory" in one]
+    return replace(samples, rounds=rounds)
 
 
 def main() -> int:

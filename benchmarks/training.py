@@ -6,9 +6,11 @@ to the longest; LLaMA-Factory is its `run_exp` with `packing` and `neat_packing`
 checkpointing; TRL is measured in its own defaults (bf16, checkpointing), too. Real tokens, padding left out, over
 processor seconds from the end of the first step to that of the last, so that no start is in it; what a process takes
 until its first step, data prepared, is told apart ("start"). Of everyone's first pack it is checked whether its
-sequences see each other; what is learned is not compared. Lengths are long-tailed, nine short conversations for a
-long one, and others in every round. Where only answers are targets, ours computes the last layer and the loss for
-little else; where every token is one, it cannot. A larger Llama says how much of the lead is of the smallness.
+sequences see each other; what is learned is not compared. Lengths are long-tailed, nine short conversations for a long
+one, and others in every round. Where only answers are targets, ours computes the last layer and the loss for little
+else; where every token is one, it cannot. TRL 1.16.0 computes the loss of targets alone on a GPU, too; on a CPU, where
+it has no Triton, of all positions, with entropy and accuracy for its log: its rows are of that path. A larger Llama
+says how much of the lead is of the smallness.
 
 The price: naive padding is measured at the smaller packs alone, for at the larger ones it takes minutes and gigabytes.
 What a step spends on reading data stands beside ours.

@@ -80,6 +80,10 @@ def test_a_plan_is_beside_the_fastest_the_fastest_with_sequences_and_the_fastest
         ("p: all", "time", 3.0, "the fastest with as few packs"),
         ("p: all, lengths alone", "memory", 0.5, ""), ("p: parts", "memory", 2.0, ""), ("p: all", "memory", 3.0, ""),
     ]  # fmt: skip
+    small = {name: common.Samples([{**one.rounds[0], "memory": one.rounds[0]["memory"] / 20}])
+             for name, one in samples.items()}  # fmt: skip
+    memory = [row["value"] for row in planning._against_peers("10k", small) if row["metric"] == "memory"]
+    assert memory == [1.0, 1.0, 1.5], "0.5, 0.25, 1 and 1.5 MB: less than one counts as one"
     failed = {**samples, planning.OURS: common.Samples(failure="a fault")}
     assert planning._against_peers("1M", failed)[0]["note"] == "ours was not measured"
     ours = {planning.OURS: samples[planning.OURS]}

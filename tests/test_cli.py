@@ -64,9 +64,9 @@ def test_a_plan_of_a_pipe_is_that_of_the_file(tmp_path, rows):
     command = [sys.executable, "-m", "longalign.cli", "plan", "--capacity", "4096", "--json"]
     found = [
         json.loads(subprocess.run([*command, name], input=sent, capture_output=True, check=True).stdout)
-        for name, sent in ((str(file), b""), ("/dev/stdin", file.read_bytes()))
+        for name, sent in ((str(file), b""), ("/dev/stdin", file.read_bytes()), ("-", file.read_bytes()))
     ]
-    assert found[0] == found[1] and found[0]["steps"] * found[0]["sequences_per_step"] == pytest.approx(3000)
+    assert found[0] == found[1] == found[2] and found[0]["steps"] * found[0]["sequences_per_step"] == pytest.approx(3000)
 
 
 def test_ranks_that_wait_in_every_micro_step_are_balanced_and_counted_so(tmp_path, capsys):
@@ -204,6 +204,17 @@ def test_a_line_that_is_no_length_is_named(tmp_path, capsys):
     (tmp_path / "bad.txt").write_text("2\nfour\n3\n")
     told = refused(capsys, "plan", str(tmp_path / "bad.txt"), "--capacity", "9")
     assert "bad.txt" in told and "line 2" in told
+    (tmp_path / "bad.txt").write_text(f"{2**40}\n")
+    assert "a positive integer below 2^40" in refused(capsys, "plan", str(tmp_path / "bad.txt"), "--capacity", "9")
+
+
+def test_a_plan_that_the_memory_does_not_hold_is_refused_in_a_sentence(lengths, capsys, monkeypatch):
+    def make_plan(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("longalign.batching.make_plan", make_plan)
+    told = refused(capsys, "plan", lengths, "--capacity", "9", "--ranks", "999999999999")
+    assert told.strip() == "longalign: this machine's memory does not suffice; ask for fewer ranks, or for less at once"
 
 
 def test_help_is_quick_and_loads_neither_numpy_nor_torch():

@@ -124,6 +124,8 @@ def test_shapes_that_differ_and_fp16_are_refused():
         weighted_cross_entropy(hidden, weight, labels[:, 1:], loss_weights[:, 1:])
     with pytest.raises(TypeError, match="underflow"):
         weighted_cross_entropy(hidden.half(), weight.half(), labels, loss_weights)
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        weighted_cross_entropy(hidden, weight, labels, loss_weights, chunk_size=0)
 
 
 class LargestTensor(TorchDispatchMode):

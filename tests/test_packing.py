@@ -174,6 +174,13 @@ def test_a_capacity_below_one_token_is_an_error(function):
         function([0], 0)
 
 
+@pytest.mark.parametrize("function", [next_fit, best_fit_decreasing, lower_bound, fit_lengths])
+@pytest.mark.parametrize("capacity", [10**18 - 1, 10**30])
+def test_a_capacity_of_which_the_sequences_cannot_be_added_up_is_an_error(function, capacity):
+    with pytest.raises(ValueError, match="20 sequences of up to 1?[09]+ tokens do not add up in 64 bits"):
+        function([6 * 10**17] * 20, capacity)
+
+
 def test_truncation_reports_what_it_cut():
     lengths, truncated = fit_lengths([2, 9, 8, 11], 8, overlong="truncate")
     assert lengths.tolist() == [2, 8, 8, 8]
@@ -204,4 +211,6 @@ def test_offsets_and_positions_equal_a_loop_over_the_sequences(lengths):
 def test_more_tokens_than_int32_can_address_are_refused():
     with pytest.raises(ValueError, match="more than int32 offsets can address"):
         cu_seqlens([2**31 - 1, 1])
+    with pytest.raises(ValueError, match="holds 9223372036854775811 tokens"):
+        cu_seqlens([2**62, 2**62, 3])  # their sum is below zero in 64 bits
     assert cu_seqlens([2**31 - 1])[-1] == 2**31 - 1

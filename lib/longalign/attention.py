@@ -71,7 +71,7 @@ def block_causal_attention(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     backend = _backend(query, dropout)
-    if backend == "sequences" and read is not None:
+    if backend == "sequences" and read is not None and len(read):
         return _attend_from(read, query, key, value, cu_seqlens, scaling, dropout)
     if backend == "sequences":
         return _attend_by_sequence(query, key, value, cu_seqlens.tolist(), scaling, dropout)

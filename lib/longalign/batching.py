@@ -3,7 +3,7 @@
 All three place every sequence exactly once per epoch, for any number of ranks, micro-steps and rows, and give the same
 plan for the same seed and epoch on every rank. The price, as rank time spent waiting (`idle_share`) on 8 ranks, 10,000
 sequences, 90 % lognormal around 800 tokens and 10 % uniform over 8k-64k: naive, accumulation 12, 58 %; packing, one
-pack a rank, 22 % best fit and 34 % next fit; sorted 1 %, but there all sequences of a micro-step have the same length.
+pack a rank, 22 % best fit and 35 % next fit; sorted 1 %, but there all sequences of a micro-step have the same length.
 """
 
 from collections.abc import Sequence
@@ -84,10 +84,10 @@ def plan_packing(
 ) -> Plan:  # fmt: skip
     """Packs of whole sequences, in random order.
 
-    "next_fit" (the paper's) packs a random order as it comes, so all packs are alike and M is nearly constant: 87 +- 23
+    "next_fit" (the paper's) packs a random order as it comes, so all packs are alike and M is nearly constant: 85 +- 24
     per step of 8 packs on the mixture of the module's docstring; the price is a fifth of the positions, which stays
     empty. "best_fit" needs the fewest packs (see `best_fit_decreasing`); the price is that long sequences fill most
-    packs almost alone and short ones crowd into a few: M = 108 +- 89 there. The weights of Eq. 4 are exact for both.
+    packs almost alone and short ones crowd into a few: M = 106 +- 87 there. The weights of Eq. 4 are exact for both.
 
     Args:
         lengths: tokens per sequence, shape [sequences].

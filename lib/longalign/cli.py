@@ -25,7 +25,7 @@ from typing import Any
 import longalign
 from longalign.commands import build, evaluate
 from longalign.endpoints.errors import EndpointError
-from longalign.parsing import Parser, fail, positive, seed, share
+from longalign.parsing import Parser, fail, positive, readable, seed, share
 from longalign.parts import WorkerDied
 from longalign.record import Taken
 
@@ -45,7 +45,8 @@ def parser() -> Parser:
 
     plan = top.add_child(commands, "plan", run_plan, help="plan the batches of an epoch and say what the plan costs")
     plan.add_argument(
-        "data", metavar="DATA", type=Path, nargs="?", help="JSONL, token store, or text file of one length a line"
+        "data", metavar="DATA", type=readable, nargs="?",
+        help="JSONL, token store, or text file of one length a line; - is standard input",
     )
     plan.add_argument("--method", choices=METHODS, default="packing", help="(default: packing)")
     plan.add_argument("--capacity", type=positive, help="tokens a pack can hold; packing needs it")
@@ -256,6 +257,8 @@ def main(arguments: list[str] | None = None) -> int:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
     except (ValueError, OSError, EndpointError, Taken, WorkerDied) as error:
         fail(error)
+    except MemoryError:
+        fail("this machine's memory does not suffice; ask for fewer ranks, or for less at once")
     except KeyboardInterrupt:
         return 130
     return 0

@@ -23,7 +23,7 @@ from longalign.store_writer import target_count
 from longalign.tokenizing import Way, file_size, print_progress, tally
 
 LONGEST = 2**40
-"""No sequence has so many tokens: sums of millions of lengths below it fit 64 bits."""
+"""2^40. No sequence has so many tokens: sums of eight million lengths below it fit 64 bits."""
 
 
 def read_lengths(
@@ -120,7 +120,7 @@ def _length_key(row: Mapping[str, Any]) -> int:
     length = row.get("length")
     if type(length) is not int or not 0 < length < LONGEST:
         found = "is missing" if length is None else f"is {length!a:.40}"
-        detail = f"it {found}; without --tokenizer every row needs its number of tokens there, a positive integer"
+        detail = f"it {found}; without --tokenizer every row needs its number of tokens there, from 1 to below 2^40"
         raise DataError("no length", detail, field="length")
     return length
 
@@ -128,5 +128,5 @@ def _length_key(row: Mapping[str, Any]) -> int:
 def _length_line(line: Line) -> int:
     text = line.raw.strip()
     if not (text.isdigit() and len(text) < 19 and 0 < int(text) < LONGEST):
-        raise DataError("not a length", f"{text[:40].decode('latin-1')!a}; a line holds one positive integer")
+        raise DataError("not a length", f"{text[:40].decode('latin-1')!a}; a line holds a positive integer below 2^40")
     return int(text)

@@ -39,7 +39,7 @@ def weighted_cross_entropy(
     0).
 
     Raises TypeError for fp16, where the small weights of long sequences would underflow, and ValueError for shapes that
-    differ.
+    differ or chunks without a token.
 
     >>> lengths, hidden, weight = [2, 4, 3], torch.zeros(1, 9, 8), torch.zeros(5, 8)      # all logits equal: CE = log 5
     >>> labels = torch.tensor([[-100, 1, -100, 1, 1, 1, -100, 1, 1]])             # N = 1, 3, 2: 1/(3 N) = 1/3, 1/9, 1/6
@@ -53,6 +53,8 @@ def weighted_cross_entropy(
             f"hidden {tuple(hidden.shape)}, labels {tuple(labels.shape)} and loss_weights {tuple(loss_weights.shape)} "
             "must agree in rows and tokens; pass labels unshifted, one per token, and keep every position."
         )
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; a chunk holds the logits of at least 1 token")
     compute = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         compute = torch.get_autocast_dtype(hidden.device.type)

@@ -147,7 +147,8 @@ def fit_lengths(
         raise ValueError(f'overlong must be "error" or "truncate", not {overlong!r}')
     if overlong == "error":
         return checked(lengths, capacity)[0], np.empty(0, dtype=np.int64)
-    lengths, capacity = as_counts(lengths), _checked_capacity(capacity)
+    lengths = as_counts(lengths)
+    capacity = _checked_capacity(capacity, len(lengths))
     return np.minimum(lengths, capacity), np.flatnonzero(lengths > capacity)
 
 
@@ -160,11 +161,10 @@ def cu_seqlens(lengths: Counts) -> Int[np.ndarray, " offsets"]:
     >>> cu_seqlens([2, 4, 3])
     array([0, 2, 6, 9], dtype=int32)
     """
-    offsets = np.concatenate([[0], np.cumsum(as_counts(lengths))])
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(
-            f"the pack holds {offsets[-1]} tokens, more than int32 offsets can address; use a smaller capacity"
-        )
+    lengths = as_counts(lengths)
+    if (tokens := sum(lengths.tolist())) > np.iinfo(np.int32).max:
+        raise ValueError(f"the pack holds {tokens} tokens, more than int32 offsets can address; use a smaller capacity")
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
     return offsets.astype(np.int32)
 
 
@@ -197,9 +197,11 @@ def checked(lengths: Counts, capacity: SupportsIndex) -> tuple[Int[np.ndarray, "
     """The lengths as int64 and the capacity as int, once every length is known to fit.
 
     Raises:
-        ValueError: a length is over the capacity, the capacity is not positive, or the lengths are not valid counts.
+        ValueError: a length is over the capacity, the capacity is not positive or too large to add up, or the lengths
+            are not valid counts.
     """
-    lengths, capacity = as_counts(lengths), _checked_capacity(capacity)
+    lengths = as_counts(lengths)
+    capacity = _checked_capacity(capacity, len(lengths))
     over = np.flatnonzero(lengths > capacity)
     if len(over):
         more = f" (and {len(over) - 1} more)" if len(over) > 1 else ""
@@ -210,7 +212,10 @@ def checked(lengths: Counts, capacity: SupportsIndex) -> tuple[Int[np.ndarray, "
     return lengths, capacity
 
 
-def _checked_capacity(capacity: SupportsIndex) -> int:
+def _checked_capacity(capacity: SupportsIndex, sequences: int) -> int:
     if index(capacity) < 1:
         raise ValueError(f"capacity must be at least 1 token, not {capacity}")
+    if index(capacity) * max(1, sequences) >= 2**63:
+        raise ValueError(f"{sequences} sequences of up to {capacity} tokens do not add up in 64 bits; use a capacity "
+                         "nearer to the longest of them")  # fmt: skip
     return index(capacity)

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -71,6 +72,11 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number below 10^18")
     return int(text)
+
+
+def readable(text: str) -> Path:
+    """A file or folder to read, for argparse; "-" is standard input, as elsewhere."""
+    return Path("/dev/stdin" if text == "-" else text)
 
 
 def seed(text: str) -> int:

@@ -68,10 +68,11 @@ def speed_block(results: Path) -> str:
         what = f"{line.target}, {line.metric}" if line.metric not in ("time", "speed") else line.target
         ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.n > 1 else "once"
         lines.append(f"| {what} | {line.case} | {line.peer} | {line.ratio:.3g} | {ends} |")
-    versions, machine = made["training"]["versions"], made["training"]["hardware"]
+    told = ((one["hardware"]["processor"], one["versions"]) for one in made.values())
+    machines = dict.fromkeys(f"{name}, torch {of['torch']}, transformers {of['transformers']}" for name, of in told)
     absent = [f"{line.target}, {line.case}, {line.system}: {line.note}" for line in not_compared(rows).itertuples()]
     return "\n".join(lines) + (
-        f"\n\n{machine['processor']}, torch {versions['torch']}, transformers {versions['transformers']} (peers have "
+        f"\n\n{'; '.join(machines)} (peers have "
         "versions of their own, in `results/benchmarks.json`). Of planning, smaller sizes stand here where a peer is "
         f"ahead; `results/benchmarks.csv` has every number. Not compared: {'; '.join(absent) or 'nothing'}."
     )

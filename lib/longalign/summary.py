@@ -17,9 +17,9 @@ def summarize(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "st
 
     packs: rows in all (M and K of single steps: `plan.sequences_with_targets`, `plan.packs`); fill: real tokens per
     position computed; idle: share of rank time spent waiting, by the cost model; idle_bound: the least idle share of
-    any plan with the same samples in each step; speedup: how many times as fast as naive batching on as many ranks with
-    about as many sequences a step, by the same model; bound: the fewest packs that any packing needs at the plan's
-    capacity, None without one; steps: optimizer steps; sequences_per_step: mean M.
+    any plan with the same samples in each step; speedup: how many times as fast as naive batching, a row at a time in
+    another order, on as many ranks with about as many sequences a step, by the same model; bound: the fewest packs that
+    any packing needs at the plan's capacity, None without one; steps: optimizer steps; sequences_per_step: mean M.
 
     >>> from longalign.batching import plan_packing
     >>> summary = summarize(plan_packing([2, 4, 3], capacity=9))

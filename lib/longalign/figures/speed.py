@@ -68,8 +68,8 @@ def notable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons that have no value, each with a note that says why."""
-    return rows[(rows.unit == "ratio") & rows.value.isna()]
+    """What has no value, a row for each system and case; its note says why."""
+    return rows[rows.value.isna()].drop_duplicates(["target", "case", "system"])
 
 
 @figure("speed")
