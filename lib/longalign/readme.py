@@ -70,7 +70,7 @@ def speed_block(results: Path) -> str:
         lines.append(f"| {what} | {line.case} | {line.peer} | {line.ratio:.3g} | {ends} |")
     told = ((one["hardware"]["processor"], one["versions"]) for one in made.values())
     machines = dict.fromkeys(f"{name}, torch {of['torch']}, transformers {of['transformers']}" for name, of in told)
-    absent = [f"{line.target}, {line.case}, {line.system}: {line.note}" for line in not_compared(rows).itertuples()]
+    absent = [f"{line.target}, {line.case}, {line.system} ({line.note})" for line in not_compared(rows).itertuples()]
     return "\n".join(lines) + (
         f"\n\n{'; '.join(machines)} (peers have "
         "versions of their own, in `results/benchmarks.json`). Of planning, smaller sizes stand here where a peer is "
