@@ -66,7 +66,8 @@ def test_a_plan_of_a_pipe_is_that_of_the_file(tmp_path, rows):
         json.loads(subprocess.run([*command, name], input=sent, capture_output=True, check=True).stdout)
         for name, sent in ((str(file), b""), ("/dev/stdin", file.read_bytes()), ("-", file.read_bytes()))
     ]
-    assert found[0] == found[1] == found[2] and found[0]["steps"] * found[0]["sequences_per_step"] == pytest.approx(3000)
+    assert found[0] == found[1] == found[2]
+    assert found[0]["steps"] * found[0]["sequences_per_step"] == pytest.approx(3000)
 
 
 def test_ranks_that_wait_in_every_micro_step_are_balanced_and_counted_so(tmp_path, capsys):
