@@ -114,6 +114,12 @@ def test_make_bench_refuses_an_unknown_benchmark_and_names_those_there_are(tmp_p
     assert told.returncode == 2 and "BENCH is 'loss trainin'; there are: training " in told.stderr
 
 
+@pytest.mark.parametrize(("names", "installs"), [("attention", 0), ("attention planning", 1)])
+def test_others_code_is_installed_where_a_benchmark_has_it_beside_ours(tmp_path, names, installs):
+    told = make("-n", "bench", f"BENCH={names}", *with_this_python(tmp_path))
+    assert told.stdout.count("benchmarks.peers") == installs and "benchmarks.NAME" in told.stdout
+
+
 def test_a_peer_that_was_never_installed_is_said_so_and_every_peer_is_pinned(tmp_path, monkeypatch):
     monkeypatch.setattr(peers.Peer, "stamp", tmp_path / "none.json")
     assert peers.state("trl").reason.startswith("not installed")

@@ -68,7 +68,12 @@ def notable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
-    """What has no value, a row for each system and case; its note says why."""
+    """What has no value, a row for each system and case; its note says why.
+
+    >>> rows = {"target": "loss", "system": ["ours", "liger", "liger"], "case": "2k", "value": [1.0, None, None]}
+    >>> not_compared(pd.DataFrame(rows)).system.tolist()
+    ['liger']
+    """
     return rows[rows.value.isna()].drop_duplicates(["target", "case", "system"])
 
 
