@@ -12,20 +12,13 @@ The distance of a vector is the norm of the difference over the oracle's norm. T
 chance, so the loss is held against the separate sequences' sum of weight x |difference of a token's loss|, and is no
 part of the controls.
 
-Then the loss by chunks against the plain one, fp32 and bf16, held in the same way against the plain loss in fp64; and
-the tests of this repository that need a card.
+Then the loss by chunks (exact_loss.py) and the repository's tests that need a card (repository_tests.py).
 
 Budget: 6 x parameters x tokens FLOPs for each bf16 computation, 16 times that for fp32 (a card's rate without tensor
 cores), of the products 0.2 is taken to be reached; 35 s are for kernels that are loaded and the tests, which import
 everything again. With heads of both sizes that is 2 s + 35 s.
 """
 
-import importlib.util
-import math
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -34,23 +27,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.gpu import ROOT, backends, rows, timing
+from benchmarks.gpu import backends, exact_loss, repository_tests, rows, timing
+from benchmarks.gpu.exact_loss import LARGEST, distance, over
 from benchmarks.gpu.rows import Budget, Context, Row
 from longalign.attention import register
 from longalign.collators import PackedCollator
-from longalign.loss import weighted_cross_entropy, weighted_loss
+from longalign.loss import weighted_loss
 from longalign.shapes import IGNORE_INDEX
 from longalign.weights import eq3_weights, loss_weights
 
 NAME = "exact"
-PACKS = [[4096, 1, 9, 0], [8, 4095, 2]]
-TINY_PACKS = [[16, 1, 9, 0], [8, 15, 2]]
+PACKS = [[8, 4095, 2, 4096], [1, 9, 0]]
+TINY_PACKS = [[8, 15, 2, 16], [1, 9, 0]]
 HEAD_SIZES = (64, 128)
-LARGEST = 2.0
-"""Largest ratio of distances from the oracle at which a packed computation is as good as a separate one."""
 OVER_FP32 = 16
-TESTS = ("tests/test_attention.py", "tests/test_loss.py")
-TESTS_SECONDS = 180.0
 
 
 @dataclass
@@ -110,10 +100,7 @@ def budget(context: Context) -> Budget:
     # separate; packed and two controls, forward once more each, by two kernels; the oracle
     times = 1 + 2 * 3 * 4 / 3 + OVER_FP32
     flops = sum(6 * shape(context, head_size).parameters * tokens * times for head_size in HEAD_SIZES)
-    targets, width, vocabulary = loss_sizes(context)
-    # plain, by chunks and in fp64, fp32 and bf16 numbers
-    flops += 6 * targets * width * vocabulary * 6 * OVER_FP32
-    return rows.counted(context, flops, share=0.2, fixed=35.0)
+    return rows.counted(context, flops + exact_loss.flops(context) * OVER_FP32, share=0.2, fixed=35.0)
 
 
 def shape(context: Context, head_size: int) -> Shape:
@@ -127,12 +114,9 @@ def run(context: Context) -> Iterator[Row]:
     for head_size in HEAD_SIZES:
         yield from packs(context, head_size)
         timing.free(context.device)
-    yield from chunked_loss(context)
+    yield from exact_loss.run(NAME, context)
     timing.free(context.device)
-    yield from repository_tests(context)
-
-
-# ---- packed against separate ----------------------------------------------------------------------------------------
+    yield from repository_tests.run(NAME, context)
 
 
 def packs(context: Context, head_size: int) -> Iterator[Row]:
@@ -231,7 +215,7 @@ def compared(
     """A row for each ratio of distances; over `LARGEST`, or computed by something slower, it is a failed one."""
     slower = backends.slower(ran, context)
     for metric, (mine, theirs) in found.items():
-        ratio, note = _over(mine, theirs), f"packed {mine:.3g}, separate {theirs:.3g} from the oracle"
+        ratio, note = over(mine, theirs), f"packed {mine:.3g}, separate {theirs:.3g} from the oracle"
         given = (NAME, case, f"packed, {kernel}", f"{metric}: distance, packed / separate")
         if ratio <= LARGEST and not slower:
             yield rows.measured(*given, ratio, "ratio", backends.named(ran), note)
@@ -245,7 +229,7 @@ def control(
 ) -> Iterator[Row]:
     """A row for each ratio of a computation that is wrong on purpose: at most `LARGEST`, the check sees nothing."""
     for metric in metrics:
-        ratio = _over(*found[metric])
+        ratio = over(*found[metric])
         given = (NAME, case, f"packed, {kernel}", f"control, {metric}: distance, packed / separate")
         if ratio > LARGEST:
             yield rows.measured(*given, ratio, "ratio", kernel, f"wrong on purpose: it must be over {LARGEST:g}")
@@ -263,22 +247,17 @@ def distances(
     allowed = float((torch.tensor(scale, device=exact.device) * (theirs - exact).abs()).sum())
 
     def pair(of: Callable[[Found], list[Tensor]]) -> tuple[float, float]:
-        return _norm(of(ours), of(oracle)), _norm(of(separate), of(oracle))
+        return distance(of(ours), of(oracle)), distance(of(separate), of(oracle))
 
-    worst = [(_norm([a], [c]), _norm([b], [c]))
+    worst = [(distance([a], [c]), distance([b], [c]))
              for a, b, c in zip(ours.logits, separate.logits, oracle.logits, strict=True)]  # fmt: skip
     return {
         "logits": pair(lambda found: found.logits),
-        "logits of the worst sequence": max(worst, key=lambda both: _over(*both)),
+        "logits of the worst sequence": max(worst, key=lambda both: over(*both)),
         "token losses": pair(lambda found: found.token_losses),
         "loss": (abs(float(ours.loss - oracle.loss)), allowed),
         "gradients": pair(lambda found: list(found.gradients.values())),
     }
-
-
-def _over(mine: float, theirs: float) -> float:
-    """mine / theirs; 0 when both are 0."""
-    return mine / theirs if theirs else float(mine and math.inf)
 
 
 def _token_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -289,107 +268,3 @@ def _token_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _gradients(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter.grad.float().clone() for name, parameter in model.named_parameters()}
-
-
-def _norm(ours: list[Tensor], exact: list[Tensor]) -> float:
-    """Norm of all differences over the norm of what is exact."""
-    apart = sum((a.double() - b.double()).square().sum() for a, b in zip(ours, exact, strict=True))
-    return float((apart / sum(b.double().square().sum() for b in exact)).sqrt())
-
-
-# ---- the loss by chunks ---------------------------------------------------------------------------------------------
-
-
-def loss_sizes(context: Context) -> tuple[int, int, int]:
-    """Target tokens, hidden size, vocabulary."""
-    return (48, 32, 256) if context.tiny else (4096, 576, 49_152)
-
-
-def chunked_loss(context: Context) -> Iterator[Row]:
-    """`weighted_cross_entropy` and the plain loss, each against the plain loss in fp64 of the same numbers."""
-    tokens, width, vocabulary = loss_sizes(context)
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(tokens, width, generator=generator)
-    matrix = torch.randn(vocabulary, width, generator=generator) * width**-0.5
-    targets = torch.randint(vocabulary, (tokens,), generator=generator).to(context.device)
-    weights = (2 * torch.rand(tokens, generator=generator) / tokens).to(context.device)
-    for dtype in (torch.float32, torch.bfloat16):
-        given = [states.to(context.device, dtype) for states in (hidden, matrix)]
-        exact, own = _with_gradients(plain_loss, [s.double() for s in given], targets, weights.double())
-        plain, theirs = _with_gradients(plain_loss, given, targets, weights)
-        ours, _ = _with_gradients(chunks, given, targets, weights)
-        case = f"{tokens:,} targets x {vocabulary:,} x {width:,}, {str(dtype).removeprefix('torch.')}"
-        # against all differences of the plain one's tokens, for theirs may cancel, and the next number in fp32
-        allowed = float((weights * (theirs - own).abs()).sum() + exact[0] * torch.finfo(torch.float32).eps)
-        pairs = {"loss": (float((ours[0] - exact[0]).abs()), allowed)}
-        for place, metric in ((1, "gradient of the hidden states"), (2, "gradient of the matrix")):
-            pairs[metric] = tuple(_norm([of[place]], [exact[place]]) for of in (ours, plain))
-        for metric, (mine, plains) in pairs.items():
-            yield _loss_row(case, metric, mine, plains)
-
-
-def _loss_row(case: str, metric: str, mine: float, theirs: float) -> Row:
-    note, ratio = f"chunks {mine:.3g}, plain {theirs:.3g} from fp64", _over(mine, theirs)
-    given = (NAME, case, "loss by chunks", f"{metric}: distance, chunks / plain")
-    if ratio <= LARGEST:
-        return rows.measured(*given, ratio, "ratio", "torch.mm", note)
-    return rows.failed(*given, f"over {LARGEST:g}: {note}", value=ratio, unit="ratio", backend="torch.mm")
-
-
-def plain_loss(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Linear layer, cross entropy of every token in at least fp32, weighted sum: (the loss, that of each token)."""
-    logits = functional.linear(hidden, matrix)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    own = functional.cross_entropy(logits, targets, reduction="none")
-    return (weights * own).sum(), own.detach()
-
-
-def chunks(hidden: Tensor, matrix: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, None]:
-    """The library's loss, whose labels begin with the token that nothing predicts."""
-    labels, scales = (functional.pad(row, (1, 0))[None] for row in (targets, weights))
-    return weighted_cross_entropy(hidden[None], matrix, labels, scales), None
-
-
-def _with_gradients(loss, given, targets, weights) -> tuple[list[Tensor], Tensor | None]:
-    leaves = [states.clone().requires_grad_() for states in given]
-    value, own = loss(*leaves, targets, weights)
-    value.backward()
-    return [value.detach().double(), *(leaf.grad.double() for leaf in leaves)], own
-
-
-# ---- the repository's tests -----------------------------------------------------------------------------------------
-
-
-def repository_tests(context: Context) -> Iterator[Row]:
-    """Tests marked `gpu`, in a process of their own, without the options of pyproject.toml (they name beartype)."""
-    missing = [name for name in ("pytest", "hypothesis") if importlib.util.find_spec(name) is None]
-    if missing:
-        yield rows.absent(NAME, " and ".join(missing), "not installed: the repository's gpu tests are not run")
-        return
-    # one test says at tiny sizes that they start
-    files = [f"{TESTS[1]}::test_cuda_equals_cpu"] if context.tiny else list(TESTS)
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q", "-m", "gpu", *files]
-    paths = os.pathsep.join([str(ROOT / "lib"), str(ROOT)])
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=TESTS_SECONDS, stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": paths},
-    )  # fmt: skip
-    yield from told(done.stdout + done.stderr, context)
-
-
-def told(output: str, context: Context) -> Iterator[Row]:
-    """The rows of what pytest printed: how many tests passed, were skipped, failed. None that passed is a failure."""
-    last = next((line for line in reversed(output.splitlines()) if re.search(r"\d+ \w+.* in [\d.]+s", line)), "")
-    found = re.findall(r"(\d+) (passed|skipped|failed|error)", last)
-    counts = {kind: int(number) for number, kind in found}
-    bad = counts.get("failed", 0) + counts.get("error", 0)
-    given = (NAME, "tests marked gpu", "pytest")
-    backend = context.device.type
-    for kind in ("passed", "skipped"):
-        value = counts.get(kind, 0)
-        wrong = kind == "passed" and (not last or bad or (not value and context.device.type == "cuda"))
-        if wrong:
-            reason = " / ".join(line for line in output.splitlines() if line.strip())[-280:]
-            yield rows.failed(*given, kind, reason, value=value, unit="tests", backend=backend)
-        else:
-            yield rows.measured(*given, kind, value, "tests", backend, last.strip("= "))
