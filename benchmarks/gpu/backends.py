@@ -13,6 +13,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu import machine, rows
 from benchmarks.gpu.rows import Context, Row
@@ -21,10 +22,6 @@ from longalign import attention, attention_kernels
 SEQUENCES = "sequences"
 PACKAGE = {"flash_attn": "flash-attn", "varlen": "torch"}
 
-FLEX = "FlexAttention, document mask"
-DENSE = "sdpa, dense mask"
-
-States = tuple[Tensor, Tensor, Tensor]
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(query [1, H, T, D], key and value [1, G, T, D]) -> [1, T, H, D]."""
 
@@ -92,10 +89,20 @@ def packed(lengths: list[int], device: torch.device) -> Attend:
 
 
 def dense(lengths: list[int], device: torch.device) -> Attend:
-    """sdpa with a mask of T x T, as transformers makes it for a pack."""
+    """sdpa with a mask of T x T, as transformers makes it; on a card by its memory-efficient kernel alone."""
     document = _documents(lengths, device)
     mask = (document[:, None] == document).tril_()
     return functools.partial(_dense, mask)
+
+
+def dense_name(device: torch.device) -> str:
+    """What computes `dense`."""
+    return "sdpa, efficient_attention" if device.type == "cuda" else "sdpa"
+
+
+def flex_name(device: torch.device) -> str:
+    """What computes `flex`."""
+    return "flex_attention, compiled" if device.type == "cuda" else "flex_attention, as written"
 
 
 def flex(lengths: list[int], device: torch.device) -> Attend:
@@ -122,7 +129,10 @@ def _packed(offsets: Tensor, longest: int, query: Tensor, key: Tensor, value: Te
 
 def _dense(mask: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
-    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+    # the kernel that is named, or an error: torch's own choice could be the full matrix, in silence
+    only = sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if query.is_cuda else contextlib.nullcontext()
+    with only:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
 def _documents(lengths: list[int], device: torch.device) -> Tensor:
