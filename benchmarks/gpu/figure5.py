@@ -133,8 +133,7 @@ def run(context: Context) -> Iterator[Row]:
     timed, chosen, note = measure(context)
     _write(context, timed)
     backend = llama.pack_backend(context, chosen.shape)
-    if context.device.type == "cuda" and backend == "sequences":
-        reason = "no kernel for packs works on this card: packs were computed sequence by sequence"
+    if reason := llama.why_slow(context, chosen.shape):
         yield rows.failed(NAME, "packs", "longalign", "backend", reason, backend=backend)
     for is_packed, name in ((True, backend), (False, PADDED)):
         yield from _largest(context, [one for one in timed if one.is_packed == is_packed], chosen, name, note)

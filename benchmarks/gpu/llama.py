@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.rows import Context
 from longalign import attention
-from longalign.attention_kernels import backend_of
+from longalign.attention_kernels import backend_of, why_unusable
 from longalign.cost import SequenceCost, decoder_cost
 
 CHECKPOINTING = 4 / 3
@@ -45,6 +45,13 @@ def new(context: Context, layers: int, shape: dict[str, int], longest: int) -> A
 def pack_backend(context: Context, shape: dict[str, int]) -> str:
     """What computes attention over packs with these heads on this device (`longalign.attention_kernels`)."""
     return backend_of(torch.empty(1, 1, 1, head_size(shape), dtype=context.dtype, device=context.device))
+
+
+def why_slow(context: Context, shape: dict[str, int]) -> str:
+    """Why packs take a slower path than a kernel on this card; empty when a kernel computes them, and on a CPU."""
+    if context.device.type != "cuda" or pack_backend(context, shape) != "sequences":
+        return ""
+    return f"packs are computed sequence by sequence: {why_unusable('varlen', torch.cuda.current_device())}"
 
 
 def head_size(shape: dict[str, int]) -> int:
