@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def supervise(letters: str, minutes: float, out: Path, command: Sequence[str], tiny: bool = False) -> int:
-    """Have a process run the stages, and another one go on with the next stage when it dies. Returns the exit status."""
+    """A process runs the stages; when it dies another one goes on with the next. Returns the exit status."""
     ends, bad = time.monotonic() + minutes * 60, 0
     running = out / RUNNING
     running.unlink(missing_ok=True)

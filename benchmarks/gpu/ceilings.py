@@ -18,7 +18,7 @@ ROUNDS, WARM_UP, INPUTS = 50, 5, 3
 
 def sizes(context: Context) -> tuple[int, int]:
     """n of the product of two n x n matrices, and the bytes of a copy."""
-    return (256, 2**22) if context.tiny else (8192, 2**32)
+    return (128, 2**22) if context.tiny else (8192, 2**32)
 
 
 def budget(context: Context) -> Budget:

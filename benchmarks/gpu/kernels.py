@@ -60,7 +60,7 @@ class Heads:
 
 def sizes(context: Context) -> tuple[tuple[int, ...], Heads]:
     """Tokens of the packs, heads."""
-    return ((32, 128, 256), Heads(2, 1, 16)) if context.tiny else ((8_192, 32_768, LONGEST), Heads(32, 8, 128))
+    return ((128, 256), Heads(2, 1, 16)) if context.tiny else ((8_192, 32_768, LONGEST), Heads(32, 8, 128))
 
 
 def budget(context: Context) -> Budget:

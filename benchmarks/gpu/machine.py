@@ -1,5 +1,6 @@
 """What the numbers were measured on: card, driver, clocks, versions, commit. It is read only; nothing is set."""
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -29,6 +30,7 @@ def card(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of the packages that the stages use, where they are installed."""
     found = {}

@@ -82,8 +82,8 @@ def peak(device: torch.device) -> int:
 
 def free(device: torch.device) -> None:
     """Give memory that nothing uses any more back to the card."""
-    gc.collect()
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
