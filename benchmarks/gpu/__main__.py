@@ -14,23 +14,28 @@ Stages, in this order; --stages a,c runs only these:
     f  learning    the paper's first finding at the paper's own lengths
 
 Each stage has a budget in seconds that follows from counted FLOPs and bytes (in its module), printed beside what it
-took. A stage whose budget does not fit into what is left of --minutes is not started, and a row says so. After every
-stage its rows are added to FOLDER/gpu.csv and a record (card, driver, versions, commit, clock) to FOLDER/gpu.jsonl:
-whoever is stopped loses one stage. What fails is a row with its reason and not an end; where memory is short sizes
-halve, and the row says so. No setting of the card is touched. Exit status: 0, or 1 with a failed row, 2 for bad input.
-Send both files with what you say of your card.
+took. A stage whose budget does not fit into what is left of --minutes is not started, and a row says so; half a minute
+after them the program ends. After every stage its rows are added to FOLDER/gpu.csv and a record (card, driver,
+versions, commit, clock) to FOLDER/gpu.jsonl: whoever is stopped loses one stage. What fails is a row with its reason
+and not an end: stages run in a process of their own, and where it dies another one goes on with the next stage. Where
+memory is short sizes halve, and the row says so. No setting of the card is touched. Exit status: 0, or 1 with a failed
+row, 2 for bad input. Send both files, with what you say of your card.
 """
 
 import argparse
+import os
+import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from benchmarks.gpu import machine, stages
-from benchmarks.gpu.rows import Context
+from benchmarks.gpu import CARD_LOST, NAMES, REHEARSAL, ROOT, RUNNING
 
 MINUTES = 6.0
+GRACE = 30.0
+"""Seconds after --minutes at which the program ends."""
+WORKER = (sys.executable, "-m", "benchmarks.gpu.worker")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,18 +45,55 @@ def main(arguments: list[str] | None = None) -> int:
     if reason:
         print(f"benchmarks.gpu: {reason}", file=sys.stderr)
         return 2
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    context = Context(device, given.tiny, given.out.resolve(), given.commit or machine.commit())
-    print(f"{machine.card(device)}, torch {torch.__version__}, commit {context.commit}", flush=True)
-    taken = list(stages.perform(given.stages, context, given.minutes))
-    bad = sum(row.status == "failed" for row in taken)
-    print(f"{len(taken)} rows, {bad} failed: {context.out}")
-    return int(bad > 0)
+    options = ["--out", str(given.out.resolve()), "--commit", given.commit, *(["--tiny"] if given.tiny else [])]
+    return supervise(chosen(given.stages, given.tiny), given.minutes, given.out, [*WORKER, *options], given.tiny)
+
+
+def supervise(letters: str, minutes: float, out: Path, command: Sequence[str], tiny: bool = False) -> int:
+    """Have a process run the stages, and another one go on with the next stage when it dies. Returns the exit status."""
+    ends, bad = time.monotonic() + minutes * 60, 0
+    running = out / RUNNING
+    running.unlink(missing_ok=True)
+    while letters:
+        left = ends - time.monotonic()
+        asked = [*command, "--stages", ",".join(letters), "--minutes", str(left / 60)]
+        status = waited_for(asked, None if tiny else left + GRACE)
+        if not running.exists():
+            return status if status else bad
+        stopped, bad = running.read_text(), 1
+        running.unlink()
+        if status != CARD_LOST:
+            record_death(out, stopped, f"stopped {GRACE:.0f} s after --minutes" if status is None else
+                         f"its process ended by itself, with status {status}")  # fmt: skip
+        letters = letters.partition(stopped)[2] if status is not None else ""
+    return bad
+
+
+def waited_for(command: Sequence[str], seconds: float | None) -> int | None:
+    """Run a command in the checkout's root and return its exit status; None when it took too long and was ended."""
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def record_death(out: Path, letter: str, reason: str) -> None:
+    """A failed row for the stage that was running, whose own rows are lost."""
+    from benchmarks.gpu import rows
+
+    row = rows.failed(NAMES[letter], "", "", "", f"{reason}; the rows of this stage are lost")
+    rows.append(out, [row], {"stage": NAMES[letter], "rows": 1, "failed": 1, "stopped": reason})
+    print(f"{NAMES[letter]}: {row.note}", flush=True)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The arguments; `stages` become letters in the program's order."""
-    form = argparse.RawTextHelpFormatter
+    """The arguments as they were given."""
+    form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("benchmarks.gpu", description=__doc__, formatter_class=form)
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for all stages together ({MINUTES:g})")
     parser.add_argument("--out", type=Path, required=True, help="folder of gpu.csv and gpu.jsonl, made if need be")
@@ -61,34 +103,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def chosen(stages: str, tiny: bool) -> str:
+    """Letters of the stages in the program's order; all when none is named, and at tiny sizes no rehearsal of them."""
+    asked = _named(stages) or [letter for letter in NAMES if not (tiny and letter == REHEARSAL)]
+    return "".join(letter for letter, name in NAMES.items() if letter in asked or name in asked)
+
+
 def why_not(given: argparse.Namespace) -> str:
-    """Why the program cannot start; empty when it can. Puts the letters of the stages in place of their names."""
-    known = stages.names()
-    asked = [name.strip() for name in given.stages.split(",") if name.strip()]
-    unknown = [name for name in asked if name not in known and name not in known.values()]
+    """Why the program cannot start; empty when it can."""
+    unknown = [name for name in _named(given.stages) if name not in NAMES and name not in NAMES.values()]
     if unknown:
-        there = ", ".join(f"{letter} ({name})" for letter, name in known.items())
+        there = ", ".join(f"{letter} ({name})" for letter, name in NAMES.items())
         return f"there is no stage {unknown[0]!r}; there are: {there}"
-    # at tiny sizes the rehearsal would do everything twice
-    asked = asked or [letter for letter in known if not (given.tiny and letter == stages.REHEARSAL)]
-    given.stages = [letter for letter, name in known.items() if letter in asked or name in asked]
     if not given.minutes >= 1:
         return f"--minutes is {given.minutes:g}; it is 1 or more"
-    if not given.tiny and not torch.cuda.is_available():
-        return ("no CUDA device is found by torch here; --tiny takes every stage through the same code on a CPU in "
-                "about two minutes, and shows that all of it runs, not how fast a GPU is")  # fmt: skip
-    return _why_not_written(given.out)
-
-
-def _why_not_written(folder: Path) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
+        given.out.mkdir(parents=True, exist_ok=True)
+        probe = given.out / ".probe"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        return f"--out is {folder}, which cannot be written ({error.strerror}); name another folder"
+        return f"--out is {given.out}, which cannot be written ({error.strerror}); name another folder"
     return ""
+
+
+def _named(stages: str) -> list[str]:
+    return [name.strip() for name in stages.split(",") if name.strip()]
 
 
 if __name__ == "__main__":

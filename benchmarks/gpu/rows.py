@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,17 @@ def failed(
 def absent(stage: str, system: str, note: str) -> Row:
     """`system` is not installed, or not made for this device: named in the stage's record, and no row of the table."""
     return Row(stage, "", system, "", None, "", "", "absent", note)
+
+
+def guarded(context: Context, stage: str, case: str, system: str, make: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """The rows that `make` gives; what it raises is a failed row, and so is a budget that is over before it begins."""
+    if context.left() <= 0:
+        yield failed(stage, case, system, "", "not started: the budget of the stage is over")
+        return
+    try:
+        yield from make()
+    except Exception as error:  # noqa: BLE001  whatever stops one kernel, the others are measured
+        yield failed(stage, case, system, "", error)
 
 
 def one_line(reason: BaseException | str) -> str:

@@ -15,41 +15,48 @@ from types import ModuleType
 
 import torch
 
-from benchmarks.gpu import machine, rows, timing
+from benchmarks.gpu import NAMES, REHEARSAL, RUNNING, STAGES, machine, rows, timing
 from benchmarks.gpu.rows import Budget, Context, Row
 
-REHEARSAL = "0"
-STAGES = {"a": "exact", "b": "ceilings", "c": "kernels", "d": "figure5", "e": "training", "f": "learning"}
 REHEARSED = 30.0
 """Seconds that all stages at tiny sizes may take on a card: their own counts are below one, kernels are compiled."""
 
 
-def names() -> dict[str, str]:
-    """{letter: name} of all stages, the rehearsal first."""
-    return {REHEARSAL: "rehearsal", **STAGES}
-
-
 def perform(letters: Iterable[str], context: Context, minutes: float) -> Iterator[Row]:
-    """Run the stages in order, as long as their budgets fit into what is left of the minutes."""
+    """Run the stages in order, as long as their budgets fit into what is left of the minutes.
+
+    Ends early when the card is lost; the file `RUNNING` then still names the stage that lost it.
+    """
     ends = time.monotonic() + minutes * 60
+    running = context.out / RUNNING
     for letter in letters:
+        running.write_text(letter)
         yield from rehearse(context) if letter == REHEARSAL else perform_one(letter, context, ends)
+        if is_lost(context.device):
+            return
+        running.unlink()
 
 
 def rehearse(context: Context) -> list[Row]:
     """All stages at tiny sizes on this device, into a folder of their own."""
-    folder = context.out / names()[REHEARSAL]
+    folder = context.out / NAMES[REHEARSAL]
     folder.mkdir(exist_ok=True)
     tiny = replace(context, tiny=True, out=folder)
     began = time.monotonic()
-    taken = [replace(row, stage=names()[REHEARSAL], case=f"{row.stage}: {row.case}".strip(": "))
-             for letter in STAGES for row in perform_one(letter, tiny, math.inf)]  # fmt: skip
-    _write(context, names()[REHEARSAL], Budget(REHEARSED), time.monotonic() - began, taken)
+    taken = []
+    for letter in STAGES:
+        if not is_lost(context.device):
+            taken += perform_one(letter, tiny, math.inf)
+    taken = [replace(row, stage=NAMES[REHEARSAL], case=f"{row.stage}: {row.case}".strip(": ")) for row in taken]
+    _write(context, NAMES[REHEARSAL], Budget(REHEARSED), time.monotonic() - began, taken)
     return taken
 
 
 def perform_one(letter: str, context: Context, ends: float) -> list[Row]:
-    """Run one stage and write what it gave; `ends` is when the whole program must be through (time.monotonic)."""
+    """Run one stage and write what it gave; `ends` is when the whole program must be through (time.monotonic).
+
+    At tiny sizes there is no limit: a budget is a card's, or a guess for a CPU.
+    """
     name, began = STAGES[letter], time.monotonic()
     budget, taken = Budget(0.0), []
     try:
@@ -58,7 +65,7 @@ def perform_one(letter: str, context: Context, ends: float) -> list[Row]:
         left = ends - began
         if not context.tiny and budget.seconds > left:
             raise TimeoutError(f"not started: its budget is {budget.seconds:.0f} s, and {max(left, 0):.0f} s are left")
-        context.ends = math.inf if context.tiny else began + budget.seconds
+        context.ends = math.inf if context.tiny else min(began + budget.seconds, ends)
         for row in stage.run(context):
             taken.append(row)
             show(row)
@@ -68,7 +75,6 @@ def perform_one(letter: str, context: Context, ends: float) -> list[Row]:
         show(taken[-1])
     context.ends = math.inf
     _write(context, name, budget, time.monotonic() - began, taken)
-    timing.free(context.device)
     return taken
 
 
@@ -107,6 +113,7 @@ def is_lost(device: torch.device) -> bool:
     """Whether the card answers no more, as after an illegal address: only another process can go on."""
     try:
         timing.wait(device)
+        timing.free(device)
     except RuntimeError:
         return True
     return False

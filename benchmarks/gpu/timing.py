@@ -19,10 +19,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one call, round by round, and the largest memory in bytes while the rounds ran."""
+    """Seconds of one call, round by round; the largest memory in bytes while the rounds ran, and what was held before.
+
+    On a CPU `peak` is the process's largest size so far, and `held` is 0.
+    """
 
     rounds: tuple[float, ...]
     peak: int
+    held: int = 0
 
     @property
     def seconds(self) -> float:
@@ -42,12 +46,13 @@ def measure(
     for number in range(warm_up):
         call(*inputs[number % len(inputs)])
     reset_peak(device)
+    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     marks = [_mark(device)]
     for number in range(rounds):
         call(*inputs[(warm_up + number) % len(inputs)])
         marks.append(_mark(device))
     wait(device)
-    return Times(tuple(_between(a, b) for a, b in zip(marks, marks[1:], strict=False)), peak(device))
+    return Times(tuple(_between(a, b) for a, b in zip(marks, marks[1:], strict=False)), peak(device), held)
 
 
 def clock(device: torch.device) -> float:
