@@ -21,7 +21,7 @@ and copies; 8 s for the weights, the plans and what starts. That is 1.8e16 FLOPs
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -31,7 +31,6 @@ import numpy as np
 from benchmarks.gpu import ceilings, llama, ranks, rows, timing
 from benchmarks.gpu.ranks import BARRIERS, MicroBatch
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign.collators import PackedCollator, PaddedCollator
 from longalign.cost import Pace, SequenceCost, hold_out, micro_batch_costs, prediction_error
 from longalign.loss import weighted_loss
 from longalign.plan import Plan
@@ -47,6 +46,8 @@ TINY = {
 }  # fmt: skip
 SHORT = 8192
 """Tokens; what is shorter is passed once before it is timed."""
+ENOUGH = 12
+"""Micro-batches from which on a fit is made."""
 SHARE = 0.45
 RESERVE = 6.0
 """Seconds kept for what follows the measurement: plans, the fit, rows."""
@@ -119,7 +120,7 @@ def sizes(context: Context) -> Sizes:
 def budget(context: Context) -> Budget:
     """See the module: counted from the micro-batches that are going to be measured."""
     chosen = sizes(context)
-    passes = [(_flat(one), 1 + _is_short(one)) for one, _ in chosen.micro_batches] + [([chosen.capacity], 1)]
+    passes = [(_flat(one), _passes(one)) for one, _ in chosen.micro_batches] + [([chosen.capacity], 1)]
     flops = moved = 0.0
     for lengths, times in passes:
         for depth in DEPTHS:
@@ -137,6 +138,9 @@ def run(context: Context) -> Iterator[Row]:
         yield rows.failed(NAME, "packs", "longalign", "backend", reason, backend=backend)
     for is_packed, name in ((True, backend), (False, PADDED)):
         yield from _largest(context, [one for one in timed if one.is_packed == is_packed], chosen, name, note)
+    if len(timed) < ENOUGH:
+        yield rows.failed(NAME, "micro-batches", "fit_pace", "per token", f"too few to fit to: {note}", backend=backend)
+        return
     pace, found = yield from _fit(timed, chosen, backend)
     yield from _one_step(timed, chosen, pace, backend)
     yield from _epochs(chosen, pace, found)
@@ -150,9 +154,9 @@ def measure(context: Context) -> tuple[list[Timed], Sizes, str]:
 
     def seconds(micro_batch: MicroBatch, is_packed: bool, depth: int) -> float:
         model.model.layers = layers[:depth]
-        batch = _batch(context, _flat(micro_batch), is_packed, chosen.shape["vocab_size"])
-        rounds, warm_up = 3 if context.tiny else 1, int(_is_short(micro_batch))
-        return timing.measure(_pass, [(model, batch)], context.device, rounds=rounds, warm_up=warm_up).seconds
+        batch = llama.batch(context, _flat(micro_batch), is_packed, chosen.shape["vocab_size"])
+        warm_up = _passes(micro_batch) - 1
+        return timing.measure(_pass, [(model, batch)], context.device, rounds=1, warm_up=warm_up).seconds
 
     def warm_up(capacity: int) -> None:
         for depth in DEPTHS:
@@ -172,7 +176,6 @@ def measure(context: Context) -> tuple[list[Timed], Sizes, str]:
 def _largest(context: Context, timed: Sequence[Timed], chosen: Sizes, backend: str, note: str) -> Iterator[Row]:
     """Of the largest of these: seconds at both depths and, by the slope, of all layers; FLOP/s of a layer."""
     if not timed:
-        yield rows.failed(NAME, "largest micro-batch", "Llama-2-7B", "time", note or "none measured", backend=backend)
         return
     largest = max(timed, key=lambda one: sum(one.lengths))
     case = f"{'pack' if largest.is_packed else 'row'} of {sum(largest.lengths):,} tokens"
@@ -181,10 +184,10 @@ def _largest(context: Context, timed: Sequence[Timed], chosen: Sizes, backend: s
         yield row(metric=f"{depth} layers", value=seconds, unit="s", note=note)
     yield row(metric=f"{LAYERS} layers", value=largest.whole, unit="s", note="extrapolated by the slope")
     flops = llama.flops(largest.lengths, LAYERS, chosen.shape)
-    told = f"of {LAYERS} layers; what checkpointing computes again is not counted"
-    yield row(metric="counted FLOP/s", value=flops / largest.whole / 1e12, unit="TFLOP/s", note=told)
+    note = f"of {LAYERS} layers; what checkpointing computes again is not counted"
+    yield row(metric="counted FLOP/s", value=flops / largest.whole / 1e12, unit="TFLOP/s", note=note)
     if (share := ceilings.share(context, flops, largest.whole)) is not None:
-        yield row(metric="share of the product", value=share, unit="share", note=told)
+        yield row(metric="share of the product", value=share, unit="share", note=note)
 
 
 def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, backend: str) -> Iterator[Row]:
@@ -212,14 +215,11 @@ def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, backend: str) -
         for name, plan in three.items():
             fitted = ranks.wall(ranks.seconds_by_pace(pace, plan), barrier)
             yield rows.measured(NAME, f"{case}, {told}", name, "error of the fit", fitted / walls[name] - 1, "share",
-                                "fit_pace", "time by the pace / by measured micro-batches - 1")  # fmt: skip
+                                "fit_pace", "by the pace / by measured micro-batches - 1")  # fmt: skip
 
 
-def _fit(timed: Sequence[Timed], chosen: Sizes, backend: str) -> Iterator[Row]:
-    """The pace, and how far it and FLOPs alone are off on micro-batches that they were not fitted to.
-
-    Returns the pace and a note for rows that follow from it.
-    """
+def _fit(timed: Sequence[Timed], chosen: Sizes, backend: str) -> Generator[Row, None, tuple[Pace, str]]:
+    """The pace, returned with a note for what follows from it, and how far it and FLOPs alone are off on the held out."""
     full = [one for one in timed if one.lengths]
     work, seconds = np.array([one.work for one in full]), np.array([one.whole for one in full])
     fitted, held = hold_out(len(full))
@@ -279,18 +279,12 @@ def _pass(model: Any, batch: dict[str, Any]) -> None:
     weighted_loss(model, batch).backward()
 
 
-def _batch(context: Context, lengths: Sequence[int], is_packed: bool, vocabulary: int) -> dict[str, Any]:
-    weight = 1 / max(1, sum(lengths))
-    features = [{"input_ids": ids, "labels": ids, "loss_weight": weight} for ids in llama.tokens(lengths, vocabulary)]
-    return llama.to((PackedCollator if is_packed else PaddedCollator)(0)(features), context.device)
-
-
 def _flat(micro_batch: MicroBatch) -> list[int]:
     return [length for row in micro_batch for length in row]
 
 
-def _is_short(micro_batch: MicroBatch) -> bool:
-    return sum(_flat(micro_batch)) < SHORT
+def _passes(micro_batch: MicroBatch) -> int:
+    return 2 if sum(_flat(micro_batch)) < SHORT else 1
 
 
 def _write(context: Context, timed: Sequence[Timed]) -> None:

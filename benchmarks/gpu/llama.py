@@ -13,6 +13,7 @@ import torch
 from benchmarks.gpu.rows import Context
 from longalign import attention
 from longalign.attention_kernels import backend_of, why_unusable
+from longalign.collators import PackedCollator, PaddedCollator
 from longalign.cost import SequenceCost, decoder_cost
 
 CHECKPOINTING = 4 / 3
@@ -104,6 +105,12 @@ def tokens(lengths: Sequence[int], vocabulary: int, *, seed: int = 0) -> Iterato
     """Random token ids for sequences of these lengths."""
     random = np.random.default_rng(seed)
     return (random.integers(3, vocabulary, length) for length in lengths)
+
+
+def batch(context: Context, lengths: Sequence[int], is_packed: bool, vocabulary: int) -> dict[str, Any]:
+    """Sequences of these lengths with random tokens, all but the first of each being targets, in a pack or padded."""
+    features = [{"input_ids": ids, "labels": ids, "loss_weight": 1 / sum(lengths)} for ids in tokens(lengths, vocabulary)]
+    return to((PackedCollator if is_packed else PaddedCollator)(0)(features), context.device)
 
 
 def to(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
