@@ -5,16 +5,17 @@ A fact is a sentence `key value.` in which the value follows its key directly an
 document ("Marlow guards copper lantern."): small models learn to look such facts up word by word, the key being the
 only link between question and document.
 
-The words are enough for some 138 facts, half of a document of 1,024 tokens. In longer ones keys are numbered ("Marlow47
-guards copper lantern."): still unique, of a few thousand facts, while the words of values are drawn again and again.
+The words are enough for some 138 facts, half of a document of 1,024 tokens. In longer ones a fact's key is two words
+("Marlow Kelton guards copper lantern."): keys stay unique, of thousands of facts, while words are drawn again and
+again. `longalign.corpus.pools` has the reasons.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from random import Random
 
 from longalign.corpus import lexicon
+from longalign.corpus.pools import PairedKeys, Pool, RepeatedWords
 from longalign.corpus.styles import Style
 
 
@@ -45,50 +46,11 @@ class World:
         return self.facts.get(kind, [])
 
 
-class NumberedKeys:
-    """Keys of a word and a number, each drawn once: `digits` more tokens a key, 10^digits times as many keys."""
-
-    def __init__(self, rng: Random, words: Sequence[str], digits: int):
-        self.rng, self.words, self.digits, self.drawn = rng, words, digits, set()
-
-    def __len__(self) -> int:
-        return len(self.words) * 10**self.digits - len(self.drawn)
-
-    def pop(self) -> str:
-        """A key that was not drawn before; raises IndexError, as a list does, when there is none left."""
-        if not len(self):
-            raise IndexError("pop from NumberedKeys of which every key was drawn")
-        while (key := f"{self.rng.choice(self.words)}{self._number()}") in self.drawn:
-            pass
-        self.drawn.add(key)
-        return key
-
-    def _number(self) -> str:
-        return f"{self.rng.randrange(10**self.digits):0{self.digits}d}"
-
-
-class RepeatedWords:
-    """Words of values that never run out, since any of them may be drawn again."""
-
-    def __init__(self, rng: Random, words: Sequence[str]):
-        self.rng, self.words = rng, words
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    def pop(self) -> str:
-        """Any of the words."""
-        return self.rng.choice(self.words)
-
-
-Words = list[str] | NumberedKeys | RepeatedWords
-
-
 class FactSource:
     """Draws facts for one document; keys never repeat, whatever the kind.
 
-    With `key_digits` every key carries a number of so many digits, so that facts last for a document of any length: 2
-    are enough for 65,536 tokens. Without, keys are words, no word stands in two facts, and facts end with the words.
+    With `pairs_for`, the tokens of the document, keys are pairs of words and last for a document of that length.
+    Without, keys are words, no word stands in two facts, and facts end with the words.
 
     >>> from longalign.corpus.styles import STYLES
     >>> fact = FactSource(Random(0), STYLES["books3"]).deed()
@@ -96,21 +58,20 @@ class FactSource:
     True
     """
 
-    def __init__(self, rng: Random, style: Style, *, key_digits: int = 0):
+    def __init__(self, rng: Random, style: Style, *, pairs_for: int = 0):
         self.rng, self.style, self.chinese = rng, style, style.language == "zh"
 
-        def keys(words: Sequence[str]) -> Words:
-            return NumberedKeys(rng, words, key_digits) if key_digits else rng.sample(words, len(words))
+        def keys(words: Sequence[str]) -> Pool:
+            gap = "" if self.chinese else " "
+            return PairedKeys(rng, firsts, words, pairs_for, gap) if pairs_for else rng.sample(words, len(words))
 
-        def values(words: Sequence[str]) -> Words:
-            return RepeatedWords(rng, words) if key_digits else rng.sample(words, len(words))
+        def values(words: Sequence[str]) -> Pool:
+            return RepeatedWords(rng, words, pairs_for) if pairs_for else rng.sample(words, len(words))
 
-        if not self.chinese:
-            self.names = keys(lexicon.NAMES)
-        elif key_digits:
-            self.names = keys([surname + given for surname, given in product(lexicon.ZH_SURNAMES, lexicon.ZH_GIVEN)])
-        else:
-            self.names = [rng.choice(lexicon.ZH_SURNAMES) + given for given in keys(lexicon.ZH_GIVEN)]
+        firsts = lexicon.ZH_NAMES if self.chinese else lexicon.NAMES
+        self.names = keys(lexicon.ZH_GIVEN if self.chinese else lexicon.NAMES)
+        if self.chinese and not pairs_for:
+            self.names = [rng.choice(lexicon.ZH_SURNAMES) + given for given in self.names]
         self.glossary = keys(lexicon.MADE_UP_WORDS)
         self.functions = keys(lexicon.FUNCTIONS)
         self.verbs = values(lexicon.ZH_VERBS if self.chinese else lexicon.VERBS)
