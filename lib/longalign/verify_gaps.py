@@ -1,4 +1,4 @@
-"""What a comparison with the reference would leave out in silence, as sentences that `longalign.verify` counts as wrong.
+"""What a comparison with the reference would leave out in silence, as sentences that make `longalign.verify` fail.
 
 A run is compared number by number where both have the same seed of the same arm. So a row that stands twice, a seed in
 the place of another, and a ledger that was not computed from the run's tables would never be seen.
@@ -51,8 +51,8 @@ def other_seeds(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str
         if strange and missing:
             where = ", ".join(f"{column} {value}" for column, value in zip(arm, key, strict=True))
             found.append(
-                f"{name}.csv, {where or 'all rows'}: seed{'s' if len(strange) > 1 else ''} {_listed(strange)} cannot be "
-                f"compared, the reference has {_listed(sorted(known[key]))}"
+                f"{name}.csv, {where or 'all rows'}: seed{'s' if len(strange) > 1 else ''} {_listed(strange)} "
+                f"cannot be compared, the reference has {_listed(sorted(known[key]))}"
             )
     return found
 
@@ -75,7 +75,8 @@ def broken_ledger(run: Path | str) -> list[str]:
         differs += ["verdict"] if claimed.get("verdict") != row["verdict"] else []
         if differs:
             first = differs[0]
-            found.append(f"claims.csv, id {row['id']}: {first} {claimed[first]}, but the run's tables give {row[first]}")
+            computed = f"but the run's tables give {row[first]}"
+            found.append(f"claims.csv, id {row['id']}: {first} {claimed[first]}, {computed}")
     return found
 
 
