@@ -65,7 +65,7 @@ def test_every_stage_has_a_budget_on_a_card_that_follows_from_counts(name, tmp_p
     budget = module.budget(Context(CARD, False, tmp_path))
     assert module.NAME == name and 0 < budget.seconds < 120 and budget.flops > 1e12
     assert module.budget(Context(CARD, True, tmp_path)).flops < budget.flops / 100
-    assert "Budget" in module.__doc__
+    assert "FLOPs" in module.__doc__ + module.budget.__doc__
 
 
 def test_make_starts_it_with_the_minutes_and_the_folder():

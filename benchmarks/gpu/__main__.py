@@ -14,12 +14,12 @@ Stages, in this order; --stages a,c runs only these:
     f  learning    the paper's first finding at the paper's own lengths
 
 Each stage has a budget in seconds that follows from counted FLOPs and bytes (in its module), printed beside what it
-took. A stage is started when its budget is over half a minute after --minutes at the latest; else a row says that it was
-not. What still runs 45 s after them is ended. After every stage its rows are added to FOLDER/gpu.csv and a record (card, driver,
+took. A stage whose budget ends more than half a minute after --minutes is not started, and a row says so; what still
+runs 45 s after them is ended. After every stage its rows are added to FOLDER/gpu.csv and a record (card, driver,
 versions, commit, clock) to FOLDER/gpu.jsonl: whoever is stopped loses one stage. What fails is a row with its reason
 and not an end: stages run in a process of their own, and where it dies another one goes on with the next stage. Where
 memory is short sizes halve, and the row says so. No setting of the card is touched. Exit status: 0, or 1 with a failed
-row, 2 for bad input. Send both files, with what you say of your card.
+row, 2 for bad input. Where the checkout has no .git, --commit HASH tells which one it is. Send both files.
 """
 
 import argparse

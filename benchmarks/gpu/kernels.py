@@ -111,7 +111,8 @@ def attention_rows(context: Context, size: int, system: System) -> Iterator[Row]
     if apart > SAME:
         slower = f"its output is {apart:.3g} from that of the library's attention, and at most {SAME:g} is the same"
     part = "forward + backward" if system.backward else "forward alone"
-    note = "; ".join(filter(None, (f"{len(lengths)} sequences", taken.note, halved, timing.memory_note(context.device))))
+    parts = (f"{len(lengths)} sequences", taken.note, halved, timing.memory_note(context.device))
+    note = "; ".join(filter(None, parts))
     share = ceilings.share(context, flops, taken.seconds)
     numbers = [("time", taken.seconds, "s"), ("rate", flops / taken.seconds / 1e12, "TFLOP/s"),
                ("memory", (taken.peak - taken.held) / 2**30, "GiB")]  # fmt: skip
