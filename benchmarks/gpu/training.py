@@ -148,7 +148,8 @@ def _rows(job: Job, taken: dict[str, Taken], flops: float) -> Iterator[Row]:
         yield row("speed", speeds[name], "tokens/s", note="; ".join(filter(None, (f"turns {each}", one.turns[0].note))))
         if slower := one.turns[0].slower:
             yield rows.failed(NAME, case, name, "kernel", slower, backend=one.turns[0].backend)
-        yield row("peak memory", max(turn.peak for turn in one.turns) / GIB, "GiB")
+        peak, told = max(turn.peak for turn in one.turns), timing.memory_note(job.context.device)
+        yield row("peak memory", peak / GIB, "GiB", note=told)
         rate = flops / job.tokens * speeds[name]
         yield row("counted FLOP/s", rate / 1e12, "TFLOP/s", note="what checkpointing computes again is not counted")
         if (share := ceilings.share(job.context, rate, 1.0)) is not None:
