@@ -38,11 +38,11 @@ from longalign.models import load_model, sequence_cost
 from longalign.planned import PlannedDataset, measure
 
 NAME = "learning"
-MODEL = "mini-13b"
+MODEL = "mini-6b"
 STORES = Path(__file__).parent / "stores"
 COUNTS = {"short": 480, "long": 160, "per_cell": 20, "needle_depths": 10, "per_needle": 2}
 SIZES = (
-    Size("1:64", 1024, 64, documents=3000, step=4096, per_probe=8, **COUNTS),
+    Size("1:64", 1024, 64, documents=11_500, step=4096, per_probe=8, **COUNTS),
     Size("1:16", 4096, 128, documents=1500, step=8192, per_probe=8, **COUNTS),
     Size("1:1", 65_536, 4096, documents=256, step=65_536, per_probe=4, **COUNTS),
 )
@@ -59,8 +59,8 @@ PER_STEP = 24
 """Sequences of a step of instructions, as in the laptop's profile."""
 MOST_TOKENS = 65_536
 """Of a pack."""
-RATES = {"documents": 1.5e-3, "instructions": 1.5e-3}
-SHARE, PASS_SECONDS, START_SECONDS = 0.15, 0.025, 5.0
+RATES = {"documents": 2e-3, "instructions": 3e-3}
+SHARE, PASS_SECONDS, START_SECONDS = 0.15, 0.02, 5.0
 
 Sequences = Sequence[dict[str, Any]]
 Cell = tuple[int, float | None]

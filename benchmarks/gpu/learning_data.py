@@ -135,8 +135,13 @@ def _document(size: Size, kind: str, index: int) -> Sequence:
     rng = Random(f"{kind}:labels:{index}")
     # As many documents from 1,000 to 2,000 tokens as from 2,000 to 4,000: short ones are quick and teach the most.
     length = round(math.exp(rng.uniform(math.log(size.shortest), math.log(size.longest))))
-    write = samples.recall_document if rng.random() < RECALL_SHARE else samples.base_document
-    return _tokens(suites.encode_document(write(kind, 0, index, length=length, pairs=True), None, rng))
+    options = {"length": length, "pairs": True}
+    if rng.random() < RECALL_SHARE:
+        # In another order, for in the same one the fact before tells where to look, and its key need not be read.
+        document = samples.recall_document(kind, 0, index, **options, same_order=0.0)
+    else:
+        document = samples.base_document(kind, 0, index, **options)
+    return _tokens(suites.encode_document(document, None, rng))
 
 
 def _instruction(kind: str, index: int, shortest: int, longest: int, families: tuple[str, ...]) -> dict[str, Any]:
