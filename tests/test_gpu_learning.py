@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from benchmarks.gpu import learning, learning_data
 from benchmarks.gpu.rows import Budget, Context
+
 from longalign.corpus import tokenizer
 from longalign.jsonl import DataError
 from longalign.shapes import IGNORE_INDEX

@@ -1,10 +1,11 @@
-"""What stage f learns from and is asked: documents of three sizes, made on a CPU beforehand and read where there is a GPU.
+"""What stage f learns from and is asked, at three sizes: made on a CPU beforehand, read where there is a GPU.
 
-    python -m benchmarks.gpu.learning --prepare benchmarks/gpu/stores
+    python -m benchmarks.gpu.learning --prepare        writes benchmarks/gpu/stores, which git ignores: carry it along
 
 One file a size holds its parts, each a list of sequences: `extension` (documents of continual training), `probe` (new
-ones), `short` and `long` (instructions), `test` and `needle` (questions on new documents). Every sequence depends on the name of its part
-and its number alone, so that any number of processes give the same file. Tokens are stored in 16 bits, compressed.
+documents), `short` and `long` (instructions), `test` and `needle` (questions on new documents). Every sequence depends
+on the names of size and part and on its number alone, so that any number of processes make the same file. Tokens are
+stored in 16 bits, compressed.
 
 The keys of facts are pairs of words (`longalign.corpus.pools`), at all sizes, so that facts keep their share of a
 document and a larger size asks for more of the same.
@@ -38,7 +39,7 @@ RECALL_SHARE = 0.5
 SHORTEST_SAMPLE = 64
 
 Sequence = dict[str, Any]
-"""`input_ids` and `labels` int32 [T], and where it is asked of, `cell`: (length, depth), the depth of a needle or None."""
+"""`input_ids` and `labels` int32 [T]; of probe, test and needle `cell`, too: (length, depth of a needle or None)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Size:
         """Sequences of each part."""
         cells = len(self.needle_lengths) * self.needle_depths
         return {
-            "extension": self.documents, "probe": len(self.lengths) * self.per_probe, "short": self.short, "long": self.long,
+            "extension": self.documents, "probe": len(self.lengths) * self.per_probe,
+            "short": self.short, "long": self.long,
             "test": len(self.lengths) * len(FAMILIES) * self.per_cell, "needle": cells * self.per_needle,
         }  # fmt: skip
 
