@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-import resource
 import re
+import resource
 import signal
 import subprocess
 import sys
