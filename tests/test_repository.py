@@ -24,8 +24,8 @@ FLOORS = {
     "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
     "defects fetching endpoints official judging self_instruct",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
-    "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table "
-    "parsing commands cli",
+    "top": "execute execution reproduce verify verify_gaps reference readme claims launch slurm smoke paper_plan "
+    "paper_table parsing commands cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}
