@@ -49,6 +49,17 @@ def test_tiny_takes_every_size_through_the_same_code_with_a_number_in_every_row(
             assert {"speed", "loss at the end"} <= told
 
 
+def test_rows_of_a_card_that_fell_back_to_a_slower_path_are_failed_ones_with_the_reason(monkeypatch):
+    monkeypatch.setattr(learning.backends, "slower", lambda seen, context: "computed by sequences and not by a kernel")
+    monkeypatch.setattr(learning, "train", lambda *_, **__: learning.Trained(1, 10, 1.0, 1.0))
+    monkeypatch.setattr(learning, "token_recall", lambda *_: 0.5)
+    monkeypatch.setattr(learning, "asked", lambda *_: {(SIZE.longest, None): 0.5, (SIZE.longest, 1.0): 1.0})
+    parts = {"extension": [], "short": [], "long": [], "test": [], "needle": [], "probe": [{"cell": (64, None)}]}
+    rows = list(learning._one_size(context(), {"sequences"}, SIZE, parts, None, ""))
+    assert {row.status for row in rows} == {"failed"} and all(row.value is not None for row in rows)
+    assert {row.backend for row in rows} == {"sequences"} and all("not by a kernel" in row.note for row in rows)
+
+
 def test_the_paper_size_is_not_run_when_the_size_before_gains_less_than_the_margin(monkeypatch):
     rows, ran = stage(monkeypatch, 0.3, learning.MARGIN - 0.01)
     assert ran == ["1:64", "1:16"]

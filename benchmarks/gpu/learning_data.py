@@ -5,7 +5,8 @@
 One file a size holds its parts, each a list of sequences: `extension` (documents of continual training), `probe` (new
 documents), `short` and `long` (instructions), `test` and `needle` (questions on new documents). Every sequence depends
 on the names of size and part and on its number alone, so that any number of processes make the same file. Tokens are
-stored in 16 bits, compressed.
+stored in 16 bits, compressed: of 1:64, 1:16 and 1:1 some 4, 3 and 19 million in 3, 3 and 17 MiB. They take 4 minutes of
+one core, three of them for 1:1, at 70,000 to 250,000 tokens a second.
 
 The keys of facts are pairs of words (`longalign.corpus.pools`), at all sizes, so that facts keep their share of a
 document and a larger size asks for more of the same.
