@@ -53,7 +53,7 @@ def test_rows_of_a_card_that_fell_back_to_a_slower_path_are_failed_ones_with_the
     monkeypatch.setattr(learning.backends, "slower", lambda seen, context: "computed by sequences and not by a kernel")
     monkeypatch.setattr(learning, "train", lambda *_, **__: learning.Trained(1, 10, 1.0, 1.0))
     monkeypatch.setattr(learning, "token_recall", lambda *_: 0.5)
-    monkeypatch.setattr(learning, "asked", lambda *_: {(SIZE.longest, None): 0.5, (SIZE.longest, 1.0): 1.0})
+    monkeypatch.setattr(learning, "asked", lambda *_: {(SIZE.longest, 1.0): 0.5})
     parts = {"extension": [], "short": [], "long": [], "test": [], "needle": [], "probe": [{"cell": (64, None)}]}
     rows = list(learning._one_size(context(), {"sequences"}, SIZE, parts, None, ""))
     assert {row.status for row in rows} == {"failed"} and all(row.value is not None for row in rows)
