@@ -83,9 +83,17 @@ def test_a_size_for_which_the_time_is_too_short_is_not_begun(monkeypatch):
     assert "it takes 100 s" in rows[-1].note and "s are left" in rows[-1].note
 
 
-def test_the_stage_is_counted_to_fit_into_eighty_seconds_on_a_card():
-    counted = learning.budget(Context(torch.device("cuda"), False, Path()))
+def test_the_stage_is_counted_to_fit_into_eighty_seconds_on_a_card_and_more_where_its_data_must_be_made(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(learning, "STORES", tmp_path)
+    card = Context(torch.device("cuda"), False, Path())
+    unprepared = learning.budget(card)
+    for size in learning.SIZES:
+        learning_data.path(size, tmp_path).touch()
+    counted = learning.budget(card)
     assert 40 < counted.seconds <= 80 and counted.flops > 1e15
+    assert unprepared.seconds > counted.seconds + 3 * learning_data.START_SECONDS
 
 
 def test_the_lengths_that_are_counted_are_those_that_are_drawn():

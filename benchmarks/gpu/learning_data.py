@@ -32,6 +32,9 @@ from longalign.corpus.benchmarks.long import needle_item
 from longalign.jsonl import DataError
 from longalign.shapes import IGNORE_INDEX
 
+TOKENS_PER_SECOND, START_SECONDS = 70_000, 10.0
+"""What one core makes, and what starting the processes takes."""
+
 PARTS = ("extension", "probe", "short", "long", "test", "needle")
 FAMILIES = ("lookup", "translation")
 """What is asked: whole sentences on one to six keys, which small models learn first of all families."""
@@ -221,6 +224,14 @@ def _sequences(arrays: Any, part: str) -> Iterator[Sequence]:
         one = {"input_ids": tokens[start:end], "labels": labels[start:end]}
         length, depth = int(cell[0]), None if math.isnan(cell[1]) else float(cell[1])
         yield {**one, "cell": (length, depth)} if length else one
+
+
+def making_seconds(size: Size, folder: Path) -> float:
+    """What `of` takes: nothing where the data lies in the folder."""
+    if path(size, folder).is_file():
+        return 0.0
+    tokens = sum(count * moments(size, part)[0] for part, count in size.counts().items())
+    return START_SECONDS + tokens / (TOKENS_PER_SECOND * (os.cpu_count() or 1))
 
 
 def of(size: Size, folder: Path) -> tuple[dict[str, list[Sequence]], str]:
