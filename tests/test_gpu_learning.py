@@ -49,6 +49,17 @@ def test_tiny_takes_every_size_through_the_same_code_with_a_number_in_every_row(
             assert {"speed", "loss at the end"} <= told
 
 
+def test_rows_of_a_card_that_fell_back_to_a_slower_path_are_failed_ones_with_the_reason(monkeypatch):
+    monkeypatch.setattr(learning.backends, "slower", lambda seen, context: "computed by sequences and not by a kernel")
+    monkeypatch.setattr(learning, "train", lambda *_, **__: learning.Trained(1, 10, 1.0, 1.0))
+    monkeypatch.setattr(learning, "token_recall", lambda *_: 0.5)
+    monkeypatch.setattr(learning, "asked", lambda *_: {(SIZE.longest, 1.0): 0.5})
+    parts = {"extension": [], "short": [], "long": [], "test": [], "needle": [], "probe": [{"cell": (64, None)}]}
+    rows = list(learning._one_size(context(), {"sequences"}, SIZE, parts, None, ""))
+    assert {row.status for row in rows} == {"failed"} and all(row.value is not None for row in rows)
+    assert {row.backend for row in rows} == {"sequences"} and all("not by a kernel" in row.note for row in rows)
+
+
 def test_the_paper_size_is_not_run_when_the_size_before_gains_less_than_the_margin(monkeypatch):
     rows, ran = stage(monkeypatch, 0.3, learning.MARGIN - 0.01)
     assert ran == ["1:64", "1:16"]
@@ -72,9 +83,17 @@ def test_a_size_for_which_the_time_is_too_short_is_not_begun(monkeypatch):
     assert "it takes 100 s" in rows[-1].note and "s are left" in rows[-1].note
 
 
-def test_the_stage_is_counted_to_fit_into_eighty_seconds_on_a_card():
-    counted = learning.budget(Context(torch.device("cuda"), False, Path()))
+def test_the_stage_is_counted_to_fit_into_eighty_seconds_on_a_card_and_more_where_its_data_must_be_made(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(learning, "STORES", tmp_path)
+    card = Context(torch.device("cuda"), False, Path())
+    unprepared = learning.budget(card)
+    for size in learning.SIZES:
+        learning_data.path(size, tmp_path).touch()
+    counted = learning.budget(card)
     assert 40 < counted.seconds <= 80 and counted.flops > 1e15
+    assert unprepared.seconds > counted.seconds + 3 * learning_data.START_SECONDS
 
 
 def test_the_lengths_that_are_counted_are_those_that_are_drawn():

@@ -99,6 +99,7 @@ def budget(context: Context) -> Budget:
 def size_budget(context: Context, size: Size) -> Budget:
     """FLOPs by `longalign.cost` over the lengths that a size draws: once through the documents, EPOCHS times through
     the short instructions for both arms and the long ones for one; a third of that, the forward pass, for questions.
+    Data that was not prepared is made first.
     """
     from transformers import AutoConfig
 
@@ -110,7 +111,8 @@ def size_budget(context: Context, size: Size) -> Budget:
         flops += times[part] * count * (cost.per_token * tokens + cost.per_pair * squares)
         per_pass = size.step if part == "extension" else min(MOST_TOKENS, PER_STEP * tokens)
         passes += math.ceil(times[part] * count * tokens / per_pass)
-    return rows.counted(context, flops, share=SHARE, fixed=0.0 if context.tiny else passes * PASS_SECONDS)
+    fixed = 0.0 if context.tiny else passes * PASS_SECONDS + learning_data.making_seconds(size, STORES)
+    return rows.counted(context, flops, share=SHARE, fixed=fixed)
 
 
 def run(context: Context) -> Iterator[Row]:
