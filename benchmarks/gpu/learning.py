@@ -129,7 +129,7 @@ def run(context: Context) -> Iterator[Row]:
             # what a size takes more than was counted, the next one takes, too
             pace = max(1.0, (time.monotonic() - began) / size_budget(context, size).seconds)
             reason = why_not(context, size, following, gain, pace)
-            yield _gate(size, following, gain, reason)
+            yield _gate(size, following, gain, reason, backends.named(seen))
             if reason:
                 return
 
@@ -146,11 +146,12 @@ def why_not(context: Context, size: Size, following: Size, gain: float, pace: fl
     return ""
 
 
-def _gate(size: Size, following: Size, gain: float, reason: str) -> Row:
+def _gate(size: Size, following: Size, gain: float, reason: str, backend: str) -> Row:
     case, metric = f"{size.name}, all - none", "exact match over the short instructions' lengths"
     if reason:
-        return rows.failed(NAME, case, MODEL, metric, reason, value=gain, unit="share")
-    return rows.measured(NAME, case, MODEL, metric, gain, "share", "", f"{following.name} is run; one seed: a pilot")
+        return rows.failed(NAME, case, MODEL, metric, reason, value=gain, unit="share", backend=backend)
+    note = f"{following.name} is run; one seed: a pilot"
+    return rows.measured(NAME, case, MODEL, metric, gain, "share", backend, note)
 
 
 def _data(context: Context, size: Size) -> tuple[dict[str, list[dict[str, Any]]], str]:

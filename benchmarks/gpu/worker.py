@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"benchmarks.gpu: {NO_CARD}", file=sys.stderr)
         return 2
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # tiny sizes gain nothing from more, and on a busy machine they wait for each other
     context = Context(device, given.tiny, given.out, given.commit or machine.commit())
     print(f"{machine.card(device)}, torch {torch.__version__}, commit {context.commit}", flush=True)
     taken = list(stages.perform(given.stages.split(","), context, given.minutes))
