@@ -4,8 +4,10 @@ import inspect
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -209,6 +211,24 @@ def test_a_stage_that_hangs_is_ended_after_the_minutes(tmp_path, monkeypatch):
     )
     assert program.supervise("ab", 1, tmp_path, [sys.executable, str(tmp_path / "worker.py")]) == 1
     assert [row.stage for row in rows.read(tmp_path)] == ["exact"]
+
+
+def test_an_interruption_ends_what_runs_and_says_where_the_finished_stages_are(tmp_path):
+    (tmp_path / "worker.py").write_text(
+        "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(str(os.getpid())); time.sleep(60)"
+    )
+    code = (
+        "import sys; import benchmarks.gpu.__main__ as program;"
+        f"program.WORKER = (sys.executable, {str(tmp_path / 'worker.py')!r}, {str(tmp_path / 'pid')!r});"
+        f"sys.exit(program.main(['--out', {str(tmp_path)!r}]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=paths.root(), stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted; what was finished is in" in process.communicate()[1] and process.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_lost_card_ends_the_process_and_keeps_the_name_of_the_stage(context, monkeypatch):

@@ -19,11 +19,13 @@ runs 45 s after them is ended. After every stage its rows are added to FOLDER/gp
 versions, commit, clock) to FOLDER/gpu.jsonl: whoever is stopped loses one stage. What fails is a row with its reason
 and not an end: stages run in a process of their own, and where it dies another one goes on with the next stage. Where
 memory is short sizes halve, and the row says so. No setting of the card is touched. Exit status: 0, or 1 with a failed
-row, 2 for bad input. Where the checkout has no .git, --commit HASH tells which one it is. Send both files.
+row, 2 for bad input, 130 when interrupted. Where the checkout has no .git, --commit HASH tells which one it is. Send both files.
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,7 +48,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"benchmarks.gpu: {reason}", file=sys.stderr)
         return 2
     options = ["--out", str(given.out.resolve()), "--commit", given.commit, *(["--tiny"] if given.tiny else [])]
-    return supervise(chosen(given.stages, given.tiny), given.minutes, given.out, [*WORKER, *options], given.tiny)
+    try:
+        return supervise(chosen(given.stages, given.tiny), given.minutes, given.out, [*WORKER, *options], given.tiny)
+    except KeyboardInterrupt:
+        print(f"benchmarks.gpu: interrupted; what was finished is in {given.out}", file=sys.stderr)
+        return 130
 
 
 def supervise(letters: str, minutes: float, out: Path, command: Sequence[str], tiny: bool = False) -> int:
@@ -72,13 +78,17 @@ def supervise(letters: str, minutes: float, out: Path, command: Sequence[str], t
 def waited_for(command: Sequence[str], seconds: float | None) -> int | None:
     """Run a command in the checkout's root and return its exit status; None when it took too long and was ended."""
     paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL)
+    # a session of its own, so that what it has started itself ends with it
+    process = subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
