@@ -32,6 +32,12 @@ def context(tmp_path):
     return Context(CPU, True, tmp_path, "abc", torch.float32)
 
 
+@pytest.fixture
+def prepared(monkeypatch):
+    """As if the data of stage f had been made beforehand."""
+    monkeypatch.setattr("benchmarks.gpu.learning_data.making_seconds", lambda *_: 0.0)
+
+
 def stage(run, seconds=1.0, name="exact"):
     return SimpleNamespace(NAME=name, budget=lambda _: Budget(seconds, 2e12, 3e9), run=run)
 
@@ -62,12 +68,18 @@ def test_every_stage_runs_tiny_with_one_command_and_a_number_in_every_row(tmp_pa
 
 
 @pytest.mark.parametrize("name", STAGES.values())
-def test_every_stage_has_a_budget_on_a_card_that_follows_from_counts(name, tmp_path):
+def test_every_stage_has_a_budget_on_a_card_that_follows_from_counts(name, tmp_path, prepared):
     module = stages.load(name)
     budget = module.budget(Context(CARD, False, tmp_path))
     assert module.NAME == name and 0 < budget.seconds < 120 and budget.flops > 1e12
     assert module.budget(Context(CARD, True, tmp_path)).flops < budget.flops / 100
     assert "FLOPs" in module.__doc__ + module.budget.__doc__
+
+
+def test_all_budgets_together_fit_the_minutes_of_the_default(tmp_path, prepared):
+    card = Context(CARD, False, tmp_path)
+    taken = stages.REHEARSED + sum(stages.load(name).budget(card).seconds for name in STAGES.values())
+    assert taken <= 60 * program.MINUTES
 
 
 def test_make_starts_it_with_the_minutes_and_the_folder():

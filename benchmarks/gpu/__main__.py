@@ -19,7 +19,10 @@ runs 45 s after them is ended. After every stage its rows are added to FOLDER/gp
 versions, commit, clock) to FOLDER/gpu.jsonl: whoever is stopped loses one stage. What fails is a row with its reason
 and not an end: stages run in a process of their own, and where it dies another one goes on with the next stage. Where
 memory is short sizes halve, and the row says so. No setting of the card is touched. Exit status: 0, or 1 with a failed
-row, 2 for bad input, 130 when interrupted. Where the checkout has no .git, --commit HASH tells which one it is. Send both files.
+row, 2 for bad input, 130 when interrupted.
+
+Where the checkout has no .git, --commit HASH tells which one it is. Stage f makes its data first, in minutes, unless
+`python -m benchmarks.gpu.learning --prepare` has made it beforehand, on any machine. Send both files.
 """
 
 import argparse
