@@ -396,6 +396,13 @@ def test_varlen_attn_is_called_rightly_in_torch_2_11_and_in_the_pinned_version(v
         torch.testing.assert_close(left, right)
 
 
+def test_the_installed_varlen_attn_itself_takes_the_call_forward_and_backward():
+    q, k, v = (torch.empty(9, n, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for n in (8, 2, 2))
+    out = attention_kernels.varlen(q, k, v, torch.empty(4, device="meta", dtype=torch.int32), 4, None, 0.0)
+    grads = torch.autograd.grad(out, (q, k, v), torch.empty_like(out))
+    assert out.shape == q.shape and [grad.shape for grad in grads] == [q.shape, k.shape, v.shape]
+
+
 @pytest.mark.parametrize("version", ["2.11", "pinned"])
 def test_flex_attention_is_called_rightly_in_torch_2_11_and_in_the_pinned_version(version, monkeypatch):
     for name, of in (("flex_attention", flex_attention_2_11), ("create_block_mask", create_block_mask_2_11)):
