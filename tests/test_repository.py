@@ -189,7 +189,7 @@ def small(tmp_path):
 
 def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(small):
     folder, run = small
-    (folder / "notebooks" / "21_report.ipynb").touch()
+    (folder / "notebooks" / "90_report.ipynb").touch()
     (folder / "claims.yaml").touch()
     (folder / "venv" / "bin" / "python").write_text(
         '#!/bin/sh\necho "ran $2 $3"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'
