@@ -23,7 +23,8 @@ FLOORS = {
     2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
     "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
     "defects fetching endpoints official judging self_instruct",
-    "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
+    "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts "
+    "claim_scores gpu_results",
     "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table "
     "parsing commands cli",
 }

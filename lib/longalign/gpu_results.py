@@ -1,0 +1,116 @@
+"""What `python -m benchmarks.gpu` measured on GPUs, read from the committed folders results/gpu/<card>/.
+
+A folder holds `gpu.csv` (a row for each number) and `gpu.jsonl` (a record for each stage that was run, in the same
+order). Both are only ever added to, so a stage that was run again stands there twice. What counts: rows of full sizes,
+each number as it was measured last, and the failures of each stage's last run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+TABLE, RECORDS = "gpu.csv", "gpu.jsonl"
+COLUMNS = ("stage", "case", "system", "metric", "value", "unit", "backend", "status", "note")
+NUMBER = ["stage", "case", "system", "metric"]
+"""The columns that say which number a row holds."""
+NEEDED = {"stage", "tiny", "rows", "card", "clock", "versions"}
+REHEARSAL = "rehearsal"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What was measured on one card: the rows that count, by `COLUMNS`, and the records of the stages they are from.
+
+    `name` and `date` are those of the last record; `repeated` counts failures of runs that were done again.
+    """
+
+    folder: Path
+    rows: pd.DataFrame
+    records: tuple[dict[str, Any], ...]
+    repeated: int = 0
+
+    @property
+    def name(self) -> str:
+        """The card as its driver calls it."""
+        return self.records[-1]["card"]
+
+    @property
+    def date(self) -> str:
+        """The day of the last record, in UTC."""
+        return self.records[-1]["clock"][:10]
+
+    @property
+    def torch(self) -> str:
+        """torch's version in the last record."""
+        return self.records[-1]["versions"]["torch"]
+
+    def of(self, stage: str, **chosen: str) -> pd.DataFrame:
+        """The good rows of a stage, those with the given metric, unit, case or system where one is given."""
+        part = self.rows[(self.rows.stage == stage) & (self.rows.status == "ok")]
+        for column, value in chosen.items():
+            part = part[part[column] == value]
+        return part
+
+    @property
+    def failed(self) -> pd.DataFrame:
+        """The rows that failed; their notes say why."""
+        return self.rows[self.rows.status == "failed"]
+
+
+def read_cards(folder: Path | str) -> list[Card]:
+    """Every card below `folder` (results/gpu), in the order of the folders' names; none where there is none.
+
+    Folders that hold nothing but tiny sizes are left out. Raises ValueError, naming the file, for a table or records
+    that cannot be read or that do not belong together.
+    """
+    found = (_read(path.parent) for path in sorted(Path(folder).glob(f"*/{TABLE}")))
+    return [card for card in found if card.records]
+
+
+def _read(folder: Path) -> Card:
+    rows, records = _table(folder / TABLE), _records(folder / RECORDS)
+    kept, run, first = [], [], 0
+    for number, record in enumerate(records):
+        part = rows.iloc[first : first + record["rows"]]
+        if len(part) < record["rows"] or set(part.stage) - {record["stage"]}:
+            raise ValueError(
+                f"{folder.name}/{TABLE}: rows {first + 1} to {first + record['rows']} must be those of stage "
+                f"{record['stage']}, as record {number + 1} of {RECORDS} says: commit both files of one folder together"
+            )
+        first += record["rows"]
+        if not record["tiny"] and record["stage"] != REHEARSAL:
+            kept.append(part.assign(run=len(run)))
+            run.append(record)
+    if not run:
+        return Card(folder, rows.iloc[:0], ())
+    every = pd.concat(kept)
+    last_run = every.groupby("stage").run.transform("max")
+    again = (every.status == "failed") & (every.run < last_run)
+    counted = every[~again].drop_duplicates(NUMBER, keep="last").drop(columns="run").reset_index(drop=True)
+    return Card(folder, counted, tuple(run), int(again.sum()))
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, keep_default_na=False, na_values={"value": ""})
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path.parent.name}/{path.name} cannot be read: {' '.join(str(error).split())}") from None
+    if tuple(rows) != COLUMNS or not pd.api.types.is_numeric_dtype(rows.value):
+        raise ValueError(f"{path.parent.name}/{path.name} must have the columns {', '.join(COLUMNS)}, numbers in value")
+    return rows
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path.parent.name}/{path.name} cannot be read: {' '.join(str(error).split())}") from None
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or NEEDED - record.keys():
+            raise ValueError(f"{path.parent.name}/{path.name}, line {number}: a record has {', '.join(sorted(NEEDED))}")
+    return records
