@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from longalign.ledger import LAPTOP, load_ledger
+from longalign.ledger import GPU, LAPTOP, load_ledger
 from longalign.typed import ProfileError
 
 FIRST = {
@@ -44,6 +44,13 @@ def test_an_arm_may_name_its_model_and_the_threshold_of_a_ratio_is_tested_as_a_l
     assert claim.null == pytest.approx(math.log(2))
 
 
+def test_a_claim_of_a_gpu_names_a_stage_its_cases_and_its_systems(tmp_path):
+    changes = {"scale": "gpu", "model": "", "results": "figure5", "tasks": ["8 ranks"]}
+    (claim,) = ledger(tmp_path, FIRST | changes | {"arms": {"naive": 1, "packing": -1}})
+    assert (claim.scale, claim.results, claim.tasks) == (GPU, "figure5", ("8 ranks",))
+    assert [claim.run(arm) for arm in claim.arms] == [("gpu", "naive"), ("gpu", "packing")]
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -64,7 +71,11 @@ def test_an_arm_may_name_its_model_and_the_threshold_of_a_ratio_is_tested_as_a_l
         ({"direction": "equal", "margin": 0.1, "statistic": "log_ratio"}, ["needs statistic difference"]),
         ({"statistic": "log_ratio", "threshold": 0}, ["threshold of a ratio"]),
         ({"notebook": "data_scale"}, ["no numbered notebook", "data_scale"]),
-        ({"scale": "needs GPT-4"}, ["cannot be shown at this scale", "no arms"]),
+        ({"scale": "needs GPT-4"}, ["cannot be shown at this scale", "no arms", "laptop or gpu"]),
+        ({"scale": "gpu"}, ["a stage on a GPU has one model"]),
+        ({"scale": "gpu", "model": "", "arms": {"mini-6b|sorted": 1}}, ["a stage on a GPU has one model"]),
+        ({"scale": "gpu", "model": "", "lengths": "long"}, ["tasks are their cases"]),
+        ({"scale": "gpu", "model": "", "results": ""}, ["key results is missing"]),
     ],
     ids=lambda value: str(value)[:40],
 )

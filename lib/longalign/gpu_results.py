@@ -97,7 +97,8 @@ def _read(folder: Path) -> Card:
 
 def _table(path: Path) -> pd.DataFrame:
     try:
-        rows = pd.read_csv(path, keep_default_na=False, na_values={"value": ""})
+        words = dict.fromkeys((name for name in COLUMNS if name != "value"), str)
+        rows = pd.read_csv(path, keep_default_na=False, na_values={"value": ""}, dtype=words)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.parent.name}/{path.name} cannot be read: {' '.join(str(error).split())}") from None
     if tuple(rows) != COLUMNS or not pd.api.types.is_numeric_dtype(rows.value):
