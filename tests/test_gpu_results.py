@@ -31,6 +31,14 @@ def test_what_is_measured_again_counts_as_it_was_measured_last(tmp_path):
     assert card.of("ceilings").value.tolist() == [750.0] and card.date == "2026-11-29"
 
 
+def test_a_number_by_two_backends_of_one_run_stands_twice_and_an_earlier_backend_does_not_stay(tmp_path):
+    for backends in (("sequences",), ("varlen_attn", "longalign.cost")):
+        rows = [row("figure5", "8 ranks", "packing", "naive / this", 2.0, "ratio", backend=name) for name in backends]
+        add(tmp_path / "h100", "figure5", rows)
+    (card,) = read_cards(tmp_path)
+    assert card.of("figure5").backend.tolist() == ["varlen_attn", "longalign.cost"]
+
+
 def test_a_failure_that_was_mended_is_counted_and_one_that_was_not_is_shown(tmp_path):
     add(tmp_path / "h100", "ceilings", [row("ceilings", "", "", "", status="failed", note="no memory")])
     add(tmp_path / "h100", "kernels", [row("kernels", "64k", "dense", "time", status="failed", note="no memory")])

@@ -2,7 +2,7 @@
 
 A folder holds `gpu.csv` (a row for each number) and `gpu.jsonl` (a record for each stage that was run, in the same
 order). Both are only ever added to, so a stage that was run again stands there twice. What counts: rows of full sizes,
-each number as it was measured last, and the failures of each stage's last run.
+each number as the last run gave it, and the failures of each stage's last run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ import pandas as pd
 TABLE, RECORDS = "gpu.csv", "gpu.jsonl"
 COLUMNS = ("stage", "case", "system", "metric", "value", "unit", "backend", "status", "note")
 NUMBER = ["stage", "case", "system", "metric"]
-"""The columns that say which number a row holds."""
+"""The columns that say which number a row holds; one run may give it by several backends."""
 NEEDED = {"stage", "tiny", "rows", "card", "clock", "versions"}
 REHEARSAL = "rehearsal"
+ALLOWED = 2.0
+"""A packed computation in bf16 may be so many times as far from the fp32 oracle as separate sequences in bf16 are."""
+CONTROL = "control, "
+"""How the metric of a computation begins that is wrong on purpose: it must be over `ALLOWED`."""
+COST_MODEL, PAPER, RATIO = "longalign.cost", "the paper, 8 ranks", "naive / this"
+FIGURE_5 = "10,000 sequences, 8 ranks, barrier at each micro-step (ZeRO-3)"
+"""The case of stage d that is nearest to the paper's Figure 5."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,36 @@ def read_cards(folder: Path | str) -> list[Card]:
     return [card for card in found if card.records]
 
 
+def exactness(card: Card) -> pd.DataFrame:
+    """Every comparison of stage a that came to a number: case, system, metric, share of the allowed, control, status.
+
+    A share of at most 1 is as exact as separate sequences are; one of a control must be above 1.
+    """
+    rows = card.rows[(card.rows.stage == "exact") & (card.rows.unit == "ratio") & card.rows.value.notna()]
+    control = rows.metric.str.startswith(CONTROL)
+    metric = rows.metric.str.removeprefix(CONTROL).str.partition(":")[0]
+    return rows[["case", "system", "status"]].assign(metric=metric, control=control, share=rows.value / ALLOWED)
+
+
+def figure_5(card: Card) -> pd.DataFrame:
+    """How many times as fast as naive batching: by the card's kernels, by the cost model, its error, the paper.
+
+    A row for each case and system of stage d. The paper has numbers for one of the cases.
+    """
+    ratios = card.of("figure5", metric=RATIO)
+    paper = ratios[ratios.case == PAPER].set_index("system").value
+    ours = ratios[ratios.case != PAPER]
+    is_model = ours.backend == COST_MODEL
+    index = ["case", "system"]
+    table = pd.DataFrame({"kernels": ours[~is_model].set_index(index).value,
+                          "cost model": ours[is_model].set_index(index).value})  # fmt: skip
+    table = table.loc[list(dict.fromkeys(map(tuple, ours[index].itertuples(index=False))))]
+    table["error"] = table["cost model"] / table["kernels"] - 1
+    places = zip(table.index.get_level_values("case"), table.index.get_level_values("system"), strict=True)
+    table["paper"] = [paper.get(system) if case == FIGURE_5 else None for case, system in places]
+    return table.astype(float)
+
+
 def _read(folder: Path) -> Card:
     rows, records = _table(folder / TABLE), _records(folder / RECORDS)
     kept, run, first = [], [], 0
@@ -89,10 +126,10 @@ def _read(folder: Path) -> Card:
     if not run:
         return Card(folder, rows.iloc[:0], ())
     every = pd.concat(kept)
-    last_run = every.groupby("stage").run.transform("max")
-    again = (every.status == "failed") & (every.run < last_run)
-    counted = every[~again].drop_duplicates(NUMBER, keep="last").drop(columns="run").reset_index(drop=True)
-    return Card(folder, counted, tuple(run), int(again.sum()))
+    again = (every.status == "failed") & (every.run < every.groupby("stage").run.transform("max"))
+    every, repeated = every[~again], int(again.sum())
+    counted = every[every.run == every.groupby(NUMBER).run.transform("max")]
+    return Card(folder, counted.drop(columns="run").reset_index(drop=True), tuple(run), repeated)
 
 
 def _table(path: Path) -> pd.DataFrame:
