@@ -297,10 +297,10 @@ def whole_run(tmp_path):
     rng, rows = np.random.default_rng(0), {}
     for stated in load_ledger():
         if stated.scale == GPU:
-            for name, seed in itertools.product((arm.arm for arm in stated.arms), range(3)):
-                cases = [f"{case}, seed {seed}" for case in stated.tasks]
-                made = [row(stated.results, case, name, stated.metric, rng.random()) for case in cases]
-                add(tmp_path / "gpu" / "h100", stated.results, made)
+            for arm, seed in itertools.product(stated.arms, range(3)):
+                case, system = stated.run(arm)
+                made = row(stated.results, f"{case}, seed {seed}", system, stated.metric, rng.random())
+                add(tmp_path / "gpu" / "h100", stated.results, [made])
             continue
         for arm in stated.arms:
             model, name = stated.run(arm)

@@ -9,7 +9,7 @@ from longalign.ledger import GPU, Claim, Number, load_ledger
 
 FASTER = Claim(
     "faster", "Figure 5", "Packing is twice as fast.", "22_gpu", scale=GPU, results="figure5", metric="seconds",
-    tasks=("8 ranks",), arms=(Number("naive", 1.0), Number("packing", -1.0)), statistic="log_ratio", threshold=2.0,
+    model="8 ranks", arms=(Number("naive", 1.0), Number("packing", -1.0)), statistic="log_ratio", threshold=2.0,
     direction="greater",
 )  # fmt: skip
 
@@ -47,6 +47,15 @@ def test_of_several_cards_the_one_with_most_seeds_decides(tmp_path):
     ratios(tmp_path / "gpu" / "a100", 1, card="NVIDIA A100")
     ratios(tmp_path / "gpu" / "h100", 3)
     assert CARD in one(tmp_path)["note"]
+
+
+def test_arms_of_two_cases_are_compared_where_they_name_their_case(tmp_path):
+    rows = [row("learning", f"1:1, {arm}", "mini-13b", "exact match at 65,536", value, "share")
+            for arm, value in (("none", 0.1), ("all", 0.4))]  # fmt: skip
+    add(tmp_path / "gpu" / "h100", "learning", rows)
+    (stated,) = [claim for claim in load_ledger() if claim.results == "learning"]
+    found = one(tmp_path, stated)
+    assert found["verdict"] == "pilot" and found["estimate"] == pytest.approx(0.3)
 
 
 def test_a_row_that_failed_is_no_number(tmp_path):
@@ -89,6 +98,7 @@ def test_the_committed_claims_of_a_gpu_name_the_model_and_what_is_extrapolated()
     stated = {claim.id: claim for claim in load_ledger() if claim.scale == GPU}
     for claim in stated.values():
         assert claim.notebook == "22_gpu" and claim.results in ("figure5", "learning")
-        words = "Llama-2-7B's shape (2 and 4 of 32" if claim.results == "figure5" else "miniature's kind"
-        assert words in claim.statement, claim.id
+        figure = claim.results == "figure5"
+        for words in ("Llama-2-7B's shape", "2 and 4 of 32 layers") if figure else ("mini-13b, a miniature",):
+            assert words in claim.statement, claim.id
     assert {claim.results for claim in stated.values()} == {"figure5", "learning"}

@@ -80,7 +80,7 @@ def test_rows_of_a_stage_that_was_stopped_before_its_record_are_left_out(tmp_pat
         (lambda folder: (folder / TABLE).write_text("stage,case\na,b\n"), "gpu.csv must have the columns stage, case"),
         (lambda folder: (folder / RECORDS).unlink(), "gpu.jsonl cannot be read"),
         (lambda folder: (folder / RECORDS).write_text("{"), "gpu.jsonl cannot be read"),
-        (lambda folder: (folder / RECORDS).write_text('{"stage": "ceilings"}\n'), "line 1: a record has card, clock"),
+        (lambda folder: (folder / RECORDS).write_text('{"stage": "exact"}\n'), "line 1: a record has absent, card"),
         (lambda folder: add(folder, "kernels", [product(1.0)]), "rows 2 to 2 must be those of stage kernels"),
         (lambda folder: add(folder, "ceilings", [product(1.0)], note_rows=3), "rows 2 to 4 must be those of stage"),
     ],

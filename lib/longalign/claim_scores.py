@@ -14,10 +14,10 @@ import pandas as pd
 
 from longalign import stats
 from longalign.gpu_results import Card
-from longalign.ledger import GPU, Claim, Number
+from longalign.ledger import Claim, Number
 from longalign.typed import nearest
 
-SEED = r"(?:, )?seed (\d+)$"
+SEED = r", seed (\d+)$"
 RUN_KEYS = ("experiment", "arm", "model", "seed", "metric", "value")
 """The other columns of a tidy CSV (task, length, depth) say which cell of a benchmark a row is of."""
 
@@ -94,9 +94,9 @@ class Folder:
 
 
 class OfCard(Folder):
-    """The good rows of one GPU: a table for each stage, an arm for each system, a task for each case.
+    """The good rows of one GPU: a table for each stage, a model for each case, an arm for each system.
 
-    A case may end with "seed 1" (", seed 1"); a row without it is of seed 0.
+    A case may end with ", seed 1"; a row without it is of seed 0.
     """
 
     def __init__(self, card: Card) -> None:
@@ -105,8 +105,8 @@ class OfCard(Folder):
         self.where = f"measured on {card.name}, {card.date}"
         good = card.rows[card.rows.status == "ok"]
         seeds = good.case.str.extract(SEED, expand=False).astype(float).fillna(0).astype(int)
-        tidy = pd.DataFrame({"arm": good.system, "model": GPU, "seed": seeds, "metric": good.metric,
-                             "value": good.value, "task": good.case.str.replace(SEED, "", regex=True)})  # fmt: skip
+        tidy = pd.DataFrame({"arm": good.system, "model": good.case.str.replace(SEED, "", regex=True), "seed": seeds,
+                             "metric": good.metric, "value": good.value})  # fmt: skip
         self._read = {f"{stage}.csv": tidy.loc[rows.index] for stage, rows in good.groupby("stage")}
 
     def table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ each number as the last run gave it, and the failures of each stage's last run.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ TABLE, RECORDS = "gpu.csv", "gpu.jsonl"
 COLUMNS = ("stage", "case", "system", "metric", "value", "unit", "backend", "status", "note")
 NUMBER = ["stage", "case", "system", "metric"]
 """The columns that say which number a row holds; one run may give it by several backends."""
-NEEDED = {"stage", "tiny", "rows", "card", "clock", "versions"}
+NEEDED = {
+    "stage", "tiny", "rows", "failed", "absent", "card", "clock", "versions", "commit", "seconds_taken",
+    "seconds_budgeted",
+}  # fmt: skip
 REHEARSAL = "rehearsal"
 ALLOWED = 2.0
 """A packed computation in bf16 may be so many times as far from the fp32 oracle as separate sequences in bf16 are."""
 CONTROL = "control, "
 """How the metric of a computation begins that is wrong on purpose: it must be over `ALLOWED`."""
 COST_MODEL, PAPER, RATIO = "longalign.cost", "the paper, 8 ranks", "naive / this"
+EXACT_MATCH, NEEDLE = "exact match", "needle"
 FIGURE_5 = "10,000 sequences, 8 ranks, barrier at each micro-step (ZeRO-3)"
 """The case of stage d that is nearest to the paper's Figure 5."""
 
@@ -79,6 +84,30 @@ def read_cards(folder: Path | str) -> list[Card]:
     return [card for card in found if card.records]
 
 
+def stages(card: Card) -> pd.DataFrame:
+    """A row for each stage that was run: when, seconds taken and budgeted, numbers, failures, what was absent."""
+    return pd.DataFrame([
+        {"stage": record["stage"], "clock": record["clock"], "seconds": record["seconds_taken"],
+         "budget": record["seconds_budgeted"], "rows": record["rows"], "failed": record["failed"],
+         "absent": ", ".join(record["absent"]), "commit": record["commit"][:12]}
+        for record in card.records
+    ])  # fmt: skip
+
+
+def wide(card: Card, stage: str, without: tuple[str, ...] = ()) -> pd.DataFrame:
+    """The good numbers of a stage: a row for each case, system and backend, a column for each metric with its unit.
+
+    Metrics that begin as one in `without` are left out.
+    """
+    rows = card.of(stage)
+    rows = rows[~rows.metric.str.startswith(without)] if without else rows
+    units = (rows.metric + ", " + rows.unit).str.removesuffix(", ")
+    table = rows.assign(metric=units, value=rows.value.map("{:,.4g}".format))
+    return table.pivot_table(
+        index=["case", "system", "backend"], columns="metric", values="value", aggfunc="last", sort=False
+    ).fillna("")  # fmt: skip
+
+
 def exactness(card: Card) -> pd.DataFrame:
     """Every comparison of stage a that came to a number: case, system, metric, share of the allowed, control, status.
 
@@ -86,7 +115,7 @@ def exactness(card: Card) -> pd.DataFrame:
     """
     rows = card.rows[(card.rows.stage == "exact") & (card.rows.unit == "ratio") & card.rows.value.notna()]
     control = rows.metric.str.startswith(CONTROL)
-    metric = rows.metric.str.removeprefix(CONTROL).str.partition(":")[0]
+    metric = rows.metric.str.removeprefix(CONTROL).str.split(":").str[0]
     return rows[["case", "system", "status"]].assign(metric=metric, control=control, share=rows.value / ALLOWED)
 
 
@@ -107,6 +136,26 @@ def figure_5(card: Card) -> pd.DataFrame:
     places = zip(table.index.get_level_values("case"), table.index.get_level_values("system"), strict=True)
     table["paper"] = [paper.get(system) if case == FIGURE_5 else None for case, system in places]
     return table.astype(float)
+
+
+def learning(card: Card, question: str = EXACT_MATCH) -> pd.DataFrame:
+    """Scores of stage f: case (size and arm), length in tokens, value; `question` is how their metrics begin.
+
+    A needle has a score for each depth, so a length stands there several times.
+    """
+    rows = card.of("learning")
+    rows = rows[rows.metric.str.startswith(f"{question} at ")]
+    lengths = [_first_number(metric) for metric in rows.metric]
+    return pd.DataFrame({"case": rows.case, "length": lengths, "value": rows.value})
+
+
+def _first_number(text: str) -> int:
+    """The first whole number of a text, commas between its digits.
+
+    >>> _first_number("needle at 65,536, depth 0.50")
+    65536
+    """
+    return int(re.search(r"\d+(,\d{3})*", text)[0].replace(",", ""))
 
 
 def _read(folder: Path) -> Card:

@@ -74,9 +74,9 @@ class Claim:
         return [arm.value for arm in self.arms]
 
     def run(self, arm: Number) -> tuple[str, str]:
-        """Model and name of an arm; a stage on a GPU has one model, called "gpu"."""
+        """Model and name of an arm."""
         model, _, name = arm.arm.rpartition("|")
-        return model or self.model or (GPU if self.scale == GPU else ""), name
+        return model or self.model, name
 
 
 def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
@@ -125,9 +125,8 @@ def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:
         yield not claim.arms, f"it cannot be shown at this scale, so it has no arms to compare; or scale: {scales}"
         return
     if claim.scale == GPU:
-        one = all(claim.run(arm)[0] == GPU for arm in claim.arms)
-        yield one, "a stage on a GPU has one model, so no model is named: arms are its systems"
-        yield claim.lengths is None, "rows of a GPU have no lengths: tasks are their cases"
+        bare = claim.tasks is None and claim.lengths is None
+        yield bare, "rows of a GPU have no tasks and no lengths: model is their case, arms are their systems"
     for key in ("results", "metric", "arms"):
         yield bool(getattr(claim, key)), f"the key {key} is missing"
     yield all(claim.run(arm)[0] for arm in claim.arms), "the key model is missing (or write the arms as model|arm)"

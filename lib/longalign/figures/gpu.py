@@ -1,0 +1,131 @@
+"""What was measured on GPUs, a page for each card: exactness, kernels, Figure 5, training, learning by length."""
+
+import errno
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure, SubFigure
+
+from longalign.gpu_results import FIGURE_5, TABLE, Card, exactness, figure_5, learning, read_cards
+from longalign.plots import COLOURS, TEXT_WIDTH, figure, look
+
+PAGE = (TEXT_WIDTH, 6.6)
+
+
+@figure("gpu")
+def gpu(folder: Path) -> Figure:
+    """On each card: exactness as shares of what is allowed, kernels' time and share of the card's ceiling, Figure 5's
+    ratios beside the cost model and the paper, tokens a second, exact match by length. Grey crosses are computations
+    that are wrong on purpose."""
+    cards = read_cards(folder / "gpu")
+    if not cards:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "gpu" / TABLE))
+    drawn = plt.figure(figsize=(PAGE[0], PAGE[1] * len(cards)), layout="constrained")
+    for page, card in zip(np.atleast_1d(drawn.subfigures(len(cards), 1)), cards, strict=True):
+        _page(page, card)
+    return drawn
+
+
+def _page(page: SubFigure, card: Card) -> None:
+    page.suptitle(f"{card.name}, {card.date}, torch {card.torch}", fontsize=8)
+    panels = page.subplots(3, 2).flat
+    draws = (_exact, _figure_5, _times, _shares, _training, _learning)
+    for axes, draw in zip(panels, draws, strict=True):
+        if not draw(axes, card):
+            axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+            axes.set(xticks=[], yticks=[])
+
+
+def _exact(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("exactness: share of the allowed distance")
+    found = exactness(card)
+    places = _places(axes, found.metric)
+    for control, style in ((False, {"color": COLOURS[0], "marker": "o"}), (True, {"color": "0.6", "marker": "x"})):
+        part = found[found.control == control]
+        axes.plot(part.share, part.metric.map(places), linestyle="none", **style)
+    axes.axvline(1, color="black", linewidth=0.8)
+    _log(axes)
+    return len(found) > 0
+
+
+def _figure_5(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("Figure 5: times as fast as naive batching, 8 ranks")
+    table = figure_5(card)
+    table = table[table.index.get_level_values("case") == FIGURE_5].droplevel("case")
+    places = _places(axes, table.index.to_series())
+    for name, style in look(["kernels", "cost model", "paper"]).items():
+        axes.plot(table[name], table.index.map(places), linestyle="none", label=name, **style)
+    if len(table):
+        axes.set_xlim(0, 1.1 * float(np.nanmax(table.drop(columns="error"))))
+        _legend(axes)
+    return len(table) > 0
+
+
+def _times(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("kernels, forward and backward: ms")
+    _log(axes)
+    rows = card.of("kernels", metric="time, forward + backward")
+    return _by_system(axes, rows.assign(value=1000 * rows.value))
+
+
+def _shares(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("kernels: share of the product's rate")
+    axes.set_xlim(0, 1)
+    return _by_system(axes, card.of("kernels", unit="share"))
+
+
+def _training(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("training: tokens a second")
+    rows = card.of("training", unit="tokens/s")
+    places = _places(axes, rows.system)
+    axes.set_axisbelow(True)
+    axes.barh(rows.system.map(places), rows.value, height=0.5, color=COLOURS[0])
+    return len(rows) > 0
+
+
+def _learning(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("exact match by length of the document")
+    table = learning(card)
+    for name, style in look(list(dict.fromkeys(table.case))).items():
+        part = table[table.case == name]
+        axes.plot(part.length, part.value, label=name, **style)
+    if len(table):
+        ticks = sorted(set(table.length))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{length:,}" for length in ticks], rotation=40)
+        axes.minorticks_off()
+        axes.set_ylim(0, 1)
+        _legend(axes)
+    return len(table) > 0
+
+
+def _by_system(axes: plt.Axes, rows: pd.DataFrame) -> bool:
+    """Dots, a line for each case, a marker for each system."""
+    places = _places(axes, rows.case)
+    for name, style in look(list(dict.fromkeys(rows.system))).items():
+        part = rows[rows.system == name]
+        axes.plot(part.value, part.case.map(places), linestyle="none", label=name, **style)
+    if len(rows):
+        _legend(axes)
+    return len(rows) > 0
+
+
+def _places(axes: plt.Axes, names: pd.Series) -> dict[str, int]:
+    """A line of the axis for each name, the first on top."""
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    axes.set_yticks(range(len(places)), list(places), fontsize=6)
+    axes.set_ylim(max(len(places), 1) - 0.5, -0.5)
+    return places
+
+
+def _log(axes: plt.Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(plt.NullFormatter())
+
+
+def _legend(axes: plt.Axes) -> None:
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.1), ncols=2, fontsize=6)
