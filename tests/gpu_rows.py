@@ -38,7 +38,8 @@ def exact(folder, distances, *, controls=(40.0,), **options):
             good = kind or value <= 2
             given = ("exact", f"heads of {64 + number}{kind}", "packed, varlen")
             metric = f"{metric.partition(':')[0]}: distance, packed / separate"
-            rows.append(row(*given, metric, value, "ratio", status="ok" if good else "failed", note="" if good else "over 2"))
+            told = {"status": "ok"} if good else {"status": "failed", "note": "over 2"}
+            rows.append(row(*given, metric, value, "ratio", **told))
     return add(folder, "exact", rows, **options)
 
 

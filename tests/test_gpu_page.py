@@ -61,7 +61,7 @@ def drawn(tmp_path):
 
 def test_the_figure_has_a_panel_for_each_question_and_the_numbers_of_the_rows(drawn):
     found = panels(drawn)
-    assert len(found) == 6 and drawn.subfigs[0].get_suptitle().startswith(f"{CARD}, 2026-11-28")
+    assert len(found) == 8 and drawn.subfigs[0].get_suptitle().startswith(f"{CARD}, 2026-11-28")
     exact, controls, line = found["exactness: share of the allowed distance"].lines
     assert sorted(exact.get_xdata()) == pytest.approx([0.2, 0.55, 0.95])
     assert list(controls.get_xdata()) == [20.0] and list(line.get_xdata()) == [1, 1]

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 
-from longalign.gpu_results import FIGURE_5, TABLE, Card, exactness, figure_5, learning, read_cards
+from longalign.gpu_results import EXACT_MATCH, FIGURE_5, NEEDLE, TABLE, Card, exactness, figure_5, learning, read_cards
 from longalign.plots import COLOURS, TEXT_WIDTH, figure, look
 
-PAGE = (TEXT_WIDTH, 6.6)
+PAGE = (TEXT_WIDTH, 8.8)
 
 
 @figure("gpu")
 def gpu(folder: Path) -> Figure:
-    """On each card: exactness as shares of what is allowed, kernels' time and share of the card's ceiling, Figure 5's
-    ratios beside the cost model and the paper, tokens a second, exact match by length. Grey crosses are computations
-    that are wrong on purpose."""
+    """On each card: exactness as shares of what is allowed, Figure 5's ratios beside the cost model and the paper,
+    kernels' time, memory and share of the card's ceiling, tokens a second, exact match and needles by length. Grey
+    crosses are computations that are wrong on purpose."""
     cards = read_cards(folder / "gpu")
     if not cards:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / "gpu" / TABLE))
@@ -31,8 +31,8 @@ def gpu(folder: Path) -> Figure:
 
 def _page(page: SubFigure, card: Card) -> None:
     page.suptitle(f"{card.name}, {card.date}, torch {card.torch}", fontsize=8)
-    panels = page.subplots(3, 2).flat
-    draws = (_exact, _figure_5, _times, _shares, _training, _learning)
+    panels = page.subplots(4, 2).flat
+    draws = (_exact, _figure_5, _times, _memory, _shares, _training, _exact_match, _needles)
     for axes, draw in zip(panels, draws, strict=True):
         if not draw(axes, card):
             axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
@@ -71,6 +71,12 @@ def _times(axes: plt.Axes, card: Card) -> bool:
     return _by_system(axes, rows.assign(value=1000 * rows.value))
 
 
+def _memory(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("kernels, forward and backward: GiB beside inputs")
+    _log(axes)
+    return _by_system(axes, card.of("kernels", metric="memory, forward + backward"))
+
+
 def _shares(axes: plt.Axes, card: Card) -> bool:
     axes.set_title("kernels: share of the product's rate")
     axes.set_xlim(0, 1)
@@ -86,18 +92,27 @@ def _training(axes: plt.Axes, card: Card) -> bool:
     return len(rows) > 0
 
 
-def _learning(axes: plt.Axes, card: Card) -> bool:
+def _exact_match(axes: plt.Axes, card: Card) -> bool:
     axes.set_title("exact match by length of the document")
-    table = learning(card)
+    return _by_length(axes, learning(card, EXACT_MATCH))
+
+
+def _needles(axes: plt.Axes, card: Card) -> bool:
+    axes.set_title("needles found by length, mean over depths")
+    return _by_length(axes, learning(card, NEEDLE))
+
+
+def _by_length(axes: plt.Axes, table: pd.DataFrame) -> bool:
+    """A line for each case over the lengths in thousands (1,024) of tokens."""
     for name, style in look(list(dict.fromkeys(table.case))).items():
-        part = table[table.case == name]
-        axes.plot(part.length, part.value, label=name, **style)
+        means = table[table.case == name].groupby("length").value.mean()
+        axes.plot(means.index, means, label=name, **style)
     if len(table):
         ticks = sorted(set(table.length))
         axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{length:,}" for length in ticks], rotation=40)
+        axes.set_xticks(ticks, [f"{length / 1024:.3g}k" for length in ticks])
         axes.minorticks_off()
-        axes.set_ylim(0, 1)
+        axes.set_ylim(-0.05, 1.05)
         _legend(axes)
     return len(table) > 0
 
