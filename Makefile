@@ -8,6 +8,8 @@ STAMPS  ?= .make
 VENV    ?= .venv
 JOBS    ?= 2
 EXECUTOR ?= make
+MINUTES ?= 6
+OUT     ?= $(RUNS)/gpu_program
 # those that take longest first, so that the others fill the time beside them
 BENCHES := training preprocessing $(filter-out _% common peers training preprocessing,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
 BENCH   ?= $(BENCHES)
@@ -70,7 +72,7 @@ ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -122,6 +124,10 @@ bench: $(READY) ## measure the library against others' as installed from PyPI; B
 	@status=0; $(if $(filter $(WITH_PEERS),$(BENCH)),$(PY) -m benchmarks.peers || status=1;) \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
 	$(PY) -m longalign.readme || status=1; exit $$status
+
+# A borrowed machine has torch, and no network to install anything: its own Python serves where there is no .venv.
+gpu: ## measure what a GPU shows in MINUTES=6, into OUT=folder; ARGS="--tiny" shows on a CPU that it runs
+	$(or $(wildcard $(PY)),$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(ARGS)
 
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not cluster and not gpu and not browser" $(ARGS)

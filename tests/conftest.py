@@ -1,8 +1,12 @@
 """Fixtures that several test modules share: tiny models in fp64, random sequences, marks."""
 
 import os
+import signal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # `nohup make test &`: processes that the tests start and interrupt would inherit that the signal is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest

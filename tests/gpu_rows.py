@@ -77,7 +77,7 @@ def whole(folder, **options):
                              for name, value in systems.items()], **options)  # fmt: skip
     rows = []
     for arm, value in (("none", 0.2), ("all", 0.7)):
-        given = ("learning", f"1:1, {arm}", "mini-13b")
+        given = ("learning", f"1:1, {arm}", "mini-6b")
         for n, length in enumerate((4096, 16_384, 32_768, 65_536)):
             rows.append(row(*given, f"exact match at {length:,}", value / (n + 1), "share"))
             rows += [row(*given, f"needle at {length:,}, depth {depth:.2f}", value, "share") for depth in (0.0, 0.5)]

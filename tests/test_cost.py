@@ -206,3 +206,12 @@ def test_simulated_seconds_are_those_of_the_slowest_rank_worked_out_by_hand():
 def test_one_simulated_rank_takes_what_its_work_takes():
     plan = plan_naive(mixture(60) // 64 + 2, accumulation=4)
     assert step_seconds(plan, TRUE_PACE) == pytest.approx(TRUE_PACE(step_work(plan)[:, 0]), rel=1e-12)
+
+
+def test_a_column_that_explains_no_more_than_rounding_stays_at_zero_on_every_processor():
+    work = np.array([[2.0, 4, 1, 1], [4, 16, 2, 1], [3, 9, 1, 1], [9, 29, 1, 1], [9, 81, 3, 1]])
+    exact = work @ [0.5, 0.25, 0.0, 1.0]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        pace = fit_pace(work, exact * (1 + 2e-16 * rng.integers(-4, 5, len(exact))))
+        assert pace.per_micro_batch == 0.0 and abs(pace.per_step - 1) < 1e-12

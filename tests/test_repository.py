@@ -19,14 +19,14 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
     0: "shapes packing bins batching plan weights cost demand levels balance summary",
-    1: "loss attention last_layer collators planned",
+    1: "loss attention attention_kernels last_layer collators planned",
     2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
     "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
     "defects fetching endpoints official judging self_instruct",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts "
     "claim_scores gpu_results",
-    "top": "execute execution reproduce verify reference readme claims launch slurm smoke paper_plan paper_table "
-    "parsing commands cli",
+    "top": "execute execution reproduce verify verify_gaps reference readme claims launch slurm smoke paper_plan "
+    "paper_table parsing commands cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}

@@ -11,6 +11,7 @@ import pytest
 
 from longalign import paths, verify
 from longalign.record import write_json
+from longalign.verify_gaps import broken_ledger
 
 REFERENCE = paths.results()
 
@@ -129,6 +130,45 @@ def test_an_arm_with_fewer_seeds_is_compared_in_those_it_has_and_an_arm_that_is_
     assert found and all("arm naive" in sentence and "not there" in sentence for sentence in found)
 
 
+def test_rows_that_stand_twice_are_wrong(run):
+    table = pd.read_csv(run / "methods.csv")
+    pd.concat([table, table[table.seed == 1].assign(value=0)]).to_csv(run / "methods.csv", index=False)
+    doubled, *_ = wrong(run, "methods")
+    assert doubled.startswith("methods.csv gives ") and "rows more than once" in doubled
+
+
+def test_seeds_in_the_place_of_the_references_are_wrong_and_nothing_passes_for_compared(run):
+    moves = {"data_scale": lambda seed: seed + 100, "lora": lambda seed: seed.where(seed == 0, seed + 100)}
+    for name, move in moves.items():
+        table = pd.read_csv(run / f"{name}.csv")
+        table.assign(seed=move(table.seed), value=0).to_csv(run / f"{name}.csv", index=False)
+    found = wrong(run)
+    for name in moves:
+        told = [sentence for sentence in found if sentence.startswith(name)]
+        assert any("cannot be compared, the reference has 0, 1, 2" in sentence for sentence in told), told
+
+
+def test_more_seeds_than_the_reference_has_are_compared_in_those_that_it_has(run):
+    table = pd.read_csv(run / "lora.csv")
+    more = table[table.seed == 0].assign(seed=table.seed.max() + 1)
+    pd.concat([table, more]).to_csv(run / "lora.csv", index=False)
+    assert wrong(run) == []
+
+
+def test_a_ledger_that_does_not_follow_from_the_tables_is_told(run):
+    shutil.copytree(REFERENCE / "items", run / "items")
+    assert broken_ledger(run) == []
+    claims = pd.read_csv(run / "claims.csv")
+    typed, first, *others = claims.index[claims.estimate.notna()]
+    change(run, "claims", typed, verdict="contradicted")
+    change(run, "claims", others, **{name: 10 * claims[name][others] for name in ("estimate", "low", "high")})
+    told = broken_ledger(run)
+    assert len(told) == 1 + len(others) and not any(f"id {claims.id[first]}:" in sentence for sentence in told)
+    assert any("verdict contradicted, but the run's tables give" in sentence for sentence in told)
+    pd.concat([claims, claims]).to_csv(run / "claims.csv", index=False)
+    assert "more than once" in broken_ledger(run)[0]
+
+
 def test_times_are_not_compared(run):
     table = pd.read_csv(run / "times.csv")
     table.assign(value=table.value * 7).to_csv(run / "times.csv", index=False)
@@ -178,6 +218,7 @@ def test_text_in_the_place_of_a_number_and_claims_that_are_cut_off_are_wrong(run
 def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     shutil.copytree(run, tmp_path / "runs" / "laptop", ignore=shutil.ignore_patterns("runs"))
+    shutil.copytree(REFERENCE / "items", tmp_path / "runs" / "laptop" / "items")
     assert verify.main(["laptop"]) == 0 and "0 out of bounds" in capsys.readouterr().out
     change(tmp_path / "runs" / "laptop", "packing", 0, packs=1)
     assert verify.main(["laptop"]) == 1

@@ -162,7 +162,7 @@ def fit_pace(work: Float[np.ndarray, "n 4"], seconds: Float[np.ndarray, " n"]) -
     """The pace that fits measured seconds best: least squares with no coefficient below zero, rows of work as above.
 
     The best fit under that bound is the ordinary one over the columns that it does not hold at zero, so all choices of
-    columns are tried, and nothing but numpy is needed.
+    columns are tried, and nothing but numpy is needed. A column that explains no more than rounding stays at zero.
 
     Raises:
         ValueError: fewer times than coefficients, or times that are not positive.
@@ -176,12 +176,13 @@ def fit_pace(work: Float[np.ndarray, "n 4"], seconds: Float[np.ndarray, " n"]) -
         raise ValueError(f"a pace is fitted to at least 4 positive times with their work, not to {len(seconds)} times")
     scale = np.maximum(work.max(axis=0), 1e-300)
     best, least = np.zeros(4), float(seconds @ seconds)
+    rounding = 1e-24 * least  # squares of what processors differ by, some 1e-15 of the times, and room above
     for size in range(1, 5):
         for columns in map(list, itertools.combinations(range(4), size)):
             found = np.zeros(4)
             found[columns] = np.linalg.lstsq(work[:, columns] / scale[columns], seconds, rcond=None)[0]
             left = float(((work / scale @ found - seconds) ** 2).sum())
-            if (found >= 0).all() and left < least * (1 - 1e-9):
+            if (found >= 0).all() and left < least * (1 - 1e-9) - rounding:
                 best, least = found, left
     return Pace(*(best / scale).tolist())
 

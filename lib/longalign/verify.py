@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from scipy import stats as distributions
 
 from longalign import paths
 from longalign.profiles import load_profile
+from longalign.verify_gaps import broken_ledger, doubled_rows, other_seeds
 
 FAMILY = 0.001
 """How often an honest run may fail, over all numbers together."""
@@ -63,7 +64,8 @@ class Finding:
 def compare(run: Path | str, reference: Path | str) -> list[Finding]:
     """Every table of the reference against that of the run, in the order of their names.
 
-    A table, row or column that is missing is wrong; seeds that only one of them has are left out.
+    A table, row or column that is missing is wrong, and so are a row that stands twice and seeds in the place of the
+    reference's. A run may have fewer seeds, or more.
     """
     names = sorted(p.stem for p in Path(reference).glob("*.csv") if p.stem not in {CLAIMS, *NOT_OF_A_RUN})
     there = (Path(reference) / f"{CLAIMS}.csv").is_file()
@@ -80,8 +82,16 @@ def compare(run: Path | str, reference: Path | str) -> list[Finding]:
             found[name] = _exact(name, *pair)
     by_level = [_with_tolerance({name: _level(name, *pair, means) for name, pair in pairs.items()})
                 for means in (False, True)]  # fmt: skip
-    found |= {name: _trained(name, [level[name] for level in by_level if name in level]) for name in pairs}
+    for name, pair in pairs.items():
+        trained = _trained(name, [level[name] for level in by_level if name in level])
+        found[name] = replace(trained, wrong=(*_left_out(name, *pair), *trained.wrong))
     return [found[name] for name in sorted(found)]
+
+
+def _left_out(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
+    value = next(column for column in VALUES if column in ours)
+    doubled = doubled_rows(name, ours, [column for column in ours if column != value])
+    return doubled + (other_seeds(name, ours, theirs) if "seed" in ours else [])
 
 
 def _claims(run: Path, reference: Path) -> Finding:
@@ -243,15 +253,18 @@ def main(arguments: Sequence[str]) -> int:
         if settings := other_settings(run, reference):
             raise ValueError(f"this run cannot be compared with the reference: {'; '.join(settings[:5])}")
         findings, verdicts = compare(run, reference), changed_verdicts(run, reference)
+        broken = broken_ledger(run)
     except (ValueError, FileNotFoundError) as error:
         print(f"longalign.verify: {error}", file=sys.stderr)
         return 2
     print(table(findings))
     for sentence in (sentence for f in findings for sentence in f.wrong):
         print(f"out of bounds: {sentence}")
+    for sentence in broken:
+        print(f"not computed from the tables: {sentence}")
     for sentence in verdicts:
         print(f"another verdict: {sentence}")
-    return 1 if any(f.wrong for f in findings) else 0
+    return 1 if broken or any(f.wrong for f in findings) else 0
 
 
 def _config(path: Path) -> dict:

@@ -1,0 +1,93 @@
+"""What a comparison with the reference would leave out in silence, as sentences that make `longalign.verify` fail.
+
+A run is compared number by number where both have the same seed of the same arm. So a row that stands twice, a seed in
+the place of another, and a ledger that was not computed from the run's tables would never be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from longalign.claims import measure_all
+from longalign.ledger import load_ledger
+
+NUMBERS = ("estimate", "low", "high", "item_low", "item_high", "p_holm", "seeds")
+DIGITS = 1e-4
+"""Relative difference of a number that was written with six digits, and of p values that are computed from such."""
+
+
+def doubled_rows(name: str, table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """A sentence where rows of a table have the same `keys`: the mean over them would hide what they say.
+
+    >>> doubled_rows("methods", pd.DataFrame({"arm": ["naive", "naive"], "value": [1.0, 9.0]}), ["arm"])
+    ['methods.csv gives 1 row more than once; the first: arm naive']
+    """
+    again = table[table.duplicated(keys)]
+    if again.empty:
+        return []
+    first = ", ".join(f"{key} {again[key].iloc[0]}" for key in keys)
+    return [f"{name}.csv gives {len(again):,} row{'s' if len(again) > 1 else ''} more than once; the first: {first}"]
+
+
+def other_seeds(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
+    """A sentence for each arm of which the run has other seeds in the place of the reference's.
+
+    Fewer seeds than the reference has are compared, and so are more: all that the reference says is held against them.
+
+    >>> ours, theirs = (pd.DataFrame({"arm": "naive", "seed": seeds}) for seeds in ([0, 100], [0, 1, 2]))
+    >>> other_seeds("methods", ours, theirs)
+    ['methods.csv, arm naive: seed 100 cannot be compared, the reference has 0, 1, 2']
+    """
+    arm = [column for column in ("model", "arm") if column in ours]
+    known = {key: set(rows.seed) for key, rows in _by(theirs, arm)}
+    found = []
+    for key, rows in _by(ours, arm):
+        seeds = set(rows.seed)
+        strange, missing = sorted(seeds - known.get(key, seeds)), known.get(key, set()) - seeds
+        if strange and missing:
+            where = ", ".join(f"{column} {value}" for column, value in zip(arm, key, strict=True))
+            found.append(
+                f"{name}.csv, {where or 'all rows'}: seed{'s' if len(strange) > 1 else ''} {_listed(strange)} "
+                f"cannot be compared, the reference has {_listed(sorted(known[key]))}"
+            )
+    return found
+
+
+def broken_ledger(run: Path | str) -> list[str]:
+    """A sentence for each claim of a run whose numbers or verdict do not follow from the run's own tables."""
+    path = Path(run) / "claims.csv"
+    try:
+        told = pd.read_csv(path)
+    except (FileNotFoundError, ValueError):
+        return []  # the comparison says so
+    if twice := doubled_rows("claims", told, ["id"]):
+        return twice
+    given, found = told.set_index("id"), []
+    for row in measure_all(load_ledger(), Path(run)):
+        if row["id"] not in given.index:
+            continue
+        claimed = given.loc[row["id"]]
+        differs = [name for name in NUMBERS if name in claimed and not _same(claimed[name], row[name])]
+        differs += ["verdict"] if claimed.get("verdict") != row["verdict"] else []
+        if differs:
+            first = differs[0]
+            computed = f"but the run's tables give {row[first]}"
+            found.append(f"claims.csv, id {row['id']}: {first} {claimed[first]}, {computed}")
+    return found
+
+
+def _by(table: pd.DataFrame, columns: list[str]) -> list[tuple[tuple, pd.DataFrame]]:
+    return list(table.groupby(columns, dropna=False)) if columns else [((), table)]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
+
+
+def _same(told: object, computed: object) -> bool:
+    a, b = (np.nan if value is None else float(value) for value in (told, computed))
+    return bool(np.isclose(a, b, rtol=DIGITS, atol=1e-6, equal_nan=True))
