@@ -3,7 +3,7 @@
 import csv
 import json
 
-from longalign.gpu_results import COLUMNS, COST_MODEL, FIGURE_5, PAPER, RATIO, RECORDS, TABLE
+from longalign.gpu_results import COLUMNS, FIGURE_5, PAPER, PREDICTED, RATIO, RECORDS, TABLE
 
 CARD = "NVIDIA H100 80GB HBM3"
 
@@ -49,8 +49,7 @@ def figure_5(folder, speeds, *, predicted=2.4, **options):
     for system, value in speeds.items():
         given = ("figure5", FIGURE_5, system)
         rows += [row(*given, RATIO, value, "ratio", backend="fit_pace"),
-                 row(*given, RATIO, predicted, "ratio", backend=COST_MODEL),
-                 row(*given, "error of the ratio", predicted / value - 1, "share", backend=COST_MODEL)]  # fmt: skip
+                 row(*given, PREDICTED, predicted, "ratio", backend="longalign.cost")]  # fmt: skip
     paper = {"packing": 67.2 / 23.4, "sorted": 67.2 / 23.3}
     rows += [row("figure5", PAPER, name, RATIO, value, "ratio", backend="8 x A800") for name, value in paper.items()]
     return add(folder, "figure5", rows, **options)
@@ -77,7 +76,7 @@ def whole(folder, **options):
                              for name, value in systems.items()], **options)  # fmt: skip
     rows = []
     for arm, value in (("none", 0.2), ("all", 0.7)):
-        given = ("learning", f"1:1, {arm}", "mini-6b")
+        given = ("learning", f"1:1, {arm}", "mini-7b")
         for n, length in enumerate((4096, 16_384, 32_768, 65_536)):
             rows.append(row(*given, f"exact match at {length:,}", value / (n + 1), "share"))
             rows += [row(*given, f"needle at {length:,}, depth {depth:.2f}", value, "share") for depth in (0.0, 0.5)]

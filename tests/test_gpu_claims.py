@@ -50,7 +50,7 @@ def test_of_several_cards_the_one_with_most_seeds_decides(tmp_path):
 
 
 def test_arms_of_two_cases_are_compared_where_they_name_their_case(tmp_path):
-    rows = [row("learning", f"1:1, {arm}", "mini-6b", "exact match at 65,536", value, "share")
+    rows = [row("learning", f"1:1, {arm}", "mini-7b", "exact match at 65,536", value, "share")
             for arm, value in (("none", 0.1), ("all", 0.4))]  # fmt: skip
     add(tmp_path / "gpu" / "h100", "learning", rows)
     (stated,) = [claim for claim in load_ledger() if claim.results == "learning"]
@@ -73,10 +73,10 @@ def test_a_stage_that_was_not_run_is_named(tmp_path):
 
 def test_a_gpu_changes_no_p_value_of_the_laptop(tmp_path):
     values = {"new": [0.80, 0.82, 0.81], "old": [0.5, 0.5, 0.5]}
-    rows = [{"arm": arm, "model": "mini-6b", "seed": seed, "task": "t", "metric": "accuracy", "value": value}
+    rows = [{"arm": arm, "model": "mini-7b", "seed": seed, "task": "t", "metric": "accuracy", "value": value}
             for arm, of in values.items() for seed, value in enumerate(of)]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
-    laptop = Claim("laptop", "Figure 5", "New is better.", "05_data_scale", results="scores", model="mini-6b",
+    laptop = Claim("laptop", "Figure 5", "New is better.", "05_data_scale", results="scores", model="mini-7b",
                    metric="accuracy", arms=(Number("new", 1.0), Number("old", -1.0)), direction="greater")  # fmt: skip
     before = measure_all([laptop, FASTER], tmp_path, tmp_path / "gpu")[0]
     ratios(tmp_path / "gpu" / "h100", 5)
@@ -99,6 +99,6 @@ def test_the_committed_claims_of_a_gpu_name_the_model_and_what_is_extrapolated()
     for claim in stated.values():
         assert claim.notebook == "22_gpu" and claim.results in ("figure5", "learning")
         figure = claim.results == "figure5"
-        for words in ("Llama-2-7B's shape", "2 and 4 of 32 layers") if figure else ("mini-6b, a miniature",):
+        for words in ("Llama-2-7B's shape", "2 and 4 of 32 layers") if figure else ("mini-7b, a miniature",):
             assert words in claim.statement, claim.id
     assert {claim.results for claim in stated.values()} == {"figure5", "learning"}

@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_rows import CARD, add, row
-from longalign.gpu_results import RECORDS, TABLE, read_cards
+from longalign.gpu_results import RECORDS, TABLE, read_cards, stages
 
 
 def product(value, **options):
@@ -73,6 +73,21 @@ def test_rows_of_a_stage_that_was_stopped_before_its_record_are_left_out(tmp_pat
     assert set(card.rows.stage) == {"ceilings"}
 
 
+def test_a_stage_whose_process_died_is_a_failed_row_and_leaves_the_card_its_name(tmp_path):
+    add(tmp_path / "h100", "ceilings", [product(700.0)])
+    died = row("figure5", "", "", "", status="failed", note="its process ended by itself, with status -9")
+    add(tmp_path / "h100", "figure5", [died])
+    path = tmp_path / "h100" / RECORDS
+    first = path.read_text().splitlines()[0]
+    path.write_text(first + '\n{"stage": "figure5", "rows": 1, "failed": 1, "stopped": "status -9"}\n')
+    (card,) = read_cards(tmp_path)
+    assert (card.name, card.date, card.failed.stage.tolist()) == (CARD, "2026-11-28", ["figure5"])
+    assert stages(card).stopped.tolist() == ["", "status -9"]
+    path.write_text(path.read_text().replace(first, '{"stage": "ceilings", "rows": 1, "failed": 0}'))
+    (card,) = read_cards(tmp_path)
+    assert (card.name, card.date) == ("h100", "unknown day"), "where every process died"
+
+
 @pytest.mark.parametrize(
     ("break_it", "told"),
     [
@@ -80,7 +95,7 @@ def test_rows_of_a_stage_that_was_stopped_before_its_record_are_left_out(tmp_pat
         (lambda folder: (folder / TABLE).write_text("stage,case\na,b\n"), "gpu.csv must have the columns stage, case"),
         (lambda folder: (folder / RECORDS).unlink(), "gpu.jsonl cannot be read"),
         (lambda folder: (folder / RECORDS).write_text("{"), "gpu.jsonl cannot be read"),
-        (lambda folder: (folder / RECORDS).write_text('{"stage": "exact"}\n'), "line 1: a record has absent, card"),
+        (lambda folder: (folder / RECORDS).write_text('{"stage": "exact"}\n'), "line 1: a record has failed, rows"),
         (lambda folder: add(folder, "kernels", [product(1.0)]), "rows 2 to 2 must be those of stage kernels"),
         (lambda folder: add(folder, "ceilings", [product(1.0)], note_rows=3), "rows 2 to 4 must be those of stage"),
     ],

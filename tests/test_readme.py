@@ -49,10 +49,10 @@ def test_the_readme_names_each_card_what_was_exact_and_the_ratios_of_figure_5(tm
     figure_5(h100, {"packing": 2.61, "sorted": 2.84})
     exact(tmp_path / "gpu" / "h200", [0.4, 2.3], card="NVIDIA H200")
     first, second, last = readme.gpu_block(tmp_path).split("\n\n")
-    assert first.startswith(f"On {CARD} (2026-11-28, torch 2.11.0+cu130): 3 of 3 comparisons")
+    assert first.startswith(f"On {CARD} (2026-11-28, torch 2.11.0+cu130): 3 of 3 distances")
     assert "the largest is 0.95 of it" in first and first.endswith("No rows failed.")
     assert "packing 2.6 (the paper: 2.9), sorted 2.8 (the paper: 2.9)" in first
-    assert second.startswith("On NVIDIA H200") and "1 of 2 comparisons" in second and "Llama-2-7B" not in second
+    assert second.startswith("On NVIDIA H200") and "1 of 2 distances" in second and "Llama-2-7B" not in second
     assert "the largest is 1.15 of it" in second and second.endswith("1 row failed, with reasons in `22_gpu`.")
     assert "`make gpu`" in last and "several GPUs" in last
 

@@ -19,16 +19,15 @@ TABLE, RECORDS = "gpu.csv", "gpu.jsonl"
 COLUMNS = ("stage", "case", "system", "metric", "value", "unit", "backend", "status", "note")
 NUMBER = ["stage", "case", "system", "metric"]
 """The columns that say which number a row holds; one run may give it by several backends."""
-NEEDED = {
-    "stage", "tiny", "rows", "failed", "absent", "card", "clock", "versions", "commit", "seconds_taken",
-    "seconds_budgeted",
-}  # fmt: skip
+NEEDED = {"stage", "rows", "failed"}
+"""What every record has; that of a stage whose process died has no card, clock, versions and seconds."""
 REHEARSAL = "rehearsal"
 ALLOWED = 2.0
 """A packed computation in bf16 may be so many times as far from the fp32 oracle as separate sequences in bf16 are."""
 CONTROL = "control, "
 """How the metric of a computation begins that is wrong on purpose: it must be over `ALLOWED`."""
-COST_MODEL, PAPER, RATIO = "longalign.cost", "the paper, 8 ranks", "naive / this"
+RATIO, PREDICTED, PAPER = "naive / this", "naive / this, predicted", "the paper, 8 ranks, ZeRO-3"
+"""Metrics of stage d, by the card's kernels and by the cost model, and the case of the paper's own numbers."""
 EXACT_MATCH, NEEDLE = "exact match", "needle"
 FIGURE_5 = "10,000 sequences, 8 ranks, barrier at each micro-step (ZeRO-3)"
 """The case of stage d that is nearest to the paper's Figure 5."""
@@ -38,7 +37,8 @@ FIGURE_5 = "10,000 sequences, 8 ranks, barrier at each micro-step (ZeRO-3)"
 class Card:
     """What was measured on one card: the rows that count, by `COLUMNS`, and the records of the stages they are from.
 
-    `name` and `date` are those of the last record; `repeated` counts failures of runs that were done again.
+    `name`, `date` and `torch` are those of the last record that has them; `repeated` counts failures of runs that were
+    done again.
     """
 
     folder: Path
@@ -48,18 +48,21 @@ class Card:
 
     @property
     def name(self) -> str:
-        """The card as its driver calls it."""
-        return self.records[-1]["card"]
+        """The card as its driver calls it; the folder's name where every stage died."""
+        return self._last("card", self.folder.name)
 
     @property
     def date(self) -> str:
-        """The day of the last record, in UTC."""
-        return self.records[-1]["clock"][:10]
+        """The day, in UTC."""
+        return self._last("clock", "unknown day")[:10]
 
     @property
     def torch(self) -> str:
-        """torch's version in the last record."""
-        return self.records[-1]["versions"]["torch"]
+        """torch's version."""
+        return self._last("versions", {"torch": "unknown"})["torch"]
+
+    def _last(self, key: str, default: Any) -> Any:
+        return next((record[key] for record in reversed(self.records) if key in record), default)
 
     def of(self, stage: str, **chosen: str) -> pd.DataFrame:
         """The good rows of a stage, those with the given metric, unit, case or system where one is given."""
@@ -85,11 +88,12 @@ def read_cards(folder: Path | str) -> list[Card]:
 
 
 def stages(card: Card) -> pd.DataFrame:
-    """A row for each stage that was run: when, seconds taken and budgeted, numbers, failures, what was absent."""
+    """A row for each stage that was run: when, seconds taken and budgeted, rows, failures, what was absent."""
+    columns = {"clock": "clock", "seconds_taken": "seconds", "seconds_budgeted": "budget", "rows": "rows",
+               "failed": "failed", "commit": "commit"}  # fmt: skip
     return pd.DataFrame([
-        {"stage": record["stage"], "clock": record["clock"], "seconds": record["seconds_taken"],
-         "budget": record["seconds_budgeted"], "rows": record["rows"], "failed": record["failed"],
-         "absent": ", ".join(record["absent"]), "commit": record["commit"][:12]}
+        {"stage": record["stage"], **{name: record.get(key, "") for key, name in columns.items()},
+         "absent": ", ".join(record.get("absent", [])), "stopped": record.get("stopped", "")}
         for record in card.records
     ])  # fmt: skip
 
@@ -124,14 +128,11 @@ def figure_5(card: Card) -> pd.DataFrame:
 
     A row for each case and system of stage d. The paper has numbers for one of the cases.
     """
-    ratios = card.of("figure5", metric=RATIO)
-    paper = ratios[ratios.case == PAPER].set_index("system").value
-    ours = ratios[ratios.case != PAPER]
-    is_model = ours.backend == COST_MODEL
     index = ["case", "system"]
-    table = pd.DataFrame({"kernels": ours[~is_model].set_index(index).value,
-                          "cost model": ours[is_model].set_index(index).value})  # fmt: skip
-    table = table.loc[list(dict.fromkeys(map(tuple, ours[index].itertuples(index=False))))]
+    ratios, predicted = (card.of("figure5", metric=metric).set_index(index).value for metric in (RATIO, PREDICTED))
+    is_paper = ratios.index.get_level_values("case") == PAPER
+    paper = ratios[is_paper].droplevel("case")
+    table = ratios[~is_paper].to_frame("kernels").assign(**{"cost model": predicted})
     table["error"] = table["cost model"] / table["kernels"] - 1
     places = zip(table.index.get_level_values("case"), table.index.get_level_values("system"), strict=True)
     table["paper"] = [paper.get(system) if case == FIGURE_5 else None for case, system in places]
@@ -169,7 +170,7 @@ def _read(folder: Path) -> Card:
                 f"{record['stage']}, as record {number + 1} of {RECORDS} says: commit both files of one folder together"
             )
         first += record["rows"]
-        if not record["tiny"] and record["stage"] != REHEARSAL:
+        if not record.get("tiny") and record["stage"] != REHEARSAL:
             kept.append(part.assign(run=len(run)))
             run.append(record)
     if not run:

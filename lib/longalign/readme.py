@@ -105,8 +105,9 @@ def _of_card(card: Card) -> str:
     if len(checks):
         good = int((checks.status == "ok").sum())
         told.append(
-            f"{good} of {len(checks)} comparisons of packs and losses with an fp32 oracle are within what is allowed, "
-            f"twice the distance of separate sequences in bf16 (the largest is {checks.share.max():.2f} of it)."
+            f"{good} of {len(checks)} distances of packs and losses from an oracle of higher precision are within what "
+            "is allowed, twice that of separate sequences or of the plain loss "
+            f"(the largest is {checks.share.max():.2f} of it)."
         )
     speed = figure_5(card)
     speed = speed[speed.index.get_level_values("case") == FIGURE_5].droplevel("case")

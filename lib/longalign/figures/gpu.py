@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from longalign.gpu_results import EXACT_MATCH, FIGURE_5, NEEDLE, TABLE, Card, exactness, figure_5, learning, read_cards
 from longalign.plots import COLOURS, TEXT_WIDTH, figure, look
@@ -67,20 +68,19 @@ def _figure_5(axes: plt.Axes, card: Card) -> bool:
 def _times(axes: plt.Axes, card: Card) -> bool:
     axes.set_title("kernels, forward and backward: ms")
     _log(axes)
-    rows = card.of("kernels", metric="time, forward + backward")
-    return _by_system(axes, rows.assign(value=1000 * rows.value))
+    return _kernels(axes, card, "time", 1000)
 
 
 def _memory(axes: plt.Axes, card: Card) -> bool:
     axes.set_title("kernels, forward and backward: GiB beside inputs")
     _log(axes)
-    return _by_system(axes, card.of("kernels", metric="memory, forward + backward"))
+    return _kernels(axes, card, "memory")
 
 
 def _shares(axes: plt.Axes, card: Card) -> bool:
     axes.set_title("kernels: share of the product's rate")
     axes.set_xlim(0, 1)
-    return _by_system(axes, card.of("kernels", unit="share"))
+    return _kernels(axes, card, "share of the product's rate")
 
 
 def _training(axes: plt.Axes, card: Card) -> bool:
@@ -103,26 +103,27 @@ def _needles(axes: plt.Axes, card: Card) -> bool:
 
 
 def _by_length(axes: plt.Axes, table: pd.DataFrame) -> bool:
-    """A line for each case over the lengths in thousands (1,024) of tokens."""
+    """A line for each case over the lengths in tokens; k is 1,024."""
     for name, style in look(list(dict.fromkeys(table.case))).items():
         means = table[table.case == name].groupby("length").value.mean()
         axes.plot(means.index, means, label=name, **style)
     if len(table):
-        ticks = sorted(set(table.length))
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{length / 1024:.3g}k" for length in ticks])
-        axes.minorticks_off()
+        axes.set_xscale("log", base=4)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda length, _: f"{length / 1024:g}k" if length >= 1024 else f"{length:g}")
         axes.set_ylim(-0.05, 1.05)
         _legend(axes)
     return len(table) > 0
 
 
-def _by_system(axes: plt.Axes, rows: pd.DataFrame) -> bool:
-    """Dots, a line for each case, a marker for each system."""
+def _kernels(axes: plt.Axes, card: Card, metric: str, factor: float = 1) -> bool:
+    """Dots, a line for each case, a marker for each system, the same in all panels."""
+    every = card.of("kernels")
+    rows = every[every.metric == f"{metric}, forward + backward"]
     places = _places(axes, rows.case)
-    for name, style in look(list(dict.fromkeys(rows.system))).items():
+    for name, style in look(list(dict.fromkeys(every.system))).items():
         part = rows[rows.system == name]
-        axes.plot(part.value, part.case.map(places), linestyle="none", label=name, **style)
+        axes.plot(factor * part.value, part.case.map(places), linestyle="none", label=name, **style)
     if len(rows):
         _legend(axes)
     return len(rows) > 0
@@ -138,8 +139,9 @@ def _places(axes: plt.Axes, names: pd.Series) -> dict[str, int]:
 
 def _log(axes: plt.Axes) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(plt.NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=9))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _legend(axes: plt.Axes) -> None:
