@@ -13,6 +13,8 @@ REHEARSAL = "0"
 STAGES = {"a": "exact", "b": "ceilings", "c": "kernels", "d": "figure5", "e": "training", "f": "learning"}
 """{letter: module}, in the order in which they run."""
 NAMES = {REHEARSAL: "rehearsal", **STAGES}
+GRACE = 30.0
+"""Seconds that a stage may run over --minutes: their budgets fill six minutes, and starting takes time, too."""
 RUNNING = ".running"
 """File with the letter of the stage that is running now."""
 CARD_LOST = 3

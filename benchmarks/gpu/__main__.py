@@ -14,12 +14,12 @@ Stages, in this order; --stages a,c runs only these:
     f  learning    the paper's first finding at the paper's own lengths
 
 Each stage has a budget in seconds that follows from counted FLOPs and bytes (in its module), printed beside what it
-took. A stage whose budget does not fit into what is left of --minutes is not started, and a row says so; half a minute
-after them the program ends. After every stage its rows are added to FOLDER/gpu.csv and a record (card, driver,
+took. A stage whose budget ends more than half a minute after --minutes is not started, and a row says so; what still
+runs 45 s after them is ended. After every stage its rows are added to FOLDER/gpu.csv and a record (card, driver,
 versions, commit, clock) to FOLDER/gpu.jsonl: whoever is stopped loses one stage. What fails is a row with its reason
 and not an end: stages run in a process of their own, and where it dies another one goes on with the next stage. Where
 memory is short sizes halve, and the row says so. No setting of the card is touched. Exit status: 0, or 1 with a failed
-row, 2 for bad input. Send both files, with what you say of your card.
+row, 2 for bad input. Where the checkout has no .git, --commit HASH tells which one it is. Send both files.
 """
 
 import argparse
@@ -30,11 +30,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.gpu import CARD_LOST, NAMES, REHEARSAL, ROOT, RUNNING
+from benchmarks.gpu import CARD_LOST, GRACE, NAMES, REHEARSAL, ROOT, RUNNING
 
 MINUTES = 6.0
-GRACE = 30.0
-"""Seconds after --minutes at which the program ends."""
+END = GRACE + 15.0
+"""Seconds after --minutes at which a stage that is still running is ended."""
 WORKER = (sys.executable, "-m", "benchmarks.gpu.worker")
 
 
@@ -57,13 +57,13 @@ def supervise(letters: str, minutes: float, out: Path, command: Sequence[str], t
     while letters:
         left = ends - time.monotonic()
         asked = [*command, "--stages", ",".join(letters), "--minutes", str(left / 60)]
-        status = waited_for(asked, None if tiny else left + GRACE)
+        status = waited_for(asked, None if tiny else left + END)
         if not running.exists():
             return status if status else bad
         stopped, bad = running.read_text(), 1
         running.unlink()
         if status != CARD_LOST:
-            record_death(out, stopped, f"stopped {GRACE:.0f} s after --minutes" if status is None else
+            record_death(out, stopped, f"ended {END:.0f} s after --minutes" if status is None else
                          f"its process ended by itself, with status {status}")  # fmt: skip
         letters = letters.partition(stopped)[2] if status is not None else ""
     return bad

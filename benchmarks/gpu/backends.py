@@ -144,7 +144,8 @@ def _documents(lengths: list[int], device: torch.device) -> Tensor:
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=False)
+    # without fullgraph it would run as written, in silence, after some compilations
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def _grouped() -> bool:

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu import ceilings, llama, ranks, rows, timing
+from benchmarks.gpu import backends, ceilings, llama, ranks, rows, timing
 from benchmarks.gpu.ranks import BARRIERS, MicroBatch
 from benchmarks.gpu.rows import Budget, Context, Row
 from longalign.cost import Pace, SequenceCost, hold_out, micro_batch_costs, prediction_error
@@ -53,7 +53,6 @@ RESERVE = 6.0
 """Seconds kept for what follows the measurement: plans, the fit, rows."""
 PAPER = {"packing": 67.2 / 23.4, "sorted": 67.2 / 23.3}
 """Naive batching's hours over those of others, Llama-2-7B on 8 x A800."""
-PADDED = "sdpa, causal"
 TABLE = "figure5_micro_batches.csv"
 
 
@@ -131,18 +130,19 @@ def budget(context: Context) -> Budget:
 
 def run(context: Context) -> Iterator[Row]:
     """Measure, compose one step from what was measured, fit, and compose whole epochs from the fit."""
-    timed, chosen, note = measure(context)
+    with backends.ran() as seen, llama.fused(context.device):
+        timed, chosen, note = measure(context)
     _write(context, timed)
-    backend = llama.pack_backend(context, chosen.shape)
-    if reason := llama.why_slow(context, chosen.shape):
+    padded, backend = llama.sdpa_name(context.device), backends.named(seen)
+    if reason := backends.slower(seen, context):
         yield rows.failed(NAME, "packs", "longalign", "backend", reason, backend=backend)
-    for is_packed, name in ((True, backend), (False, PADDED)):
+    for is_packed, name in ((True, backend), (False, padded)):
         yield from _largest(context, [one for one in timed if one.is_packed == is_packed], chosen, name, note)
     if len(timed) < ENOUGH:
         yield rows.failed(NAME, "micro-batches", "fit_pace", "per token", f"too few to fit to: {note}", backend=backend)
         return
     pace, found = yield from _fit(timed, chosen, backend)
-    yield from _one_step(timed, chosen, pace, backend)
+    yield from _one_step(timed, chosen, pace, (padded, backend))
     yield from _epochs(chosen, pace, found)
 
 
@@ -190,7 +190,7 @@ def _largest(context: Context, timed: Sequence[Timed], chosen: Sizes, backend: s
         yield row(metric="share of the product", value=share, unit="share", note=note)
 
 
-def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, backend: str) -> Iterator[Row]:
+def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, names: tuple[str, str]) -> Iterator[Row]:
     """One optimizer step of the same sequences, naive, sorted and packed, from times that were all measured.
 
     By how much the pace, that is fitted to seven tenths of them, would be off for the whole step, is told beside it.
@@ -200,7 +200,7 @@ def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, backend: str) -
     missing = len(chosen.micro_batches) - len(timed)
     if missing:
         reason = f"{missing} of its {len(chosen.micro_batches)} micro-batches were not measured: time was up"
-        yield rows.failed(NAME, case, "naive, sorted, packing", "time", reason, backend=backend)
+        yield rows.failed(NAME, case, "naive, sorted, packing", "time", reason, backend=names[1])
         return
     # a pack that holds one sequence is also a row: each has its own time
     table = {(one.micro_batch, one.is_packed): one.whole for one in timed}
@@ -211,7 +211,7 @@ def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, backend: str) -
             is_packed = plan.method == "packing"
             seconds = ranks.seconds_by(lambda one, is_packed=is_packed: table[one, is_packed or not one], plan)
             walls[name] = ranks.wall(seconds, barrier)
-        yield from _against_naive(f"{case}, {told}", three, walls, barrier, chosen.cost, (PADDED, backend), note)
+        yield from _against_naive(f"{case}, {told}", three, walls, barrier, chosen.cost, names, note)
         for name, plan in three.items():
             fitted = ranks.wall(ranks.seconds_by_pace(pace, plan), barrier)
             yield rows.measured(NAME, f"{case}, {told}", name, "error of the fit", fitted / walls[name] - 1, "share",
@@ -219,7 +219,7 @@ def _one_step(timed: Sequence[Timed], chosen: Sizes, pace: Pace, backend: str) -
 
 
 def _fit(timed: Sequence[Timed], chosen: Sizes, backend: str) -> Generator[Row, None, tuple[Pace, str]]:
-    """The pace, returned with a note for what follows from it, and how far it and FLOPs alone are off on the held out."""
+    """The pace, returned with a note for what follows from it; how far it and FLOPs alone are off on the held out."""
     full = [one for one in timed if one.lengths]
     work, seconds = np.array([one.work for one in full]), np.array([one.whole for one in full])
     fitted, held = hold_out(len(full))
@@ -256,15 +256,15 @@ def _epochs(chosen: Sizes, pace: Pace, note: str) -> Iterator[Row]:
 
 def _against_naive(
     case: str, found: dict[str, Plan], walls: dict[str, float], barrier: str, cost: SequenceCost,
-    backends: tuple[str, str], note: str,
+    names: tuple[str, str], note: str,
 ) -> Iterator[Row]:  # fmt: skip
     """Seconds of each plan, its speed against naive batching, that which FLOPs predict, and how far they are off.
 
-    `backends`: of padded rows, and of packs.
+    `names`: backends of padded rows, and of packs.
     """
     counted = {name: ranks.wall(micro_batch_costs(plan, cost), barrier) for name, plan in found.items()}
     for name, plan in found.items():
-        row, backend = partial(rows.measured, NAME, case, name), backends[plan.method == "packing"]
+        row, backend = partial(rows.measured, NAME, case, name), names[plan.method == "packing"]
         yield row("time", walls[name], "s", backend, note)
         if name == "naive":
             continue

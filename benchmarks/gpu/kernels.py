@@ -7,7 +7,7 @@ LongAlign's lengths (90 % lognormal around 800 tokens, 10 % uniform from 8k to 6
   flex       FlexAttention with a document mask, compiled; on a CPU it has no backward pass and runs as written
 Outputs must agree before a time counts. Loss with its linear layer (kernels_loss.py), forward and backward, bf16, 32k
 targets x 49,152 x 576 and 16k x 128,256 x 4,096: by chunks, plain, and Liger's where it is installed.
-Every time is the median of rounds by events, inputs rotate, memory is the peak over what is held before.
+Every time is the median of rounds by events, inputs rotate, memory is the peak over the inputs: masks count.
 
 Budget, times rounds and warm-up: attention's FLOPs are 3.5 x 4 x heads x head size for each pair of tokens, L^2 / 2
 pairs of a sequence for packed and flex, all T^2 for dense, at 0.25 of the assumed products; those of a loss 6 x targets
@@ -18,7 +18,7 @@ are for compiling FlexAttention at three sizes. In all that is about 45 s.
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -111,7 +111,8 @@ def attention_rows(context: Context, size: int, system: System) -> Iterator[Row]
     if apart > SAME:
         slower = f"its output is {apart:.3g} from that of the library's attention, and at most {SAME:g} is the same"
     part = "forward + backward" if system.backward else "forward alone"
-    note = "; ".join(filter(None, (f"{len(lengths)} sequences", taken.note, halved)))
+    parts = (f"{len(lengths)} sequences", taken.note, halved, timing.memory_note(context.device))
+    note = "; ".join(filter(None, parts))
     share = ceilings.share(context, flops, taken.seconds)
     numbers = [("time", taken.seconds, "s"), ("rate", flops / taken.seconds / 1e12, "TFLOP/s"),
                ("memory", (taken.peak - taken.held) / 2**30, "GiB")]  # fmt: skip
@@ -125,7 +126,7 @@ def attention_rows(context: Context, size: int, system: System) -> Iterator[Row]
 
 
 def measured_attention(context: Context, size: int, system: System) -> tuple[list[int], float, timing.Times]:
-    """(lengths of the pack, distance of the output from the library's attention, times)."""
+    """(lengths of the pack, distance of the output from the library's attention, times); masks count as memory."""
     heads, device = sizes(context)[1], context.device
     lengths = pack(size, max(sizes(context)[0]))
     generator = torch.Generator(device).manual_seed(0)
@@ -136,6 +137,7 @@ def measured_attention(context: Context, size: int, system: System) -> tuple[lis
 
     inputs = [[random(heads.queries), random(heads.groups), random(heads.groups)] for _ in range(INPUTS)]
     upstream = random(heads.queries).transpose(1, 2)
+    held = timing.held(device)
     attend = system.make(lengths, device)
 
     def call(*states: Tensor) -> None:
@@ -144,12 +146,16 @@ def measured_attention(context: Context, size: int, system: System) -> tuple[lis
             torch.autograd.grad(out, states, upstream)
 
     with backends.forced(system.kernel) if system.kernel else contextlib.nullcontext():
-        with torch.no_grad():
-            own = attend(*inputs[0])
+        apart = _apart(attend, backends.packed(lengths, device), inputs[0], system.backward)
         taken = timing.measure(call, inputs, device, rounds=system.rounds, warm_up=min(WARM_UP, system.rounds))
+    return lengths, apart, replace(taken, held=held)
+
+
+def _apart(attend: backends.Attend, ours: backends.Attend, states: list[Tensor], backward: bool) -> float:
+    # with a backward pass as it is timed: else FlexAttention would be compiled for each
+    own = attend(*(state.requires_grad_(backward) for state in states)).detach()
     with torch.no_grad():
-        apart = distance([own], [backends.packed(lengths, device)(*inputs[0])])
-    return lengths, apart, taken
+        return distance([own], [ours(*states)])
 
 
 @functools.cache

@@ -80,7 +80,7 @@ def loss_rows(
                ("memory", (taken.peak - taken.held) / 2**30, "GiB")]  # fmt: skip
     numbers += [] if share is None else [("share of the product's rate", share, "share")]
     for metric, value, unit in numbers:
-        note = "; ".join(filter(None, (taken.note, halved)))
+        note = "; ".join(filter(None, (taken.note, halved, timing.memory_note(context.device))))
         yield rows.measured(stage, _case(size), system, f"{metric}, forward + backward", value, unit, backend, note)
 
 

@@ -4,15 +4,16 @@ Weights are random and bf16: how long a product takes depends on its shape alone
 the paper, so that a layer's forward pass is computed twice.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.rows import Context
 from longalign import attention
-from longalign.attention_kernels import backend_of, why_unusable
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.cost import SequenceCost, decoder_cost
 
@@ -43,16 +44,15 @@ def new(context: Context, layers: int, shape: dict[str, int], longest: int) -> A
     return model.train()
 
 
-def pack_backend(context: Context, shape: dict[str, int]) -> str:
-    """What computes attention over packs with these heads on this device (`longalign.attention_kernels`)."""
-    return backend_of(torch.empty(1, 1, 1, head_size(shape), dtype=context.dtype, device=context.device))
+def fused(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """On a card, sdpa by one of its fused kernels or with an error: torch could take the full matrix in silence."""
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    return sdpa_kernel(kernels) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def why_slow(context: Context, shape: dict[str, int]) -> str:
-    """Why packs take a slower path than a kernel on this card; empty when a kernel computes them, and on a CPU."""
-    if context.device.type != "cuda" or pack_backend(context, shape) != "sequences":
-        return ""
-    return f"packs are computed sequence by sequence: {why_unusable('varlen', torch.cuda.current_device())}"
+def sdpa_name(device: torch.device) -> str:
+    """Of sdpa within `fused`."""
+    return "sdpa, a fused kernel" if device.type == "cuda" else "sdpa"
 
 
 def head_size(shape: dict[str, int]) -> int:
@@ -109,7 +109,8 @@ def tokens(lengths: Sequence[int], vocabulary: int, *, seed: int = 0) -> Iterato
 
 def batch(context: Context, lengths: Sequence[int], is_packed: bool, vocabulary: int) -> dict[str, Any]:
     """Sequences of these lengths with random tokens, all but the first of each being targets, in a pack or padded."""
-    features = [{"input_ids": ids, "labels": ids, "loss_weight": 1 / sum(lengths)} for ids in tokens(lengths, vocabulary)]
+    ids = list(tokens(lengths, vocabulary))
+    features = [{"input_ids": one, "labels": one, "loss_weight": 1 / sum(lengths)} for one in ids]
     return to((PackedCollator if is_packed else PaddedCollator)(0)(features), context.device)
 
 

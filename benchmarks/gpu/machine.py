@@ -44,8 +44,11 @@ def versions() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of this checkout, with "+" when files differ from it; "unknown" without git."""
-    head, changes = _told("git", "-C", str(ROOT), "rev-parse", "HEAD"), _told("git", "-C", str(ROOT), "status", "-s")
-    return f"{head}{'+' if changes else ''}" if head else "unknown"
+    git = ("git", "-C", str(ROOT))
+    head, *below = _told(*git, "rev-parse", "HEAD", "--show-prefix").split() or [""]
+    if not head or below:  # none, or a repository in which this checkout is a folder
+        return "unknown"
+    return head + ("+" if _told(*git, "status", "--short") else "")
 
 
 def _driver() -> dict[str, str]:

@@ -46,13 +46,13 @@ def measure(
     for number in range(warm_up):
         call(*inputs[number % len(inputs)])
     reset_peak(device)
-    held = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    before = held(device)
     marks = [_mark(device)]
     for number in range(rounds):
         call(*inputs[(warm_up + number) % len(inputs)])
         marks.append(_mark(device))
     wait(device)
-    return Times(tuple(_between(a, b) for a, b in zip(marks, marks[1:], strict=False)), peak(device), held)
+    return Times(tuple(_between(a, b) for a, b in zip(marks, marks[1:], strict=False)), peak(device), before)
 
 
 def clock(device: torch.device) -> float:
@@ -78,6 +78,16 @@ def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def held(device: torch.device) -> int:
+    """Bytes that tensors on the card take now; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def memory_note(device: torch.device) -> str:
+    """What to say of `peak` where it is not the tensors' alone."""
+    return "" if device.type == "cuda" else "memory: the process's largest size"
 
 
 def free(device: torch.device) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from benchmarks.gpu import llama, ranks, timing
+from benchmarks.gpu import backends, llama, ranks, timing
 from benchmarks.gpu.rows import Context
 from longalign import attention
 from longalign.attention_kernels import why_unusable
@@ -57,6 +57,8 @@ class Turn:
     peak: int
     backend: str
     note: str = ""
+    slower: str = ""
+    """Why its kernel is not the one it should be."""
 
 
 class Clock(TrainerCallback):
@@ -89,9 +91,10 @@ def longalign(job: Job) -> Turn:
         dataset = PlannedDataset(sequences, [ranks.plan_of(lengths, job.capacity)])
         trainer = PlanTrainer(job.model, args=arguments, dataset=dataset, collator=PackedCollator(0))
         trainer.add_callback(clock)
-        trainer.train()
-    job.model.get_output_embeddings().__class__ = torch.nn.Linear  # the others' again
-    return clock.turn(job.tokens, llama.pack_backend(job.context, job.model.config.to_dict()))
+        with backends.ran() as seen:
+            trainer.train()
+    job.model.get_output_embeddings().__class__ = torch.nn.Linear  # for the others, as it was
+    return replace(clock.turn(job.tokens, backends.named(seen)), slower=backends.slower(seen, job.context))
 
 
 def padded(job: Job) -> Turn:
@@ -102,7 +105,7 @@ def padded(job: Job) -> Turn:
     start = next(rows for rows in (MOST_ROWS, 2, 1) if rows <= max(most, 1))
     (turn, positions), rows, halved = timing.halving(start, lambda rows: _padded(job, rows), job.context.device)
     told = f"{rows} row{'s' * (rows > 1)} a micro-batch, {job.tokens / positions:.0%} of the positions are tokens"
-    return Turn(turn.seconds, turn.tokens, turn.peak, "sdpa", "; ".join(filter(None, (told, halved))))
+    return replace(turn, note="; ".join(filter(None, (told, halved))))
 
 
 def flattened(job: Job, way: str = "") -> Turn:
@@ -120,7 +123,7 @@ def flattened(job: Job, way: str = "") -> Turn:
         optimizer.step()
         optimizer.zero_grad()
         clock.on_step_end(None, None, None)
-    return clock.turn(job.tokens, "sdpa, dense mask" if way == "sdpa" else way)
+    return clock.turn(job.tokens, _name(way, device))
 
 
 def trl(job: Job) -> Turn:
@@ -143,7 +146,7 @@ def trl(job: Job) -> Turn:
         trainer = Counting(model=job.model, args=arguments, train_dataset=data, processing_class=_tokenizer())
         trainer.add_callback(clock)
         trainer.train()
-    return clock.turn(sum(tokens[1:]), "sdpa, dense mask" if way == "sdpa" else way)
+    return clock.turn(sum(tokens[1:]), _name(way, job.context.device))
 
 
 SYSTEMS: dict[str, Callable[[Job], Turn]] = {one.__name__: one for one in (longalign, padded, flattened)}
@@ -153,6 +156,10 @@ def best_attention(device: torch.device) -> str:
     """flash-attn where it works; else sdpa, which is what transformers takes by itself."""
     works = device.type == "cuda" and not why_unusable("flash_attn", torch.cuda.current_device())
     return "flash_attention_2" if works else "sdpa"
+
+
+def _name(way: str, device: torch.device) -> str:
+    return f"{llama.sdpa_name(device)}, dense mask" if way == "sdpa" else way
 
 
 def _padded(job: Job, rows: int) -> tuple[Turn, int]:
@@ -172,7 +179,7 @@ def _padded(job: Job, rows: int) -> tuple[Turn, int]:
                           callbacks=[clock])  # fmt: skip
         trainer.train()
     positions = sum(len(batch) * max(map(len, batch)) for batch in batches)
-    return clock.turn(job.tokens, "sdpa"), positions
+    return clock.turn(job.tokens, llama.sdpa_name(job.context.device)), positions
 
 
 def _told(job: Job, folder: str | Path) -> dict[str, Any]:
@@ -183,10 +190,9 @@ def _told(job: Job, folder: str | Path) -> dict[str, Any]:
 
 
 def _use(job: Job, way: str) -> None:
-    """Attention by this name, and memory as if nothing had been trained yet."""
+    """Attention by this name, no gradients, and the peak of memory from here on."""
     job.model.set_attn_implementation(way)
     job.model.zero_grad(set_to_none=True)
-    timing.free(job.context.device)
     timing.reset_peak(job.context.device)
 
 
