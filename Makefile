@@ -72,14 +72,21 @@ ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu test test-long test-cluster test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+# what `make test` runs, and which of it holds values and gradients to an oracle
+SHORT     := not slow and not cluster and not gpu and not browser and not exhaustive
+EXACTNESS := $(foreach name,attention collators cost decoding equation4 last_layer loss packing planned weights,\
+	$(wildcard tests/test_$(name).py lib/longalign/$(name).py lib/longalign/*/$(name).py))
+# torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
+PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
+
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
 help: ## show this list
 	@echo "make TARGET [PROFILE=$(PROFILE)] [SEEDS=n] [JOBS=$(JOBS)] [EXECUTOR=$(EXECUTOR)] [PYTHON=$(PYTHON)]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' Makefile
 
 # What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
 given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
@@ -130,15 +137,21 @@ gpu: ## measure what a GPU shows in MINUTES=6, into OUT=folder; ARGS="--tiny" sh
 	$(or $(wildcard $(PY)),$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(ARGS)
 
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "not slow and not cluster and not gpu and not browser" $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(SHORT)" $(ARGS)
 
 test-long: $(TEST) ## run the long tests: processes that are killed, disks that are full, all notebooks
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "slow and not exhaustive" $(ARGS)
 
 test-cluster: $(TEST) ## run the tests of DeepSpeed on two real processes and of a real Slurm
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m cluster -rs $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "cluster and not exhaustive" -rs $(ARGS)
 
-test-all: test test-long test-cluster test-browser ## run all tests
+test-portable: $(TEST) ## run the exactness tests as a processor without AVX-512 and AVX2 computes
+	$(PORTABLE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(SHORT)" $(EXACTNESS) $(ARGS)
+
+test-exhaustive: $(TEST) ## run what takes too long for every day: more moments of kills, every architecture
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m exhaustive $(ARGS)
+
+test-all: test test-portable test-long test-cluster test-browser test-exhaustive ## run all tests
 
 test-browser: $(TEST) ## run two notebooks in JupyterLab in a real browser
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)

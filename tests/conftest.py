@@ -11,6 +11,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# how fast a machine draws its examples says nothing of the code
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def requires_gpu(test):

@@ -14,6 +14,8 @@ from eq2 import LENGTHS
 from longalign.ranks import leave
 
 ACCUMULATION, CAPACITY, RANKS = 3, 24, 2
+HELD_OUT = (11, 2, 5, 23, 9, 1, 3)
+"""Lengths of the held-out sequences: three packs, which two ranks cannot share evenly."""
 
 
 class Capture(transformers.TrainerCallback):
@@ -30,32 +32,48 @@ def small(folder):
             "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "bf16": False}  # fmt: skip
 
 
-def trainer_recipe(model, sequences, settings, pad_token_id=0):
+def encoded_recipe(conversations, tokenizer):
+    # recipe: from messages to sequences
+    from longalign.chat import encode
+
+    encoded = [encode(messages, tokenizer) for messages in conversations]  # each a list of {"role", "content"}
+    sequences = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
+    # end of the recipe
+    return sequences
+
+
+def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     # recipe: a plain transformers.Trainer
     from longalign.batching import plan_packing
     from longalign.collators import PackedCollator
     from longalign.loss import weighted_loss
-    from longalign.planned import PlannedDataset, measure
+    from longalign.planned import EvaluationDataset, PlannedDataset, measure
 
     class PackedTrainer(transformers.Trainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            return weighted_loss(model, inputs) * self.args.world_size  # DDP and ZeRO average over ranks
+            loss = weighted_loss(model, inputs)
+            if model.training:
+                loss = loss * self.args.world_size  # DDP and ZeRO average over ranks
+            return (loss, {"loss": loss}) if return_outputs else loss
 
     args = transformers.TrainingArguments(
-        per_device_train_batch_size=1, gradient_accumulation_steps=ACCUMULATION, num_train_epochs=1,
-        train_sampling_strategy="sequential", remove_unused_columns=False, **settings)  # fmt: skip
+        per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=ACCUMULATION,
+        num_train_epochs=1, train_sampling_strategy="sequential", remove_unused_columns=False,
+        eval_strategy="epoch", **settings)  # fmt: skip
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
-    trainer = PackedTrainer(model, args, train_dataset=PlannedDataset(sequences, plans),
-                            data_collator=PackedCollator(pad_token_id))  # fmt: skip
+    trainer = PackedTrainer(
+        model, args, train_dataset=PlannedDataset(sequences, plans),
+        eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size),
+        data_collator=PackedCollator(pad_token_id))  # fmt: skip
     # end of the recipe
     return trainer
 
 
-def sft_recipe(model, sequences, settings, tokenizer):
+def sft_recipe(model, sequences, held_out, settings, tokenizer):
     # recipe: TRL's SFTTrainer
     import datasets
     import trl
@@ -63,26 +81,33 @@ def sft_recipe(model, sequences, settings, tokenizer):
     from longalign.batching import plan_packing
     from longalign.collators import PackedCollator
     from longalign.loss import weighted_loss
-    from longalign.planned import PlannedDataset, measure
+    from longalign.planned import EvaluationDataset, PlannedDataset, measure
 
     class PackedSFTTrainer(trl.SFTTrainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            return weighted_loss(model, inputs) * self.args.world_size  # DDP and ZeRO average over ranks
+            loss = weighted_loss(model, inputs)
+            if model.training:
+                loss = loss * self.args.world_size  # DDP and ZeRO average over ranks
+            return (loss, {"loss": loss}) if return_outputs else loss
 
     args = trl.SFTConfig(
-        per_device_train_batch_size=1, gradient_accumulation_steps=ACCUMULATION, num_train_epochs=1,
-        train_sampling_strategy="sequential", remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True}, **settings)  # fmt: skip
+        per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=ACCUMULATION,
+        num_train_epochs=1, train_sampling_strategy="sequential", remove_unused_columns=False,
+        eval_strategy="epoch", dataset_kwargs={"skip_prepare_dataset": True}, **settings)  # fmt: skip
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
-    planned, collate = PlannedDataset(sequences, plans), PackedCollator(tokenizer.pad_token_id)
+    parts = {"train": PlannedDataset(sequences, plans),
+             "eval": EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size)}  # fmt: skip
+    numbers = {part: datasets.Dataset.from_dict({"part": [part] * len(planned), "micro_batch": range(len(planned))})
+               for part, planned in parts.items()}  # fmt: skip
+    collate = PackedCollator(tokenizer.pad_token_id)
     trainer = PackedSFTTrainer(
         model, args, processing_class=tokenizer,
-        train_dataset=datasets.Dataset.from_dict({"micro_batch": range(len(planned))}),  # TRL takes no other dataset
-        data_collator=lambda rows: collate([planned[row["micro_batch"]] for row in rows]))  # fmt: skip
+        train_dataset=numbers["train"], eval_dataset=numbers["eval"],  # TRL takes no other dataset
+        data_collator=lambda rows: collate([parts[row["part"]][row["micro_batch"]] for row in rows]))  # fmt: skip
     # end of the recipe
     return trainer
 
@@ -99,17 +124,21 @@ def tokenizer():
 
 def run(name, folder):
     model, sequences = tiny_llama(), random_sequences(LENGTHS, without_targets=(3, 10))
+    held_out = random_sequences(HELD_OUT, seed=1, without_targets=(2,))
     if name == "trainer":
-        trainer = trainer_recipe(model, sequences, small(folder))
+        trainer = trainer_recipe(model, sequences, held_out, small(folder))
     else:
-        trainer = sft_recipe(model, sequences, small(folder), tokenizer())
+        trainer = sft_recipe(model, sequences, held_out, small(folder), tokenizer())
     capture = Capture()
     trainer.add_callback(capture)
     trainer.train()
     if trainer.is_world_process_zero():
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
         names = {name.removeprefix("module."): grad for name, grad in capture.gradients.items()}
-        torch.save({"gradients": names, "losses": losses, "steps": trainer.state.global_step}, f"{folder}/{name}.pt")
+        found = {"gradients": names, "losses": losses, "evaluated": evaluated, "steps": trainer.state.global_step,
+                 "model": trainer.accelerator.unwrap_model(trainer.model).state_dict()}  # fmt: skip
+        torch.save(found, f"{folder}/{name}.pt")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -201,7 +202,8 @@ def test_a_whole_execution_lists_what_it_wrote_and_leaves_no_marks_of_an_earlier
 
 @pytest.mark.slow
 def test_what_is_around_the_engine_costs_less_than_a_second_a_notebook(tmp_path):
-    """The whole process, imports and all, against the engine's own command line; the best of three each."""
+    """Processor seconds of the whole process, imports and all, against the engine's own command line; the best of
+    three each."""
     source = notebook(tmp_path, "1 + 1")
     ours = [sys.executable, "-m", "longalign.execute", str(source), "--profile=smoke", f"--folder={tmp_path / 'out'}"]
     bare = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "bare.ipynb"), f"--cwd={tmp_path}"]
@@ -209,9 +211,10 @@ def test_what_is_around_the_engine_costs_less_than_a_second_a_notebook(tmp_path)
     for name, command in {"ours": ours, "bare": bare}.items():
         times = []
         for _ in range(3):
-            began = time.monotonic()
+            began = resource.getrusage(resource.RUSAGE_CHILDREN)
             subprocess.run(command, check=True, capture_output=True)
-            times.append(time.monotonic() - began)
+            ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
         best[name] = min(times)
     assert best["ours"] - best["bare"] < 1.0, best
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-
 from benchmarks.gpu import exact, figure5, learning, ranks, rows
 from benchmarks.gpu.rows import Context
+
 from longalign import gpu_results
 from longalign.ledger import GPU, load_ledger
 

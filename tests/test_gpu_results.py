@@ -85,7 +85,7 @@ def test_a_stage_whose_process_died_is_a_failed_row_and_leaves_the_card_its_name
     assert stages(card).stopped.tolist() == ["", "status -9"]
     path.write_text(path.read_text().replace(first, '{"stage": "ceilings", "rows": 1, "failed": 0}'))
     (card,) = read_cards(tmp_path)
-    assert (card.name, card.date) == ("h100", "unknown day"), "where every process died"
+    assert (card.name, card.date) == ("h100", "no date"), "where every process died"
 
 
 @pytest.mark.parametrize(

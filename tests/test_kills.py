@@ -10,8 +10,9 @@ import pytest
 
 from small_project import Project
 
-MOMENTS = 4
+MOMENTS = [0, 1, *(pytest.param(moment, marks=pytest.mark.exhaustive) for moment in (2, 3))]
 """Random moments for each kind of process; there are three kinds."""
+BLOCKS = [1, 40, 1000, *(pytest.param(blocks, marks=pytest.mark.exhaustive) for blocks in (8, 200))]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def completes(project, tables):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("kind", ["make", "kernel", "training"])
 def test_a_process_that_is_killed_at_any_moment_costs_time_and_nothing_else(tmp_path, expected, kind, moment):
     tables, seconds = expected
@@ -85,7 +86,7 @@ def test_a_training_process_that_is_killed_between_checkpoints_goes_on_from_the_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blocks", [1, 8, 40, 200, 1000])
+@pytest.mark.parametrize("blocks", BLOCKS)
 def test_a_disk_that_is_full_is_told_and_costs_nothing_once_there_is_room(tmp_path, expected, blocks):
     """No file may grow beyond some blocks of 512 bytes: what comes then is what a full disk does, on any system."""
     project = Project(tmp_path)

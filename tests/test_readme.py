@@ -20,6 +20,12 @@ def code_lines(text):
     return [line.strip() for line in textwrap.dedent(text).splitlines() if line.strip()]
 
 
+def test_the_step_from_messages_to_sequences_is_the_tested_one():
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S) if "encode(" in b]
+    (tested,) = re.findall(r"# recipe: from messages.*?\n(.*?)# end of the recipe", RECIPES.read_text(), flags=re.S)
+    assert set(code_lines(tested)) <= set(code_lines(block))
+
+
 @pytest.mark.parametrize("base_class", ["transformers.Trainer", "trl.SFTTrainer"])
 def test_each_recipe_of_the_readme_is_the_tested_one(base_class):
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)

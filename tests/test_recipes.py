@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import largest_difference, random_sequences
+from conftest import largest_difference, random_sequences, tiny_llama
 from eq2 import LENGTHS, oracle
 from longalign.batching import plan_packing
+from longalign.corpus import tokenizer as corpus_tokenizer
 from longalign.planned import measure
-from recipes import ACCUMULATION, CAPACITY, RANKS
+from recipes import ACCUMULATION, CAPACITY, HELD_OUT, RANKS, encoded_recipe
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +45,26 @@ def test_the_recipe_trains_with_eq_2(name, folder):
 
     _, without_one = oracle([sequences[i] for i in steps[0].sequences[:-1]])
     assert largest_difference(found["gradients"], without_one) > 1e-3, "one sequence less would show"
+
+
+@pytest.mark.parametrize("name", ["trainer", "sft"])
+def test_the_recipe_evaluates_to_the_mean_over_held_out_sequences(name, folder):
+    """Of packs that two ranks do not share evenly, a filler among them, and of a sequence without a target."""
+    found = torch.load(folder / f"{name}.pt")
+    held_out = random_sequences(HELD_OUT, seed=1, without_targets=(2,))
+    model = tiny_llama(attention="sdpa")
+    model.load_state_dict(found["model"])
+    loss, _ = oracle(held_out, model)
+    assert len(found["evaluated"]) >= 1
+    assert found["evaluated"][-1] == pytest.approx(loss, abs=1e-5)
+    without_one, _ = oracle(held_out[1:], model)
+    assert abs(found["evaluated"][-1] - without_one) > 1e-3, "one sequence less would show"
+
+
+def test_the_recipe_makes_sequences_of_messages_whose_answers_alone_are_targets():
+    conversations = [
+        [{"role": "user", "content": "?" * n}, {"role": "assistant", "content": "!" * n}] for n in (2, 4, 3)
+    ]
+    sequences = encoded_recipe(conversations, corpus_tokenizer.load())
+    _, target_counts = measure(sequences)
+    assert target_counts.tolist() == [4, 6, 5], "what is said, its leading space, and the end"

@@ -1,10 +1,11 @@
-"""What stage f learns from and is asked: documents of three sizes, made on a CPU beforehand and read where there is a GPU.
+"""What stage f learns from and is asked, at three sizes: made on a CPU beforehand, read where there is a GPU.
 
-    python -m benchmarks.gpu.learning --prepare benchmarks/gpu/stores
+    python -m benchmarks.gpu.learning --prepare        writes benchmarks/gpu/stores, which git ignores: carry it along
 
 One file a size holds its parts, each a list of sequences: `extension` (documents of continual training), `probe` (new
-ones), `short` and `long` (instructions), `test` and `needle` (questions on new documents). Every sequence depends on the name of its part
-and its number alone, so that any number of processes give the same file. Tokens are stored in 16 bits, compressed.
+documents), `short` and `long` (instructions), `test` and `needle` (questions on new documents). Every sequence depends
+on the names of size and part and on its number alone, so that any number of processes make the same file. Tokens are
+stored in 16 bits, compressed.
 
 The keys of facts are pairs of words (`longalign.corpus.pools`), at all sizes, so that facts keep their share of a
 document and a larger size asks for more of the same.
@@ -38,7 +39,7 @@ RECALL_SHARE = 0.5
 SHORTEST_SAMPLE = 64
 
 Sequence = dict[str, Any]
-"""`input_ids` and `labels` int32 [T], and where it is asked of, `cell`: (length, depth), the depth of a needle or None."""
+"""`input_ids` and `labels` int32 [T]; of probe, test and needle `cell`, too: (length, depth of a needle or None)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Size:
         """Sequences of each part."""
         cells = len(self.needle_lengths) * self.needle_depths
         return {
-            "extension": self.documents, "probe": len(self.lengths) * self.per_probe, "short": self.short, "long": self.long,
+            "extension": self.documents, "probe": len(self.lengths) * self.per_probe,
+            "short": self.short, "long": self.long,
             "test": len(self.lengths) * len(FAMILIES) * self.per_cell, "needle": cells * self.per_needle,
         }  # fmt: skip
 
@@ -135,8 +137,13 @@ def _document(size: Size, kind: str, index: int) -> Sequence:
     rng = Random(f"{kind}:labels:{index}")
     # As many documents from 1,000 to 2,000 tokens as from 2,000 to 4,000: short ones are quick and teach the most.
     length = round(math.exp(rng.uniform(math.log(size.shortest), math.log(size.longest))))
-    write = samples.recall_document if rng.random() < RECALL_SHARE else samples.base_document
-    return _tokens(suites.encode_document(write(kind, 0, index, length=length, pairs=True), None, rng))
+    options = {"length": length, "pairs": True}
+    if rng.random() < RECALL_SHARE:
+        # In another order, for in the same one the fact before tells where to look, and its key need not be read.
+        document = samples.recall_document(kind, 0, index, **options, same_order=0.0)
+    else:
+        document = samples.base_document(kind, 0, index, **options)
+    return _tokens(suites.encode_document(document, None, rng))
 
 
 def _instruction(kind: str, index: int, shortest: int, longest: int, families: tuple[str, ...]) -> dict[str, Any]:

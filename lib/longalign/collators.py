@@ -122,7 +122,8 @@ def _sequences(batch: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.nd
         if len(batch) != 1:
             raise ValueError(
                 f"got {len(batch)} micro-batches at once; an element of the dataset is a whole micro-batch, so set the "
-                "DataLoader's batch_size (per_device_train_batch_size) to 1 and choose rows in the plan."
+                "DataLoader's batch_size to 1 (per_device_train_batch_size=1, per_device_eval_batch_size=1; both are 8 "
+                "by default) and choose rows in the plan."
             )
         batch = batch[0]
     return [_sequence(index, feature) for index, feature in enumerate(batch)]

@@ -54,7 +54,7 @@ class Card:
     @property
     def date(self) -> str:
         """The day, in UTC."""
-        return self._last("clock", "unknown day")[:10]
+        return self._last("clock", "no date").partition("T")[0]
 
     @property
     def torch(self) -> str:

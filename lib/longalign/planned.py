@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 from torch.utils.data import Dataset
 
+from longalign.batching import plan_packing
 from longalign.plan import Plan, Step
 from longalign.shapes import IGNORE_INDEX, Int
 from longalign.weights import eq3_weights, loss_weights, released_weights
@@ -162,6 +163,43 @@ class PlannedDataset(Dataset):
                 "sequences (`measure` gives both)."
             )
         return {"input_ids": input_ids, "labels": labels, "loss_weight": loss_weight}
+
+
+class EvaluationDataset(PlannedDataset):
+    """A held-out set in packs, weighted so that the *mean* of `weighted_loss` over its elements is Eq. 2 over the set.
+
+    All sequences belong to one step, whatever pack they are in, and the weights are multiplied by the number of
+    elements, fillers included, because evaluation loops (`Trainer.evaluate`) take the mean over batches and ranks. So
+    the evaluation's loss is the mean over sequences of their mean loss (arXiv 2401.18058, Eq. 2), for any capacity and
+    any number of ranks; nothing is to be multiplied by the number of ranks.
+
+    Args:
+        sequences: as for `PlannedDataset`.
+        capacity: tokens that a pack can hold.
+        ranks: processes that share the evaluation (`TrainingArguments.world_size`).
+
+    Raises:
+        ValueError: there is no sequence, or one is longer than the capacity.
+
+    >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]            # N = 1, 3, 2
+    >>> held_out = EvaluationDataset(sequences, capacity=5)                   # two packs: weights are 2 x 1/(3 N)
+    >>> [[(len(f["input_ids"]), round(f["loss_weight"], 4)) for f in micro_batch] for micro_batch in held_out]
+    [[(4, 0.2222)], [(3, 0.3333), (2, 0.6667)]]
+    """
+
+    def __init__(self, sequences: Sequences, *, capacity: int, ranks: int = 1):
+        if not len(sequences):
+            raise ValueError("the evaluation has no sequence; leave eval_dataset out, or give it some")
+        lengths, target_counts = measure(sequences)
+        options = {"target_counts": target_counts, "capacity": capacity, "algorithm": "best_fit"}
+        packs = len(plan_packing(lengths, **options).steps)
+        plan = plan_packing(lengths, **options, ranks=ranks, accumulation=-(-packs // ranks))
+        super().__init__(sequences, [plan])
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        return [
+            {**feature, "loss_weight": feature["loss_weight"] * len(self)} for feature in super().__getitem__(index)
+        ]
 
 
 def _target_count(labels: Any) -> int:

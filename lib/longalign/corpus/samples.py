@@ -137,9 +137,11 @@ def base_document(kind: str, seed: int, index: int, *, length: int, pairs: bool 
             return {"text": text, "answers": answers}
 
 
-def recall_document(kind: str, seed: int, index: int, *, length: int, pairs: bool = False) -> dict[str, Any]:
-    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, often in the same
-    order.
+def recall_document(
+    kind: str, seed: int, index: int, *, length: int, pairs: bool = False, same_order: float = SAME_ORDER_SHARE
+) -> dict[str, Any]:
+    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, in a share
+    `same_order` of the documents in the same order.
 
     The densest lesson in looking things up: in the same order every token can be foreseen from where the one before
     stood. `text`, `answers` and `pairs` as in `base_document`.
@@ -156,6 +158,6 @@ def recall_document(kind: str, seed: int, index: int, *, length: int, pairs: boo
         facts.append(fact)
     gap = "" if style.language == "zh" else " "
     text = gap.join(fact.text for fact in facts) + "\nA: "
-    again = facts if rng.random() < SAME_ORDER_SHARE else rng.sample(facts, len(facts))
+    again = facts if rng.random() < same_order else rng.sample(facts, len(facts))
     answer = gap.join(fact.text for fact in again)
     return {"text": text + answer, "answers": [(len(text), len(text) + len(answer))]}
