@@ -79,9 +79,9 @@ def test_a_gpu_changes_no_p_value_of_the_laptop(tmp_path):
     laptop = Claim("laptop", "Figure 5", "New is better.", "05_data_scale", results="scores", model="mini-7b",
                    metric="accuracy", arms=(Number("new", 1.0), Number("old", -1.0)), direction="greater")  # fmt: skip
     before = measure_all([laptop, FASTER], tmp_path, tmp_path / "gpu")[0]
-    ratios(tmp_path / "gpu" / "h100", 5)
+    ratios(tmp_path / "gpu" / "h100", 5, packing=4.9)  # of the larger p, so that in one family both would change
     after, faster = measure_all([laptop, FASTER], tmp_path, tmp_path / "gpu")
-    assert after == before and faster["verdict"] == "reproduced"
+    assert after == before and faster["seeds"] == 5 and faster["p_holm"] > after["p_holm"]
 
 
 def test_files_that_do_not_fit_together_are_told_in_one_line(tmp_path, monkeypatch, capsys):
