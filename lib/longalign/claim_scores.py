@@ -1,7 +1,7 @@
 """Scores of a claim's arms, seed by seed: from the tidy CSVs of a run, or from the rows of one GPU.
 
-What is missing is told by file, arm (with the nearest name) and cell. The price: a score that is missing in one arm
-leaves its seed out of all of them.
+What is missing is told by file, arm (with the nearest name) and cell. A seed counts when all arms have all of its
+scores.
 """
 
 from __future__ import annotations
