@@ -22,7 +22,7 @@ RUN   := $(RUNS)/$(PROFILE)
 STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
 TIMES     := 08
-REPORT    := 21
+REPORT    := 90
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 
@@ -31,7 +31,7 @@ ifneq ($(shell grep -s '^notebooks:' profiles/$(PROFILE).yaml),)
 NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/{s/\#.*//;s/[^0-9]/ /gp;}' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
 endif
 
-# $(call stamp,05) is the stamp of notebook 05 in this profile, $(call stamp,*) those of all
+# $(call stamp,05) is the stamp of 05_data_scale in this profile, $(call stamp,*) those of all
 stamp = $(patsubst notebooks/%.ipynb,$(STAMP)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
 
 export DS_BUILD_OPS := 0
@@ -190,9 +190,10 @@ distclean: clean ## remove .venv and the peers' environments, too
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
 # 01 builds the data that the others read, 04 trains the long bases; the report shows what all others have found. A
-# training that two notebooks ask for is done by the first of them and reused by the other.
+# training that two notebooks ask for is done by the first of them and reused by the other. 22 draws what is committed of GPUs.
 $(call stamp,0[2-4]): $(call stamp,01)
 $(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
+$(call stamp,22): $(wildcard results/gpu/*/gpu.csv)
 $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
 
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longalign import attention_kernels, paths
+from longalign import attention_kernels, gpu_results, paths
 
 sys.path.insert(0, str(paths.root()))
 
@@ -65,6 +65,16 @@ def test_every_stage_runs_tiny_with_one_command_and_a_number_in_every_row(tmp_pa
     assert [record["stage"] for record in kept] == list(STAGES.values())
     assert {record["commit"] for record in kept} == {"abc"}
     assert all(record["seconds_budgeted"] > 0 and record["flops"] > 0 and record["rows"] for record in kept)
+    # 22_gpu and the README find what they look for, once the sizes are full ones
+    whole = (tmp_path / "new" / rows.RECORDS).read_text().replace('"tiny": true', '"tiny": false')
+    (tmp_path / "new" / rows.RECORDS).write_text(whole)
+    (card,) = gpu_results.read_cards(tmp_path)
+    assert len(card.rows) == len(found) and set(gpu_results.exactness(card).control) == {True, False}
+    speeds = gpu_results.figure_5(card)
+    assert len(speeds) and speeds[["kernels", "cost model", "error"]].notna().all(axis=None)
+    assert len(card.of("figure5", case=gpu_results.PAPER)) == 2
+    assert all(len(gpu_results.learning(card, name)) for name in (gpu_results.EXACT_MATCH, gpu_results.NEEDLE))
+    assert len(card.of("kernels", metric="time, forward + backward")) and len(card.of("training", unit="tokens/s"))
 
 
 @pytest.mark.parametrize("name", STAGES.values())

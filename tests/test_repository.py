@@ -23,7 +23,8 @@ FLOORS = {
     2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
     "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
     "defects fetching endpoints official judging self_instruct",
-    "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
+    "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts "
+    "claim_scores gpu_results",
     "top": "execute execution reproduce verify verify_gaps reference readme claims launch slurm smoke paper_plan "
     "paper_table parsing commands cli",
 }
@@ -189,7 +190,7 @@ def small(tmp_path):
 
 def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(small):
     folder, run = small
-    (folder / "notebooks" / "21_report.ipynb").touch()
+    (folder / "notebooks" / "90_report.ipynb").touch()
     (folder / "claims.yaml").touch()
     (folder / "venv" / "bin" / "python").write_text(
         '#!/bin/sh\necho "ran $2 $3"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n'
