@@ -84,10 +84,10 @@ def test_the_lower_floors_are_imported_with_numpy_and_torch_alone(floor):
         assert loaded <= MAY_LOAD[floor] | {"longalign"} | sys.stdlib_module_names, name
 
 
-def test_importing_floor_0_takes_less_than_half_a_second_and_no_torch():
+def test_importing_floor_0_takes_less_than_half_a_processor_second_and_no_torch():
     code = (
-        "import sys, time; begun = time.perf_counter();"
-        "import longalign.batching, longalign.weights, longalign.summary; print(time.perf_counter() - begun);"
+        "import sys, time; begun = time.process_time();"
+        "import longalign.batching, longalign.weights, longalign.summary; print(time.process_time() - begun);"
         "sys.exit(bool({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     )
     times = []
