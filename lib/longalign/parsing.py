@@ -50,6 +50,8 @@ def add_server_options(command: Parser, *roles: str) -> None:
     for role in roles:
         which = f"which of the server's models is the {role} (default: its only one)"
         command.add_argument(f"--{role}-name", metavar="NAME", default="", help=which)
+        thinking = f"a {role} that reasons: tokens it may think before each reply (default: 0)"
+        command.add_argument(f"--{role}-thinking-tokens", metavar="N", type=positive, default=0, help=thinking)
     command.add_argument("--at-once", type=positive, default=4, metavar="N", help="requests at a time (default: 4)")
     command.add_argument("--per-minute", type=amount, metavar="N", help="requests a minute at most")
     price = "of a million tokens, for the estimate"

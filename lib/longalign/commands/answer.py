@@ -9,6 +9,7 @@ from typing import Any
 
 from longalign.commands import asking
 from longalign.endpoints.asker import Asker
+from longalign.endpoints.errors import EndpointError, NoReply
 from longalign.endpoints.replies import Replies
 from longalign.official import answering, needle
 from longalign.official.catalogue import BENCHMARKS
@@ -29,17 +30,20 @@ def run(options: argparse.Namespace) -> int:
         found = _questions(options, tokenizer)
         questions = evenly(found, options.limit or len(found))
         if server:
-            first = answering.requests(questions, tokenizer=tokenizer, window=window)
+            first = answering.requests(
+                questions, tokenizer=tokenizer, window=window, thinking_tokens=asker.thinking_tokens
+            )
             counted = [(request, asking.count_tokens(request.messages, tokenizer)) for request, _ in first]
             asking.tell("model", asking.estimate(asker, counted), options)
         if options.dry_run:
             return 0
         if options.benchmark == "needle":
-            _check_room(questions, tokenizer, window)
+            _check_room(questions, tokenizer, window, asker.thinking_tokens)
         answers, missing = answering.answer_all(
             questions, asker, tokenizer=tokenizer, window=window, at_once=options.at_once if server else 1
         )
-    if len(missing) == len(questions):
+    if all(answer.finish == MISSING for answer in answers):
+        _advise(missing)
         fail(f"no question was answered: {missing[0][1]}")
     _tell(_written(options.out / "answers.jsonl", answers), answers, missing)
     return len(missing)
@@ -62,9 +66,15 @@ def _tell(path: Path, answers: Sequence[Answer], missing: Sequence[answering.Mis
           "were cut off at the most tokens they may have", flush=True)  # fmt: skip
     for name, error in missing[:3]:
         print(f"longalign: {name} has no answer: {' '.join(str(error).split())}", file=sys.stderr)
-    if missing:
-        print(f"longalign: {len(missing):,} questions have none: give the same command again to ask these alone",
+    if unheard := sum(isinstance(error, EndpointError) and not isinstance(error, NoReply) for _, error in missing):
+        print(f"longalign: {unheard:,} questions have none: give the same command again to ask these alone",
               file=sys.stderr)  # fmt: skip
+    _advise(missing)
+
+
+def _advise(missing: Sequence[answering.Missing]) -> None:
+    if any(isinstance(error, NoReply) for _, error in missing):
+        asking.advise_on_thoughts("model")
 
 
 @contextmanager
@@ -80,7 +90,7 @@ def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None
     else:
         model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
         with Replies(replies) as file:
-            yield Asker(model, file), model.tokenizer, model.window
+            yield Asker(model, file, thinking_tokens=options.model_thinking_tokens), model.tokenizer, model.window
 
 
 def _questions(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
@@ -90,9 +100,9 @@ def _questions(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
     return benchmark.read(options.data or benchmark.shipped)
 
 
-def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | None) -> None:
+def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | None, thinking_tokens: int) -> None:
     """A haystack that loses its middle may lose the needle."""
-    requests = answering.requests(questions, tokenizer=tokenizer, window=window)
+    requests = answering.requests(questions, tokenizer=tokenizer, window=window, thinking_tokens=thinking_tokens)
     for question, (_, cut) in zip(questions, requests, strict=True):
         if cut:
             fail(f"a haystack of {question.length:,} tokens is {cut:,} too long for the window of {window:,}, with its "

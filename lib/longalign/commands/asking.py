@@ -21,7 +21,8 @@ def open_asker(options: argparse.Namespace, role: str, replies: Path) -> Iterato
     """The asker that the option of this role names; its replies are kept in a file."""
     opened = askers.open_asker(
         getattr(options, role), replies, role=role, name=getattr(options, f"{role}_name"),
-        per_minute=options.per_minute, timeout=options.timeout,
+        thinking_tokens=getattr(options, f"{role}_thinking_tokens"), per_minute=options.per_minute,
+        timeout=options.timeout,
     )  # fmt: skip
     with opened as asker:
         yield asker
@@ -32,7 +33,8 @@ def estimate(asker: Asker, requests: Iterable[tuple[Request, int]]) -> Estimate:
     left = known = prompts = replies = 0
     for request, tokens in requests:
         if asker.known(request) is None:
-            left, prompts, replies = left + 1, prompts + tokens, replies + request.max_tokens
+            left, prompts = left + 1, prompts + tokens
+            replies += request.max_tokens + asker.thinking_tokens
         else:
             known += 1
     return Estimate(left, known, prompts, replies)
@@ -42,6 +44,12 @@ def tell(role: str, found: Estimate, options: argparse.Namespace) -> None:
     """The estimate on stderr, before anything is sent."""
     text = found.text(price=options.price, at_once=options.at_once, per_minute=options.per_minute)
     print(f"longalign: the {role} is asked {text}", file=sys.stderr, flush=True)
+
+
+def advise_on_thoughts(role: str) -> None:
+    """What can be done about replies that held thoughts alone, on stderr."""
+    print(f"longalign: a {role} that reasons needs room for its thoughts: --{role}-thinking-tokens 4096 gives each "
+          "reply so many tokens more", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def count_tokens(messages: Sequence[Any], tokenizer: Any = None) -> int:

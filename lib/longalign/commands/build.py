@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from longalign.endpoints.errors import THOUGHTS_ALONE
 from longalign.parsing import Parser, add_server_options, fail, positive, seed, share
 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
@@ -41,6 +42,7 @@ def add(children: Any, top: Parser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read, draw, ask, check, write; leaves with status 1 where the teacher did not answer for some."""
+    from longalign.commands import asking
     from longalign.commands.loading import load_tokenizer
     from longalign.self_instruct import build
 
@@ -55,6 +57,8 @@ def run(options: argparse.Namespace) -> None:
         outcomes = build.build(items, teacher, bounds, asker=asker, at_once=options.at_once if asker else 1)
     failed = [outcome for outcome in outcomes if outcome.error]
     _report(options, outcomes, refusals)
+    if any(fault.endswith(THOUGHTS_ALONE) for fault in build.faults(outcomes)):
+        asking.advise_on_thoughts("teacher")
     if not any(outcome.sample for outcome in outcomes):
         why = failed[0].error if failed else next(iter(build.faults(outcomes)), "no item was drawn")
         fail(f"no sample was built: {why}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from longalign import record
 from longalign.commands import asking
+from longalign.endpoints.errors import THOUGHTS_ALONE
 from longalign.evaluations import COLUMNS
 from longalign.judging import judges, scoring
 from longalign.judging.prompts import SCALES
@@ -83,6 +84,8 @@ def _judgments(
             if options.dry_run:
                 return None
             found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)
+        if any(judgment.problem == THOUGHTS_ALONE for judgment in found):
+            asking.advise_on_thoughts("judge")
     write(options.out / "judgments.jsonl", found)
     return found
 

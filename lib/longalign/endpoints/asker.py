@@ -8,11 +8,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import tenacity
 
-from longalign.endpoints.errors import EndpointError, Passing, Refused, Stopped
+from longalign.endpoints.errors import THOUGHTS_ALONE, EndpointError, NoReply, Passing, Refused, Stopped
 from longalign.endpoints.replies import Replies, Reply, Request
 
 ATTEMPTS = 8
@@ -52,17 +53,18 @@ class Answering(Protocol):
 class Asker:
     """Asks `server`, or only looks replies up where it is None; safe to use from many threads.
 
-    `replies` must be open. `model` is the name that replies are kept under. `backoff` is the first wait in seconds
+    `replies` must be open. `model` is the name that replies are kept under. `thinking_tokens` are those that a reasoning
+    model may think before its reply: every request gets so many more. `backoff` is the first wait in seconds
     after an error, doubled each time up to LONGEST_BACKOFF, with chance in it; a Retry-After is waited for in its
     place. After MOST_FAILURES requests in a row that were given up, all others are.
     """
 
     def __init__(
-        self, server: Answering | None, replies: Replies, *, model: str = "", per_minute: float | None = None,
-        backoff: float = 1.0,
+        self, server: Answering | None, replies: Replies, *, model: str = "", thinking_tokens: int = 0,
+        per_minute: float | None = None, backoff: float = 1.0,
     ) -> None:  # fmt: skip
         self.server, self.replies = server, replies
-        self.model = model or (server.model if server else "")
+        self.model, self.thinking_tokens = model or (server.model if server else ""), thinking_tokens
         self.pace, self.stop = Pace(per_minute), threading.Event()
         self.retries = self._failures = 0
         self._waits = tenacity.wait_random_exponential(multiplier=backoff, max=LONGEST_BACKOFF)
@@ -71,10 +73,24 @@ class Asker:
 
     def known(self, request: Request) -> Reply | None:
         """The reply if it is there already."""
-        return self.replies.get(request.key(self.model))
+        return self.replies.get(self._with_thoughts(request).key(self.model))
 
     def ask(self, request: Request) -> Reply:
-        """The reply, from the file or the server. Raises `Refused`, `Stopped`, and `Passing` after ATTEMPTS errors."""
+        """The reply, from the file or the server.
+
+        Raises `Refused`, `Stopped`, `NoReply` where it holds thoughts alone, and `Passing` after ATTEMPTS errors.
+        """
+        request = self._with_thoughts(request)
+        reply = self._ask(request)
+        if reply.thoughts_alone:
+            detail = f"they took all {request.max_tokens:,} tokens" if reply.finish == "length" else ""
+            raise NoReply(THOUGHTS_ALONE, detail, thoughts=reply.thoughts)
+        return reply
+
+    def _with_thoughts(self, request: Request) -> Request:
+        return replace(request, max_tokens=request.max_tokens + self.thinking_tokens)
+
+    def _ask(self, request: Request) -> Reply:
         key = request.key(self.model)
         with self._alone(key):
             if (known := self.replies.get(key)) is not None:

@@ -19,3 +19,16 @@ class Refused(EndpointError):
 
 class Stopped(EndpointError):
     """No request will be answered: the key, the model's name, the quota."""
+
+
+THOUGHTS_ALONE = "no reply after its thoughts"
+CUT_OFF = "cut off"
+
+
+class NoReply(EndpointError):
+    """A reply that came, and is kept, but holds nothing that was asked for: `reason` says why, the same for all of a
+    kind. Asked again in the same way the model would say the same. `thoughts` are those of a reasoning model."""
+
+    def __init__(self, reason: str, detail: str = "", *, thoughts: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.thoughts = reason, thoughts

@@ -1,9 +1,10 @@
 """Guarantees that a reply is on the disk before it is used, and that what was asked once is never asked again.
 
 The price: one fsync a reply.  The file is JSONL, a line for every reply in the order in which they came:
-    {"key", "label", "model", "text", "finish", "prompt_tokens", "completion_tokens"}
+    {"key", "label", "model", "text", "finish", "prompt_tokens", "completion_tokens", "thoughts"}
 `key` is a hash of model, messages and settings, so the same question asked of the same model finds its reply, whichever
-server gave it. The messages are not kept: with documents of 64k tokens they would stand there three times. A line that
+server gave it. `text` is the reply and `thoughts` what a reasoning model thought before it, which is no part of the reply;
+a file in which both stand in `text` is read as if they stood apart. The messages are not kept: with documents of 64k tokens they would stand there three times. A line that
 was cut short by a kill is dropped; the file serves as a recording, too, from which judges are replayed without a key.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign import record
+from longalign.endpoints.thoughts import split
 from longalign.jsonl import DataError
 
 
@@ -47,12 +49,31 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said; `finish` is "length" where it was cut off at `max_tokens`. Tokens as the model counts them."""
+    """What a model said; `finish` is "length" where it was cut off at `max_tokens`. Tokens as the model counts them.
+
+    Thoughts in the text are moved to `thoughts` (`longalign.endpoints.thoughts`); thoughts without an end leave no text.
+
+    >>> reply = Reply("<think>At first [[3]].</think> [[7]]")
+    >>> reply.text, reply.thoughts
+    ('[[7]]', '<think>At first [[3]].</think>')
+    """
 
     text: str
     finish: str = "stop"
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    thoughts: str = ""
+
+    def __post_init__(self) -> None:
+        found = split(self.text)
+        if found.thoughts:
+            object.__setattr__(self, "text", found.answer)
+            object.__setattr__(self, "thoughts", "\n".join(filter(None, (self.thoughts, found.thoughts))))
+
+    @property
+    def thoughts_alone(self) -> bool:
+        """Whether it ended within its thoughts, or after them without a word, so that there is no reply."""
+        return bool(self.thoughts) and not self.text.strip()
 
 
 class Replies:
@@ -122,11 +143,13 @@ class Replies:
     def _take(self, line: bytes, number: int) -> None:
         try:
             row: dict[str, Any] = json.loads(line)
-            reply = Reply(**{field.name: row[field.name] for field in dataclasses.fields(Reply)})
-            if not isinstance(reply.text, str):
+            row.setdefault("thoughts", "")  # older files have none
+            values = {field.name: row[field.name] for field in dataclasses.fields(Reply)}
+            if not isinstance(values["text"], str) or not isinstance(values["thoughts"], str):
                 raise TypeError
+            reply = Reply(**values)
             self._known[row["key"]] = reply
             self.models.add(row["model"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             detail = "a line holds key, model, text, finish and tokens; name another file"
             raise DataError("no record of replies", detail).at(self.path, number) from None

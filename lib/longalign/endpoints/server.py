@@ -6,8 +6,10 @@ text that comes back, whatever a server writes into it.
 """
 
 import email.utils
+import ipaddress
 import json
 import os
+import sys
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,21 +24,26 @@ LONGEST_WAIT = 300.0
 TIMEOUT = 600.0
 HIDDEN = "[key]"
 SHORTEST_KEY = 4
+THOUGHTS = ("reasoning_content", "reasoning")
+"""Fields of a message in which servers tell what a reasoning model thought (vLLM, DeepSeek; OpenRouter)."""
 
 
 class Server:
     """A server at `url` (its base, ending in /v1 as a rule) and the model that is asked there.
 
-    The key is the environment variable `key_variable`, or OPENAI_API_KEY for api.openai.com alone: no other server is
-    sent that one. Without a `model` the server must have exactly one. Raises ValueError for an address that cannot be
+    The key is the environment variable `key_variable`, or OPENAI_API_KEY for https://api.openai.com alone: no other
+    server is sent that one, and it never goes out in the clear. A key of one's own that does is told. Without a `model` the server must have exactly one. Raises ValueError for an address that cannot be
     used, `Stopped` where nothing answers there.
     """
 
     def __init__(self, url: str, *, model: str = "", key_variable: str, timeout: float = TIMEOUT) -> None:
         self.url, self.key_variable, self.timeout = _checked(url), key_variable, timeout
-        if not os.environ.get(key_variable) and urlsplit(url).hostname == "api.openai.com":
+        if not os.environ.get(key_variable) and _is_openai(url):
             self.key_variable = "OPENAI_API_KEY"
         self._key = _key(self.key_variable)
+        if self._key and not _is_private(url):
+            print(f"longalign: {self.url} has no TLS: {self.key_variable} and all that is asked can be read on the way "
+                  "there; use https:// where the server has it", file=sys.stderr, flush=True)  # fmt: skip
         # the client takes what it is not given from the environment: account and project belong to OpenAI's own key
         self._client = openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project="",
@@ -74,15 +81,16 @@ class Server:
             what = f"an error: {self.clean(str(told))}" if told else "a reply without choices"
             raise Passing(f"{self.url} answered with {what}")
         choice, usage = said.choices[0], getattr(said, "usage", None)
-        text = getattr(getattr(choice, "message", choice), "content", None) or ""
-        if isinstance(text, list):  # parts, as some servers send them
-            text = "".join(str(part.get("text") or "") for part in text if isinstance(part, dict))
+        message = getattr(choice, "message", choice)
+        text, thoughts = _parts(getattr(message, "content", None) or "")
+        thoughts = thoughts or next(filter(None, (getattr(message, name, None) for name in THOUGHTS)), "")
         finish = getattr(choice, "finish_reason", None)
         if not isinstance(text, str) or choice is None or isinstance(choice, str):
             raise Passing(f"{self.url} answered with a reply that is no text")
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-        return Reply(self._hidden(text), "length" if finish == "length" else "stop",
-                     *(count if type(count) is int else None for count in tokens))  # fmt: skip
+        counts = (count if type(count) is int else None for count in tokens)
+        thoughts = self._hidden(thoughts) if isinstance(thoughts, str) else ""
+        return Reply(self._hidden(text), "length" if finish == "length" else "stop", *counts, thoughts)
 
     def _only_model(self) -> str:
         try:
@@ -155,6 +163,19 @@ def _seconds(text: str, unit: int, now: float) -> float | None:
         return None
 
 
+def _parts(content: Any) -> tuple[Any, str]:
+    """Text and thoughts of a message's content, which some servers send in parts."""
+    if not isinstance(content, list):
+        return content, ""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for part in content:
+        if isinstance(part, dict):
+            kind = part.get("type") in ("thinking", "reasoning")
+            told = part.get("text") or (part.get("thinking") or part.get("reasoning") if kind else "") or ""
+            found[kind].append(_parts(told)[0] if isinstance(told, list) else str(told))
+    return "".join(found[False]), "".join(found[True])
+
+
 def _message(error: openai.APIStatusError) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     told = body.get("error", body)
@@ -168,6 +189,21 @@ def _key(variable: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError(f"{variable} holds no key, but text with a blank, a line break or other letters: set it anew")
     return key
+
+
+def _is_openai(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" and parts.hostname == "api.openai.com" and parts.port in (None, 443)
+
+
+def _is_private(url: str) -> bool:
+    """Whether nobody can read along: TLS, or a server on this machine."""
+    parts = urlsplit(url)
+    try:
+        here = ipaddress.ip_address(parts.hostname).is_loopback
+    except ValueError:
+        here = parts.hostname == "localhost" or parts.hostname.endswith(".localhost")
+    return parts.scheme == "https" or here
 
 
 def _checked(url: str) -> str:

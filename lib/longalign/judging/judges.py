@@ -12,7 +12,7 @@ from typing import Protocol
 
 from longalign.endpoints import side_by_side
 from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import EndpointError
+from longalign.endpoints.errors import CUT_OFF, EndpointError, NoReply
 from longalign.endpoints.replies import Request
 from longalign.evals import rubric
 from longalign.judging.prompts import SCALES, prompt
@@ -36,7 +36,7 @@ class Case:
 class Judgment:
     """What a judge said of one answer in one run: `rating`, or None and the `problem`; the `reply` as it came.
 
-    `order` is that in which the scored answers were shown, `judge` the judge's name.
+    `thoughts` are those of a reasoning judge, which are no part of its reply; `order` is that in which the scored answers were shown, `judge` the judge's name.
     """
 
     id: str
@@ -46,6 +46,7 @@ class Judgment:
     reply: str = ""
     order: tuple[int, ...] = ()
     judge: str = ""
+    thoughts: str = ""
 
 
 class Judge(Protocol):
@@ -86,14 +87,18 @@ class ModelJudge:
         self.seed, self.few_shot, self.template, self.most_tokens = seed, few_shot, template, most_tokens
 
     def rate(self, case: Case, run: int) -> Judgment:
-        """Ask once. Raises EndpointError where there is no reply."""
-        order = self.order(case, run)
-        reply = self.asker.ask(self.request(case, run))
+        """Ask once; a reply that was cut off is no rating. Raises EndpointError where there is no reply."""
+        order, rated, problem = self.order(case, run), None, ""
         try:
+            reply = self.asker.ask(self.request(case, run))
             rated = rating(reply.text, SCALES[case.scale].lowest, SCALES[case.scale].highest)
+        except NoReply as error:
+            return Judgment(case.answer.id, run, None, error.reason, "", order, thoughts=error.thoughts)
         except Unrated as error:
-            return Judgment(case.answer.id, run, None, f"{error}", reply.text, order)
-        return Judgment(case.answer.id, run, rated, "", reply.text, order)
+            problem = f"{error}"
+        if rated is not None and reply.finish == "length":
+            rated, problem = None, CUT_OFF
+        return Judgment(case.answer.id, run, rated, problem, reply.text, order, thoughts=reply.thoughts)
 
     def order(self, case: Case, run: int) -> tuple[int, ...]:
         """The order of the scored answers in a run: by seed, run and question alone."""

@@ -1,10 +1,13 @@
 """Guarantees that a rating is the judge's own: one whole number in range, in the form it was asked for, said once.
 
-The price: a judge that hesitates ("[[6]] or [[7]]") or writes another form gives no rating; the item is missing, and
-counted. Nothing that an answer says can be taken for a rating: the form is broken in it before a judge sees it.
+What a reasoning judge thinks before its reply is no part of it. The price: a judge that hesitates ("[[6]] or [[7]]"),
+says it twice or writes another form gives no rating; the item is missing, and counted. Nothing that an answer says can be taken for a rating: the form is broken in it before a judge sees it.
 """
 
 import re
+
+from longalign.endpoints import thoughts
+from longalign.endpoints.errors import THOUGHTS_ALONE
 
 FORM = re.compile(r"\[\[([^\[\]]*)\]\]")
 MARKS = re.compile(r"\[(?=(?:The |End of |Start of )?(?:Assistant|Reference|Question|Instruction|Rating|Answer))", re.I)
@@ -19,21 +22,26 @@ def rating(reply: str, lowest: int, highest: int) -> int:
 
     >>> rating("Nearly complete. Rating: [[8]]", 1, 10)
     8
+    >>> rating("<think>At first [[3]]</think> [[7]]", 1, 10)
+    7
     >>> rating("[[11]]", 1, 10)
     Traceback (most recent call last):
     longalign.judging.ratings.Unrated: rating out of range
     """
-    found = {text.strip() for text in FORM.findall(reply)}
+    said = thoughts.split(reply)
+    if said.thoughts and not said.answer.strip():
+        raise Unrated(THOUGHTS_ALONE)
+    found = [text.strip() for text in FORM.findall(said.answer)]
     if not found:
         raise Unrated("no rating" if reply.strip() else "empty reply")
     if len(found) > 1:
         raise Unrated("several ratings")
-    text = found.pop()
-    if not (text.isascii() and text.isdigit()):
+    if not re.fullmatch("[0-9]+", found[0]):
         raise Unrated("rating not a whole number")
-    if not lowest <= int(text) <= highest:
+    digits = found[0].lstrip("0") or "0"
+    if len(digits) > len(str(highest)) or not lowest <= int(digits) <= highest:
         raise Unrated("rating out of range")
-    return int(text)
+    return int(digits)
 
 
 def neutral(text: str) -> str:

@@ -4,11 +4,11 @@ The price: a question of several turns is asked turn by turn, since the next nee
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from longalign.endpoints import side_by_side
 from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import EndpointError
+from longalign.endpoints.errors import EndpointError, NoReply
 from longalign.endpoints.replies import Request
 from longalign.jsonl import DataError
 from longalign.official import window as windows
@@ -20,58 +20,73 @@ Missing = tuple[str, Exception]
 """The id of a question without an answer, and why."""
 
 
+class Fit(NamedTuple):
+    """What a prompt must fit into: a `window` of tokens of `tokenizer`, its answer and what the model may think before
+    it included; no bound where one of the two is None."""
+
+    tokenizer: Any = None
+    window: int | None = None
+    thinking_tokens: int = 0
+
+
 def answer_all(
     questions: Sequence[Question], asker: Asker, *, tokenizer: Any = None, window: int | None = None, at_once: int = 1
 ) -> tuple[list[Answer], list[Missing]]:
     """The answers of the model that `asker` asks, a row for each turn, and the questions that have none, with why.
 
     With `tokenizer` and `window` (tokens), prompts that leave no room for their answer lose their middle; the room is
-    the benchmark's bound, or a sixteenth of the window.
+    the benchmark's bound, or a sixteenth of the window, and what the model may think before it. Turns are answered as
+    far as there are replies: what a reasoning model thought is no part of the conversation, as servers expect it.
     """
+    fit = Fit(tokenizer, window, asker.thinking_tokens)
 
-    def work(question: Question) -> list[Answer] | DataError:
-        try:
-            return _answers(question, asker, tokenizer, window)
-        except DataError as error:
-            return error
+    def work(question: Question) -> tuple[list[Answer], Exception | None]:
+        return _answers(question, asker, fit)
 
     found = side_by_side.each(work, questions, asker=asker, at_once=at_once, label="answered")
     answers, missing = [], []
-    for question, rows in zip(questions, found, strict=True):
-        if isinstance(rows, EndpointError | DataError):
-            missing.append((question.id, rows))
-            rows = [_missing(question, turn, asker.model, str(rows)) for turn in range(len(question.turns))]
+    for question, told in zip(questions, found, strict=True):
+        rows, error = ([], told) if isinstance(told, EndpointError) else told
+        if error is not None:
+            missing.append((question.id, error))
+            rows = rows + [_missing(question, turn, asker.model, str(error))
+                           for turn in range(len(rows), len(question.turns))]  # fmt: skip
         answers += rows
     return answers, missing
 
 
 def requests(
-    questions: Sequence[Question], *, tokenizer: Any = None, window: int | None = None
+    questions: Sequence[Question], *, tokenizer: Any = None, window: int | None = None, thinking_tokens: int = 0
 ) -> list[tuple[Request, int]]:
     """The first request of each question and the tokens taken out of it, to see what `answer_all` will take."""
-    return [_request(question, [question.turns[0]], 0, tokenizer, window) for question in questions]
+    fit = Fit(tokenizer, window, thinking_tokens)
+    return [_request(question, [question.turns[0]], 0, fit) for question in questions]
 
 
-def _answers(question: Question, asker: Asker, tokenizer: Any, window: int | None) -> list[Answer]:
+def _answers(question: Question, asker: Asker, fit: Fit) -> tuple[list[Answer], Exception | None]:
+    """The rows of the turns, and why there are no more of them."""
     said: list[str] = []
-    rows = []
+    rows: list[Answer] = []
     for turn, words in enumerate(question.turns):
         said.append(words)
-        request, truncated = _request(question, said, turn, tokenizer, window)
-        reply = asker.ask(request)
-        rows.append(_row(question, turn, asker.model, said, reply.text, reply.finish, truncated))
+        try:
+            request, truncated = _request(question, said, turn, fit)
+            reply = asker.ask(request)
+        except (DataError, NoReply) as error:
+            return rows, error
+        rows.append(_row(question, turn, asker.model, said, reply.text, reply.finish, truncated, reply.thoughts))
         said.append(reply.text)
-    return rows
+    return rows, None
 
 
-def _request(
-    question: Question, said: Sequence[str], turn: int, tokenizer: Any, window: int | None
-) -> tuple[Request, int]:
+def _request(question: Question, said: Sequence[str], turn: int, fit: Fit) -> tuple[Request, int]:
     messages = [{"role": "assistant" if i % 2 else "user", "content": text or "-"} for i, text in enumerate(said)]
     truncated, most = 0, question.most_tokens
-    if tokenizer is not None and window is not None:
-        most = min(most, window // ANSWER_SHARE)
-        messages, truncated = windows.fit(messages, tokenizer, window=window, reserve=most)
+    if fit.tokenizer is not None and fit.window is not None:
+        most = min(most, fit.window // ANSWER_SHARE)
+        messages, truncated = windows.fit(
+            messages, fit.tokenizer, window=fit.window, reserve=most + fit.thinking_tokens
+        )
     return Request(messages, most, label=_id(question, turn)), truncated
 
 
@@ -85,12 +100,14 @@ def _missing(question: Question, turn: int, model: str, why: str) -> Answer:
 
 
 def _row(
-    question: Question, turn: int, model: str, said: Sequence[str], answer: str, finish: str, truncated: int
-) -> Answer:
+    question: Question, turn: int, model: str, said: Sequence[str], answer: str, finish: str, truncated: int,
+    thoughts: str = "",
+) -> Answer:  # fmt: skip
     several = len(question.turns) > 1
     query = "\n\n".join(f"{'User' if i % 2 == 0 else 'Assistant'}: {text}" for i, text in enumerate(said))
     references = question.references[turn : turn + 1] if several else question.references
     return Answer(
         _id(question, turn), question.id, model, question.benchmark, question.task, question.language, question.length,
         query if several else question.query, references, question.ordered, answer, finish, truncated,
+        thoughts,
     )  # fmt: skip

@@ -15,25 +15,27 @@ from longalign.official.local_model import LocalModel
 
 @contextmanager
 def open_asker(
-    target: str, replies: Path, *, role: str, name: str = "", per_minute: float | None = None, timeout: float = TIMEOUT
-) -> Iterator[Asker]:
+    target: str, replies: Path, *, role: str, name: str = "", thinking_tokens: int = 0, per_minute: float | None = None,
+    timeout: float = TIMEOUT,
+) -> Iterator[Asker]:  # fmt: skip
     """An asker of a server, or of a model in this process, whose replies are kept in `replies`, or of a file of them.
 
     `role` ("judge") names the environment variable of a server's key, JUDGE_API_KEY, and the option in errors; `name`
-    says which model of a server or a file is meant, and what a local one is called. Raises ValueError where there is
+    says which model of a server or a file is meant, and what a local one is called; `thinking_tokens` is as in `Asker`.
+    Raises ValueError where there is
     nothing of this kind, and as `Server`, `LocalModel` and `Replies` do.
     """
     if target.startswith(("http://", "https://")):
         server = Server(target, model=name, key_variable=f"{role.upper()}_API_KEY", timeout=timeout)
         with Replies(replies) as file:
-            yield Asker(server, file, per_minute=per_minute)
+            yield Asker(server, file, thinking_tokens=thinking_tokens, per_minute=per_minute)
     elif Path(target).is_dir():
         model = LocalModel(target)
         with Replies(replies) as file:
-            yield Asker(model, file, model=name)
+            yield Asker(model, file, model=name, thinking_tokens=thinking_tokens)
     elif Path(target).is_file():
         with Replies(Path(target), recorded=True) as file:
-            yield Asker(None, file, model=_only(file, name, role))
+            yield Asker(None, file, model=_only(file, name, role), thinking_tokens=thinking_tokens)
     else:
         raise ValueError(f"--{role} {target}: no such file or folder; it may be a server's address, too (http://...)")
 

@@ -45,7 +45,8 @@ class Answer:
     """What a model answered: a `Question` without its prompt, and `answer`; `truncated` tokens were left out of it.
 
     Several turns are several answers to one `question` (its id). `finish` is "length" where the answer was cut off at
-    the most tokens it may have, MISSING where there is none; then `answer` says why.
+    the most tokens it may have, MISSING where there is none; then `answer` says why. `thoughts` are those of a reasoning
+    model, which nobody judges.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Answer:
     answer: str
     finish: str
     truncated: int
+    thoughts: str = ""
 
 
 def check_ids(questions: Sequence[Question], where: Path | str) -> list[Question]:
@@ -116,6 +118,7 @@ def read_answers(path: Path | str) -> Iterator[Answer]:
 
 
 def _answer(row: Mapping[str, Any]) -> Answer:
+    row = {"thoughts": "", **row}  # older files have none
     for name, kind in Answer.__annotations__.items():
         wanted = list if name == "references" else kind
         if not isinstance(row.get(name), wanted):

@@ -15,7 +15,7 @@ from typing import Any
 from longalign import chat, record
 from longalign.endpoints import side_by_side
 from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import EndpointError
+from longalign.endpoints.errors import EndpointError, NoReply
 from longalign.jsonl import DataError, check_messages, read_lines
 from longalign.self_instruct import checks
 from longalign.self_instruct.draw import Item
@@ -57,11 +57,18 @@ def build(
 
 def make(item: Item, teacher: Teacher, bounds: Bounds) -> Outcome:
     """One item: the questions that may be asked, in the order that the item's seed draws, until an answer may stay."""
-    proposed = teacher.propose(item)
+    try:
+        proposed = teacher.propose(item)
+    except NoReply as error:
+        return Outcome(item, faults=(f"question: {error.reason}",))
     questions = asked_in_turn(item, proposed)
     faults = [] if questions else [f"question: {_first_fault(proposed, item)}"]
     for question in questions:
-        reply = teacher.answer(item, question)
+        try:
+            reply = teacher.answer(item, question)
+        except NoReply as error:
+            faults.append(f"answer: {error.reason}")
+            continue
         fault = checks.problem(reply.text, question=question, item=item, finish=reply.finish, words=bounds.words)
         sample = None if fault else _sample(item, question, reply.text, teacher.name, bounds)
         if sample is not None:

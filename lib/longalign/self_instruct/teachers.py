@@ -4,9 +4,11 @@ The oracle is the offline default and exact; a model behind a server writes what
 price of a server: two requests a sample at least, each with the whole document.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 from longalign.endpoints.asker import Asker
+from longalign.endpoints.errors import CUT_OFF, NoReply
 from longalign.endpoints.replies import Reply, Request
 from longalign.self_instruct import prompts
 from longalign.self_instruct.draw import Item
@@ -53,13 +55,19 @@ class ModelTeacher:
         self.words, self.answer_tokens = words, answer_tokens
 
     def propose(self, item: Item) -> list[str]:
-        """The questions in the reply, as `longalign.self_instruct.prompts.questions` reads it."""
-        return prompts.questions(self.asker.ask(self.proposal(item)).text, item.document.language)
+        """The questions in the reply, as `longalign.self_instruct.prompts.questions` reads it.
+
+        Raises `NoReply` where it was cut off: what looks like questions may be drafts of thoughts that have no end.
+        """
+        reply = self.asker.ask(self.proposal(item))
+        if reply.finish == "length":
+            raise NoReply(CUT_OFF)
+        return prompts.questions(reply.text, item.document.language)
 
     def answer(self, item: Item, question: str) -> Reply:
         """The reply, without white space around it."""
         reply = self.asker.ask(self.request(item, question))
-        return Reply(reply.text.strip(), reply.finish, reply.prompt_tokens, reply.completion_tokens)
+        return replace(reply, text=reply.text.strip())
 
     def proposal(self, item: Item) -> Request:
         """What is asked for five questions."""

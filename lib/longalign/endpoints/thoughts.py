@@ -1,0 +1,94 @@
+"""What a reasoning model thinks before it answers, told apart from the answer, in the forms that are widely used.
+
+    <think>...</think>     DeepSeek-R1, Qwen3 and most others; also <thinking>, <thought>, <reasoning>, <seed:think>,
+                           [THINK] (Mistral), ◁think▷ (Kimi), <|begin_of_thought|>, <|START_THINKING|> (Cohere)
+    <|channel|>analysis    GPT-OSS (Harmony): the answer follows <|channel|>final<|message|>; <|channel>thought (Gemma)
+
+A template may end in the opening mark, so that a reply holds the closing one alone: all before it is thoughts. A mark
+in quotes or backticks is text: a reply may write about `<think>`. What cannot be seen: thoughts that a template opened
+and that were cut off before they closed look like an answer that was cut off.
+"""
+
+import re
+from typing import NamedTuple
+
+_TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
+_HEAD = r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*"
+_MESSAGE = r"\b[^\n]{0,80}?<\|message\|>"
+_MARKS = (
+    *((f"(?i:<{tag}>)", f"(?i:</{tag}>)") for tag in _TAGS),
+    (r"\[THINK\]", r"\[/THINK\]"),
+    ("◁think▷", "◁/think▷"),
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+    (r"<\|channel>thought\b", r"<channel\|>"),
+    (f"{_HEAD}(?:analysis|commentary){_MESSAGE}", f"{_HEAD}final{_MESSAGE}"),
+    (r"\A\s*analysis(?=[A-Z])", "(?<!^)assistantfinal"),  # Harmony without its special tokens
+)
+"""What opens thoughts and what closes them."""
+_QUOTED = r"(?<=[\"'`“‘]){}(?=[\"'`”’])"
+_ANY = re.compile("|".join(
+    f"(?P<text{i}>{_QUOTED.format(f'(?:{opens}|{closes})')})|(?P<open{i}>{opens})|(?P<close{i}>{closes})"
+    for i, (opens, closes) in enumerate(_MARKS)
+))  # fmt: skip
+_OPEN_AT_THE_END = re.compile(f"(?:{'|'.join(opens for opens, _ in _MARKS[:-1])})\\s*\\Z")
+_SPECIAL = re.compile(r"\[/?THINK\]|<\|(?:begin|end)_of_(?:thought|solution)\|>|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>|"
+                      r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷")  # fmt: skip
+_AROUND = re.compile(
+    r"\s*(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)?(.*?)"
+    r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|<\|(?:end|return)\|>|\s)*", re.DOTALL,
+)  # fmt: skip
+"""Marks that models put around the answer behind their thoughts."""
+
+
+class Parts(NamedTuple):
+    """What a model wrote: its `thoughts` with their marks, "" without any, and its `answer`; `closed` tells whether the
+    thoughts came to an end."""
+
+    thoughts: str
+    answer: str
+    closed: bool = True
+
+
+def split(text: str) -> Parts:
+    """The parts of what a model wrote; a text without thoughts is the answer as it stands.
+
+    >>> split("<think>At first [[3]].</think> Rating: [[7]]")
+    Parts(thoughts='<think>At first [[3]].</think>', answer='Rating: [[7]]', closed=True)
+    >>> split("At first [[3]].</think>[[7]]").answer, split("<think>At first [[3]]")
+    ('[[7]]', Parts(thoughts='<think>At first [[3]]', answer='', closed=False))
+    >>> split("It thinks within `<think>`.").answer
+    'It thinks within `<think>`.'
+    """
+    thoughts, answer, opened, start = [], [], None, 0
+    for mark in _ANY.finditer(text):
+        kind, number = mark.lastgroup.rstrip("0123456789"), int(re.sub(r"\D", "", mark.lastgroup))
+        if kind == "open" and opened is None:
+            answer.append(text[start : mark.start()])
+            opened, start = number, mark.start()
+        elif kind == "close" and opened == number:
+            thoughts.append(text[start : mark.end()])
+            opened, start = None, mark.end()
+        elif kind == "close" and opened is None and number != len(_MARKS) - 1:  # opened by the template
+            thoughts, answer, start = [text[: mark.end()]], [], mark.end()
+    if not thoughts and opened is None:
+        return Parts("", text)
+    if opened is not None:
+        return Parts(text, "", closed=False)
+    told = "\n".join(filter(None, (part.strip() for part in [*answer, text[start:]])))
+    return Parts("\n".join(thoughts), _AROUND.fullmatch(told)[1].strip())
+
+
+def opened_by(prompt: str) -> str:
+    """The mark that a prompt ends with, where its template opens the thoughts; else "".
+
+    >>> opened_by("<|assistant|><think>\\n"), opened_by("<|assistant|><think></think>")
+    ('<think>', '')
+    """
+    found = _OPEN_AT_THE_END.search(prompt)
+    return found[0].strip() if found else ""
+
+
+def is_mark(token: str) -> bool:
+    """Whether a special token belongs to such a mark, so that it must not be left out of a decoded text."""
+    return _SPECIAL.fullmatch(token) is not None
