@@ -56,7 +56,8 @@ def test_a_rating_is_read_where_it_is_said_once(reply, found):
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [("", "empty reply"), ("Rating: 7", "no rating"), ("[7]", "no rating"), ("[[7]] or [[8]]", "several ratings"),
-     ("[[5]], yes, [[5]]", "several ratings"), pytest.param("[[" + "1" * 5000 + "]]", "rating out of range", id="5,000 digits"),
+     ("[[5]], yes, [[5]]", "several ratings"),
+     pytest.param("[[" + "1" * 5000 + "]]", "rating out of range", id="5,000 digits"),
      ("[[0]]", "rating out of range"), ("[[11]]", "rating out of range"), ("[[7]", "no rating"),
      *((f"[[{text}]]", "rating not a whole number") for text in ("7.5", "seven", "", "-3", "٧", "7/10"))],
 )  # fmt: skip

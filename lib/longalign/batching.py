@@ -66,6 +66,7 @@ def plan_sorted(
     size = max(1, ranks * rows) if group_size is None else group_size
     if size < 1:
         raise ValueError(f"group_size must be at least 1, not {size}")
+    size = min(size, max(1, len(lengths)))
     random = _generator(seed, epoch)
     order = random.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]

@@ -290,7 +290,7 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
         if name in pairs:
             raise ProfileError(f"the parameter {name} is given twice")
         try:
-            pairs[name] = yaml.load(value, Loader=strict_yaml.Loader)
+            pairs[name] = strict_yaml.load(value)
         except yaml.YAMLError:
             raise ProfileError(f"the value of {text!r} is not readable as YAML") from None
     return pairs

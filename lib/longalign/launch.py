@@ -71,7 +71,7 @@ def load_job(path: Path | str) -> Job:
     """The job in a YAML file. Raises ProfileError, naming file and key, for what is unknown, missing or cannot be."""
     where = str(path)
     try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
+        data = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
         job = typed(data, Job, where=where)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None

@@ -84,7 +84,7 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     path = path or paths.root() / "claims.yaml"
     where = paths.relative(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
+        data = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     parts = ("tasks", "lengths", "claims")

@@ -21,6 +21,8 @@ import numpy as np
 
 from longalign.shapes import Int
 
+MOST_MICRO_BATCHES = 2**20
+"""In an optimizer step: ranks x accumulation. A step holds a place for each, empty or not."""
 Row = tuple[int, ...]
 MicroBatch = tuple[Row, ...]
 Method = Literal["naive", "sorted", "packing"]
@@ -116,7 +118,7 @@ def deal(rows_in_order: Sequence[Row], *, ranks: int, accumulation: int, rows: i
     So neighbours in the order run at the same time on different ranks, which is what makes sorted batching pay.
 
     Raises:
-        ValueError: ranks, accumulation or rows is below 1.
+        ValueError: ranks, accumulation or rows is below 1, or a step has more than MOST_MICRO_BATCHES places.
 
     >>> [step.micro_batches for step in deal([(0,), (1,), (2,)], ranks=2, accumulation=2, rows=1)]
     [((((0,),), ((2,),)), (((1,),), ()))]
@@ -124,6 +126,11 @@ def deal(rows_in_order: Sequence[Row], *, ranks: int, accumulation: int, rows: i
     for name, value in (("ranks", ranks), ("accumulation", accumulation), ("rows", rows)):
         if index(value) < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    if ranks * accumulation > MOST_MICRO_BATCHES:
+        raise ValueError(
+            f"{ranks:,} ranks with an accumulation of {accumulation:,} give a step {ranks * accumulation:,} micro-batches, "
+            f"and there are {len(rows_in_order):,} rows; a plan has {MOST_MICRO_BATCHES:,} a step at most: ask for fewer"
+        )
     micro_batches = [tuple(rows_in_order[start : start + rows]) for start in range(0, len(rows_in_order), rows)]
     per_step = ranks * accumulation
     micro_batches += [()] * (-len(micro_batches) % per_step)

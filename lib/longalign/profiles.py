@@ -189,7 +189,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     path = _find(name_or_path)
     where = paths.relative(path)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=strict_yaml.Loader)
+        data = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     profile = typed(data, Profile, where=where)

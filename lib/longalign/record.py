@@ -187,10 +187,12 @@ def hash_files(*files: Path | str) -> str:
 
 
 def hash_model(folder: Path | str) -> str:
-    """Sixteen hex digits over a model's config and weights, in one file or in shards. Raises FileNotFoundError."""
+    """Sixteen hex digits over a model's config, weights (in one file or in shards) and, where it has one, its
+    generation_config.json, which may name the tokens that end an answer. Raises FileNotFoundError."""
     folder = Path(folder)
     weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    return hash_files(folder / "config.json", *(weights or [folder / "model.safetensors"]))
+    settings = [file for file in [folder / "generation_config.json"] if file.exists()]
+    return hash_files(folder / "config.json", *settings, *(weights or [folder / "model.safetensors"]))
 
 
 def git_state() -> dict[str, Any]:

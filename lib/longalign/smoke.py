@@ -82,10 +82,11 @@ def answer(folder: Path, encode: Any, question: str) -> str:
     from longalign.chat import encode_prompt
     from longalign.evals.conversation import ANSWER_ROOM
     from longalign.evals.decoding import greedy
+    from longalign.evals.generation import end_tokens
 
     prompt = torch.from_numpy(encode_prompt([{"role": "user", "content": question}], encode)).long()
     with loaded(folder) as model:
-        return encode.decode(greedy(model, [prompt], end=encode.eos_token_id, room=ANSWER_ROOM)[0])
+        return encode.decode(greedy(model, [prompt], end=end_tokens(model, encode), room=ANSWER_ROOM)[0])
 
 
 def smoke(profile: Profile) -> None:

@@ -7,6 +7,16 @@ from typing import Any
 import yaml
 
 
+def load(text: str) -> Any:
+    """What a YAML text says. Raises YAMLError, also for what the parser has no room or no numbers for."""
+    try:
+        return yaml.load(text, Loader=Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits, a 30th of February
+        raise yaml.YAMLError(str(error)) from None
+
+
 class Loader(yaml.SafeLoader):
     """Safe YAML with the floats of YAML 1.2 (3e-3 is a number) and without silently repeated keys."""
 

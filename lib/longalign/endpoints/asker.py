@@ -53,8 +53,8 @@ class Answering(Protocol):
 class Asker:
     """Asks `server`, or only looks replies up where it is None; safe to use from many threads.
 
-    `replies` must be open. `model` is the name that replies are kept under. `thinking_tokens` are those that a reasoning
-    model may think before its reply: every request gets so many more. `backoff` is the first wait in seconds
+    `replies` must be open. `model` is the name that replies are kept under. `thinking_tokens` are those that a
+    reasoning model may think before its reply: every request gets so many more. `backoff` is the first wait in seconds
     after an error, doubled each time up to LONGEST_BACKOFF, with chance in it; a Retry-After is waited for in its
     place. After MOST_FAILURES requests in a row that were given up, all others are.
     """

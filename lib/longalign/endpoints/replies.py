@@ -3,9 +3,10 @@
 The price: one fsync a reply.  The file is JSONL, a line for every reply in the order in which they came:
     {"key", "label", "model", "text", "finish", "prompt_tokens", "completion_tokens", "thoughts"}
 `key` is a hash of model, messages and settings, so the same question asked of the same model finds its reply, whichever
-server gave it. `text` is the reply and `thoughts` what a reasoning model thought before it, which is no part of the reply;
-a file in which both stand in `text` is read as if they stood apart. The messages are not kept: with documents of 64k tokens they would stand there three times. A line that
-was cut short by a kill is dropped; the file serves as a recording, too, from which judges are replayed without a key.
+server gave it. `text` is the reply and `thoughts` what a reasoning model thought before it, which is no part of the
+reply; a file in which both stand in `text` is read as if they stood apart. The messages are not kept: with documents of
+64k tokens they would stand there three times. A line that was cut short by a kill is dropped; the file serves as a
+recording, too, from which judges are replayed without a key.
 """
 
 import dataclasses
@@ -51,7 +52,8 @@ class Request:
 class Reply:
     """What a model said; `finish` is "length" where it was cut off at `max_tokens`. Tokens as the model counts them.
 
-    Thoughts in the text are moved to `thoughts` (`longalign.endpoints.thoughts`); thoughts without an end leave no text.
+    Thoughts in the text are moved to `thoughts` (`longalign.endpoints.thoughts`); thoughts without an end leave no
+    text.
 
     >>> reply = Reply("<think>At first [[3]].</think> [[7]]")
     >>> reply.text, reply.thoughts

@@ -32,8 +32,9 @@ class Server:
     """A server at `url` (its base, ending in /v1 as a rule) and the model that is asked there.
 
     The key is the environment variable `key_variable`, or OPENAI_API_KEY for https://api.openai.com alone: no other
-    server is sent that one, and it never goes out in the clear. A key of one's own that does is told. Without a `model` the server must have exactly one. Raises ValueError for an address that cannot be
-    used, `Stopped` where nothing answers there.
+    server is sent that one, and it never goes out in the clear. A key of one's own that does is told. Without a `model`
+    the server must have exactly one. Raises ValueError for an address that cannot be used, `Stopped` where nothing
+    answers there.
     """
 
     def __init__(self, url: str, *, model: str = "", key_variable: str, timeout: float = TIMEOUT) -> None:

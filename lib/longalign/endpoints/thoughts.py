@@ -5,8 +5,8 @@
     <|channel|>analysis    GPT-OSS (Harmony): the answer follows <|channel|>final<|message|>; <|channel>thought (Gemma)
 
 A template may end in the opening mark, so that a reply holds the closing one alone: all before it is thoughts. A mark
-in quotes or backticks is text: a reply may write about `<think>`. What cannot be seen: thoughts that a template opened
-and that were cut off before they closed look like an answer that was cut off.
+in quotes or backticks is text: a reply may write about `<think>`. What cannot be seen in one reply: thoughts that a
+template opened and that were cut off before they closed look like an answer that was cut off.
 """
 
 import re
@@ -26,14 +26,18 @@ _MARKS = (
     (r"\A\s*analysis(?=[A-Z])", "(?<!^)assistantfinal"),  # Harmony without its special tokens
 )
 """What opens thoughts and what closes them."""
+LONGEST_MARK = 200
+"""Characters of a prompt's end that hold a mark which opens thoughts."""
 _QUOTED = r"(?<=[\"'`“‘]){}(?=[\"'`”’])"
 _ANY = re.compile("|".join(
     f"(?P<text{i}>{_QUOTED.format(f'(?:{opens}|{closes})')})|(?P<open{i}>{opens})|(?P<close{i}>{closes})"
     for i, (opens, closes) in enumerate(_MARKS)
 ))  # fmt: skip
 _OPEN_AT_THE_END = re.compile(f"(?:{'|'.join(opens for opens, _ in _MARKS[:-1])})\\s*\\Z")
-_SPECIAL = re.compile(r"\[/?THINK\]|<\|(?:begin|end)_of_(?:thought|solution)\|>|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>|"
-                      r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷")  # fmt: skip
+_SPECIAL = re.compile(
+    r"\[/?THINK\]|<\|(?:begin|end)_of_(?:thought|solution)\|>|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>|"
+    r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷"
+)
 _AROUND = re.compile(
     r"\s*(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)?(.*?)"
     r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|<\|(?:end|return)\|>|\s)*", re.DOTALL,
@@ -77,6 +81,16 @@ def split(text: str) -> Parts:
         return Parts(text, "", closed=False)
     told = "\n".join(filter(None, (part.strip() for part in [*answer, text[start:]])))
     return Parts("\n".join(thoughts), _AROUND.fullmatch(told)[1].strip())
+
+
+def opened_elsewhere(thoughts: str) -> bool:
+    """Whether thoughts are closed but not opened in what the model wrote: its template opens those of every reply.
+
+    >>> opened_elsewhere("At first.</think>"), opened_elsewhere("<think>At first.</think>"), opened_elsewhere("")
+    (True, False, False)
+    """
+    mark = next((found for found in _ANY.finditer(thoughts) if not found.lastgroup.startswith("text")), None)
+    return mark is not None and mark.lastgroup.startswith("close")
 
 
 def opened_by(prompt: str) -> str:

@@ -8,6 +8,7 @@ model needs the attention "longalign" (no sliding window shorter than a sequence
 are in memory.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -28,19 +29,21 @@ OF_THE_LONGEST = ("dynamic", "longrope")
 
 @torch.no_grad()
 def greedy(
-    model: PreTrainedModel, prompts: Sequence[Int[Tensor, " T"]], *, end: int, room: int, tokens: int = TOKENS_AT_ONCE
-) -> list[list[int]]:
+    model: PreTrainedModel, prompts: Sequence[Int[Tensor, " T"]], *, end: int | Sequence[int], room: int,
+    tokens: int = TOKENS_AT_ONCE,
+) -> list[list[int]]:  # fmt: skip
     """The most probable tokens after each prompt, up to the token `end`, which is left out, or `room` of them.
 
-    At most `tokens` positions, prompts and room, are in a batch, or one prompt. The model is in evaluation mode
-    meanwhile. Raises ValueError for a model without the attention "longalign", for an empty prompt, and without an end
-    or room.
+    `end` may be several tokens, each of which ends an answer. At most `tokens` positions, prompts and room, are in a
+    batch, or one prompt. The model is in evaluation mode meanwhile. Raises ValueError for a model without the attention
+    "longalign", for an empty prompt, and without an end or room.
     """
     if model.config._attn_implementation != NAME:
         raise ValueError(f"greedy decoding needs a model with the attention {NAME!r}: load it by models.load_model")
     if empty := [number for number, prompt in enumerate(prompts) if not len(prompt)]:
         raise ValueError(f"prompt {empty[0]} is empty; nothing can be written after nothing")
-    if end is None or room < 0:
+    ends = list(end) if isinstance(end, Sequence) else [end]
+    if not ends or None in ends or room < 0:
         raise ValueError(f"end is {end} and room {room}: answers need a token that ends them and 0 tokens or more")
     if _rope_type(model) in OF_THE_LONGEST:
         tokens = 0
@@ -48,7 +51,7 @@ def greedy(
     model.eval()
     try:
         for batch in batches([len(prompt) for prompt in prompts], room, tokens):
-            for i, answer in zip(batch, _continued(model, [prompts[i] for i in batch], end, room), strict=True):
+            for i, answer in zip(batch, _continued(model, [prompts[i] for i in batch], ends, room), strict=True):
                 written[i] = answer
     finally:
         model.train(training)
@@ -115,15 +118,16 @@ class KeyValues:
         self.layers = {layer: (keys[staying], values[staying]) for layer, (keys, values) in self.layers.items()}
 
 
-def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room: int) -> list[list[int]]:
+def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], ends: list[int], room: int) -> list[list[int]]:
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     kept, rows = KeyValues(lengths, room), torch.arange(len(prompts), device=model.device)
-    found = torch.full((len(prompts), room), end, device=model.device)
+    found = torch.full((len(prompts), room), ends[0], device=model.device)
+    stops = torch.tensor(ends, device=model.device)
     packs = batches(lengths.tolist(), 0, READ_AT_ONCE)  # of rows in order: the longest prompt is the first
     following = torch.cat([_read(model, [prompts[i] for i in pack], pack, kept) for pack in packs])
     for place in range(room):
         found[rows, place] = following
-        going = following != end
+        going = ~torch.isin(following, stops)
         if place + 1 == room or not going.any():
             break
         if 2 * int(going.sum()) <= len(rows):  # copying what is kept pays when half of it goes
@@ -131,9 +135,9 @@ def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room
             kept.leave(staying)
             rows, following = rows[staying], following[staying]
         following = _next(model, kept, input_ids=following[:, None], position_ids=kept.lengths[:, None])[:, 0]
-        following = torch.where((found[rows, : place + 1] == end).any(dim=1), end, following)
+        following = torch.where(torch.isin(found[rows, : place + 1], stops).any(dim=1), ends[0], following)
         kept.lengths = kept.lengths + 1
-    return [answer[: answer.index(end)] if end in answer else answer for answer in found.tolist()]
+    return [list(itertools.takewhile(lambda token: token not in ends, answer)) for answer in found.tolist()]
 
 
 def _read(

@@ -36,7 +36,8 @@ class Case:
 class Judgment:
     """What a judge said of one answer in one run: `rating`, or None and the `problem`; the `reply` as it came.
 
-    `thoughts` are those of a reasoning judge, which are no part of its reply; `order` is that in which the scored answers were shown, `judge` the judge's name.
+    `thoughts` are those of a reasoning judge, which are no part of its reply; `order` is that in which the scored
+    answers were shown, `judge` the judge's name.
     """
 
     id: str

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from longalign.endpoints import side_by_side
 from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import EndpointError, NoReply
+from longalign.endpoints.errors import THOUGHTS_ALONE, EndpointError, NoReply
 from longalign.endpoints.replies import Request
+from longalign.endpoints.thoughts import opened_elsewhere
 from longalign.jsonl import DataError
 from longalign.official import window as windows
 from longalign.official.questions import MISSING, Answer, Question
@@ -44,9 +45,11 @@ def answer_all(
         return _answers(question, asker, fit)
 
     found = side_by_side.each(work, questions, asker=asker, at_once=at_once, label="answered")
+    told = [([], said) if isinstance(said, EndpointError) else said for said in found]
+    if any(opened_elsewhere(row.thoughts) for rows, _ in told for row in rows):
+        told = [_without_open_thoughts(rows, error) for rows, error in told]
     answers, missing = [], []
-    for question, told in zip(questions, found, strict=True):
-        rows, error = ([], told) if isinstance(told, EndpointError) else told
+    for question, (rows, error) in zip(questions, told, strict=True):
         if error is not None:
             missing.append((question.id, error))
             rows = rows + [_missing(question, turn, asker.model, str(error))
@@ -77,6 +80,14 @@ def _answers(question: Question, asker: Asker, fit: Fit) -> tuple[list[Answer], 
         rows.append(_row(question, turn, asker.model, said, reply.text, reply.finish, truncated, reply.thoughts))
         said.append(reply.text)
     return rows, None
+
+
+def _without_open_thoughts(rows: list[Answer], error: Exception | None) -> tuple[list[Answer], Exception | None]:
+    """The rows before one that was cut off without a sign of the thoughts that the model's template opens."""
+    for place, row in enumerate(rows):
+        if row.finish == "length" and not row.thoughts:
+            return rows[:place], NoReply(THOUGHTS_ALONE)
+    return rows, error
 
 
 def _request(question: Question, said: Sequence[str], turn: int, fit: Fit) -> tuple[Request, int]:

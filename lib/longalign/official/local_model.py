@@ -1,30 +1,34 @@
-"""A model in this process that is asked as a server is: greedy answers, the same every time.
+"""A model in this process that is asked as a server is: greedy answers (argmax), the same every time.
 
-The price: one request at a time, a forward pass for every token of the answer.
+What else the model's generation_config.json asks for is ignored and told (`longalign.evals.generation`). The price: one
+request at a time, a forward pass for every token of the answer.
 """
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
 from longalign import record
 from longalign.chat import encode_prompt, tokenizer_hash
 from longalign.corpus import tokenizer as miniature
 from longalign.endpoints.replies import Reply, Request
+from longalign.endpoints.thoughts import LONGEST_MARK, is_mark, opened_by, split
+from longalign.evals.generation import end_tokens, tell_ignored
 from longalign.models import device
 
 
 class LocalModel:
     """The model and tokenizer of a folder or Hub name, with transformers' own attention; no remote code is run.
 
-    `model` is its identity, by weights and tokenizer; `window` the tokens that it may read and write. A
-    folder without a tokenizer takes the miniature's, if the vocabulary is as large. Raises ValueError for what cannot
-    be loaded.
+    `model` is its identity, by weights, tokenizer and settings of generation; `window` the tokens that it may read and
+    write. A folder without a tokenizer is refused, unless it is a miniature's: as large a vocabulary, which is told.
+    Raises ValueError for what cannot be loaded.
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
@@ -40,8 +44,13 @@ class LocalModel:
             raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer or name, loaded.config.vocab_size)
-        self.window = window or loaded.config.max_position_embeddings
+        self.window = window or getattr(loaded.config, "max_position_embeddings", None)
+        if self.window is None:
+            raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
+        self.ends = end_tokens(loaded, self.tokenizer)
+        tell_ignored(loaded)
         self.model = self._identity()
+        loaded.generation_config = GenerationConfig()  # `generate` follows whatever stands there
 
     @torch.no_grad()
     def ask(self, request: Request) -> Reply:
@@ -51,35 +60,43 @@ class LocalModel:
 
     def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
-        ends = self._ends()
         written = self.loaded.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=request.max_tokens, do_sample=False,
-            use_cache=True, eos_token_id=sorted(ends), pad_token_id=self.tokenizer.pad_token_id or min(ends),
+            use_cache=True, eos_token_id=self.ends, pad_token_id=self.tokenizer.pad_token_id or self.ends[0],
         )[0, prompt.shape[1] :].tolist()  # fmt: skip
-        ended = bool(written) and written[-1] in ends
-        text = self.tokenizer.decode(written[:-1] if ended else written, skip_special_tokens=True)
-        return Reply(text.strip(), "stop" if ended else "length", prompt.shape[1], len(written))
+        ended = bool(written) and written[-1] in self.ends
+        opened = opened_by(self.tokenizer.decode(prompt[0, -LONGEST_MARK:]))
+        text = opened + self._decoded(written[:-1] if ended else written).strip()
+        return Reply(text, "stop" if ended else "length", prompt.shape[1], len(written))
+
+    def _decoded(self, ids: list[int]) -> str:
+        """The text without special tokens; marks of thoughts stay, which are special tokens in some models."""
+        added = {token: str(word) for token, word in self.tokenizer.added_tokens_decoder.items() if word.special}
+        special = added | dict(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
+        if any(is_mark(special.get(token, "")) for token in ids):
+            told = self.tokenizer.decode([token for token in ids if token not in special or is_mark(special[token])])
+            if split(told).thoughts:
+                return told
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def _identity(self) -> str:
-        """What its answers depend on: weights, tokenizer, the tokens that end an answer."""
+        """What its answers depend on: weights, settings of generation, tokenizer, the tokens that end an answer."""
         name = self.name
         weights = record.hash_model(name) if Path(name).is_dir() else f"{name}@{self.loaded.config._commit_hash}"
-        how = {"tokenizer": tokenizer_hash(self.tokenizer), "ends": sorted(self._ends())}
+        how = {"tokenizer": tokenizer_hash(self.tokenizer), "ends": self.ends}
         return record.config_hash({"weights": weights, **how})
-
-    def _ends(self) -> set[int]:
-        told = self.loaded.generation_config.eos_token_id
-        return {*([told] if isinstance(told, int) else told or []), self.tokenizer.eos_token_id} - {None}
 
 
 def load_tokenizer(name: str, vocabulary: int | None = None) -> Any:
-    """The tokenizer of a folder or Hub name; the miniature's, where a folder of its vocabulary has none.
+    """The tokenizer of a folder or Hub name; the miniature's, where a model's folder of its `vocabulary` has none.
 
     Raises ValueError where there is none, naming what can be done.
     """
     if Path(name).is_dir() and not any(file.startswith("tokenizer") for file in os.listdir(name)):
         own = miniature.load()
-        if vocabulary in (None, len(own)):
+        if vocabulary == len(own):
+            print(f"longalign: {name} holds no tokenizer, and its vocabulary is the miniature's: that one is taken",
+                  file=sys.stderr, flush=True)  # fmt: skip
             return own
         raise ValueError(f"{name} holds no tokenizer: name one with --tokenizer")
     _check_folder("--tokenizer", name)

@@ -45,8 +45,8 @@ class Answer:
     """What a model answered: a `Question` without its prompt, and `answer`; `truncated` tokens were left out of it.
 
     Several turns are several answers to one `question` (its id). `finish` is "length" where the answer was cut off at
-    the most tokens it may have, MISSING where there is none; then `answer` says why. `thoughts` are those of a reasoning
-    model, which nobody judges.
+    the most tokens it may have, MISSING where there is none; then `answer` says why. `thoughts` are those of a
+    reasoning model, which nobody judges.
     """
 
     id: str
