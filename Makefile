@@ -1,6 +1,24 @@
 # LongAlign, reproducible. `make` alone shows the targets; GNU make 3.81 or newer, Python 3.10 or newer, no GPU.
 # Executed notebooks have stamps in .make/, never among the committed results: a fresh clone executes everything.
 
+# What is given on the command line or in the environment is data: whatever a shell, or make itself, could read as a
+# command is refused before it is used, without a shell.
+define NEWLINE
+
+
+endef
+SIGNS := $$ ; & | < > `
+QUOTES := ' " ( ) \ * ?
+signs = $(strip $(foreach sign,$(2),$(findstring $(sign),$(value $(1)))) $(if $(findstring $(NEWLINE),$(value $(1))),newline))
+unsafe = $(if $(filter command environment,$(firstword $(origin $(1)))),$(call signs,$(1),$(2)))
+$(foreach name,PYTHON PROFILE RUNS LONGALIGN_RUNS STAMPS VENV READY JOBS SEEDS EXECUTOR NB BENCH,$(if $(call unsafe,$(name),$(SIGNS) $(QUOTES)), \
+	$(error $(name) is '$(value $(name))'; it must hold no $(call signs,$(name),$(SIGNS) $(QUOTES)))))
+$(if $(call unsafe,ARGS,$(SIGNS)),$(error ARGS is '$(value ARGS)'; it must hold no $(call signs,ARGS,$(SIGNS)); call pytest for that))
+
+# $(call number,$(JOBS)) is empty for what is no whole number from 1 on
+digits = $(subst 0,,$(subst 1,,$(subst 2,,$(subst 3,,$(subst 4,,$(subst 5,,$(subst 6,,$(subst 7,,$(subst 8,,$(subst 9,,$(1)))))))))))
+number = $(if $(call digits,$(1)),,$(if $(filter 1,$(words $(1))),$(filter-out 0%,$(1))))
+
 PYTHON  ?= python3
 PROFILE ?= laptop
 RUNS    ?= $(or $(LONGALIGN_RUNS),results/run)
@@ -53,11 +71,11 @@ $(error there is no profile '$(PROFILE)'; there are: $(patsubst profiles/%.yaml,
 endif
 
 ifneq ($(SEEDS),)
-ifeq ($(shell echo '$(SEEDS)' | grep -xE '[1-9][0-9]*'),)
+ifeq ($(call number,$(SEEDS)),)
 $(error SEEDS is '$(SEEDS)'; it is a number of seeds, 1 or more)
 endif
 endif
-ifeq ($(filter make slurm,$(EXECUTOR)),)
+ifneq ($(words $(EXECUTOR))$(filter make slurm,$(EXECUTOR)),1$(EXECUTOR))
 $(error EXECUTOR is '$(EXECUTOR)'; it is make (here) or slurm (as jobs of a cluster))
 endif
 ifneq ($(and $(filter slurm,$(EXECUTOR)),$(filter notebook smoke,$(MAKECMDGOALS))),)
@@ -68,7 +86,7 @@ ifneq ($(EXECUTOR),slurm)
 $(error DRY_RUN shows the jobs of EXECUTOR=slurm; without it, make --dry-run one-by-one shows what would be executed)
 endif
 endif
-ifeq ($(shell echo '$(JOBS)' | grep -xE '[1-9][0-9]*'),)
+ifeq ($(call number,$(JOBS)),)
 $(error JOBS is '$(JOBS)'; it is a number of notebooks to run side by side, 1 or more)
 endif
 
@@ -93,10 +111,10 @@ given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV R
 
 reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
 ifeq ($(EXECUTOR),slurm)
-	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) --lock $(STAMPS)/lock \
+	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) --lock $(STAMPS)/lock \
 		--alone $(call stamp,$(TIMES)) --make $(given) --notebooks $(NOTEBOOKS)
 else
-	@MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
+	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
 		--notebooks $(NOTEBOOKS)
 endif
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from longalign.shapes import Int
 
-MOST_MICRO_BATCHES = 2**20
+MOST_MICRO_BATCHES = 2**17
 """In an optimizer step: ranks x accumulation. A step holds a place for each, empty or not."""
 Row = tuple[int, ...]
 MicroBatch = tuple[Row, ...]
@@ -128,8 +128,9 @@ def deal(rows_in_order: Sequence[Row], *, ranks: int, accumulation: int, rows: i
             raise ValueError(f"{name} must be at least 1, not {value}")
     if ranks * accumulation > MOST_MICRO_BATCHES:
         raise ValueError(
-            f"{ranks:,} ranks with an accumulation of {accumulation:,} give a step {ranks * accumulation:,} micro-batches, "
-            f"and there are {len(rows_in_order):,} rows; a plan has {MOST_MICRO_BATCHES:,} a step at most: ask for fewer"
+            f"{ranks:,} ranks with an accumulation of {accumulation:,} give a step {ranks * accumulation:,} "
+            f"micro-batches for {len(rows_in_order):,} rows in all; a step has {MOST_MICRO_BATCHES:,} at most: ask for "
+            "fewer ranks, or a smaller accumulation"
         )
     micro_batches = [tuple(rows_in_order[start : start + rows]) for start in range(0, len(rows_in_order), rows)]
     per_step = ranks * accumulation

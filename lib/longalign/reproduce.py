@@ -29,6 +29,7 @@ import psutil
 
 from longalign import paths
 from longalign.execution import estimate, files, outcomes, terminal
+from longalign.execution.askers import Askers
 from longalign.execution.monitor import LOOK
 from longalign.execution.outcomes import Outcome, duration
 from longalign.profiles import load_profile
@@ -84,11 +85,11 @@ class Make:
             self.process.terminate()
 
     def stop_with_parent(self) -> None:
-        """Watch the process that started this one; nobody waits for the run when it has gone."""
-        parent = os.getppid()
+        """Watch the process that started this one, and the makes above it; nobody waits for the run without them."""
+        askers = Askers()
 
         def watch() -> None:
-            while os.getppid() == parent:
+            while not askers.gone():
                 time.sleep(LOOK)
             self.stop()
 

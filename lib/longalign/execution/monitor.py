@@ -14,6 +14,7 @@ from contextlib import suppress
 
 import psutil
 
+from longalign.execution.askers import Askers
 from longalign.execution.outcomes import INTERRUPTED, NOTEBOOK_LIMIT
 
 LOOK = 0.5
@@ -29,14 +30,14 @@ class Monitor:
     """Watches the kernel that this process starts; `limit` in seconds, 0 for none.
 
     `peak` is the largest memory (bytes, resident) of the kernel and all below it; `cause` the state in which the
-    notebook ends when it was ended from here, else empty. With `parent`, the end of the process that started this one
-    ends the notebook, too.
+    notebook ends when it was ended from here, else empty. With `parent`, the end of the process that started this one,
+    or of a make above it, ends the notebook, too.
     """
 
     def __init__(self, *, limit: float = 0, parent: bool = False) -> None:
         self.peak, self.cause = 0, ""
         self._deadline = time.monotonic() + limit if limit else float("inf")
-        self._parent = os.getppid() if parent else None
+        self._askers = Askers() if parent else None
         self._ended, self._over = float("inf"), threading.Event()
         self._others: set[int] = set()  # processes that were there before, and are no kernel
         self._groups: set[int] = set()  # the kernels' process groups, which outlive a kernel that is killed
@@ -71,7 +72,7 @@ class Monitor:
             self._groups |= {kernel.pid for kernel in self._kernels() if _leads(kernel.pid)}
             if not self.cause and time.monotonic() > self._deadline:
                 self.end(NOTEBOOK_LIMIT)
-            if not self.cause and self._parent and os.getppid() != self._parent:
+            if not self.cause and self._askers and self._askers.gone():
                 self.end(INTERRUPTED)
             if time.monotonic() > self._ended + GRACE:
                 self._signal(signal.SIGKILL)
