@@ -9,7 +9,10 @@ import sys
 from typing import Any
 
 USED = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
-NO_SETTINGS = ("transformers_version", "_from_model_config")
+OF_NO_EFFECT = (
+    "transformers_version", "_from_model_config", "use_cache", "cache_", "max_cache_len", "output_", "return_dict",
+)  # fmt: skip
+"""Beginnings of the names of what changes no answer."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -36,7 +39,8 @@ def ignored(model: Any) -> dict[str, Any]:
     """
     settings = getattr(model, "generation_config", None)
     told = settings.to_diff_dict() if settings is not None else {}
-    return {name: value for name, value in told.items() if name not in (*USED, *NO_SETTINGS)}
+    return {name: value for name, value in told.items()
+            if name not in USED and not name.startswith(OF_NO_EFFECT) and value is not False}  # fmt: skip
 
 
 def tell_ignored(model: Any) -> None:

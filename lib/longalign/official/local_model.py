@@ -43,7 +43,7 @@ class LocalModel:
         except (OSError, ValueError) as error:
             raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
-        self.tokenizer = load_tokenizer(tokenizer or name, loaded.config.vocab_size)
+        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config.vocab_size)
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")

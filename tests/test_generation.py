@@ -1,0 +1,138 @@
+"""Greedy answers are argmax, whatever generation_config.json asks for; what is ignored is told, and is hashed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from longalign import cli
+from longalign.chat import encode_prompt
+from longalign.corpus import tokenizer as miniature
+from longalign.endpoints.replies import Request
+from longalign.evals.decoding import greedy
+from longalign.evals.generation import end_tokens
+from longalign.models import load_model
+from longalign.official.local_model import LocalModel
+from longalign.record import hash_model
+
+WORDS, ROOM = miniature.load(), 24
+ASKED = Request([{"role": "user", "content": "the old town stands there " * 4}], ROOM)
+SETTINGS = {
+    "a penalty": {"repetition_penalty": 3.0},
+    "a least length": {"min_new_tokens": 20, "no_repeat_ngram_size": 2},
+    "sampling": {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20},
+    "beams": {"num_beams": 3, "length_penalty": 2.0},
+    "suppressed tokens": {"suppress_tokens": list(range(300, 900))},
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A small random model of the miniature's vocabulary, without settings of generation."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=512, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def asking(plain, tmp_path):
+    """The model, whose generation_config.json holds these settings."""
+
+    def build(**settings):
+        shutil.copytree(plain, tmp_path / "model", dirs_exist_ok=True)
+        told = {"eos_token_id": 1, "pad_token_id": 0, **settings}
+        (tmp_path / "model" / "generation_config.json").write_text(json.dumps(told))
+        return tmp_path / "model"
+
+    return build
+
+
+def argmax(model, *, ends=(1,)):
+    """Token by token, from the logits of the model alone."""
+    ids = torch.from_numpy(encode_prompt(ASKED.messages, WORDS)).long()[None].to(model.device)
+    start = ids.shape[1]
+    with torch.no_grad():
+        for _ in range(ROOM):
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+            if int(ids[0, -1]) in ends:
+                break
+    return ids[0, start:].tolist()
+
+
+def text(ids):
+    return WORDS.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_an_answer_is_argmax_whatever_the_folder_asks_for_and_that_is_told(settings, asking, capsys):
+    model = LocalModel(str(asking(**settings)))
+    told = capsys.readouterr().err
+    assert model.ask(ASKED).text == text(argmax(model.loaded))
+    assert "answers are greedy (argmax)" in told
+    assert all(f"{name} {value}" in told for name, value in settings.items())
+
+
+def test_without_other_settings_nothing_is_told(asking, capsys):
+    LocalModel(str(asking(bos_token_id=2, use_cache=True, output_attentions=False, do_sample=False)))
+    assert "greedy" not in capsys.readouterr().err
+
+
+def test_a_changed_file_of_settings_is_another_model_so_that_no_old_answer_is_taken(asking):
+    models, weights = set(), set()
+    for settings in ({}, {"repetition_penalty": 3.0}, {"repetition_penalty": 2.0}, {"eos_token_id": [1, 7]}):
+        folder = asking(**settings)
+        models.add(LocalModel(str(folder)).model)
+        weights.add(hash_model(folder))
+    assert len(models) == len(weights) == 4
+
+
+def test_every_end_token_that_the_folder_names_ends_an_answer(asking):
+    free = argmax(LocalModel(str(asking())).loaded)
+    stop = free[5]
+    until = free[: free.index(stop)]
+    folder = asking(eos_token_id=[1, stop])
+    local = LocalModel(str(folder))
+    reply = local.ask(ASKED)
+    assert local.ends == [1, stop] and (reply.text, reply.finish) == (text(until), "stop")
+    own = load_model(folder)
+    prompt = torch.from_numpy(encode_prompt(ASKED.messages, WORDS)).long()
+    assert greedy(own, [prompt], end=end_tokens(own, WORDS), room=ROOM) == [until]
+
+
+def test_a_model_that_names_no_end_token_is_refused(plain):
+    class Without:
+        generation_config, eos_token_id = None, None
+
+    with pytest.raises(ValueError, match="names a token that ends an answer"):
+        end_tokens(Without, Without)
+
+
+@pytest.mark.parametrize("benchmark", ["longbench-chat", "mt-bench", "short"])
+def test_a_folder_without_a_tokenizer_is_refused_by_every_evaluation(benchmark, tmp_path, capsys):
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                         num_attention_heads=2)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["eval", benchmark, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and "holds no tokenizer: name one with --tokenizer" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_named_as_a_tokenizer_and_holds_none_is_refused(plain, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["eval", "longbench-chat", "--model", str(plain), "--tokenizer", str(tmp_path / "empty"),
+                  "--out", str(tmp_path / "out")])  # fmt: skip
+    assert stopped.value.code == 2 and "holds no tokenizer" in capsys.readouterr().err
+
+
+def test_that_a_miniatures_own_tokenizer_is_taken_is_told(plain, capsys):
+    LocalModel(str(plain))
+    assert "holds no tokenizer, and its vocabulary is the miniature's: that one is taken" in capsys.readouterr().err
