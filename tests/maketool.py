@@ -8,10 +8,13 @@ from pathlib import Path
 from longalign import paths
 
 
-def make(*arguments: str, root: Path | None = None) -> subprocess.CompletedProcess:
-    """`make` with these arguments in `root` (default: the repository's)."""
+def make(*arguments: str, root: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """`make` with these arguments in `root` (default: the repository's), and these variables of its environment."""
     clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    return subprocess.run(["make", *arguments], cwd=root or paths.root(), env=clean, capture_output=True, text=True)
+    command = ["make", *arguments]
+    return subprocess.run(
+        command, cwd=root or paths.root(), env=clean | environment, capture_output=True, text=True
+    )
 
 
 def with_this_python(folder: Path) -> list[str]:

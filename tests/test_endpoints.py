@@ -153,6 +153,25 @@ def test_openais_own_key_is_sent_to_nobody_else(tmp_path, monkeypatch):
         ask_all(server, tmp_path / "a.jsonl", ["a b"])
         assert server.authorizations == {"Bearer none"}
     assert Server("https://api.openai.com/v1", model="m", key_variable="TEST_API_KEY").key_variable == "OPENAI_API_KEY"
+    for url in ("http://api.openai.com/v1", "https://api.openai.com.example.org/v1", "https://api.openai.com:8443/v1",
+                "HTTP://API.OPENAI.COM:443/v1"):  # fmt: skip
+        server = Server(url, model="m", key_variable="TEST_API_KEY")
+        assert server.key_variable == "TEST_API_KEY" and KEY not in (server._key, server._client.api_key)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [("http://192.0.2.1/v1", True), ("http://api.openai.com/v1", True), ("https://192.0.2.1/v1", False),
+     ("http://localhost:8000/v1", False), ("http://127.0.0.1:8000/v1", False), ("http://[::1]:8000/v1", False)],
+)  # fmt: skip
+def test_a_key_that_would_be_sent_without_tls_to_another_machine_is_told(url, told, monkeypatch, capsys):
+    monkeypatch.setenv("TEST_API_KEY", KEY)
+    Server(url, model="m", key_variable="TEST_API_KEY")
+    error = capsys.readouterr().err
+    assert ("has no TLS: TEST_API_KEY" in error) == told and KEY not in error
+    monkeypatch.delenv("TEST_API_KEY")
+    Server(url, model="m", key_variable="TEST_API_KEY")
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

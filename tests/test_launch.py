@@ -212,6 +212,17 @@ def test_ranks_end_with_the_process_that_asked_for_them(job):
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["model: " + "[" * 2000, "{a: " * 2000 + "}" * 2000, f"seed: {'1' * 5000}", "day: 2026-02-30"],
+    ids=["lists in lists", "keys in keys", "a number of 5,000 digits", "a day that is none"],
+)
+def test_a_job_that_yaml_cannot_hold_is_named(tmp_path, text):
+    (tmp_path / "deep.yaml").write_text(text)
+    with pytest.raises(ProfileError, match=r"deep.yaml: not readable as YAML"):
+        launch.load_job(tmp_path / "deep.yaml")
+
+
 def test_a_job_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(ProfileError, match=r"none.yaml: No such file"):
         launch.load_job(tmp_path / "none.yaml")

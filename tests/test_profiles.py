@@ -80,6 +80,8 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("seed: 1\n", ["mine.yaml", "name is missing"]),
         ("", ["mine.yaml", "keys and values"]),
         ("name: [unclosed\n", ["mine.yaml", "not readable as YAML"]),
+        pytest.param("name: " + "[" * 2000 + "]" * 2000, ["mine.yaml", "nested too deeply"], id="2,000 lists in lists"),
+        pytest.param(f"name: mine\nseed: {'1' * 5000}\n", ["mine.yaml", "not readable as YAML"], id="5,000 digits"),
         ("name: mine\ntraining: {rows: 5}\n", ["mine.yaml", "sequences_per_step"]),
         ("name: mine\ntraining: {capacity: 512}\n", ["corpus.max_length", "training.capacity"]),
         ("name: mine\ncorpus: {min_long: 2000}\n", ["corpus.min_long", "corpus.max_length"]),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -222,6 +223,62 @@ def test_seeds_and_jobs_must_be_numbers(asked, small):
     told = make("reproduce", asked, root=folder)
     name, wrong = asked.split("=")
     assert told.returncode != 0 and f"{name} is '{wrong}'" in told.stderr
+
+
+GIVEN = ("SEEDS", "JOBS", "PROFILE", "RUNS", "STAMPS", "VENV", "READY", "NB", "BENCH", "EXECUTOR", "PYTHON")
+COMMANDS = ("1'; touch X; echo '1", '1"; touch X; echo "1', "1; touch X", "`touch X`", "1 && touch X", "1\ntouch X")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*((name, "$(shell touch X)") for name in GIVEN), *(("SEEDS", value) for value in COMMANDS)]
+)
+def test_make_runs_no_command_out_of_a_variable(name, value, small):
+    folder, _ = small
+    for told in (make("help", f"{name}={value}", root=folder), make("help", root=folder, **{name: value})):
+        assert told.returncode != 0 and f"{name} is '" in told.stderr and not (folder / "X").exists()
+
+
+def test_the_arguments_of_pytest_may_hold_quotes_and_no_commands(small):
+    folder, _ = small
+    assert make("help", "ARGS=-k 'packing and (not slow)'", root=folder).returncode == 0
+    for value in ("-k x; touch X", "$(shell touch X)", "x | touch X", "x > X"):
+        told = make("test", f"ARGS={value}", root=folder)
+        assert told.returncode != 0 and "ARGS is '" in told.stderr and not (folder / "X").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/comm").exists(), reason="asks Linux for the name of a process")
+def test_no_shell_stands_between_make_and_a_run(small):
+    folder, _ = small
+    told = "#!/bin/sh\necho below $(cat /proc/$PPID/comm) makes $MAKE_COMMAND\n"
+    (folder / "venv" / "bin" / "python").write_text(told)
+    for more in ([], ["EXECUTOR=slurm"]):
+        told = make("reproduce", "RUNS=out", "VENV=venv", "READY=", *more, root=folder)
+        assert told.stdout.strip() == "below make makes make", told.stderr
+
+
+def test_a_process_ends_with_the_topmost_make_that_asked_for_it(tmp_path):
+    """A make that is killed tells nobody, and the one below it goes on waiting."""
+    (tmp_path / "watch.py").write_text(
+        "import pathlib, time\nfrom longalign.execution.askers import Askers\n"
+        "askers, until = Askers(), time.monotonic() + 20\npathlib.Path('ready').touch()\n"
+        "while not askers.gone() and time.monotonic() < until: time.sleep(0.05)\n"
+        "pathlib.Path('gone' if askers.gone() else 'late').touch()\n"
+    )
+    (tmp_path / "Makefile").write_text(
+        f"outer:\n\t@$(MAKE) inner\ninner:\n\t@true; {sys.executable} watch.py; true\n"
+    )
+    top = subprocess.Popen(["make", "outer"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "ready")
+    top.kill()  # and not yet waited for: it is a zombie
+    wait_for(tmp_path / "gone")
+    top.wait()
+
+
+def wait_for(path):
+    until = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < until, f"{path.name} did not come"
+        time.sleep(0.05)
 
 
 def touch_later(path, folder):
