@@ -133,6 +133,7 @@ def test_a_folder_that_is_named_as_a_tokenizer_and_holds_none_is_refused(plain, 
     assert stopped.value.code == 2 and "holds no tokenizer" in capsys.readouterr().err
 
 
-def test_that_a_miniatures_own_tokenizer_is_taken_is_told(plain, capsys):
-    LocalModel(str(plain))
-    assert "holds no tokenizer, and its vocabulary is the miniature's: that one is taken" in capsys.readouterr().err
+def test_that_a_miniatures_own_tokenizer_is_taken_is_told(plain, tmp_path, capsys):
+    given = ("--model", str(plain), "--window", "512", "--limit", "1", "--out", str(tmp_path))
+    assert cli.main(["eval", "longbench-chat", *given]) == 0
+    assert "holds no tokenizer; its vocabulary and end token are the miniature's" in capsys.readouterr().err

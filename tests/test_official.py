@@ -396,7 +396,7 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be loaded"):
         LocalModel(str(tmp_path))
     with pytest.raises(ValueError, match="holds no tokenizer: name one"):
-        load_tokenizer(str(tmp_path), 7)
+        load_tokenizer(str(tmp_path))
 
 
 def test_every_benchmark_of_the_catalogue_reads_its_miniature_without_a_network(monkeypatch):

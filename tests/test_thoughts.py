@@ -1,6 +1,7 @@
 """Reasoning models as teachers, judges and models under test: their thoughts are kept, and are not their reply."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -16,7 +17,7 @@ from longalign.evals import conversation
 from longalign.judging.ratings import Unrated, rating
 from longalign.official import answering
 from longalign.official.local_model import LocalModel
-from longalign.official.questions import Question
+from longalign.official.questions import Question, read_answers
 
 BASE = str(paths.bases() / "mini-7b")
 WORDS = miniature.load()
@@ -282,6 +283,23 @@ def test_the_answer_under_test_follows_the_thoughts_and_a_second_turn_does_not_s
         answers, missing = answering.answer_all(questions(1, turns=("2 + 2?", "Sure?")), Asker(Thinker(), file))
     assert [(row.answer, row.thoughts) for row in answers] == [("Four.", "<think>Two and two.</think>")] * 2
     assert not missing and seen[1] == ["0: 2 + 2?", "Four.", "0: Sure?"]
+
+
+def test_answers_of_an_older_file_are_read_with_their_thoughts_apart(tmp_path):
+    class Plain:
+        model = "m"
+
+        def ask(self, request):
+            return Reply("Four.")
+
+    with Replies(tmp_path / "replies.jsonl") as file:
+        answers, _ = answering.answer_all(questions(3), Asker(Plain(), file))
+    written = ("<think>Two and two.</think>Four.", "<think>Two and", "Four.")
+    rows = [{**asdict(row), "answer": text} for row, text in zip(answers, written, strict=True)]
+    lines = [json.dumps({name: value for name, value in row.items() if name != "thoughts"}) + "\n" for row in rows]
+    (tmp_path / "answers.jsonl").write_text("".join(lines))
+    found = [(row.answer, row.finish) for row in read_answers(tmp_path / "answers.jsonl")]
+    assert found == [("Four.", "stop"), ("no reply after its thoughts", "missing"), ("Four.", "stop")]
 
 
 def test_a_turn_without_a_reply_keeps_the_turns_before_it_and_is_missing(tmp_path, capsys):

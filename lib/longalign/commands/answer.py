@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> int:
             return 0
         if options.benchmark == "needle":
             _check_room(questions, tokenizer, window, asker.thinking_tokens)
+        asking.tell_borrowed(asker.server)
         answers, missing = answering.answer_all(
             questions, asker, tokenizer=tokenizer, window=window, at_once=options.at_once if server else 1
         )

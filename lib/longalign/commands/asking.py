@@ -14,6 +14,7 @@ from longalign.endpoints.asker import Asker
 from longalign.endpoints.estimate import Estimate
 from longalign.endpoints.replies import Request
 from longalign.official import askers
+from longalign.official.local_model import LocalModel
 
 
 @contextmanager
@@ -50,6 +51,13 @@ def advise_on_thoughts(role: str) -> None:
     """What can be done about replies that held thoughts alone, on stderr."""
     print(f"longalign: a {role} that reasons needs room for its thoughts: --{role}-thinking-tokens 4096 gives each "
           "reply so many tokens more", file=sys.stderr, flush=True)  # fmt: skip
+
+
+def tell_borrowed(model: Any) -> None:
+    """One line on stderr, where a model in this process is read with the miniature's tokenizer for want of its own."""
+    if isinstance(model, LocalModel) and model.borrowed:
+        print(f"longalign: {model.name} holds no tokenizer; its vocabulary and end token are the miniature's, whose "
+              "tokenizer is taken", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def count_tokens(messages: Sequence[Any], tokenizer: Any = None) -> int:

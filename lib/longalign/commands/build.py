@@ -118,6 +118,7 @@ def _teacher(
     with asking.open_asker(options, "teacher", _beside(options, "replies.jsonl")) as asker:
         teacher = ModelTeacher(asker, words=words, answer_tokens=answer_tokens)
         asking.tell("teacher", asking.estimate(asker, _requests(teacher, items)), options)
+        asking.tell_borrowed(asker.server)
         yield teacher, asker
 
 

@@ -44,6 +44,7 @@ def short(options: argparse.Namespace) -> None:
     from longalign.official.local_model import LocalModel
 
     model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
+    asking.tell_borrowed(model)
     rows: Rows = []
     for task in harness.SHORT_TASKS:  # each is on the disk when it is done
         rows += _one_short(options, model, task)
@@ -81,6 +82,7 @@ def _judgments(
             wanted = [judge.request(case, run) for run in range(options.runs) for case in cases]
             counted = [(request, asking.count_tokens(request.messages)) for request in wanted]
             asking.tell("judge", asking.estimate(asker, counted), options)
+            asking.tell_borrowed(asker.server)
             if options.dry_run:
                 return None
             found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)

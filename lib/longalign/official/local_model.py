@@ -5,7 +5,6 @@ request at a time, a forward pass for every token of the answer.
 """
 
 import os
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -27,8 +26,8 @@ class LocalModel:
     """The model and tokenizer of a folder or Hub name, with transformers' own attention; no remote code is run.
 
     `model` is its identity, by weights, tokenizer and settings of generation; `window` the tokens that it may read and
-    write. A folder without a tokenizer is refused, unless it is a miniature's: as large a vocabulary, which is told.
-    Raises ValueError for what cannot be loaded.
+    write. A folder without a tokenizer is refused, unless it is a miniature's: as large a vocabulary with the same end
+    token; `borrowed` says so. Raises ValueError for what cannot be loaded.
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
@@ -43,7 +42,8 @@ class LocalModel:
         except (OSError, ValueError) as error:
             raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
-        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config.vocab_size)
+        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
+        self.borrowed = not tokenizer and _without_tokenizer(name)
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
@@ -87,16 +87,15 @@ class LocalModel:
         return record.config_hash({"weights": weights, **how})
 
 
-def load_tokenizer(name: str, vocabulary: int | None = None) -> Any:
-    """The tokenizer of a folder or Hub name; the miniature's, where a model's folder of its `vocabulary` has none.
+def load_tokenizer(name: str, config: Any = None) -> Any:
+    """The tokenizer of a folder or Hub name; the miniature's, where a folder has none and holds a miniature.
 
+    `config` is the configuration of the model in the folder: a miniature's has that vocabulary and that end token.
     Raises ValueError where there is none, naming what can be done.
     """
-    if Path(name).is_dir() and not any(file.startswith("tokenizer") for file in os.listdir(name)):
+    if _without_tokenizer(name):
         own = miniature.load()
-        if vocabulary == len(own):
-            print(f"longalign: {name} holds no tokenizer, and its vocabulary is the miniature's: that one is taken",
-                  file=sys.stderr, flush=True)  # fmt: skip
+        if config is not None and (config.vocab_size, config.eos_token_id) == (len(own), own.eos_token_id):
             return own
         raise ValueError(f"{name} holds no tokenizer: name one with --tokenizer")
     _check_folder("--tokenizer", name)
@@ -104,6 +103,10 @@ def load_tokenizer(name: str, vocabulary: int | None = None) -> Any:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"--tokenizer {name}: cannot be loaded: {_reason(error)}") from None
+
+
+def _without_tokenizer(name: str) -> bool:
+    return Path(name).is_dir() and not any(file.startswith("tokenizer") for file in os.listdir(name))
 
 
 def _reason(error: Exception) -> str:

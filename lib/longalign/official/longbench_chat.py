@@ -8,6 +8,7 @@ The price of an official file: it tells neither language nor category; the langu
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _question(row: Mapping[str, Any]) -> Question:
 
 def _example(shot: Any, field: str, file: Path) -> Example:
     score = shot.get("score") if isinstance(shot, dict) else None
-    if isinstance(score, str) and score.strip().isdigit():
+    if isinstance(score, str) and re.fullmatch("[0-9]{1,2}", score.strip()):
         score = int(score)
     if isinstance(score, float) and score.is_integer():
         score = int(score)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from longalign import record
+from longalign.endpoints.errors import THOUGHTS_ALONE
+from longalign.endpoints.thoughts import Parts, split
 from longalign.jsonl import DataError, read_lines
 
 Example = tuple[str, int]
@@ -117,8 +119,17 @@ def read_answers(path: Path | str) -> Iterator[Answer]:
             raise error.at(path, line.number) from None
 
 
+def _with_thoughts_apart(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of an older file, in which a reasoning model's thoughts stand in its answer."""
+    found = split(row["answer"]) if isinstance(row.get("answer"), str) else Parts("", "")
+    if not found.thoughts:
+        return {**row, "thoughts": ""}
+    gone = {} if found.answer.strip() else {"answer": THOUGHTS_ALONE, "finish": MISSING}
+    return {**row, "answer": found.answer, "thoughts": found.thoughts, **gone}
+
+
 def _answer(row: Mapping[str, Any]) -> Answer:
-    row = {"thoughts": "", **row}  # older files have none
+    row = row if "thoughts" in row else _with_thoughts_apart(row)
     for name, kind in Answer.__annotations__.items():
         wanted = list if name == "references" else kind
         if not isinstance(row.get(name), wanted):
