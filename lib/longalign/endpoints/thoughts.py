@@ -33,15 +33,18 @@ _ANY = re.compile("|".join(
     f"(?P<text{i}>{_QUOTED.format(f'(?:{opens}|{closes})')})|(?P<open{i}>{opens})|(?P<close{i}>{closes})"
     for i, (opens, closes) in enumerate(_MARKS)
 ))  # fmt: skip
+_SIGN = re.compile(
+    r"(?i:</?(?:seed:)?(?:think|thought|reasoning))|\[/?THINK\]|◁|<\|?(?:channel|begin_of_th|end_of_th|START_TH|END_TH)|"
+    r"\A\s*analysis[A-Z]"
+)
+"""What stands in every text with a mark: of all others one look is enough."""
 _OPEN_AT_THE_END = re.compile(f"(?:{'|'.join(opens for opens, _ in _MARKS[:-1])})\\s*\\Z")
 _SPECIAL = re.compile(
     r"\[/?THINK\]|<\|(?:begin|end)_of_(?:thought|solution)\|>|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>|"
     r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷"
 )
-_AROUND = re.compile(
-    r"\s*(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)?(.*?)"
-    r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|<\|(?:end|return)\|>|\s)*", re.DOTALL,
-)  # fmt: skip
+_BEFORE = re.compile(r"(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)\s*")
+_BEHIND = re.compile(r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|<\|(?:end|return)\|>)\Z")
 """Marks that models put around the answer behind their thoughts."""
 
 
@@ -64,23 +67,34 @@ def split(text: str) -> Parts:
     >>> split("It thinks within `<think>`.").answer
     'It thinks within `<think>`.'
     """
-    thoughts, answer, opened, start = [], [], None, 0
+    if not _SIGN.search(text):
+        return Parts("", text)
+    thoughts, answer, opened, start = [], [], None, 0  # slices of the text, the mark that is open, where a part began
     for mark in _ANY.finditer(text):
         kind, number = mark.lastgroup.rstrip("0123456789"), int(re.sub(r"\D", "", mark.lastgroup))
         if kind == "open" and opened is None:
-            answer.append(text[start : mark.start()])
+            answer.append(slice(start, mark.start()))
             opened, start = number, mark.start()
         elif kind == "close" and opened == number:
-            thoughts.append(text[start : mark.end()])
+            thoughts.append(slice(start, mark.end()))
             opened, start = None, mark.end()
         elif kind == "close" and opened is None and number != len(_MARKS) - 1:  # opened by the template
-            thoughts, answer, start = [text[: mark.end()]], [], mark.end()
+            thoughts, answer, start = [slice(0, mark.end())], [], mark.end()
     if not thoughts and opened is None:
         return Parts("", text)
     if opened is not None:
         return Parts(text, "", closed=False)
-    told = "\n".join(filter(None, (part.strip() for part in [*answer, text[start:]])))
-    return Parts("\n".join(thoughts), _AROUND.fullmatch(told)[1].strip())
+    told = filter(None, (text[part].strip() for part in [*answer, slice(start, None)]))
+    return Parts("\n".join(text[part] for part in thoughts), _unwrapped("\n".join(told)))
+
+
+def _unwrapped(answer: str) -> str:
+    """An answer without the marks around it."""
+    if mark := _BEFORE.match(answer):
+        answer = answer[mark.end() :]
+    while mark := _BEHIND.search(answer):
+        answer = answer[: mark.start()].rstrip()
+    return answer
 
 
 def opened_elsewhere(thoughts: str) -> bool:
