@@ -1,0 +1,92 @@
+"""What a model is made of, looked at before a step: parts that mix positions, RoPE, the router's loss; torch alone.
+
+A pack is exact where nothing but the attention "longalign" mixes positions, and where rotary embeddings do not depend
+on the longest position of a row. Each `why_not_...` returns None, or one sentence that names the class, the reason and
+the number. What looks are not enough for is found by numbers: a preflight that runs packed, padded and alone.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+OF_THE_LONGEST = ("dynamic", "longrope")
+"""RoPE types whose frequencies depend on the longest position of a row."""
+RECURRENT = re.compile(
+    r"mamba|ssm|recurren|rwkv|lstm|deltanet|deltarule|linearattention|lightningattention|lightning|retention|shortconv|"
+    r"xlstm|kimidelta|rglru|rg_lru|selectivescan|mixer(?!al)|longconv|hyena",
+    re.IGNORECASE,
+)
+"""Names of modules that carry a state from position to position."""
+
+
+def mixers(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """(class, what it is) of every kind of module that mixes positions otherwise than by registered attention."""
+    seen: set[type] = set()
+    for module in model.modules():
+        kind = type(module)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        what = _mixing(module)
+        if what:
+            yield kind.__name__, what
+
+
+def _mixing(module: nn.Module) -> str | None:
+    if isinstance(module, nn.RNNBase):
+        return "a recurrence"
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
+        return "a convolution over positions"
+    return "a recurrence" if RECURRENT.search(type(module).__name__) and list(module.parameters()) else None
+
+
+def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
+    """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
+    found = next(mixers(model), None)
+    if found:
+        return f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one " \
+            "sequence of a pack into the next"  # fmt: skip
+    return why_not_padded(model, longest)
+
+
+def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
+    """Why rows of padded sequences of this model would not be exact."""
+    return why_not_rotated(model, longest)
+
+
+def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
+    """Why rotary embeddings of several sequences would not be those of each alone."""
+    for settings in rope_settings(model):
+        original = settings.get("original_max_position_embeddings")
+        if settings.get("rope_type") in OF_THE_LONGEST and longest and original and longest > original:
+            return (
+                f"{type(model).__name__} has RoPE of type {settings['rope_type']!r}, whose frequencies depend on the "
+                f"longest position of a row: sequences of more than its original {original} positions (the longest "
+                f"has {longest}) would differ from the same ones alone"
+            )
+    return None
+
+
+def rope_settings(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """The RoPE settings of a Hugging Face model, one for each kind of layer; none where it has no RoPE."""
+    config = getattr(model, "config", None)
+    found = getattr(config, "rope_parameters", None) or {}
+    for settings in [found] if "rope_type" in found else found.values():
+        if isinstance(settings, dict):
+            default = getattr(config, "max_position_embeddings", None)
+            yield {"original_max_position_embeddings": default, **settings}
+
+
+def why_no_loss(model: nn.Module) -> str | None:
+    """Why the model's own loss is more than cross entropy."""
+    config = getattr(model, "config", None)
+    factor = getattr(config, "router_aux_loss_coef", 0) or 0
+    if getattr(config, "output_router_logits", False) and factor:
+        return (
+            f"{type(model).__name__} adds the router's auxiliary loss (output_router_logits: true, "
+            f"router_aux_loss_coef: {factor}), which is taken over all tokens of a micro-batch and so depends on which "
+            "sequences share it; set output_router_logits: false in its config.json"
+        )
+    return None
