@@ -6,8 +6,9 @@ the number. What looks are not enough for is found by numbers: a preflight that 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -90,3 +91,23 @@ def why_no_loss(model: nn.Module) -> str | None:
             "sequences share it; set output_router_logits: false in its config.json"
         )
     return None
+
+
+_looked_at: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+
+
+def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """Why the loss of this batch, packed or padded, would not be that of its sequences alone."""
+    while hasattr(model, "module"):
+        model = model.module
+    if model not in _looked_at:
+        _looked_at[model] = why_not_packed(model)
+    rows, tokens = inputs["input_ids"].shape
+    packed = inputs.get("cu_seqlens") is not None
+    longest = inputs["max_seqlen"] if packed else tokens
+    several = len(inputs["cu_seqlens"]) > 2 if packed else rows > 1
+    return (
+        why_no_loss(model)
+        or (_looked_at[model] if packed and several else None)
+        or (why_not_rotated(model, longest) if several else None)
+    )

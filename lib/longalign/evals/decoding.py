@@ -4,11 +4,10 @@ Prompts of about one length share a batch. They are read in packs, without paddi
 last tokens; then every pass writes one token of each answer, with all keys and values kept. Rows whose answer has ended
 leave. "The tokens it would get alone" holds up to the rounding of floating-point sums, which decides where two tokens
 are equally probable. Prompts of a model whose RoPE depends on the longest position are read one by one. The price: the
-model needs the attention "longalign" (no sliding window shorter than a sequence), and keys and values of a whole batch
-are in memory.
+model needs the attention "longalign", and keys and values of a whole batch are in memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,15 +92,25 @@ class KeyValues:
                 kept[row, :, : own.shape[1]] = own
 
     def attend(
-        self, layer: int, query: Float[Tensor, "rows H 1 D"], key: Tensor, value: Tensor, scaling: float | None
-    ) -> Float[Tensor, "rows 1 H D"]:
-        """Add one token's key and value [rows, G, 1, D] to each row, and attend from it to all of its row."""
+        self, layer: int, query: Float[Tensor, "rows H 1 D"], key: Tensor, value: Tensor, scaling: float | None,
+        *, own: Callable[..., Tensor] | None = None, visible: Callable[..., Tensor] | None = None,
+    ) -> Float[Tensor, "rows 1 H D"]:  # fmt: skip
+        """Add one token's key and value [rows, G, 1, D] to each row, and attend from it to all of its row.
+
+        `visible` says which of them a window leaves (`longalign.masks`), `own` is the model's own attention, where it
+        is more than softmax of scaled products (`longalign.own_attention`).
+        """
         every = torch.arange(len(self.lengths), device=query.device)
         longest = int(self.lengths.max()) + 1
         keys, values = self.layers[layer]
         for kept, new in ((keys, key), (values, value)):
             kept[every, :, self.lengths] = new[:, :, 0].to(kept.dtype)
-        seen = torch.arange(longest, device=query.device) <= self.lengths[:, None]
+        every_key = torch.arange(longest, device=query.device)
+        seen = every_key <= self.lengths[:, None]
+        if visible is not None:
+            seen &= visible(self.lengths[:, None], every_key)[:, 0, 0]
+        if own is not None:
+            return own(query, keys[:, :, :longest], values[:, :, :longest], seen[:, None, None])
         # The heads that share a key are rows of one product, so that keys are read once.
         grouped = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
         out = nn.functional.scaled_dot_product_attention(
