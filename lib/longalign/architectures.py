@@ -15,45 +15,51 @@ from torch import nn
 OF_THE_LONGEST = ("dynamic", "longrope")
 """RoPE types whose frequencies depend on the longest position of a row."""
 RECURRENT = re.compile(
-    r"mamba|ssm|recurren|rwkv|lstm|deltanet|deltarule|linearattention|lightningattention|lightning|retention|shortconv|"
-    r"xlstm|kimidelta|rglru|rg_lru|selectivescan|mixer(?!al)|longconv|hyena",
-    re.IGNORECASE,
+    "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|ShortConv|Retention|Hyena"
 )
 """Names of modules that carry a state from position to position."""
 
 
 def mixers(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """(class, what it is) of every kind of module that mixes positions otherwise than by registered attention."""
-    seen: set[type] = set()
-    for module in model.modules():
-        kind = type(module)
-        if kind in seen:
-            continue
-        seen.add(kind)
+    """(class, what it is) of every kind of module that mixes positions otherwise than by registered attention.
+
+    >>> list(mixers(nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Conv1d(8, 8, 3)), nn.LSTM(8, 8))))
+    [('Sequential', 'a convolution over positions'), ('LSTM', 'a recurrence')]
+    """
+    for kind, module in {type(module): module for module in model.modules()}.items():
         what = _mixing(module)
         if what:
             yield kind.__name__, what
 
 
 def _mixing(module: nn.Module) -> str | None:
-    if isinstance(module, nn.RNNBase):
+    name = type(module).__name__
+    whole = hasattr(module, "get_output_embeddings") or re.search("Norm|Layer|Block|MLP|Expert|Embedding", name)
+    if isinstance(module, nn.RNNBase) or (RECURRENT.search(name) and not whole):
         return "a recurrence"
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
-        return "a convolution over positions"
-    return "a recurrence" if RECURRENT.search(type(module).__name__) and list(module.parameters()) else None
+    convolved = any(isinstance(part, nn.Conv1d) and max(part.kernel_size) > 1 for part in module.children())
+    return "a convolution over positions" if convolved else None
 
 
 def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     found = next(mixers(model), None)
     if found:
-        return f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one " \
-            "sequence of a pack into the next"  # fmt: skip
+        return (
+            f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one "
+            "sequence of a pack into the next; padded rows are exact (method: naive or sorted)"
+        )
     return why_not_padded(model, longest)
 
 
 def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
     """Why rows of padded sequences of this model would not be exact."""
+    for module in model.modules():
+        if hasattr(module, "create_position_ids_from_input_ids"):
+            return (
+                f"{type(model).__name__} cannot be trained here: {type(module).__name__} counts positions from the "
+                "padding token's id + 1, not from 0"
+            )
     return why_not_rotated(model, longest)
 
 
@@ -93,7 +99,7 @@ def why_no_loss(model: nn.Module) -> str | None:
     return None
 
 
-_looked_at: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+_looked_at: WeakKeyDictionary[nn.Module, tuple[str | None, str | None]] = WeakKeyDictionary()
 
 
 def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
@@ -101,13 +107,23 @@ def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | Non
     while hasattr(model, "module"):
         model = model.module
     if model not in _looked_at:
-        _looked_at[model] = why_not_packed(model)
+        _looked_at[model] = (why_not_packed(model), why_not_padded(model))
     rows, tokens = inputs["input_ids"].shape
     packed = inputs.get("cu_seqlens") is not None
     longest = inputs["max_seqlen"] if packed else tokens
     several = len(inputs["cu_seqlens"]) > 2 if packed else rows > 1
     return (
         why_no_loss(model)
-        or (_looked_at[model] if packed and several else None)
+        or (_looked_at[model][not packed] if several else None)
         or (why_not_rotated(model, longest) if several else None)
+    )
+
+
+def why_not_loaded(kind: type[nn.Module] | None) -> str | None:
+    """Why a class of models of transformers cannot take the attention "longalign"."""
+    if kind is None or getattr(kind, "_can_set_attn_implementation", lambda: True)():
+        return None
+    return (
+        f"{kind.__name__} cannot be trained here: its attention is code of its own, which does not ask transformers' "
+        "AttentionInterface for another, so it cannot be told where a sequence of a pack ends"
     )

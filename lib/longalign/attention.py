@@ -206,10 +206,11 @@ def attention_forward(
     So is `key_values` (`longalign.evals.decoding`): it keeps those of a pack, and without a pack attends to them.
 
     Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones
-    included), a KV cache, several rows, offsets that do not span the row, a mask that is not causal, a RoPE that depends
-    on the longest sequence of the pack.
+    included), a KV cache, several rows, offsets that do not span the row, a mask that is not causal, a RoPE that
+    depends on the longest sequence of the pack; with and without, for what a layer asks of its attention that is not
+    computed here.
     """
-    own = own_attention(module, {**kwargs, "scaling": scaling, "dropout": dropout})
+    own = own_attention(module, {**kwargs, "scaling": scaling, "dropout": dropout}, key.shape[2])
     local = getattr(attention_mask, "local_size", None)
     if cu_seqlens is None and key_values is not None:
         seen = attention_mask.visible if local else None
@@ -243,11 +244,15 @@ def _attend_seen(query, key, value, seen: Tensor, *, scaling, dropout) -> Tensor
 
 def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> str | None:
     if kwargs.get("use_cache") or query.shape[2] != key.shape[2]:
-        return "takes no KV cache: pass use_cache=False and no past_key_values; generate without cu_seqlens."
+        return (
+            f"takes no KV cache: pass use_cache=False and no past_key_values; generate without cu_seqlens "
+            f"({type(module).__name__} was given {key.shape[2]} keys for {query.shape[2]} queries)."
+        )
     deferred = mask if isinstance(mask, DeferredMask) else None
     if (mask is not None and deferred is None) or (deferred and deferred.has_padding_mask):
         return (
-            "takes no attention_mask, not even all ones: leave it out of the batch; the boundaries are in cu_seqlens."
+            f"takes no attention_mask, not even all ones, and {type(module).__name__} was given one by the batch or by "
+            "its model: leave it out of the batch; the boundaries are in cu_seqlens."
         )
     if max_seqlen is None:
         return "needs max_seqlen, the length of the longest sequence, as an int."

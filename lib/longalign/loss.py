@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from longalign.architectures import why_not_this_batch
-from longalign.last_layer import predicting, read_only_at
+from longalign.last_layer import logits_at, output_embedding, predicting, read_only_at
 from longalign.shapes import IGNORE_INDEX, Float, Int
 
 
@@ -138,16 +138,10 @@ def attach_loss_head(model: nn.Module) -> LossHead | None:
     Only the class of the layer changes: parameter names, tied weights and state dicts stay. None, and nothing changes,
     where the layer is no plain nn.Linear without bias (quantised, adapted, absent).
     """
-    head = _output_embedding(model)
+    head = output_embedding(model)
     if type(head) is nn.Linear and head.bias is None:
         head.__class__ = LossHead
     return head if isinstance(head, LossHead) else None
-
-
-def _output_embedding(model: nn.Module) -> nn.Module | None:
-    while hasattr(model, "module"):
-        model = model.module
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
 def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
@@ -202,25 +196,11 @@ def _loss_in_the_head(model, head: LossHead, inputs, labels, loss_weights, read)
 
 def _loss_of_logits(model, inputs, labels, loss_weights, read: Int[Tensor, " N"]) -> Tensor:
     """From the logits that the model returns, at the N positions that predict a target (at one, without targets)."""
-    head, (rows, tokens) = _output_embedding(model), inputs["input_ids"].shape
-    at = read if len(read) else read.new_zeros(1)
-    hook = head and head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[at][None], *given[1:]))
-    try:
-        with read_only_at(model, read, rows, tokens):
-            outputs = model(**inputs)
-    finally:
-        if hook:
-            hook.remove()
-    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-    logits = logits if head else logits.flatten(0, 1)[at][None]
-    if logits.shape[:2] != (1, len(at)):
-        raise RuntimeError(
-            f"{type(model).__name__} returns logits of shape {tuple(logits.shape)} where its output embedding was given "
-            f"{len(at)} positions, so the loss of these cannot be told"
-        )
-    is_target = labels[:, 1:] != IGNORE_INDEX
+    with read_only_at(model, read, *inputs["input_ids"].shape):
+        logits = logits_at(model, read if len(read) else read.new_zeros(1), inputs)
     if not len(read):
         return logits.sum() * 0.0
-    exact = logits[0].to(torch.promote_types(logits.dtype, torch.float32))
-    each = nn.functional.cross_entropy(exact, labels[:, 1:][is_target], reduction="none")
+    is_target = labels[:, 1:] != IGNORE_INDEX
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    each = nn.functional.cross_entropy(logits, labels[:, 1:][is_target], reduction="none")
     return (each * loss_weights[:, 1:][is_target].to(each.dtype)).sum()

@@ -14,7 +14,10 @@ from longalign.shapes import Bool, Float, Int
 
 
 class DeferredMask:
-    """The stock sdpa mask of a call, built once, when an attention without cu_seqlens asks for it."""
+    """The stock sdpa mask of a call, built once, when an attention without cu_seqlens asks for it.
+
+    To code that takes parts of a mask (an indexer, a static cache) it is that mask: booleans [B, 1, Q, K].
+    """
 
     def __init__(self, arguments: dict[str, Any]):
         self._arguments = arguments
@@ -29,6 +32,34 @@ class DeferredMask:
         from transformers.masking_utils import sdpa_mask
 
         return sdpa_mask(**self._arguments)
+
+    @functools.cached_property
+    def whole(self) -> Tensor:
+        from transformers.masking_utils import sdpa_mask
+
+        return sdpa_mask(**{**self._arguments, "allow_is_causal_skip": False})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+    def __getitem__(self, place: Any) -> Tensor:
+        return self.whole[place]
+
+    def __and__(self, other: Tensor) -> Tensor:
+        return self.whole & other
+
+    def __invert__(self) -> Tensor:
+        return ~self.whole
+
+    @classmethod
+    def __torch_function__(cls, function: Any, _: Any, given: Any = (), options: Any = None) -> Any:
+        # Scores are added to masks of numbers alone: code that adds one of booleans would be wrong in silence.
+        if function in (torch.add, torch.Tensor.add, torch.Tensor.add_, torch.Tensor.__radd__):
+            return NotImplemented
+        whole = [value.whole if isinstance(value, cls) else value for value in given]
+        return function(*whole, **(options or {}))
 
     def visible(self, queries: Int[Tensor, "B Q"], keys: Int[Tensor, " K"]) -> Bool[Tensor, "B 1 Q K"]:
         """Which of the `keys` each of the `queries` sees, by their places in the row; padding is not looked at."""
@@ -62,6 +93,7 @@ def additive(mask: Tensor | DeferredMask | None, query: Tensor, key: Tensor) -> 
         mask = mask.tril() if queries > 1 else mask
     if mask.dtype != torch.bool:
         return mask
-    return torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill(~mask, torch.finfo(query.dtype).min)
+    added = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device)
+    return added.masked_fill(~mask, torch.finfo(query.dtype).min)
 
 

@@ -1,7 +1,7 @@
 """Attention that is more than softmax of scaled products, by the model's own eager code; windows shorter than a pack.
 
-Attention sinks (GPT-OSS), a softcap (Gemma 2), a bias by distance (Inkling): no kernel here knows them all, but the file
-that defines the model holds `eager_attention_forward`, which is the definition. It is called with the mask that stock
+Attention sinks (GPT-OSS), a softcap (Gemma 2), a bias by distance (Inkling): no kernel here knows them all, but the
+file that defines the model holds `eager_attention_forward`, which is the definition. It is called with the mask that stock
 eager attention would get, for rows as they are, and for a pack sequence by sequence. So values and gradients are the
 model's own. Time is that of eager attention; memory stays linear in tokens, since few queries are taken at a time and
 computed again in the backward pass.
@@ -25,10 +25,12 @@ from longalign.shapes import Float
 MORE = ("softcap", "s_aux", "sinks", "position_bias")
 """Arguments by which a layer asks for more than softmax of scaled products."""
 PLAIN = frozenset(
-    "Ellipsis None bool contiguous dropout dtype float32 functional getattr hasattr head_dim is_causal matmul nn"
+    "bool contiguous dropout dtype float32 functional getattr hasattr head_dim is_causal matmul nn"
     " num_key_value_groups repeat_kv reshape shape size softmax tanh to torch training transpose type view".split()
 )
 """Names in the code of an eager attention that is softmax of scaled products (with a softcap, where one is given)."""
+HARMLESS = ("s_aux", "position_ids", "cache_position", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "attention_mask")
+"""Tensors that layers hand down to any attention, and eager attention leaves alone."""
 QUERIES_AT_ONCE = 128
 
 Attend = Callable[..., Float[Tensor, "1 Q H D"]]
@@ -51,27 +53,39 @@ def asked_for(options: dict[str, Any]) -> list[str]:
     return [name for name in MORE if options.get(name) is not None]
 
 
-def own_attention(module: nn.Module, options: dict[str, Any]) -> Attend | None:
+def own_attention(module: nn.Module, options: dict[str, Any], keys: int) -> Attend | None:
     """The module's own eager attention with its `options`, where it is more than softmax of scaled products, else None.
 
     What it returns takes query, key, value and a mask (as `longalign.masks.additive` does), and returns the output.
-    Raises ValueError where more is asked for than any code here computes.
+    Raises ValueError where more is asked for, with `keys` keys to see, than its eager attention computes.
     """
     eager = eager_of(type(module))
-    if eager is not None and _is_plain(eager) and not asked_for(options):
+    known = eager.__code__.co_varnames[: eager.__code__.co_argcount] if eager else ()
+    for name, option in options.items():
+        # sinks come as s_aux for kernels; eager attention takes the module's
+        if name not in (*known, *HARMLESS) and isinstance(option, Tensor) and not _is_all(name, option, keys):
+            raise ValueError(
+                f"{type(module).__name__} gives its attention {name!r}, which the attention \"longalign\" does not "
+                "know: its result would not be the model's own"
+            )
+    if eager is None or (_is_plain(eager) and not asked_for(options)):
         return None
-    if eager is None and not asked_for(options):
-        return None
-    if eager is None:
-        raise ValueError(
-            f"{type(module).__name__} asks for {asked_for(options)}, and the file that defines it has no "
-            "eager_attention_forward that computes it"
-        )
 
     def attend(query, key, value, mask, **given):
-        return eager(module, query, key, value, additive(mask, query, key), **{**options, **given})[0]
+        added = additive(mask, query, key)
+        if added.shape[-1] != key.shape[2]:
+            raise ValueError(
+                f"{type(module).__name__} gives its attention {key.shape[2]} keys under a mask of {added.shape[-1]}: "
+                "what it sees cannot be told"
+            )
+        return eager(module, query, key, value, added, **{**options, **given})[0]
 
     return attend
+
+
+def _is_all(name: str, option: Tensor, keys: int) -> bool:
+    """Whether an indexer picks every key there is, so that it picks nothing."""
+    return name == "indices" and option.shape[-1] >= keys
 
 
 def attend_by_sequence(

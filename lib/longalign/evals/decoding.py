@@ -13,16 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from longalign.architectures import OF_THE_LONGEST, why_not_packed
 from longalign.attention import NAME
-from longalign.last_layer import read_only_at
+from longalign.last_layer import logits_at, read_only_at
 from longalign.shapes import Float, Int
 
 TOKENS_AT_ONCE = 16_384
 """Positions of a batch, room for answers included."""
 READ_AT_ONCE = 2_048
 """Tokens of a pack, or one prompt: what a pass computes from more of them no longer fits into a processor's cache."""
-OF_THE_LONGEST = ("dynamic", "longrope")
-"""RoPE types whose frequencies are those of a batch's longest position."""
 
 
 @torch.no_grad()
@@ -41,6 +40,9 @@ def greedy(
         raise ValueError(f"prompt {empty[0]} is empty; nothing can be written after nothing")
     if end is None or room < 0:
         raise ValueError(f"end is {end} and room {room}: answers need a token that ends them and 0 tokens or more")
+    reason = why_not_packed(model)
+    if reason:
+        raise ValueError(f"{reason}: it cannot be decoded here, either")
     if _rope_type(model) in OF_THE_LONGEST:
         tokens = 0
     training, written = model.training, [[] for _ in prompts]
@@ -78,11 +80,17 @@ class KeyValues:
     def __init__(self, lengths: Int[Tensor, " rows"], room: int) -> None:
         self.lengths, self.size = lengths, int(lengths.max()) + room
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.reading: list[int] = []
-        """The rows of the pack that is being read."""
+        self.read_on([])
+
+    def read_on(self, rows: list[int]) -> None:
+        """The next pack that is read consists of these rows."""
+        self.reading, self._kept = rows, set[int]()
 
     def keep(self, layer: int, key: Float[Tensor, "1 G T D"], value: Float[Tensor, "1 G T D"]) -> None:
         """Take over those of the pack that is being read."""
+        if layer in self._kept:
+            raise ValueError(f"layer {layer} attends more than once for a token, so that its keys cannot be kept")
+        self._kept.add(layer)
         if layer not in self.layers:
             shape = (len(self.lengths), key.shape[1], self.size)
             self.layers[layer] = (key.new_zeros(*shape, key.shape[3]), value.new_zeros(*shape, value.shape[3]))
@@ -127,6 +135,7 @@ class KeyValues:
 def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room: int) -> list[list[int]]:
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     kept, rows = KeyValues(lengths, room), torch.arange(len(prompts), device=model.device)
+    every = rows
     found = torch.full((len(prompts), room), end, device=model.device)
     packs = batches(lengths.tolist(), 0, READ_AT_ONCE)  # of rows in order: the longest prompt is the first
     following = torch.cat([_read(model, [prompts[i] for i in pack], pack, kept) for pack in packs])
@@ -139,7 +148,8 @@ def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], end: int, room
             staying = going.nonzero()[:, 0]
             kept.leave(staying)
             rows, following = rows[staying], following[staying]
-        following = _next(model, kept, input_ids=following[:, None], position_ids=kept.lengths[:, None])[:, 0]
+        at = every[: len(rows)]
+        following = _next(model, kept, at, input_ids=following[:, None], position_ids=kept.lengths[:, None])
         following = torch.where((found[rows, : place + 1] == end).any(dim=1), end, following)
         kept.lengths = kept.lengths + 1
     return [answer[: answer.index(end)] if end in answer else answer for answer in found.tolist()]
@@ -149,19 +159,21 @@ def _read(
     model: PreTrainedModel, prompts: Sequence[Tensor], rows: list[int], kept: KeyValues
 ) -> Int[Tensor, " prompts"]:
     """The token after each prompt of a pack; its keys and values are kept in its row."""
-    kept.reading, lengths = rows, kept.lengths[rows]
+    kept.read_on(rows)
+    lengths = kept.lengths[rows]
     tokens = torch.cat(list(prompts)).to(model.device)
     offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
     places = torch.arange(len(tokens), device=tokens.device) - offsets[:-1].repeat_interleave(lengths)
     last = offsets[1:] - 1
     with read_only_at(model, last, 1, len(tokens)):
         following = _next(
-            model, kept, at=last, input_ids=tokens[None], position_ids=places[None],
+            model, kept, last, input_ids=tokens[None], position_ids=places[None],
             cu_seqlens=offsets.int(), max_seqlen=kept.size,
         )  # fmt: skip
-    return following[0]
+    if not kept.layers:
+        raise ValueError(f"{type(model).__name__} cannot be decoded here: its layers hand no key_values to attention")
+    return following
 
 
-def _next(model: PreTrainedModel, kept: KeyValues, *, at: Tensor | slice = slice(None), **inputs: object) -> Tensor:
-    states = model.base_model(**inputs, use_cache=False, key_values=kept).last_hidden_state[:, at]
-    return model.get_output_embeddings()(states).argmax(-1)
+def _next(model: PreTrainedModel, kept: KeyValues, at: Int[Tensor, " n"], **inputs: object) -> Int[Tensor, " n"]:
+    return logits_at(model, at, {**inputs, "use_cache": False, "key_values": kept}).argmax(-1)
