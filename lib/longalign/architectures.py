@@ -5,6 +5,7 @@ on the longest position of a row. Each `why_not_...` returns None, or one senten
 the number. What looks are not enough for is found by numbers: a preflight that runs packed, padded and alone.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from torch import nn
 OF_THE_LONGEST = ("dynamic", "longrope")
 """RoPE types whose frequencies depend on the longest position of a row."""
 RECURRENT = re.compile(
-    "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|ShortConv|Retention|Hyena"
+    "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
 )
 """Names of modules that carry a state from position to position."""
 
@@ -26,30 +27,34 @@ def mixers(model: nn.Module) -> Iterator[tuple[str, str]]:
     >>> list(mixers(nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Conv1d(8, 8, 3)), nn.LSTM(8, 8))))
     [('Sequential', 'a convolution over positions'), ('LSTM', 'a recurrence')]
     """
-    for kind, module in {type(module): module for module in model.modules()}.items():
-        what = _mixing(module)
-        if what:
-            yield kind.__name__, what
+    named = ((type(module).__name__, _mixing(module)) for module in model.modules())
+    yield from dict.fromkeys((name, what) for name, what in named if what)
 
 
 def _mixing(module: nn.Module) -> str | None:
     name = type(module).__name__
-    whole = hasattr(module, "get_output_embeddings") or re.search("Norm|Layer|Block|MLP|Expert|Embedding", name)
-    if isinstance(module, nn.RNNBase) or (RECURRENT.search(name) and not whole):
+    other = hasattr(module, "get_output_embeddings") or re.search("Norm|Layer|Block|MLP|Expert|Embedding", name)
+    if isinstance(module, nn.RNNBase) or (RECURRENT.search(name) and not other and not _is_registered(module)):
         return "a recurrence"
     convolved = any(isinstance(part, nn.Conv1d) and max(part.kernel_size) > 1 for part in module.children())
-    return "a convolution over positions" if convolved else None
+    return "a convolution over positions" if convolved or "ShortConv" in name else None
+
+
+def _is_registered(module: nn.Module) -> bool:
+    """Whether a layer asks transformers' AttentionInterface for its attention, whatever its name says."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
 def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
-    found = next(mixers(model), None)
-    if found:
-        return (
-            f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one "
-            "sequence of a pack into the next; padded rows are exact (method: naive or sorted)"
-        )
-    return why_not_padded(model, longest)
+    reason, found = why_not_padded(model, longest), next(mixers(model), None)
+    if reason or not found:
+        return reason
+    return (
+        f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one sequence "
+        "of a pack into the next; padded rows are exact (method: naive or sorted)"
+    )
 
 
 def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:

@@ -10,7 +10,7 @@ is then block-diagonal and causal (arXiv 2401.18058):
 With cu_seqlens, masks and KV caches are refused. Without (padded training, generation with left padding and cache) the
 stock sdpa mask and attention do the work, or the model's own eager attention where sdpa would leave something out.
 
-T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size,
+T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size, E = that of values, mostly D,
 offsets = sequences of the pack + 1.
 """
 
@@ -49,14 +49,14 @@ def register() -> str:
 def block_causal_attention(
     query: Float[Tensor, "1 H T D"],
     key: Float[Tensor, "1 G T D"],
-    value: Float[Tensor, "1 G T D"],
+    value: Float[Tensor, "1 G T E"],
     cu_seqlens: Int[Tensor, " offsets"],
     max_seqlen: int,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
     read: Int[Tensor, " n"] | None = None,
-) -> Float[Tensor, "1 T H D"]:
+) -> Float[Tensor, "1 T H E"]:
     """Causal attention within each sequence of a pack, nothing across; grouped-query attention when G < H.
 
     `cu_seqlens` is int32 on the device of `query`, ascending from 0 to T; equal neighbours are empty sequences.
@@ -191,7 +191,7 @@ def attention_forward(
     module: torch.nn.Module,
     query: Float[Tensor, "B H T D"],
     key: Float[Tensor, "B G U D"],
-    value: Float[Tensor, "B G U D"],
+    value: Float[Tensor, "B G U E"],
     attention_mask: Tensor | DeferredMask | None,
     cu_seqlens: Int[Tensor, " offsets"] | None = None,
     max_seqlen: int | None = None,
@@ -200,7 +200,7 @@ def attention_forward(
     read: Int[Tensor, " n"] | None = None,
     key_values: Any = None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "B T H D"], None]:
+) -> tuple[Float[Tensor, "B T H E"], None]:
     """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are arguments of the model's forward.
 
     So is `key_values` (`longalign.evals.decoding`): it keeps those of a pack, and without a pack attends to them.

@@ -1,10 +1,10 @@
 """Attention that is more than softmax of scaled products, by the model's own eager code; windows shorter than a pack.
 
 Attention sinks (GPT-OSS), a softcap (Gemma 2), a bias by distance (Inkling): no kernel here knows them all, but the
-file that defines the model holds `eager_attention_forward`, which is the definition. It is called with the mask that stock
-eager attention would get, for rows as they are, and for a pack sequence by sequence. So values and gradients are the
-model's own. Time is that of eager attention; memory stays linear in tokens, since few queries are taken at a time and
-computed again in the backward pass.
+file that defines the model holds `eager_attention_forward`, which is the definition. It is called with the mask that
+stock eager attention would get, for rows as they are, and for a pack sequence by sequence. So values and gradients are
+the model's own. Time is that of eager attention; memory stays linear in tokens, since few queries are taken at a time
+and computed again in the backward pass.
 
 T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size.
 """

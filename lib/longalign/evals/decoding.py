@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.architectures import OF_THE_LONGEST, why_not_packed
+from longalign.architectures import OF_THE_LONGEST, mixers
 from longalign.attention import NAME
 from longalign.last_layer import logits_at, read_only_at
 from longalign.shapes import Float, Int
@@ -40,9 +40,10 @@ def greedy(
         raise ValueError(f"prompt {empty[0]} is empty; nothing can be written after nothing")
     if end is None or room < 0:
         raise ValueError(f"end is {end} and room {room}: answers need a token that ends them and 0 tokens or more")
-    reason = why_not_packed(model)
-    if reason:
-        raise ValueError(f"{reason}: it cannot be decoded here, either")
+    for kind, what in mixers(model):
+        raise ValueError(
+            f"{type(model).__name__} cannot be decoded here: {kind} is {what}, of which no keys and values are kept"
+        )
     if _rope_type(model) in OF_THE_LONGEST:
         tokens = 0
     training, written = model.training, [[] for _ in prompts]

@@ -113,7 +113,7 @@ def names() -> list[str]:
     return sorted(found.values())
 
 
-def small(name: str, *, attention: str = "eager", **settings: Any) -> PreTrainedModel:
+def build(name: str, *, attention: str = "eager", **settings: Any) -> PreTrainedModel:
     """A small fp32 model of the architecture, always the same weights, none of them a constant; in evaluation mode."""
     default = AutoConfig.for_model(name)
     known, own = default.to_dict(), OWN.get(name, {})

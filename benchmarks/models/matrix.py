@@ -3,10 +3,14 @@
 The oracle is the model itself, one sequence at a time, with its own stock eager attention in fp32: loss and the
 gradients of all parameters, and the tokens of greedy decoding without cache or padding. A gradient is exact within a
 thousandth of the largest of the model, a loss within 1e-4, tokens when they are the same. "wrong" is neither exact nor
-refused; no row may say so.
+refused; no row may say so. "as stock" is left padding that the stock model does not keep apart either; "fails" is an
+error of another library, whose sentence stands in the last column.
 
-    make models                                   all, to results/models.csv and results/models.md
-    python -m benchmarks.models llama gpt_oss     these, to the terminal
+packed, padded: `weighted_loss` over the plans and collators of the training; lora: the same with LoRA's matrices
+(packed where that is exact); generated: `generate` with left padding and a cache; decoded: `evals.decoding.greedy`.
+
+    make models                                          all, to results/models.csv and results/models.md
+    python -m benchmarks.models.matrix llama gpt_oss     these, to the terminal
 """
 
 import contextlib
@@ -23,7 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
-from benchmarks import architectures
+from benchmarks.models import small
 from longalign import lora, paths
 from longalign.architectures import why_not_loaded, why_not_packed, why_not_padded
 from longalign.attention import register
@@ -47,7 +51,7 @@ Outcome = tuple[float, dict[str, Tensor]]
 def sequences() -> list[dict[str, list[int]]]:
     """The same four random sequences for every model, the prompts without targets."""
     random = torch.Generator().manual_seed(5)
-    drawn = [torch.randint(3, architectures.VOCABULARY, (length,), generator=random).tolist() for length, _ in LENGTHS]
+    drawn = [torch.randint(3, small.VOCABULARY, (length,), generator=random).tolist() for length, _ in LENGTHS]
     return [
         {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]}
         for ids, (_, prompt) in zip(drawn, LENGTHS, strict=True)
@@ -132,12 +136,12 @@ def generated(model: PreTrainedModel) -> list[list[int]]:
 
 def row(name: str) -> Row:
     """What is exact for one architecture, and what is refused with which sentence."""
-    stock = architectures.small(name)
+    stock = small.build(name)
     result: Row = {"architecture": name, "class": type(stock).__name__}
     refusal = why_not_loaded(type(stock))
     if refusal:
         return {**result, **dict.fromkeys(WAYS, "refused"), "reason": refusal}
-    ours, adapted = (architectures.small(name, attention=register()) for _ in range(2))
+    ours, adapted = (small.build(name, attention=register()) for _ in range(2))
     wanted, written, reasons = alone(stock), written_alone(stock), {}
     stock_generated = _judge(None, lambda: repr(generated(stock)))
     for way, why in (("packed", why_not_packed), ("padded", why_not_padded)):
@@ -205,9 +209,9 @@ def quiet() -> Iterator[None]:
 def page(rows: Sequence[Row]) -> str:
     """The table as one page of markdown."""
     counts = {way: Counter(row[way].split(":")[0] for row in rows) for way in WAYS}
-    said = ", ".join(f"{way}: {count['exact']} exact, {count['refused']} refused" for way, count in counts.items())
+    said = "; ".join(f"{way}: {count['exact']} exact, {count['refused']} refused" for way, count in counts.items())
     lines = [
-        "# Architectures", "", "Written by `make models`; what the columns mean stands in `benchmarks/models.py`.", "",
+        "# Architectures", "", "Written by `make models`. Columns: `benchmarks/models/matrix.py`.", "",
         f"{len(rows)} architectures. {said}.", "",
         "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(row[column].replace("|", "\\|") for column in COLUMNS) + " |" for row in rows),
@@ -218,7 +222,7 @@ def page(rows: Sequence[Row]) -> str:
 def main(names: Sequence[str]) -> int:
     with quiet():
         rows = []
-        for name in names or architectures.names():
+        for name in names or small.names():
             rows.append(row(name))
             print("  ".join(f"{rows[-1][column]:10}" for column in COLUMNS), flush=True)
     if not names:
