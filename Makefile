@@ -8,6 +8,8 @@ STAMPS  ?= .make
 VENV    ?= .venv
 JOBS    ?= 2
 EXECUTOR ?= make
+MINUTES ?= 6
+OUT     ?= $(RUNS)/gpu_program
 # those that take longest first, so that the others fill the time beside them
 BENCHES := training preprocessing $(filter-out _% common peers training preprocessing,$(basename $(notdir $(sort $(wildcard benchmarks/*.py)))))
 BENCH   ?= $(BENCHES)
@@ -20,7 +22,7 @@ RUN   := $(RUNS)/$(PROFILE)
 STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
 TIMES     := 08
-REPORT    := 21
+REPORT    := 90
 NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 
@@ -29,7 +31,7 @@ ifneq ($(shell grep -s '^notebooks:' profiles/$(PROFILE).yaml),)
 NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/{s/\#.*//;s/[^0-9]/ /gp;}' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
 endif
 
-# $(call stamp,05) is the stamp of notebook 05 in this profile, $(call stamp,*) those of all
+# $(call stamp,05) is the stamp of 05_data_scale in this profile, $(call stamp,*) those of all
 stamp = $(patsubst notebooks/%.ipynb,$(STAMP)/%,$(filter $(NOTEBOOKS),$(wildcard notebooks/$(1)_*.ipynb)))
 
 export DS_BUILD_OPS := 0
@@ -77,7 +79,7 @@ EXACTNESS := $(foreach name,attention collators cost decoding equation4 last_lay
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench models test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -133,6 +135,10 @@ bench: $(READY) ## measure the library against others' as installed from PyPI; B
 models: $(TEST) ## build the architectures of transformers small and write what is exact: results/models.csv, models.md
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.models.matrix
 
+# A borrowed machine has torch, and no network to install anything: its own Python serves where there is no .venv.
+gpu: ## measure what a GPU shows in MINUTES=6, into OUT=folder; ARGS="--tiny" shows on a CPU that it runs
+	$(or $(wildcard $(PY)),$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(ARGS)
+
 test: $(TEST) ## run the tests; ARGS="-k packing" selects
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(SHORT)" $(ARGS)
 
@@ -187,9 +193,10 @@ distclean: clean ## remove .venv and the peers' environments, too
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
 # 01 builds the data that the others read, 04 trains the long bases; the report shows what all others have found. A
-# training that two notebooks ask for is done by the first of them and reused by the other.
+# training that two notebooks ask for is done by the first of them and reused by the other. 22 draws what is committed of GPUs.
 $(call stamp,0[2-4]): $(call stamp,01)
 $(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
+$(call stamp,22): $(wildcard results/gpu/*/gpu.csv)
 $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
 
 # A notebook runs again when it, its profile, the library or a notebook it needs is newer, or its executed copy is gone.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import requires_gpu, tiny_llama
-from longalign import attention
+from longalign import attention, attention_kernels
 from longalign.attention import block_causal_attention, register
 from test_loss import LargestTensor
 
@@ -246,7 +246,7 @@ def test_importing_the_module_does_not_import_transformers():
 
 
 def test_on_a_cpu_no_kernel_is_probed(monkeypatch):
-    monkeypatch.setattr(attention, "_works", lambda *_: pytest.fail("probed"))
+    monkeypatch.setattr(attention_kernels, "why_unusable", lambda *_: pytest.fail("probed"))
     block_causal_attention(*states([2, 4, 3], dtype=torch.bfloat16), offsets([2, 4, 3]), 4)
 
 
@@ -254,9 +254,9 @@ def test_on_a_cpu_no_kernel_is_probed(monkeypatch):
 @pytest.mark.parametrize("backend", ["flash_attn", "varlen", "sequences"])
 @pytest.mark.parametrize("lengths", AWKWARD, ids=str)
 def test_every_cuda_backend_equals_the_oracle(lengths, backend, monkeypatch):
-    if backend != "sequences" and not attention._works(backend, 0):
-        pytest.skip(f"{backend} does not work here")
-    monkeypatch.setattr(attention, "_backend", lambda *_: backend)
+    if backend != "sequences" and (reason := attention_kernels.why_unusable(backend, 0)):
+        pytest.skip(f"{backend} does not work here ({reason})")
+    monkeypatch.setattr(attention, "backend_of", lambda *_: backend)
     inputs = states(lengths, dtype=torch.bfloat16, dim=32)
     cuda = [t.detach().cuda().requires_grad_() for t in inputs]
     ours = block_causal_attention(*cuda, offsets(lengths).cuda(), max(lengths))

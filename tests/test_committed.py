@@ -52,6 +52,8 @@ def test_its_metadata_hold_no_time_no_place_no_widget_and_no_trace_of_the_engine
 
 @each_executed
 def test_every_figure_that_is_drawn_is_an_image_in_the_page(path):
+    if path.stem == "22_gpu" and not list(paths.results().glob("gpu/*/gpu.csv")):
+        pytest.skip("no run on a GPU is committed, so there is nothing to draw")
     for cell in cells(path):
         if "plots.draw(" in cell.source:
             assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source[:60]

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from longalign.ledger import LAPTOP, load_ledger
+from longalign.ledger import GPU, LAPTOP, load_ledger
 from longalign.typed import ProfileError
 
 FIRST = {
@@ -44,6 +44,14 @@ def test_an_arm_may_name_its_model_and_the_threshold_of_a_ratio_is_tested_as_a_l
     assert claim.null == pytest.approx(math.log(2))
 
 
+def test_a_claim_of_a_gpu_names_a_stage_a_case_and_its_systems(tmp_path):
+    without = {key: value for key, value in FIRST.items() if key != "tasks"}
+    changes = {"scale": "gpu", "results": "figure5", "model": "8 ranks", "arms": {"naive": 1, "64 ranks|packing": -1}}
+    (claim,) = ledger(tmp_path, without | changes)
+    assert (claim.scale, claim.results) == (GPU, "figure5")
+    assert [claim.run(arm) for arm in claim.arms] == [("8 ranks", "naive"), ("64 ranks", "packing")]
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -64,7 +72,11 @@ def test_an_arm_may_name_its_model_and_the_threshold_of_a_ratio_is_tested_as_a_l
         ({"direction": "equal", "margin": 0.1, "statistic": "log_ratio"}, ["needs statistic difference"]),
         ({"statistic": "log_ratio", "threshold": 0}, ["threshold of a ratio"]),
         ({"notebook": "data_scale"}, ["no numbered notebook", "data_scale"]),
-        ({"scale": "needs GPT-4"}, ["cannot be shown at this scale", "no arms"]),
+        ({"scale": "needs GPT-4"}, ["cannot be shown at this scale", "no arms", "laptop or gpu"]),
+        ({"scale": "gpu"}, ["no tasks and no lengths"]),
+        ({"scale": "gpu", "tasks": None, "lengths": "long"}, ["no tasks and no lengths"]),
+        ({"scale": "gpu", "tasks": None, "results": ""}, ["key results is missing"]),
+        ({"scale": "gpu", "tasks": None, "model": ""}, ["key model is missing"]),
     ],
     ids=lambda value: str(value)[:40],
 )

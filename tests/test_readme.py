@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
+from gpu_rows import CARD, exact, figure_5
 from longalign import launch, paths, readme
 
 README = paths.root() / "README.md"
@@ -40,6 +41,26 @@ def test_the_results_in_the_readme_are_those_of_the_committed_tables():
     assert shown == readme.block(paths.results())
     shown = text.split(readme.SPEED_BEGIN)[1].split(readme.SPEED_END)[0].strip()
     assert shown == readme.speed_block(paths.results())
+    shown = text.split(readme.GPU_BEGIN)[1].split(readme.GPU_END)[0].strip()
+    assert shown == readme.gpu_block(paths.results())
+
+
+def test_the_readme_says_that_nothing_has_run_on_a_gpu_and_how_to_run_it_while_nothing_is_committed(tmp_path):
+    told = readme.gpu_block(tmp_path)
+    assert told.startswith("Nothing here has run on a GPU yet") and "`make gpu`" in told and "`results/gpu/`" in told
+
+
+def test_the_readme_names_each_card_what_was_exact_and_the_ratios_of_figure_5(tmp_path):
+    h100 = exact(tmp_path / "gpu" / "h100", [0.4, 1.1, 1.9])
+    figure_5(h100, {"packing": 2.61, "sorted": 2.84})
+    exact(tmp_path / "gpu" / "h200", [0.4, 2.3], card="NVIDIA H200")
+    first, second, last = readme.gpu_block(tmp_path).split("\n\n")
+    assert first.startswith(f"On {CARD} (2026-11-28, torch 2.11.0+cu130): 3 of 3 distances")
+    assert "the largest is 0.95 of it" in first and first.endswith("No rows failed.")
+    assert "packing 2.6 (the paper: 2.9), sorted 2.8 (the paper: 2.9)" in first
+    assert second.startswith("On NVIDIA H200") and "1 of 2 distances" in second and "Llama-2-7B" not in second
+    assert "the largest is 1.15 of it" in second and second.endswith("1 row failed, with reasons in `22_gpu`.")
+    assert "`make gpu`" in last and "several GPUs" in last
 
 
 def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
@@ -56,11 +77,13 @@ def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
 def test_only_the_block_between_the_marks_is_replaced(tmp_path):
     page = tmp_path / "README.md"
     speed = f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}\n"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nbetween\n{speed}after\n")
+    gpu = f"{readme.GPU_BEGIN}\nold\n{readme.GPU_END}\n"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nbetween\n{speed}{gpu}after\n")
     readme.update(page, paths.results())
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "\nold" not in text and "\nbetween\n" in text
     assert readme.block(paths.results()) in text and readme.speed_block(paths.results()) in text
+    assert readme.gpu_block(paths.results()) in text
 
 
 def test_a_readme_without_its_marks_is_refused_and_left_as_it_is(tmp_path):

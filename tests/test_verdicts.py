@@ -74,6 +74,13 @@ def test_what_is_not_measured_or_cannot_be_shown_says_so():
     assert verdict(None, scale="needs GPT-4") == TOO_SMALL == "cannot be shown at this scale"
 
 
+@given(evidence, st.integers(0, 9))
+def test_on_a_gpu_fewer_than_three_seeds_are_a_pilot_whatever_they_say(found, seeds):
+    assert verdict(found, scale="gpu", seeds=seeds) == ("pilot" if seeds < 3 else verdict(found))
+    assert verdict(found, seeds=seeds) == verdict(found), "the laptop's verdicts are provisional instead"
+    assert verdict(None, scale="gpu", seeds=0) == "not measured"
+
+
 @given(evidence)
 def test_exactly_one_line_of_the_table_holds_for_any_evidence(found):
     kind = "equal" if found.direction == "equal" else "greater or less"

@@ -3,10 +3,10 @@
 One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of
 its sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which
 is then block-diagonal and causal (arXiv 2401.18058):
-  CUDA, bf16 or fp16   flash-attn when it works, else torch's varlen_attn
-  everything else      one causal sdpa per run of sequences of equal length: no mask at all
-  windows shorter than a sequence                          the same, with the window's mask, few queries at a time
-  attention sinks, softcaps, biases   the model's own eager attention per sequence (`longalign.own_attention`)
+  CUDA, bf16 or fp16         flash-attn when it works, else torch's varlen_attn
+  everything else            one causal sdpa per run of sequences of equal length: no mask at all
+  windows, chunks            where shorter than a sequence: sdpa with their mask, for few queries at a time
+  sinks, softcaps, biases    the model's own eager attention, for few queries at a time (`longalign.own_attention`)
 With cu_seqlens, masks and KV caches are refused. Without (padded training, generation with left padding and cache) the
 stock sdpa mask and attention do the work, or the model's own eager attention where sdpa would leave something out.
 
@@ -16,7 +16,6 @@ offsets = sequences of the pack + 1.
 
 import functools
 import itertools
-import logging
 from typing import Any
 
 import torch
@@ -25,13 +24,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from longalign.architectures import why_not_rotated
+from longalign.attention_kernels import KERNELS, backend_of
 from longalign.masks import DeferredMask, mask_forward
 from longalign.own_attention import asked_for, attend_by_sequence, own_attention
 from longalign.shapes import Float, Int
 
 NAME = "longalign"
 READ_AT_ONCE = 128
-_log = logging.getLogger(__name__)
 
 
 def register() -> str:
@@ -74,15 +73,15 @@ def block_causal_attention(
         # Rotary embeddings leave q and k in fp32 beside a bf16 v; sdpa would cast them, the kernels would not.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    backend = _backend(query, dropout)
+    # The kernels take values of the size of keys; those of latent attention are smaller.
+    backend = backend_of(query, dropout) if value.shape[-1] == query.shape[-1] else "sequences"
     if backend == "sequences" and read is not None and len(read):
         return _attend_from(read, query, key, value, cu_seqlens, scaling, dropout)
     if backend == "sequences":
         return _attend_by_sequence(query, key, value, cu_seqlens.tolist(), scaling, dropout)
     # (1, heads, T, D) -> (T, heads, D): both kernels take tokens first.
     q, k, v = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
-    attend = _flash_attn if backend == "flash_attn" else _varlen
-    return attend(q, k, v, cu_seqlens, max_seqlen, scaling, dropout)[None]
+    return KERNELS[backend](q, k, v, cu_seqlens, max_seqlen, scaling, dropout)[None]
 
 
 def _attend_by_sequence(query, key, value, offsets: list[int], scaling, dropout) -> Tensor:
@@ -140,51 +139,6 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
         k, v = (states.repeat_interleave(sharing, dim=1) for states in (k, v))
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **options)
 
-
-def _flash_attn(q, k, v, cu_seqlens, max_seqlen, scaling, dropout) -> Tensor:
-    from flash_attn import flash_attn_varlen_func
-
-    return flash_attn_varlen_func(
-        q, k, v, cu_seqlens_q=cu_seqlens, cu_seqlens_k=cu_seqlens, max_seqlen_q=max_seqlen, max_seqlen_k=max_seqlen,
-        dropout_p=dropout, softmax_scale=scaling, causal=True,
-    )  # fmt: skip
-
-
-def _varlen(q, k, v, cu_seqlens, max_seqlen, scaling, dropout) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn(
-        q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen,
-        scale=scaling, window_size=(-1, 0), enable_gqa=k.shape[1] != q.shape[1],
-    )  # fmt: skip
-
-
-def _backend(query: Tensor, dropout: float) -> str:
-    half = query.dtype in (torch.bfloat16, torch.float16)
-    # Both kernels hold whole heads of at most 256 elements, in steps of 8.
-    if query.device.type == "cuda" and half and query.shape[-1] % 8 == 0 and query.shape[-1] <= 256:
-        if _works("flash_attn", query.device.index):
-            return "flash_attn"
-        if not dropout and _works("varlen", query.device.index):
-            return "varlen"
-    return "sequences"
-
-
-@functools.cache
-def _works(backend: str, device: int) -> bool:
-    """Whether a small call succeeds, forward and backward: an installed kernel need not load, nor fit the GPU."""
-    attend = _flash_attn if backend == "flash_attn" else _varlen
-    try:
-        with torch.enable_grad(), torch.autocast("cuda", enabled=False):
-            q = torch.zeros(3, 2, 32, device=f"cuda:{device}", dtype=torch.bfloat16, requires_grad=True)
-            k, v = (torch.zeros_like(q[:, :1]).requires_grad_() for _ in range(2))
-            offsets = torch.tensor([0, 1, 3], device=q.device, dtype=torch.int32)
-            attend(q, k, v, offsets, 2, None, 0.0).sum().backward()
-            torch.cuda.synchronize(q.device)
-    except Exception as error:  # noqa: BLE001  whatever stops the kernel, the next one is the answer
-        _log.info("attention backend %s does not work here (%s: %s)", backend, type(error).__name__, error)
-        return False
-    return True
 
 
 def attention_forward(

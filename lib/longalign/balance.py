@@ -96,7 +96,7 @@ def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     price: samples of a step are no fair draw. Long sequences come together, and a step of them has few: M is 106 +- 51
     a step of 8 packs on the lengths of this module (random packs of next fit: 85 +- 24, of best fit: 106 +- 87) and 833
     +- 373 of 64 (667 +- 87, 833 +- 207). Another seed or epoch brings these steps in another order, hardly others. What
-    it does to learning is measured in notebook 20.
+    it does to learning is measured in `20_speed`.
 
     Raises ValueError for a plan that does not pack, and an unknown barrier.
 

@@ -24,8 +24,8 @@ from longalign.runs import source_hash
 from longalign.starts import load_tokenizer
 from longalign.store import TokenStore
 
-CODE = ("evals", "attention", "last_layer", "collators", "packing", "chat", "rendering", "models", "store",
-        "corpus/tokenizer")  # fmt: skip
+CODE = ("evals", "attention", "attention_kernels", "last_layer", "collators", "packing", "chat", "rendering", "models",
+        "store", "corpus/tokenizer")  # fmt: skip
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 LOSS = "loss"
 """In the place of a benchmark: the mean loss on training data and on the items of `test`."""

@@ -19,7 +19,11 @@ from longalign import paths, strict_yaml
 from longalign.typed import ProfileError, nearest, typed
 
 LAPTOP = "laptop"
-"""The scale of a claim that this repository can test; any other scale is the reason why it cannot."""
+"""The scale of a claim that a run of the notebooks can test."""
+GPU = "gpu"
+"""The scale of a claim that `make gpu` can test: its numbers are those of results/gpu/<card>/."""
+MEASURABLE = (LAPTOP, GPU)
+"""Any other scale is the reason why a claim cannot be tested here."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,13 @@ def _claim(entry: Any, groups: dict[str, Any], where: str) -> Claim:
 
 def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:
     yield bool(re.fullmatch(r"[0-9]{2}_\w+", claim.notebook)), f"no numbered notebook: {claim.notebook!r}"
-    if claim.scale != LAPTOP:
-        yield not claim.arms, f"it cannot be shown at this scale, so it has no arms to compare; or scale: {LAPTOP}"
+    if claim.scale not in MEASURABLE:
+        scales = " or ".join(MEASURABLE)
+        yield not claim.arms, f"it cannot be shown at this scale, so it has no arms to compare; or scale: {scales}"
         return
+    if claim.scale == GPU:
+        bare = claim.tasks is None and claim.lengths is None
+        yield bare, "rows of a GPU have no tasks and no lengths: model is their case, arms are their systems"
     for key in ("results", "metric", "arms"):
         yield bool(getattr(claim, key)), f"the key {key} is missing"
     yield all(claim.run(arm)[0] for arm in claim.arms), "the key model is missing (or write the arms as model|arm)"

@@ -110,9 +110,9 @@ def assumed_lengths(
     The paper gives 10,000 long instructions of 8k to 64k tokens; how they spread is assumed, "uniform" or
     "log-uniform". The number N of short ones (ShareGPT) follows from its figures: two epochs of 10,000 + N sequences,
     8 packs of 12 (or 96 rows) a step, are 1,500 to 2,000 steps for N from 62,000 to 86,000; taken is the middle,
-    74,000. Their lengths are lognormal around 800 tokens (sigma 1, from 16 to 8k), assumed as in notebook 02. Answers,
-    assumed too: lognormal around 200 tokens at the end of a long sample, half of a short one. One tokenizer stands
-    for three.
+    74,000. Their lengths are lognormal around 800 tokens (sigma 1, from 16 to 8k), assumed as in
+    `02_packing_and_attention`. Answers, assumed too: lognormal around 200 tokens at the end of a long sample, half of
+    a short one. One tokenizer stands for three.
 
     What does not fit: uniform long ones hold 369 million tokens, of which two epochs alone are 1,400 steps of full
     packs; at the four fifths that next fit fills, with the short ones, packs hold 9.5 sequences, not 12, and take 2,219

@@ -10,11 +10,18 @@ import pandas as pd
 
 from longalign import paths
 from longalign.figures.speed import headlines, not_compared, notable, read_benchmarks
+from longalign.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
 from longalign.record import write_text
 from longalign.verdicts import VERDICTS
 
 BEGIN, END = "<!-- results:begin (written by `make reference`) -->", "<!-- results:end -->"
 SPEED_BEGIN, SPEED_END = "<!-- speed:begin (written by `make bench`) -->", "<!-- speed:end -->"
+GPU_BEGIN, GPU_END = "<!-- gpu:begin (written by `python -m longalign.readme`) -->", "<!-- gpu:end -->"
+HOW = (
+    "`make gpu` (that is `python -m benchmarks.gpu --minutes 6 --out FOLDER`) measures exactness, kernels, Figure 5, "
+    "training and learning in six minutes, from a checkout with torch, transformers and numpy. Send its `gpu.csv` and "
+    "`gpu.jsonl`: a card of yours goes to `results/gpu/`, and `22_gpu` draws it."
+)
 FRONT = (
     "table-2-chat-10k-over-0k", "table-2-chat-5k-over-0k", "table-2-chat-first-half", "table-2-test-10k-over-0k",
     "table-2-chat-over-longalpaca", "table-2-multi-turn-unharmed", "table-3-weighting-over-packing-6b",
@@ -40,8 +47,8 @@ def block(results: Path) -> str:
         cells = (claim.statement, paper, here, f"{low} to {high}" if low else "", said)
         lines.append(f"| {' | '.join(cells)} |")
     counts = claims.groupby("source", sort=False).verdict.value_counts().unstack(fill_value=0)
-    counts = counts.reindex(columns=VERDICTS, fill_value=0)
-    verdicts = [f"| source | {' | '.join(VERDICTS)} |", f"|---|{'---|' * len(VERDICTS)}"]
+    counts = counts[[verdict for verdict in VERDICTS if verdict in counts]]
+    verdicts = [f"| source | {' | '.join(counts)} |", f"|---|{'---|' * counts.shape[1]}"]
     verdicts += [f"| {source} | {' | '.join(map(str, row))} |" for source, row in counts.iterrows()]
     provisional = int((claims.provisional.astype(str) == "True").sum())
     return "\n\n".join([
@@ -78,10 +85,50 @@ def speed_block(results: Path) -> str:
     )
 
 
+def gpu_block(results: Path) -> str:
+    """Markdown on GPUs: what each card showed, or that nothing has run on one; and how to run the program.
+
+    Raises ValueError when committed files do not belong together.
+    """
+    cards = read_cards(results / "gpu")
+    if not cards:
+        return (
+            "Nothing here has run on a GPU yet: the CUDA paths (flash-attn, torch's `varlen_attn`) are written and "
+            f"have tests that wait for one. {HOW}"
+        )
+    return "\n\n".join([*map(_of_card, cards), f"Nothing here has run on several GPUs yet. {HOW}"])
+
+
+def _of_card(card: Card) -> str:
+    found, told = exactness(card), [f"On {card.name} ({card.date}, torch {card.torch}):"]
+    checks = found[~found.control]
+    if len(checks):
+        good = int((checks.status == "ok").sum())
+        told.append(
+            f"{good} of {len(checks)} distances of packs and losses from an oracle of higher precision are within what "
+            "is allowed, twice that of separate sequences or of the plain loss "
+            f"(the largest is {checks.share.max():.2f} of it)."
+        )
+    speed = figure_5(card)
+    speed = speed[speed.index.get_level_values("case") == FIGURE_5].droplevel("case")
+    times = [f"{name} {line.kernels:.1f} (the paper: {line.paper:.1f})" for name, line in speed.iterrows()
+             if pd.notna(line.paper)]  # fmt: skip
+    if times:
+        told.append(
+            f"How many times as fast as naive batching, with layers of Llama-2-7B's shape and 8 ranks put together "
+            f"from one card: {', '.join(times)}."
+        )
+    failed = len(card.failed)
+    reasons = ", with reasons in `22_gpu`" if failed else ""
+    told.append(f"{failed or 'No'} row{'' if failed == 1 else 's'} failed{reasons}.")
+    return " ".join(told)
+
+
 def update(readme: Path, results: Path) -> None:
     """Replace the blocks of `readme`. Raises ValueError when their marks are not there, once each and in order."""
     text = readme.read_text(encoding="utf-8")
-    for begin, end, content in ((BEGIN, END, block), (SPEED_BEGIN, SPEED_END, speed_block)):
+    blocks = ((BEGIN, END, block), (SPEED_BEGIN, SPEED_END, speed_block), (GPU_BEGIN, GPU_END, gpu_block))
+    for begin, end, content in blocks:
         text = _replaced(text, begin, end, content(results), readme.name)
     write_text(readme, text)
 

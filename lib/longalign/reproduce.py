@@ -8,10 +8,14 @@ the files that were damaged since, the summary. The price: make is called three 
 
 from __future__ import annotations
 
-import argparse
 import os
-import re
 import signal
+
+if __name__ == "__main__":  # the imports below take a second or more, in which nothing has been started
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+import argparse
+import re
 import subprocess
 import sys
 import threading
@@ -20,9 +24,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
-
-if __name__ == "__main__":  # the imports below take a second, in which nothing has been started
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 import psutil
 

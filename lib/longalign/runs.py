@@ -27,6 +27,7 @@ CODE = (
     "weights",
     "loss",
     "attention",
+    "attention_kernels",
     "last_layer",
     "collators",
     "planned",

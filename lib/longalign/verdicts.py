@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from longalign.ledger import LAPTOP
+from longalign.ledger import GPU, LAPTOP, MEASURABLE
 from longalign.stats import CONFIDENCE, RESOLUTION
 
 ALPHA = round(1 - CONFIDENCE, 6)
 NAN = float("nan")
-UNMEASURED, TOO_SMALL = "not measured", "cannot be shown at this scale"
+PILOT, UNMEASURED, TOO_SMALL = "pilot", "not measured", "cannot be shown at this scale"
+FEWEST_SEEDS = 3
+"""With fewer seeds, what was measured on a GPU is a pilot: numbers without a verdict."""
 
 
 class Evidence(NamedTuple):
@@ -70,11 +72,16 @@ RULES = (
          lambda e: not (e.p < ALPHA or e.inside) and e.p_difference < ALPHA),
 )  # fmt: skip
 """The decision table for measured claims."""
-VERDICTS = (*dict.fromkeys(rule.verdict for rule in RULES), UNMEASURED, TOO_SMALL)
+VERDICTS = (*dict.fromkeys(rule.verdict for rule in RULES), PILOT, UNMEASURED, TOO_SMALL)
 """Every verdict once, from the best to the one that no run here can change."""
 
 
-def verdict(evidence: Evidence | None, *, scale: str = LAPTOP) -> str:
+def is_pilot(scale: str, seeds: int) -> bool:
+    """Whether so many seeds at this scale make no verdict."""
+    return scale == GPU and seeds < FEWEST_SEEDS
+
+
+def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, seeds: int = FEWEST_SEEDS) -> str:
     """The verdict of a claim, by the one line of the decision table that holds:
 
     ================  ============================================================  =============================
@@ -88,8 +95,9 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP) -> str:
     equal             TOST fails, estimate within the margin                        consistent
     equal             TOST fails, estimate beyond the margin, interval holds zero   not reproduced
     equal             TOST fails, estimate beyond the margin, interval excludes zero  contradicted
+    any               on a GPU, fewer than three seeds                              pilot
     any               the numbers are missing                                       not measured
-    any               the ledger's scale is a reason, not "laptop"                  cannot be shown at this scale
+    any               the ledger's scale is a reason, not "laptop" or "gpu"         cannot be shown at this scale
     ================  ============================================================  =============================
 
     "Excludes zero" and "passes" are p < 0.05 after Holm within the table or figure of the paper: the 95 % interval as
@@ -99,10 +107,12 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP) -> str:
     >>> verdict(Evidence("greater", 0.3, 0.01)), verdict(Evidence("less", 0.3, 0.2))
     ('reproduced', 'not reproduced')
     """
-    if scale != LAPTOP:
+    if scale not in MEASURABLE:
         return TOO_SMALL
     if evidence is None:
         return UNMEASURED
+    if is_pilot(scale, seeds):
+        return PILOT
     kind = EQUAL if evidence.direction == EQUAL else DIRECTED
     (found,) = (rule.verdict for rule in RULES if rule.kind == kind and rule.holds(evidence))
     return found
@@ -111,5 +121,9 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP) -> str:
 def decision_table() -> list[dict[str, str]]:
     """The lines of the decision table as rows, to be printed."""
     lines = [{"claim": rule.kind, "case": rule.case, "verdict": rule.verdict} for rule in RULES]
-    lines.append({"claim": "any", "case": "the numbers are missing", "verdict": UNMEASURED})
-    return [*lines, {"claim": "any", "case": 'the ledger\'s scale is a reason, not "laptop"', "verdict": TOO_SMALL}]
+    others = (
+        ("on a GPU, fewer than three seeds", PILOT),
+        ("the numbers are missing", UNMEASURED),
+        ('the ledger\'s scale is a reason, not "laptop" or "gpu"', TOO_SMALL),
+    )
+    return [*lines, *({"claim": "any", "case": case, "verdict": name} for case, name in others)]

@@ -1,7 +1,8 @@
 """Documents: a world of facts written out in a source's style, up to a number of tokens.
 
 Facts stand at random depths between sentences that state none; the decisions of a document keep their order. About half
-of a document's tokens are facts, so a long document holds many distractors for each question.
+of a document's tokens are facts, so a long document holds many distractors for each question: up to some 1,024 tokens,
+where the words run out, and at any length where keys are `pairs` of words.
 """
 
 from dataclasses import dataclass
@@ -28,18 +29,20 @@ class Document:
 
 
 def write_document(
-    rng: Random, source: str, tokens: int, *, facts: FactSource | None = None, placed: tuple[Fact, float] | None = None
-) -> Document:
+    rng: Random, source: str, tokens: int, *, facts: FactSource | None = None,
+    placed: tuple[Fact, float] | None = None, pairs: bool = False,
+) -> Document:  # fmt: skip
     """A document of at most `tokens` tokens (at least 24), in the style of `source`.
 
     A chain of facts that runs on into the next paragraph is not charged for that one's heading, so that one document in
     thirty is some tokens longer; who needs the bound measures, as `longalign.corpus.samples` does, and draws again.
 
-    `facts` draws its facts in place of a new source (same language). `placed` is a fact that was drawn from `facts`
-    before, and its depth: the share of the other sentences that stand before it, to the nearest sentence.
+    `facts` draws its facts in place of a new source (same language), in which with `pairs` keys are pairs of words.
+    `placed` is a fact that was drawn from `facts` before, and its depth: the share of the other sentences that stand
+    before it, to the nearest sentence.
     """
     style = STYLES[source]
-    facts = FactSource(rng, style) if facts is None else facts
+    facts = FactSource(rng, style, pairs_for=tokens if pairs else 0) if facts is None else facts
     world = World()
     title = facts.filler(style.title)
     budget = tokens - count_tokens(title) - 1

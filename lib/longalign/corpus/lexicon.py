@@ -51,6 +51,7 @@ ORDINALS = ("First", "Second", "Third", "Finally")
 
 ZH_SURNAMES = tuple("王李张刘陈杨赵周吴林")
 ZH_GIVEN = tuple("安冰晨丹芳飞刚桂浩宏佳健娟兰丽玲梅敏宁琪青荣涛婷薇翔雪勇")
+ZH_NAMES = _blend(" ".join(ZH_SURNAMES), " ".join(ZH_GIVEN))
 ZH_VERBS = tuple("买卖修洗找看拿放送画写搬推拉挂借埋捡换擦煮锁拆背抱敲编染")
 ZH_ADJECTIVES = tuple("红黄蓝绿黑白灰紫新旧长短大小厚薄方圆硬软重宽窄干湿冷热脏")
 ZH_NOUNS = tuple("桥船门灯伞壶琴图笔碗篮鞋车被瓶柜钟纸剑鼓旗帽衣裤床桌椅锅盘杯刀针绳网镜炉")

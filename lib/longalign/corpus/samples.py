@@ -28,12 +28,12 @@ def _source(rng: Random, sources: tuple[str, ...] | None = None) -> str:
 
 
 def _askable(
-    rng: Random, tokens: int, families: tuple[str, ...], sources: tuple[str, ...] | None = None
+    rng: Random, tokens: int, families: tuple[str, ...], sources: tuple[str, ...] | None = None, pairs: bool = False
 ) -> tuple[Document, list[str]]:
     """A document on which at least one of the families can be asked (source and document drawn anew until there is
     one)."""
     for _ in draws(tokens):
-        document = write_document(rng, _source(rng, sources), tokens)
+        document = write_document(rng, _source(rng, sources), tokens, pairs=pairs)
         found = [name for name in tasks.possible(document.world, document.language) if name in families]
         if found:
             return document, found
@@ -72,18 +72,20 @@ def instruction(
     heldout: bool = False,
     sources: tuple[str, ...] | None = None,
     families: tuple[str, ...] = tuple(tasks.FAMILIES),
+    pairs: bool = False,
 ) -> dict[str, Any]:
     """One single-turn instruction [document + question, answer]; its aim is drawn evenly from `min_length` to
     `max_length` tokens.
 
     `length` counts every token of the chat form. The aim is reached from below, since the document stops at the last
-    sentence that fits: up to some 30 tokens are missing, so that `length` may be below `min_length`.
+    sentence that fits: up to some 30 tokens are missing, so that `length` may be below `min_length`. With `pairs`
+    keys are pairs of words, so that facts keep their share of a document of any length (`longalign.corpus.pools`).
     """
     rng = Random(f"{kind}:{seed}:{index}")
     length = rng.randint(min_length, max_length)
     reserve = min(ANSWER_RESERVE, length // 2)
     for _ in draws(length):
-        document, found = _askable(rng, length - reserve, families, sources)
+        document, found = _askable(rng, length - reserve, families, sources, pairs)
         items = [tasks.ask(rng, document.world, _draw_family(rng, found), language=document.language, heldout=heldout)]
         sample = _sample(kind, index, document, items)
         # The answer's length is known only now: draw anew with more or less kept back for it, until the aim is met.
@@ -109,15 +111,17 @@ def dialogue(kind: str, seed: int, index: int, *, max_length: int) -> dict[str, 
             items.pop()
 
 
-def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
+def base_document(kind: str, seed: int, index: int, *, length: int, pairs: bool = False) -> dict[str, Any]:
     """A document of pre-training, at most `length` tokens (at least 64): a text, then questions on it with their
     answers.
 
     Returns `text` and `answers`, the character spans of the answers: what a model can predict from the text before.
+    `pairs` as in `instruction`.
     """
     rng = Random(f"{kind}:{seed}:{index}")
     for _ in draws(length):
-        document, found = _askable(rng, int(length * rng.uniform(0.4, 0.65)), tuple(tasks.FAMILIES))
+        text_length = int(length * rng.uniform(0.4, 0.65))
+        document, found = _askable(rng, text_length, tuple(tasks.FAMILIES), pairs=pairs)
         text, answers = document.text, []
         tokens = count_tokens(text)
         while True:
@@ -133,16 +137,18 @@ def base_document(kind: str, seed: int, index: int, *, length: int) -> dict[str,
             return {"text": text, "answers": answers}
 
 
-def recall_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
-    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, often in the same
-    order.
+def recall_document(
+    kind: str, seed: int, index: int, *, length: int, pairs: bool = False, same_order: float = SAME_ORDER_SHARE
+) -> dict[str, Any]:
+    """A document of pre-training, at most `length` tokens: short facts, then the same facts again, in a share
+    `same_order` of the documents in the same order.
 
     The densest lesson in looking things up: in the same order every token can be foreseen from where the one before
-    stood. `text` and `answers` as in `base_document`.
+    stood. `text`, `answers` and `pairs` as in `base_document`.
     """
     rng = Random(f"{kind}:{seed}:{index}")
     style = STYLES[_source(rng)]
-    source, facts = FactSource(rng, style), []
+    source, facts = FactSource(rng, style, pairs_for=length // 2 if pairs else 0), []
     tokens = 3
     while kinds := [name for name in source.available() if name in ("deed", "gloss")]:
         fact = getattr(source, rng.choice(kinds))()
@@ -152,6 +158,6 @@ def recall_document(kind: str, seed: int, index: int, *, length: int) -> dict[st
         facts.append(fact)
     gap = "" if style.language == "zh" else " "
     text = gap.join(fact.text for fact in facts) + "\nA: "
-    again = facts if rng.random() < SAME_ORDER_SHARE else rng.sample(facts, len(facts))
+    again = facts if rng.random() < same_order else rng.sample(facts, len(facts))
     answer = gap.join(fact.text for fact in again)
     return {"text": text + answer, "answers": [(len(text), len(text) + len(answer))]}

@@ -146,13 +146,13 @@ def _documents(
     while tokens > 0:
         rng = Random(f"{kind}:labels:{seed}:{index}")
         write = samples.recall_document if rng.random() < recall_share else samples.base_document
-        document = _encode_document(write(kind, seed, index, length=rng.randint(*lengths)), encode, rng)
+        document = encode_document(write(kind, seed, index, length=rng.randint(*lengths)), encode, rng)
         yield document
         tokens -= len(document.input_ids)
         index += 1
 
 
-def _encode_document(document: Mapping[str, Any], encode: Any, rng: Random | None = None) -> Encoded:
+def encode_document(document: Mapping[str, Any], encode: Any, rng: Random | None = None) -> Encoded:
     """Tokens of a document with its answers, and (with `rng`) a share of its other tokens, as targets."""
     encode = encode or tokenizer.load()
     encoding = encode(document["text"], return_offsets_mapping=True, add_special_tokens=False)
@@ -173,5 +173,5 @@ def recall_probe(tokens: int, count: int, *, encode: Any = None) -> list[dict[st
     """
     with in_tokens_of(encode):
         documents = [samples.base_document(f"probe-{tokens}", 0, index, length=tokens) for index in range(count)]
-    encoded = [_encode_document(document, encode) for document in documents]
+    encoded = [encode_document(document, encode) for document in documents]
     return [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]

@@ -4,12 +4,18 @@ exactly.
 A fact is a sentence `key value.` in which the value follows its key directly and no word stands in two facts of a
 document ("Marlow guards copper lantern."): small models learn to look such facts up word by word, the key being the
 only link between question and document.
+
+The words are enough for some 138 facts, half of a document of 1,024 tokens. In longer ones a fact's key is two words
+("Marlow Kelton guards copper lantern."): keys stay unique, of thousands of facts, while words are drawn again and
+again. `longalign.corpus.pools` has the reasons.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from longalign.corpus import lexicon
+from longalign.corpus.pools import PairedKeys, Pool, RepeatedWords
 from longalign.corpus.styles import Style
 
 
@@ -43,25 +49,34 @@ class World:
 class FactSource:
     """Draws facts for one document; keys never repeat, whatever the kind.
 
+    With `pairs_for`, the tokens of the document, keys are pairs of words and last for a document of that length.
+    Without, keys are words, no word stands in two facts, and facts end with the words.
+
     >>> from longalign.corpus.styles import STYLES
     >>> fact = FactSource(Random(0), STYLES["books3"]).deed()
     >>> fact.text == f"{fact.key} {fact.value}."
     True
     """
 
-    def __init__(self, rng: Random, style: Style):
+    def __init__(self, rng: Random, style: Style, *, pairs_for: int = 0):
         self.rng, self.style, self.chinese = rng, style, style.language == "zh"
 
-        def shuffled(words: tuple[str, ...]) -> list[str]:
-            return rng.sample(words, len(words))
+        def keys(words: Sequence[str]) -> Pool:
+            gap = "" if self.chinese else " "
+            return PairedKeys(rng, firsts, words, pairs_for, gap) if pairs_for else rng.sample(words, len(words))
 
-        given = [rng.choice(lexicon.ZH_SURNAMES) + name for name in shuffled(lexicon.ZH_GIVEN)] if self.chinese else []
-        self.names = given or shuffled(lexicon.NAMES)
-        self.glossary = shuffled(lexicon.MADE_UP_WORDS)
-        self.functions = shuffled(lexicon.FUNCTIONS)
-        self.verbs = shuffled(lexicon.ZH_VERBS if self.chinese else lexicon.VERBS)
-        self.adjectives = shuffled(lexicon.ZH_ADJECTIVES if self.chinese else lexicon.ADJECTIVES)
-        self.nouns = shuffled(lexicon.ZH_NOUNS if self.chinese else lexicon.NOUNS)
+        def values(words: Sequence[str]) -> Pool:
+            return RepeatedWords(rng, words, pairs_for) if pairs_for else rng.sample(words, len(words))
+
+        firsts = lexicon.ZH_NAMES if self.chinese else lexicon.NAMES
+        self.names = keys(lexicon.ZH_GIVEN if self.chinese else lexicon.NAMES)
+        if self.chinese and not pairs_for:
+            self.names = [rng.choice(lexicon.ZH_SURNAMES) + given for given in self.names]
+        self.glossary = keys(lexicon.MADE_UP_WORDS)
+        self.functions = keys(lexicon.FUNCTIONS)
+        self.verbs = values(lexicon.ZH_VERBS if self.chinese else lexicon.VERBS)
+        self.adjectives = values(lexicon.ZH_ADJECTIVES if self.chinese else lexicon.ADJECTIVES)
+        self.nouns = values(lexicon.ZH_NOUNS if self.chinese else lexicon.NOUNS)
 
     def available(self) -> list[str]:
         """Kinds of facts that can still be drawn without repeating a word; Chinese documents hold no glossary and no

@@ -46,15 +46,16 @@ def needle(evaluation: Evaluation, *, window: int) -> Iterator[dict[str, Any]]:
         for place in range(evaluation.needle_depths):
             for index in range(evaluation.needle_per_cell):
                 depth = place / max(1, evaluation.needle_depths - 1)
-                yield _needle(f"needle-{length}-{place}", index, length, depth)
+                yield needle_item(f"needle-{length}-{place}", index, length, depth)
 
 
-def _needle(kind: str, index: int, length: int, depth: float) -> dict[str, Any]:
+def needle_item(kind: str, index: int, length: int, depth: float, *, pairs: bool = False) -> dict[str, Any]:
+    """One needle; with `pairs` keys are pairs of words, as long documents need (`longalign.corpus.pools`)."""
     rng = random_numbers(kind, index)
     source = rng.choice(SOURCES["en"])
 
     def make(tokens: int) -> dict[str, Any]:
-        facts = FactSource(rng, STYLES[source])
+        facts = FactSource(rng, STYLES[source], pairs_for=length if pairs else 0)
         fact = facts.deed()
         document = write_document(rng, source, tokens, facts=facts, placed=(fact, depth))
         asked = tasks.ask(rng, World({"deed": [fact]}), "lookup", language="en")
