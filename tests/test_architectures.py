@@ -15,6 +15,7 @@ from longalign.collators import PackedCollator, PaddedCollator
 from longalign.evals.decoding import greedy
 from longalign.evals.forward import target_logits
 from longalign.loss import weighted_loss
+from longalign.models import load_model
 
 RECURRENT = {"packed": "refused", "padded": "exact", "decoded": "refused"}
 FEW = {
@@ -208,3 +209,9 @@ def test_the_names_are_one_for_each_class():
     names = small.names()
     assert len(names) > 120 and names == sorted(set(names))
     assert all(left != right for left, right in itertools.pairwise(names))
+
+
+def test_a_folder_whose_class_takes_no_attention_is_refused_when_it_is_loaded(tmp_path):
+    small.build("falcon").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="FalconForCausalLM cannot be trained here: its attention is code of its own"):
+        load_model(tmp_path)
