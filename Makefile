@@ -97,7 +97,7 @@ EXACTNESS := $(foreach name,attention collators cost decoding equation4 last_lay
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -149,6 +149,9 @@ bench: $(READY) ## measure the library against others' as installed from PyPI; B
 	@status=0; $(if $(filter $(WITH_PEERS),$(BENCH)),$(PY) -m benchmarks.peers || status=1;) \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
 	$(PY) -m longalign.readme || status=1; exit $$status
+
+models: $(TEST) ## build the architectures of transformers small and write what is exact: results/models.csv, models.md
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.models.matrix
 
 # A borrowed machine has torch, and no network to install anything: its own Python serves where there is no .venv.
 gpu: ## measure what a GPU shows in MINUTES=6, into OUT=folder; ARGS="--tiny" shows on a CPU that it runs

@@ -220,15 +220,21 @@ def test_with_cu_seqlens_it_refuses_a_filled_cache():
         model(**packed_inputs([2, 4, 3]), past_key_values=cache)
 
 
-def test_a_window_shorter_than_a_sequence_is_refused_and_a_longer_one_is_not():
+def test_a_window_shorter_than_a_sequence_is_each_sequences_own():
     from transformers import MistralConfig, MistralForCausalLM
 
-    settings = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
-                "num_attention_heads": 2, "num_key_value_heads": 1, "attn_implementation": register()}  # fmt: skip
-    model = MistralForCausalLM(MistralConfig(**settings, sliding_window=4))
-    assert model(**packed_inputs([2, 4, 3])).logits.shape == (1, 9, 32)
-    with pytest.raises(ValueError, match="exceed the model's window of 4"):
-        model(**packed_inputs([2, 5, 3]))
+    settings = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.3}  # fmt: skip
+    torch.manual_seed(0)
+    stock = MistralForCausalLM(MistralConfig(**settings, sliding_window=4, attn_implementation="eager")).double()
+    ours = MistralForCausalLM(MistralConfig(**settings, sliding_window=4, attn_implementation=register())).double()
+    ours.load_state_dict(stock.state_dict())
+    batch, lengths = packed_inputs([2, 9, 6]), [2, 9, 6]
+    packed = ours(**batch).logits
+    for ids, logits in zip(batch["input_ids"].split(lengths, 1), packed.split(lengths, 1), strict=True):
+        torch.testing.assert_close(stock(ids).logits, logits, rtol=0, atol=1e-5)  # norms and softmax are in fp32
+    ours.config.sliding_window = stock.config.sliding_window = 64
+    assert (ours(**batch).logits - packed).abs().max() > 1e-2, "the window matters here"
 
 
 def test_importing_the_module_does_not_import_transformers():

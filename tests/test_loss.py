@@ -209,15 +209,15 @@ def test_the_head_is_a_linear_layer_again_after_an_error():
     assert model(torch.arange(5)[None]).logits.shape == (1, 5, 32)
 
 
-def test_a_head_with_bias_is_refused():
-    model = tiny_llama()
-    model.lm_head = torch.nn.Linear(16, 32)
-    with pytest.raises(TypeError, match="plain nn.Linear without bias"):
-        attach_loss_head(model)
+def test_a_head_with_bias_gives_the_plain_loss_and_gradient():
+    model, batch = tiny_llama(), model_batch()
+    model.lm_head = torch.nn.Linear(16, 32).double()
+    assert attach_loss_head(model) is None and type(model.lm_head) is torch.nn.Linear
+    compare_with_whole_logits(model, batch, lambda logits: logits)
 
 
 @pytest.mark.parametrize("change", [torch.tanh, lambda logits: logits * 2], ids=["softcap", "scale"])
-def test_a_model_that_changes_its_logits_is_refused(change):
+def test_a_model_that_changes_its_logits_gives_the_plain_loss_and_gradient(change):
     model = tiny_llama()
     forward = model.forward
 
@@ -227,8 +227,37 @@ def test_a_model_that_changes_its_logits_is_refused(change):
         return outputs
 
     model.forward = changed
-    with pytest.raises(RuntimeError, match="softcap"):
-        weighted_loss(model, model_batch())
+    for _ in range(2):  # seen in the first batch, known in the next
+        compare_with_whole_logits(model, model_batch(), change, forward)
+    assert model.lm_head.changed
+
+
+def test_a_model_without_output_embedding_gives_the_plain_loss_and_gradient():
+    model = tiny_llama()
+    model.get_output_embeddings = lambda: None
+    compare_with_whole_logits(model, model_batch(), lambda logits: logits)
+
+
+def compare_with_whole_logits(model, batch, change, forward=None):
+    logits = change((forward or model)(input_ids=batch["input_ids"], use_cache=False).logits)[:, :-1]
+    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), batch["labels"][:, 1:], reduction="none")
+    expected = (each * batch["loss_weights"][:, 1:]).sum()
+    model.zero_grad()
+    expected.backward()
+    reference = gradients(model)
+    model.zero_grad()
+    loss = weighted_loss(model, batch)
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
+    assert largest_difference(gradients(model), reference) < 1e-12
+
+
+def test_without_targets_the_loss_of_changed_logits_is_0_with_a_gradient():
+    model, batch = tiny_llama(), model_batch()
+    model.lm_head = torch.nn.Linear(16, 32).double()
+    loss = weighted_loss(model, {**batch, "labels": torch.full_like(batch["labels"], -100)})
+    loss.backward()
+    assert loss == 0 and not model.lm_head.weight.grad.any()
 
 
 def test_a_batch_without_weights_is_refused():

@@ -3,13 +3,14 @@
 One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of
 its sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which
 is then block-diagonal and causal (arXiv 2401.18058):
-  CUDA, bf16 or fp16   flash-attn when it works, else torch's varlen_attn
-  everything else      one causal sdpa per run of sequences of equal length: no mask at all
-The price: with cu_seqlens, masks, KV caches, sliding windows shorter than a sequence and logit softcaps are refused.
-Without cu_seqlens (padded training, generation with left padding and cache) the stock sdpa mask and attention do the
-work.
+  CUDA, bf16 or fp16         flash-attn when it works, else torch's varlen_attn
+  everything else            one causal sdpa per run of sequences of equal length: no mask at all
+  windows, chunks            where shorter than a sequence: sdpa with their mask, for few queries at a time
+  sinks, softcaps, biases    the model's own eager attention, for few queries at a time (`longalign.own_attention`)
+With cu_seqlens, masks and KV caches are refused. Without (padded training, generation with left padding and cache) the
+stock sdpa mask and attention do the work, or the model's own eager attention where sdpa would leave something out.
 
-T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size,
+T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size, E = that of values, mostly D,
 offsets = sequences of the pack + 1.
 """
 
@@ -22,7 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from longalign.architectures import why_not_rotated
 from longalign.attention_kernels import KERNELS, backend_of
+from longalign.masks import DeferredMask, mask_forward
+from longalign.own_attention import asked_for, attend_by_sequence, own_attention
 from longalign.shapes import Float, Int
 
 NAME = "longalign"
@@ -44,14 +48,14 @@ def register() -> str:
 def block_causal_attention(
     query: Float[Tensor, "1 H T D"],
     key: Float[Tensor, "1 G T D"],
-    value: Float[Tensor, "1 G T D"],
+    value: Float[Tensor, "1 G T E"],
     cu_seqlens: Int[Tensor, " offsets"],
     max_seqlen: int,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
     read: Int[Tensor, " n"] | None = None,
-) -> Float[Tensor, "1 T H D"]:
+) -> Float[Tensor, "1 T H E"]:
     """Causal attention within each sequence of a pack, nothing across; grouped-query attention when G < H.
 
     `cu_seqlens` is int32 on the device of `query`, ascending from 0 to T; equal neighbours are empty sequences.
@@ -69,7 +73,8 @@ def block_causal_attention(
         # Rotary embeddings leave q and k in fp32 beside a bf16 v; sdpa would cast them, the kernels would not.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    backend = backend_of(query, dropout)
+    # The kernels take values of the size of keys; those of latent attention are smaller.
+    backend = backend_of(query, dropout) if value.shape[-1] == query.shape[-1] else "sequences"
     if backend == "sequences" and read is not None and len(read):
         return _attend_from(read, query, key, value, cu_seqlens, scaling, dropout)
     if backend == "sequences":
@@ -135,40 +140,12 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **options)
 
 
-class DeferredMask:
-    """The stock sdpa mask of a call, built once, when an attention without cu_seqlens asks for it.
-
-    transformers builds masks before the attention sees cu_seqlens, and for restarting position_ids that would be T x T.
-    """
-
-    def __init__(self, arguments: dict[str, Any]):
-        self._arguments = arguments
-        self.has_padding_mask = arguments.get("attention_mask") is not None
-        self.is_custom = bool(arguments.get("use_vmap"))
-        self.local_size = arguments.get("local_size")
-        unmasked = not (self.has_padding_mask or self.is_custom or self.local_size)
-        self.is_causal_alone = unmasked and arguments.get("allow_is_causal_skip", False)
-
-    @functools.cached_property
-    def dense(self) -> Tensor | None:
-        from transformers.masking_utils import sdpa_mask
-
-        return sdpa_mask(**self._arguments)
-
-
-def mask_forward(**arguments: Any) -> DeferredMask | Tensor | None:
-    """What transformers calls for the mask of a model with this attention (keyword arguments of `sdpa_mask`)."""
-    mask = DeferredMask(arguments)
-    # A pack is never decoded with a cache; and generation may hand an early mask back to the model, as a tensor only.
-    starts_at_zero = isinstance(arguments.get("q_offset", 0), int) and arguments.get("q_offset", 0) == 0
-    return mask if starts_at_zero and arguments["q_length"] == arguments["kv_length"] else mask.dense
-
 
 def attention_forward(
     module: torch.nn.Module,
     query: Float[Tensor, "B H T D"],
     key: Float[Tensor, "B G U D"],
-    value: Float[Tensor, "B G U D"],
+    value: Float[Tensor, "B G U E"],
     attention_mask: Tensor | DeferredMask | None,
     cu_seqlens: Int[Tensor, " offsets"] | None = None,
     max_seqlen: int | None = None,
@@ -177,17 +154,23 @@ def attention_forward(
     read: Int[Tensor, " n"] | None = None,
     key_values: Any = None,
     **kwargs: Any,
-) -> tuple[Float[Tensor, "B T H D"], None]:
+) -> tuple[Float[Tensor, "B T H E"], None]:
     """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are arguments of the model's forward.
 
     So is `key_values` (`longalign.evals.decoding`): it keeps those of a pack, and without a pack attends to them.
 
     Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones
-    included), a KV cache, several rows, offsets that do not span the row, a window shorter than the longest sequence, a
-    softcap.
+    included), a KV cache, several rows, offsets that do not span the row, a mask that is not causal, a RoPE that
+    depends on the longest sequence of the pack; with and without, for what a layer asks of its attention that is not
+    computed here.
     """
+    own = own_attention(module, {**kwargs, "scaling": scaling, "dropout": dropout}, key.shape[2])
+    local = getattr(attention_mask, "local_size", None)
     if cu_seqlens is None and key_values is not None:
-        return key_values.attend(module.layer_idx, query, key, value, scaling), None
+        seen = attention_mask.visible if local else None
+        return key_values.attend(module.layer_idx, query, key, value, scaling, own=own, visible=seen), None
+    if cu_seqlens is None and own:
+        return own(query, key, value, attention_mask), None
     if cu_seqlens is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -201,29 +184,43 @@ def attention_forward(
         raise ValueError(f"attention over a pack (cu_seqlens) {reason}")
     if key_values is not None:
         key_values.keep(module.layer_idx, key, value)
+    if own or (local and local < max_seqlen):
+        attend = own or functools.partial(_attend_seen, scaling=scaling, dropout=dropout)
+        biases = {name: kwargs[name] for name in asked_for(kwargs)}
+        return attend_by_sequence(attend, query, key, value, cu_seqlens.tolist(), attention_mask, **biases), None
     options = {"scaling": scaling, "dropout": dropout, "read": read}
     return block_causal_attention(query, key, value, cu_seqlens, max_seqlen, **options), None
 
 
+def _attend_seen(query, key, value, seen: Tensor, *, scaling, dropout) -> Tensor:
+    return _sdpa(query, key, value, attn_mask=seen, scale=scaling, dropout_p=dropout).transpose(1, 2)
+
+
 def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> str | None:
     if kwargs.get("use_cache") or query.shape[2] != key.shape[2]:
-        return "takes no KV cache: pass use_cache=False and no past_key_values; generate without cu_seqlens."
+        return (
+            f"takes no KV cache: pass use_cache=False and no past_key_values; generate without cu_seqlens "
+            f"({type(module).__name__} was given {key.shape[2]} keys for {query.shape[2]} queries)."
+        )
     deferred = mask if isinstance(mask, DeferredMask) else None
     if (mask is not None and deferred is None) or (deferred and deferred.has_padding_mask):
         return (
-            "takes no attention_mask, not even all ones: leave it out of the batch; the boundaries are in cu_seqlens."
+            f"takes no attention_mask, not even all ones, and {type(module).__name__} was given one by the batch or by "
+            "its model: leave it out of the batch; the boundaries are in cu_seqlens."
         )
     if max_seqlen is None:
         return "needs max_seqlen, the length of the longest sequence, as an int."
     if query.shape[0] != 1:
         return f"needs one row of concatenated sequences, got {query.shape[0]} rows: collate with PackedCollator."
-    unknown = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     bidirectional = False in (kwargs.get("is_causal"), getattr(module, "is_causal", True))
-    if unknown or bidirectional or (deferred and deferred.is_custom):
-        return f"is plain causal attention; {type(module).__name__} asks for {unknown or 'another mask'}: pad instead."
-    windows = [w for w in (kwargs.get("sliding_window"), deferred and deferred.local_size) if w is not None]
-    if windows and min(windows) < max_seqlen:
-        return f"has no sliding window: sequences of {max_seqlen} tokens exceed the model's window of {min(windows)}."
+    if bidirectional or (deferred and deferred.is_custom):
+        return f"is causal attention; {type(module).__name__} asks for a mask of its own."
+    window, local = kwargs.get("sliding_window"), deferred and deferred.local_size
+    if window is not None and window < max_seqlen and window != local:
+        return (
+            f"cannot tell what {type(module).__name__} sees: it names a window of {window} tokens, shorter than a "
+            f"sequence of {max_seqlen}, and its mask is one of {local or 'all'}."
+        )
     # Reading the offsets waits for the device, so only the first layer looks.
     if getattr(module, "layer_idx", None) in (None, 0):
         offsets = cu_seqlens.tolist()
@@ -233,4 +230,6 @@ def _why_refused(module, query, key, mask, cu_seqlens, max_seqlen, kwargs) -> st
             return f"needs offsets that ascend from 0 to the {query.shape[2]} tokens of the row, got {got}."
         if max(lengths, default=0) > max_seqlen:
             return f"was given max_seqlen {max_seqlen}, but its longest sequence has {max(lengths)} tokens."
+        if len(lengths) > 1:
+            return why_not_rotated(module, max(lengths))
     return None

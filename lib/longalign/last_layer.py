@@ -11,14 +11,14 @@ draws would be others), and gradient checkpointing (which passes again when the 
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch  # noqa: F401  the worked example's
 from torch import Tensor, nn
 
 from longalign.attention import NAME
-from longalign.shapes import IGNORE_INDEX, Int
+from longalign.shapes import IGNORE_INDEX, Float, Int
 
 GATED_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
@@ -60,6 +60,36 @@ def read_only_at(model: nn.Module, positions: Int[Tensor, " n"], rows: int, toke
             hook.remove()
 
 
+def logits_at(model: nn.Module, positions: Int[Tensor, " n"], inputs: Mapping[str, Any]) -> Float[Tensor, "n V"]:
+    """The model's own logits at flat `positions`, as `predicting` gives them: its head computes nothing elsewhere.
+
+    Whatever the model does to its logits (a bias, a scale, a softcap) is done to these. Raises ValueError for a model
+    that returns others than its head was asked for.
+    """
+    head = output_embedding(model)
+    hook = head and head.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions))
+    try:
+        outputs = model(**inputs)
+    finally:
+        if hook:
+            hook.remove()
+    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    logits = logits if head else logits.flatten(0, 1)[positions][None]
+    if logits.shape[:2] != (1, len(positions)):
+        raise ValueError(
+            f"{type(model).__name__} returns logits of shape {tuple(logits.shape)} where its output embedding was "
+            f"asked for {len(positions)} positions, so that these cannot be told"
+        )
+    return logits[0]
+
+
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """The output embedding of a Hugging Face causal LM, DDP-wrapped or not; None where it has none."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
 def _picked(inputs: tuple[Any, ...], positions: Tensor) -> tuple[Tensor]:
     (states,) = inputs
     return (states.flatten(0, 1)[positions][None],)
@@ -81,6 +111,6 @@ def _last_layer(model: nn.Module) -> nn.Module | None:
     attention, mlp = parts.pop("self_attn", None), parts.pop("mlp", None)
     norms = all(type(part).__name__.endswith("Norm") for part in parts.values())
     dense = mlp is not None and {name for name, _ in mlp.named_children()} == GATED_MLP
-    whole = all(hasattr(attention, name) for name in ("q_proj", "o_proj", "config"))
+    whole = all(getattr(attention, name, None) is not None for name in ("q_proj", "o_proj", "config"))
     drops = model.training and getattr(attention, "attention_dropout", 0.0)
     return layers[-1] if norms and dense and whole and not drops else None

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from longalign.last_layer import predicting, read_only_at
+from longalign.architectures import why_not_this_batch
+from longalign.last_layer import logits_at, output_embedding, predicting, read_only_at
 from longalign.shapes import IGNORE_INDEX, Float, Int
 
 
@@ -108,14 +109,11 @@ class _ChunkedSum(torch.autograd.Function):
 
 
 class LossHead(nn.Linear):
-    """An output embedding whose forward returns the scalar loss instead of logits while `targets` are set.
-
-    The hidden states then leave through the model's own forward, so whatever hangs on module calls (DDP's hooks,
-    ZeRO-3's gathering of parameters, gradient checkpointing) works unchanged.  Without targets it is the linear layer
-    it was.
-    """
+    """An output embedding that, while labels are set, returns the weighted loss instead of logits."""
 
     _call: tuple[Tensor, Tensor, list[Tensor]] | None = None
+    changed: bool = False
+    """Whether the model was seen to change what this layer returns (a softcap, a scale, a hook)."""
 
     @contextlib.contextmanager
     def targets(self, labels: Int[Tensor, "B L"], loss_weights: Float[Tensor, "B L"]) -> Iterator[list[Tensor]]:
@@ -134,24 +132,16 @@ class LossHead(nn.Linear):
         return returned[-1]
 
 
-def attach_loss_head(model: nn.Module) -> LossHead:
+def attach_loss_head(model: nn.Module) -> LossHead | None:
     """Make the output embedding of a Hugging Face causal LM (DDP-wrapped or not) a `LossHead`, in place; idempotent.
 
-    Only the class of the layer changes: parameter names, tied weights and state dicts stay.
-    Raises TypeError when the layer is not a plain nn.Linear without bias (quantised, adapted, absent).
+    Only the class of the layer changes: parameter names, tied weights and state dicts stay. None, and nothing changes,
+    where the layer is no plain nn.Linear without bias (quantised, adapted, absent).
     """
-    while hasattr(model, "module"):
-        model = model.module
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if isinstance(head, LossHead):
-        return head
-    if type(head) is not nn.Linear or head.bias is not None:
-        raise TypeError(
-            f"the output embedding of {type(model).__name__} is {head!r}; the loss head needs a "
-            "plain nn.Linear without bias."
-        )
-    head.__class__ = LossHead
-    return head
+    head = output_embedding(model)
+    if type(head) is nn.Linear and head.bias is None:
+        head.__class__ = LossHead
+    return head if isinstance(head, LossHead) else None
 
 
 def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, ""]:
@@ -159,9 +149,12 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
 
     `batch` is a `PackedBatch` or `PaddedBatch`; everything but `labels` and `loss_weights` goes to the model's forward.
     Summed over all micro-batches and ranks of an optimizer step it is Eq. 2 (or the other loss that the weights state);
-    DDP and ZeRO average over ranks, so a trainer multiplies by the number of ranks.  Raises ValueError without `labels`
-    or `loss_weights`, and RuntimeError when the model does not hand the head's output back unchanged (logit softcap or
-    scale).
+    DDP and ZeRO average over ranks, so a trainer multiplies by the number of ranks.
+
+    Where the output embedding is no plain linear layer, or the model changes its output (a bias, a softcap, a scale),
+    the loss is taken from the model's own logits of the N target tokens, N x V of them. Raises ValueError without
+    `labels` or `loss_weights`, and for a model and batch of which this sum would not be the model's own loss of each
+    sequence (`longalign.architectures`).
     """
     missing = {"labels", "loss_weights"} - set(batch)
     if missing:
@@ -169,21 +162,45 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
             f"the batch lacks {sorted(missing)}; collate it with PackedCollator or PaddedCollator, and in a Trainer "
             "set remove_unused_columns=False."
         )
-    head = attach_loss_head(model)
+    labels, loss_weights = batch["labels"], batch["loss_weights"]
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
-    rows, tokens = batch["labels"].shape[0], inputs["input_ids"].shape[1]
-    read = predicting(batch["labels"], tokens)
-    with head.targets(batch["labels"], batch["loss_weights"]) as returned, read_only_at(model, read, rows, tokens):
-        outputs = model(**inputs)
+    reason = why_not_this_batch(model, inputs)
+    if reason:
+        raise ValueError(reason)
+    head = attach_loss_head(model)
+    read = predicting(labels, inputs["input_ids"].shape[1])
+    if head is not None and not head.changed:
+        loss = _loss_in_the_head(model, head, inputs, labels, loss_weights, read)
+        head.changed = loss is None
+        if loss is not None:
+            return loss
+    return _loss_of_logits(model, inputs, labels, loss_weights, read)
+
+
+def _loss_in_the_head(model, head: LossHead, inputs, labels, loss_weights, read) -> Tensor | None:
+    """None where the model does not hand the head's output back unchanged."""
+    with head.targets(labels, loss_weights) as returned, read_only_at(model, read, *inputs["input_ids"].shape):
+        try:
+            outputs = model(**inputs)
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            if not returned:
+                raise
+            return None  # what comes behind the head takes logits alone
     loss = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     # A scalar that went through tanh or a factor is still a scalar: only its value tells.
-    unchanged = len(returned) == 1 and loss.ndim == 0
-    if unchanged:
-        inner = returned[0].detach().to(loss.dtype)
-        unchanged = torch.allclose(loss.detach(), inner, rtol=0, atol=0, equal_nan=True)
-    if not unchanged:
-        raise RuntimeError(
-            f"{type(model).__name__} changes the output of its output embedding (a logit softcap, scale or hook), so "
-            "the loss cannot be taken there; use weighted_cross_entropy on its hidden states instead."
-        )
-    return loss
+    if len(returned) != 1 or loss.ndim:
+        return None
+    inner = returned[0].detach().to(loss.dtype)
+    return loss if torch.allclose(loss.detach(), inner, rtol=0, atol=0, equal_nan=True) else None
+
+
+def _loss_of_logits(model, inputs, labels, loss_weights, read: Int[Tensor, " N"]) -> Tensor:
+    """From the logits that the model returns, at the N positions that predict a target (at one, without targets)."""
+    with read_only_at(model, read, *inputs["input_ids"].shape):
+        logits = logits_at(model, read if len(read) else read.new_zeros(1), inputs)
+    if not len(read):
+        return logits.sum() * 0.0
+    is_target = labels[:, 1:] != IGNORE_INDEX
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    each = nn.functional.cross_entropy(logits, labels[:, 1:][is_target], reduction="none")
+    return (each * loss_weights[:, 1:][is_target].to(each.dtype)).sum()

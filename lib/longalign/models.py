@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)  # fmt: skip
 
 from longalign import attention
+from longalign.architectures import why_not_loaded
 from longalign.cost import SequenceCost, decoder_cost
 
 ROPE_BASE = 10_000.0
@@ -76,7 +84,7 @@ def load_model(
 
     Any architecture of transformers with RoPE that takes registered attention will do; one that rotates some layers for
     a sliding window keeps these as they are. Raises FileNotFoundError where no model lies, ValueError when its files
-    lack weights of it, or when it cannot be extended so.
+    lack weights of it, when its class cannot take the attention, or when it cannot be extended so.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -86,6 +94,9 @@ def load_model(
     if (rope_factor, rope_type) != (1.0, "default"):
         extend_rope(config, rope_factor, rope_type, max_length, folder)
     config.max_position_embeddings = max_length or config.max_position_embeddings
+    reason = why_not_loaded(causal_class(config))
+    if reason:
+        raise ValueError(f"{folder}: {reason}")
     model, told = AutoModelForCausalLM.from_pretrained(
         folder, config=config, attn_implementation="longalign", dtype=torch.float32, output_loading_info=True
     )
@@ -94,6 +105,14 @@ def load_model(
     # many models pad with their end token, whose embedding would then never be trained
     model.get_input_embeddings().padding_idx = None
     return model
+
+
+def causal_class(config: Any) -> type[PreTrainedModel] | None:
+    """The class that transformers makes of a configuration; None where it is not one of its own."""
+    try:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except KeyError:
+        return None
 
 
 def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int | None, where: Path) -> None:

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from longalign.attention import attention_forward, mask_forward
+from longalign.attention import attention_forward
+from longalign.masks import mask_forward
 from longalign.shapes import IGNORE_INDEX
 
 NAME = "longalign-ulysses"

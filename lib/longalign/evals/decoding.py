@@ -4,27 +4,25 @@ Prompts of about one length share a batch. They are read in packs, without paddi
 last tokens; then every pass writes one token of each answer, with all keys and values kept. Rows whose answer has ended
 leave. "The tokens it would get alone" holds up to the rounding of floating-point sums, which decides where two tokens
 are equally probable. Prompts of a model whose RoPE depends on the longest position are read one by one. The price: the
-model needs the attention "longalign" (no sliding window shorter than a sequence), and keys and values of a whole batch
-are in memory.
+model needs the attention "longalign", and keys and values of a whole batch are in memory.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from longalign.architectures import OF_THE_LONGEST, mixers
 from longalign.attention import NAME
-from longalign.last_layer import read_only_at
+from longalign.last_layer import logits_at, read_only_at
 from longalign.shapes import Float, Int
 
 TOKENS_AT_ONCE = 16_384
 """Positions of a batch, room for answers included."""
 READ_AT_ONCE = 2_048
 """Tokens of a pack, or one prompt: what a pass computes from more of them no longer fits into a processor's cache."""
-OF_THE_LONGEST = ("dynamic", "longrope")
-"""RoPE types whose frequencies are those of a batch's longest position."""
 
 
 @torch.no_grad()
@@ -45,6 +43,10 @@ def greedy(
     ends = list(end) if isinstance(end, Sequence) else [end]
     if not ends or None in ends or room < 0:
         raise ValueError(f"end is {end} and room {room}: answers need a token that ends them and 0 tokens or more")
+    for kind, what in mixers(model):
+        raise ValueError(
+            f"{type(model).__name__} cannot be decoded here: {kind} is {what}, of which no keys and values are kept"
+        )
     if _rope_type(model) in OF_THE_LONGEST:
         tokens = 0
     training, written = model.training, [[] for _ in prompts]
@@ -82,11 +84,17 @@ class KeyValues:
     def __init__(self, lengths: Int[Tensor, " rows"], room: int) -> None:
         self.lengths, self.size = lengths, int(lengths.max()) + room
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.reading: list[int] = []
-        """The rows of the pack that is being read."""
+        self.read_on([])
+
+    def read_on(self, rows: list[int]) -> None:
+        """The next pack that is read consists of these rows."""
+        self.reading, self._kept = rows, set[int]()
 
     def keep(self, layer: int, key: Float[Tensor, "1 G T D"], value: Float[Tensor, "1 G T D"]) -> None:
         """Take over those of the pack that is being read."""
+        if layer in self._kept:
+            raise ValueError(f"layer {layer} attends more than once for a token, so that its keys cannot be kept")
+        self._kept.add(layer)
         if layer not in self.layers:
             shape = (len(self.lengths), key.shape[1], self.size)
             self.layers[layer] = (key.new_zeros(*shape, key.shape[3]), value.new_zeros(*shape, value.shape[3]))
@@ -96,15 +104,25 @@ class KeyValues:
                 kept[row, :, : own.shape[1]] = own
 
     def attend(
-        self, layer: int, query: Float[Tensor, "rows H 1 D"], key: Tensor, value: Tensor, scaling: float | None
-    ) -> Float[Tensor, "rows 1 H D"]:
-        """Add one token's key and value [rows, G, 1, D] to each row, and attend from it to all of its row."""
+        self, layer: int, query: Float[Tensor, "rows H 1 D"], key: Tensor, value: Tensor, scaling: float | None,
+        *, own: Callable[..., Tensor] | None = None, visible: Callable[..., Tensor] | None = None,
+    ) -> Float[Tensor, "rows 1 H D"]:  # fmt: skip
+        """Add one token's key and value [rows, G, 1, D] to each row, and attend from it to all of its row.
+
+        `visible` says which of them a window leaves (`longalign.masks`), `own` is the model's own attention, where it
+        is more than softmax of scaled products (`longalign.own_attention`).
+        """
         every = torch.arange(len(self.lengths), device=query.device)
         longest = int(self.lengths.max()) + 1
         keys, values = self.layers[layer]
         for kept, new in ((keys, key), (values, value)):
             kept[every, :, self.lengths] = new[:, :, 0].to(kept.dtype)
-        seen = torch.arange(longest, device=query.device) <= self.lengths[:, None]
+        every_key = torch.arange(longest, device=query.device)
+        seen = every_key <= self.lengths[:, None]
+        if visible is not None:
+            seen &= visible(self.lengths[:, None], every_key)[:, 0, 0]
+        if own is not None:
+            return own(query, keys[:, :, :longest], values[:, :, :longest], seen[:, None, None])
         # The heads that share a key are rows of one product, so that keys are read once.
         grouped = query.unflatten(1, (key.shape[1], -1)).squeeze(3)
         out = nn.functional.scaled_dot_product_attention(
@@ -121,6 +139,7 @@ class KeyValues:
 def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], ends: list[int], room: int) -> list[list[int]]:
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
     kept, rows = KeyValues(lengths, room), torch.arange(len(prompts), device=model.device)
+    every = rows
     found = torch.full((len(prompts), room), ends[0], device=model.device)
     stops = torch.tensor(ends, device=model.device)
     packs = batches(lengths.tolist(), 0, READ_AT_ONCE)  # of rows in order: the longest prompt is the first
@@ -134,7 +153,8 @@ def _continued(model: PreTrainedModel, prompts: Sequence[Tensor], ends: list[int
             staying = going.nonzero()[:, 0]
             kept.leave(staying)
             rows, following = rows[staying], following[staying]
-        following = _next(model, kept, input_ids=following[:, None], position_ids=kept.lengths[:, None])[:, 0]
+        at = every[: len(rows)]
+        following = _next(model, kept, at, input_ids=following[:, None], position_ids=kept.lengths[:, None])
         following = torch.where(torch.isin(found[rows, : place + 1], stops).any(dim=1), ends[0], following)
         kept.lengths = kept.lengths + 1
     return [list(itertools.takewhile(lambda token: token not in ends, answer)) for answer in found.tolist()]
@@ -144,19 +164,21 @@ def _read(
     model: PreTrainedModel, prompts: Sequence[Tensor], rows: list[int], kept: KeyValues
 ) -> Int[Tensor, " prompts"]:
     """The token after each prompt of a pack; its keys and values are kept in its row."""
-    kept.reading, lengths = rows, kept.lengths[rows]
+    kept.read_on(rows)
+    lengths = kept.lengths[rows]
     tokens = torch.cat(list(prompts)).to(model.device)
     offsets = nn.functional.pad(lengths.cumsum(0), (1, 0))
     places = torch.arange(len(tokens), device=tokens.device) - offsets[:-1].repeat_interleave(lengths)
     last = offsets[1:] - 1
     with read_only_at(model, last, 1, len(tokens)):
         following = _next(
-            model, kept, at=last, input_ids=tokens[None], position_ids=places[None],
+            model, kept, last, input_ids=tokens[None], position_ids=places[None],
             cu_seqlens=offsets.int(), max_seqlen=kept.size,
         )  # fmt: skip
-    return following[0]
+    if not kept.layers:
+        raise ValueError(f"{type(model).__name__} cannot be decoded here: its layers hand no key_values to attention")
+    return following
 
 
-def _next(model: PreTrainedModel, kept: KeyValues, *, at: Tensor | slice = slice(None), **inputs: object) -> Tensor:
-    states = model.base_model(**inputs, use_cache=False, key_values=kept).last_hidden_state[:, at]
-    return model.get_output_embeddings()(states).argmax(-1)
+def _next(model: PreTrainedModel, kept: KeyValues, at: Int[Tensor, " n"], **inputs: object) -> Int[Tensor, " n"]:
+    return logits_at(model, at, {**inputs, "use_cache": False, "key_values": kept}).argmax(-1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from longalign.collators import PackedCollator
-from longalign.last_layer import predicting, read_only_at
+from longalign.last_layer import logits_at, predicting, read_only_at
 from longalign.packing import next_fit
 
 CAPACITY = 2048
@@ -51,9 +51,8 @@ def _pack_targets(model: PreTrainedModel, batch: Any, pack: Sequence[int], lengt
     batch.pop("loss_weights")
     read = predicting(labels[None], len(labels))
     with read_only_at(model, read, 1, len(labels)):
-        hidden = model.base_model(**_to(batch, model.device)).last_hidden_state[0]
+        logits = logits_at(model, read, _to(batch, model.device))
     places = np.searchsorted(np.cumsum([lengths[i] for i in pack]), read.cpu().numpy() + 1, side="right")
-    logits = model.get_output_embeddings()(hidden[read])
     return PackTargets(logits, labels[read + 1], np.array(pack)[places])
 
 

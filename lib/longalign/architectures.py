@@ -1,0 +1,134 @@
+"""What a model is made of, looked at before a step: parts that mix positions, RoPE, the router's loss; torch alone.
+
+A pack is exact where nothing but the attention "longalign" mixes positions, and where rotary embeddings do not depend
+on the longest position of a row. Each `why_not_...` returns None, or one sentence that names the class, the reason and
+the number. What looks are not enough for is found by numbers: a preflight that runs packed, padded and alone.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+OF_THE_LONGEST = ("dynamic", "longrope")
+"""RoPE types whose frequencies depend on the longest position of a row."""
+RECURRENT = re.compile(
+    "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
+)
+"""Names of modules that carry a state from position to position."""
+
+
+def mixers(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """(class, what it is) of every kind of module that mixes positions otherwise than by registered attention.
+
+    >>> list(mixers(nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Conv1d(8, 8, 3)), nn.LSTM(8, 8))))
+    [('Sequential', 'a convolution over positions'), ('LSTM', 'a recurrence')]
+    """
+    named = ((type(module).__name__, _mixing(module)) for module in model.modules())
+    yield from dict.fromkeys((name, what) for name, what in named if what)
+
+
+def _mixing(module: nn.Module) -> str | None:
+    name = type(module).__name__
+    other = hasattr(module, "get_output_embeddings") or re.search("Norm|Layer|Block|MLP|Expert|Embedding", name)
+    if isinstance(module, nn.RNNBase) or (RECURRENT.search(name) and not other and not _is_registered(module)):
+        return "a recurrence"
+    convolved = any(isinstance(part, nn.Conv1d) and max(part.kernel_size) > 1 for part in module.children())
+    return "a convolution over positions" if convolved or "ShortConv" in name else None
+
+
+def _is_registered(module: nn.Module) -> bool:
+    """Whether a layer asks transformers' AttentionInterface for its attention, whatever its name says."""
+    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
+    """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
+    reason, found = why_not_padded(model, longest), next(mixers(model), None)
+    if reason or not found:
+        return reason
+    return (
+        f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one sequence "
+        "of a pack into the next; padded rows are exact (method: naive or sorted)"
+    )
+
+
+def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
+    """Why rows of padded sequences of this model would not be exact."""
+    for module in model.modules():
+        if hasattr(module, "create_position_ids_from_input_ids"):
+            return (
+                f"{type(model).__name__} cannot be trained here: {type(module).__name__} counts positions from the "
+                "padding token's id + 1, not from 0"
+            )
+    return why_not_rotated(model, longest)
+
+
+def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
+    """Why rotary embeddings of several sequences would not be those of each alone."""
+    for settings in rope_settings(model):
+        original = settings.get("original_max_position_embeddings")
+        if settings.get("rope_type") in OF_THE_LONGEST and longest and original and longest > original:
+            return (
+                f"{type(model).__name__} has RoPE of type {settings['rope_type']!r}, whose frequencies depend on the "
+                f"longest position of a row: sequences of more than its original {original} positions (the longest "
+                f"has {longest}) would differ from the same ones alone"
+            )
+    return None
+
+
+def rope_settings(model: nn.Module) -> Iterator[dict[str, Any]]:
+    """The RoPE settings of a Hugging Face model, one for each kind of layer; none where it has no RoPE."""
+    config = getattr(model, "config", None)
+    found = getattr(config, "rope_parameters", None) or {}
+    for settings in [found] if "rope_type" in found else found.values():
+        if isinstance(settings, dict):
+            default = getattr(config, "max_position_embeddings", None)
+            yield {"original_max_position_embeddings": default, **settings}
+
+
+def why_no_loss(model: nn.Module) -> str | None:
+    """Why the model's own loss is more than cross entropy."""
+    config = getattr(model, "config", None)
+    factor = getattr(config, "router_aux_loss_coef", 0) or 0
+    if getattr(config, "output_router_logits", False) and factor:
+        return (
+            f"{type(model).__name__} adds the router's auxiliary loss (output_router_logits: true, "
+            f"router_aux_loss_coef: {factor}), which is taken over all tokens of a micro-batch and so depends on which "
+            "sequences share it; set output_router_logits: false in its config.json"
+        )
+    return None
+
+
+_looked_at: WeakKeyDictionary[nn.Module, tuple[str | None, str | None]] = WeakKeyDictionary()
+
+
+def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """Why the loss of this batch, packed or padded, would not be that of its sequences alone."""
+    while hasattr(model, "module"):
+        model = model.module
+    if model not in _looked_at:
+        _looked_at[model] = (why_not_packed(model), why_not_padded(model))
+    rows, tokens = inputs["input_ids"].shape
+    packed = inputs.get("cu_seqlens") is not None
+    longest = inputs["max_seqlen"] if packed else tokens
+    several = len(inputs["cu_seqlens"]) > 2 if packed else rows > 1
+    return (
+        why_no_loss(model)
+        or (_looked_at[model][not packed] if several else None)
+        or (why_not_rotated(model, longest) if several else None)
+    )
+
+
+def why_not_loaded(kind: type[nn.Module] | None) -> str | None:
+    """Why a class of models of transformers cannot take the attention "longalign"."""
+    if kind is None or getattr(kind, "_can_set_attn_implementation", lambda: True)():
+        return None
+    return (
+        f"{kind.__name__} cannot be trained here: its attention is code of its own, which does not ask transformers' "
+        "AttentionInterface for another, so it cannot be told where a sequence of a pack ends"
+    )
