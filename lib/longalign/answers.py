@@ -72,16 +72,18 @@ def _answer(chat: Chat, index: int, text: str, special: Specials | None) -> Answ
     if special is None:
         raise _unsuitable(_UNASKED, index)
     start = _start(chat, index, text, before)
-    stop = _stop(special.last(text, start, *_tail(chat, index, text)))
-    return Answer(start, stop, len(after) if text.startswith(after) else stop)
+    stop = special.last(text, start, *_tail(chat, index, text))
+    if stop < 0 and not text.startswith(after):
+        raise _unsuitable(_UNSTABLE, index)
+    return Answer(start, _stop(stop), len(after) if text.startswith(after) else stop)
 
 
 def _start(chat: Chat, index: int, text: str, before: str) -> int:
     """Where an answer begins in a text in which something else than its content follows the prompt `before`."""
     bare, alone = chat.until(index).text(ask=False), chat.until(index + 1).stand_in(index).text()
-    opening, found, _ = alone.removeprefix(bare).partition(STAND_IN)
-    prompt = before.removeprefix(bare)
-    follows = found and before.startswith(bare) and alone.startswith(bare) and opening.startswith(prompt)
+    asked = _shared(bare, before)
+    prompt, (opening, found, _) = before[asked:], alone[asked:].partition(STAND_IN)
+    follows = found and alone.startswith(before[:asked]) and opening.startswith(prompt)
     if not follows or (opening.strip() and not prompt.strip()):
         raise _unsuitable(_UNASKED, index)
     shared = _shared(text, _with_stand_in(chat, index))

@@ -33,6 +33,7 @@ import numpy as np
 from longalign.jsonl import check_messages, check_tools, is_target
 from longalign.rendering import Chat, Messages, check_fields, format_of, shortened
 from longalign.shapes import IGNORE_INDEX
+from longalign.tool_calls import readable
 from longalign.truncation import MIN_KEPT, fit
 
 __all__ = ["MIN_KEPT", "Encoded", "encode", "encode_prompt", "tokenizer_hash"]
@@ -63,7 +64,8 @@ def encode(
     """The training sequence of a conversation, at most `max_length` tokens long.
 
     `messages` are those of `longalign.jsonl.check_messages`: an answer with `weight` 0 or `train` false is no target;
-    `reasoning_content`, `tool_calls`, the role "tool" and the `tools` go through the chat template.  A longer one loses
+    `reasoning_content`, `tool_calls`, the role "tool" and the `tools` go through the chat template, which gets the
+    arguments of calls as objects or as strings of JSON, whichever it writes as JSON.  A longer sequence loses
     tokens from the middle of its documents (`longalign.truncation`): the head of the document, its tail with the
     question, and every answer stay, and at least MIN_KEPT tokens of the document.  Raises DataError for messages that
     are no conversation ending in an answer, for a field that the template drops, for "no room for its answer", and for
@@ -90,7 +92,7 @@ def encode(
     tokens, removed = fit(chat, max_length)
     labels = np.where(tokens.targets, tokens.ids, np.int32(IGNORE_INDEX))
     masked = sum(m["role"] == "assistant" and not is_target(m) for m in chat.messages)
-    return Encoded(tokens.ids, labels, removed, masked, shortened(chat))
+    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text))
 
 
 def encode_prompt(
@@ -126,5 +128,6 @@ def tokenizer_hash(tokenizer: Any) -> str:
 def _chat(messages: Messages, tokenizer: Any, tools: Any, chat_format: str | None) -> Chat:
     chat = Chat(messages, tokenizer, chat_format or format_of(tokenizer), check_tools(tools))
     chat.check_format()
+    chat = readable(chat)
     check_fields(chat)
     return chat

@@ -4,7 +4,6 @@ T = tokens of the conversation.  A template is tokenized as a whole, LongAlign's
 tokenizer knows no offsets at the edges of its answers: `longalign.chat` says why.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,9 @@ from longalign.text_tokens import Specials, has_offsets, tokens_before_text, tok
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized conversation: its tokens, which are targets (with end tokens), where in the text they start."""
+    """A tokenized conversation: text, tokens, which are targets (with end tokens), where in the text they start."""
 
+    text: str
     ids: np.ndarray  # int32 [T]
     targets: np.ndarray  # bool [T]
     starts: np.ndarray  # int64 [T], the character of the rendered text at which a token starts
@@ -55,7 +55,7 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
     starts = np.concatenate([np.full(len(before), -1), starts])
     learnt = [(answer.start, answer.end) for index, answer in found.items() if answers.learns(chat, index)]
     runs = [(int(a), int(b) + 1) for a, b in (np.searchsorted(starts, span) for span in learnt)]
-    return Tokens(ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts)
 
 
 def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
@@ -69,14 +69,15 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
     if not has_offsets(tokenizer):
         edges = [edge for answer in found.values() for edge in (answer.start, answer.end)]
         ids, starts, _ = tokens_of(text, tokenizer, cuts=[*begins, *edges, *cuts])
-        return Tokens(ids, _mask([_in_piece(answer, ids, starts, special) for answer in learnt], len(ids)), starts)
+        runs = [_in_piece(answer, ids, starts, special) for answer in learnt]
+        return Tokens(text, ids, _mask(runs, len(ids)), starts)
     ids, starts, _ = tokens_of(text, tokenizer)
     torn = [begin for begin in begins if not tokens_end_at(begin, text, ids, starts, tokenizer)]
     if torn:
         ids, starts, _ = tokens_of(text, tokenizer, cuts=torn)
     runs = [tuple(int(edge) for edge in np.searchsorted(starts, (a.start, a.stop))) for a in learnt]
     _check_ends([end for _, end in runs], ids, special)
-    return Tokens(ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts)
 
 
 def _marked(chat: Chat) -> Tokens:
@@ -84,19 +85,20 @@ def _marked(chat: Chat) -> Tokens:
     if not has_offsets(chat.tokenizer):
         raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets).")
     if chat.asks:
-        ids, starts, _ = tokens_of(chat.text(), chat.tokenizer)
-        return Tokens(ids, np.zeros(len(ids), dtype=bool), starts)
+        text = chat.text()
+        ids, starts, _ = tokens_of(text, chat.tokenizer)
+        return Tokens(text, ids, np.zeros(len(ids), dtype=bool), starts)
     special = Specials.of(chat.tokenizer)
     text, marks = chat.marked_text()
-    check_contents(chat, text)
     found = list(answers.find_marked(chat, text, marks, special))
+    check_contents(chat, text)
     ids, starts, ends = tokens_of(text, chat.tokenizer)
     runs = [
         (int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(starts, end)))
         for spans in found for start, end in spans
     ]  # fmt: skip
     _check_ends([int(np.searchsorted(starts, spans[-1][1])) for spans in found], ids, special)
-    return Tokens(ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts)
 
 
 def _in_piece(answer: answers.Answer, ids: np.ndarray, starts: np.ndarray, special: Specials) -> Span:

@@ -19,6 +19,10 @@ _FOLLOWS = {
 CARRIED = ("reasoning_content", "reasoning", "thinking", "tool_plan", "tool_calls", "function_call", "refusal")
 """What a message says beside its content, under the names that chat templates and servers have for it."""
 _KEPT = {"role", "content", "weight", "train", "tool_call_id", *CARRIED}
+_UNREAD = {
+    "functions": "name them under the key tools",
+    "chat_template_kwargs": "a chat template is given messages and tools alone; leave it out",
+}
 VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -73,6 +77,15 @@ class Line:
         if not isinstance(row, dict):
             raise DataError("not an object", f"each line must be a JSON object, this one is {_kind(row)}")
         return row
+
+
+    def conversation(self) -> tuple[Any, Any]:
+        """`messages` and `tools` of the line as they are; raises DataError for a key that would change what is said."""
+        row = self.row()
+        for key, instead in _UNREAD.items():
+            if row.get(key):
+                raise DataError("field is not read", instead, field=key)
+        return row.get("messages"), row.get("tools")
 
 
 def read_lines(

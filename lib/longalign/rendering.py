@@ -118,18 +118,19 @@ def check_fields(chat: Chat) -> None:
 
     In a template it has one if the conversation up to its message reads otherwise without it.
     """
-    if chat.tools:
-        _check_place(chat, replace(chat, tools=None), "tools")
     for index, message in enumerate(chat.messages):
-        field, here = f"messages[{index}]", chat.until(index + 1)
+        field, message = f"messages[{index}]", {"content": "", **message}
+        here = chat.until(index + 1).having(index, message)
         for key in CARRIED:
             if key in message:
                 rest = {name: value for name, value in message.items() if name != key}
-                _check_place(here, here.having(index, {"content": "", **rest}), f"{field}.{key}")
+                _check_place(here, here.having(index, rest), f"{field}.{key}")
         if message["role"] == "tool":
             _check_place(here, here.having(index, {**message, "role": "user"}), f"{field}.role")
             if STAND_IN not in _with_stand_in(here, index, ""):
                 raise DataError("template drops the field", "it writes no results of tools", field=f"{field}.content")
+    if chat.tools:
+        _check_place(chat, replace(chat, tools=None), "tools")
 
 
 def _check_place(chat: Chat, without: Chat, field: str) -> None:
@@ -163,11 +164,10 @@ def _with_stand_in(chat: Chat, index: int, text: str) -> str:
         return text + STAND_IN
 
 
-def shortened(chat: Chat) -> int:
+def shortened(chat: Chat, text: str) -> int:
     """Answers that are targets and of which the template writes only a part, as where it drops earlier thoughts."""
     if chat.chat_format != "template":
         return 0
-    text = chat.text()
     return sum(is_target(message) and _is_shortened(chat, index, text) for index, message in enumerate(chat.messages))
 
 

@@ -86,7 +86,7 @@ def fit(chat: Chat, max_length: int | None) -> tuple[Tokens, int]:
     tokens = tokenize(chat)
     if max_length is None or len(tokens.ids) <= max_length:
         return tokens, 0
-    found, text = documents(chat.messages), chat.text()
+    found, text = documents(chat.messages), tokens.text
     for count in range(1, len(found) + 1):
         places = [_place(chat, index, text) for index in found[:count]]
         if not has_offsets(chat.tokenizer):
@@ -107,7 +107,7 @@ def _without(tokens: Tokens, holes: Sequence[Hole], excess: int) -> Tokens:
         taken = min(hole.most, excess)
         kept[hole.cut(taken)] = False
         excess -= taken
-    return Tokens(tokens.ids[kept], tokens.targets[kept], tokens.starts[kept])
+    return Tokens(tokens.text, tokens.ids[kept], tokens.targets[kept], tokens.starts[kept])
 
 
 def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int]:

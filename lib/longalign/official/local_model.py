@@ -3,16 +3,16 @@
 The price: one request at a time, a forward pass for every token of the answer.
 """
 
-import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from longalign import record
+from longalign import record, tokenizers
 from longalign.chat import encode_prompt, tokenizer_hash
 from longalign.corpus import tokenizer as miniature
 from longalign.endpoints.replies import Reply, Request
@@ -23,13 +23,13 @@ class LocalModel:
     """The model and tokenizer of a folder or Hub name, with transformers' own attention; no remote code is run.
 
     `model` is its identity, by weights and tokenizer; `window` the tokens that it may read and write. A
-    folder without a tokenizer takes the miniature's, if the vocabulary is as large. Raises ValueError for what cannot
-    be loaded.
+    folder without a tokenizer takes the miniature's, if the vocabulary is as large, and says so. Raises ValueError for
+    what cannot be loaded.
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
         self.name, self._alone = name, threading.Lock()
-        _check_folder("--model", name)
+        _check_folder(name)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -37,7 +37,7 @@ class LocalModel:
                 name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
             )
         except (OSError, ValueError) as error:
-            raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
+            raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer or name, loaded.config.vocab_size)
         self.window = window or loaded.config.max_position_embeddings
@@ -73,28 +73,17 @@ class LocalModel:
 
 
 def load_tokenizer(name: str, vocabulary: int | None = None) -> Any:
-    """The tokenizer of a folder or Hub name; the miniature's, where a folder of its vocabulary has none.
-
-    Raises ValueError where there is none, naming what can be done.
+    """The tokenizer of a folder or Hub name, as `longalign.tokenizers.load`; of a model's folder without one, too, if
+    its vocabulary is as large as the miniature's, which is said.
     """
-    if Path(name).is_dir() and not any(file.startswith("tokenizer") for file in os.listdir(name)):
-        own = miniature.load()
-        if vocabulary in (None, len(own)):
-            return own
-        raise ValueError(f"{name} holds no tokenizer: name one with --tokenizer")
-    _check_folder("--tokenizer", name)
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer {name}: cannot be loaded: {_reason(error)}") from None
+    folder, own = Path(name), miniature.load()
+    if folder.is_dir() and not tokenizers.holds_tokenizer(folder) and vocabulary == len(own):
+        print(f"longalign: {name} holds no tokenizer; it has the miniature's vocabulary, and so its tokenizer is taken",
+              file=sys.stderr)  # fmt: skip
+        return own
+    return tokenizers.load(name)
 
 
-def _reason(error: Exception) -> str:
-    if "custom code" in str(error):
-        return "it comes with code of its own, which is not run here: take one that transformers has a class for"
-    return " ".join(str(error).split())[:300]
-
-
-def _check_folder(option: str, name: str) -> None:
+def _check_folder(name: str) -> None:
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"{option} {name}: there is no such folder")
+        raise ValueError(f"--model {name}: there is no such folder")
