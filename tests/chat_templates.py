@@ -82,7 +82,7 @@ DEEPSEEK_V3 = (
     "{{ call['function']['name'] + '\n' + call['function']['arguments'] }}{%- endfor %}{{ '<｜tool▁calls▁end｜>' }}"
     "{%- endif %}{{ '<｜end▁of▁sentence｜>' }}{%- endif %}"
     "{%- if m['role'] == 'tool' %}{{ '<｜tool▁output▁begin｜>' + m['content'] + '<｜tool▁output▁end｜>' }}{%- endif %}"
-    "{%- endfor %}{% if add_generation_prompt and messages[-1]['role'] != 'tool' %}{{ '<｜Assistant｜>' }}{% endif %}"
+    "{%- endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
 )
 # the prompt opens a thought, which the answer's own rendering does not have
 DEEPSEEK_R1 = (
