@@ -139,6 +139,43 @@ def test_the_end_token_behind_a_mark_is_learnt_whatever_the_answer_spells():
     assert targets([user("two and two"), assistant(answer)], tokenizer_for(BEHIND)) == [answer + "<|im_end|>"]
 
 
+@pytest.mark.parametrize(
+    ("mark", "behind", "expected"),
+    [
+        ("{{ m.content }}", "<|im_end|>", "{}<|im_end|>"),
+        ("{{ m.content }}<|im_end|>", "", "{}<|im_end|>"),
+        ("{{ m.content }}<|im_end|>\n", "", "{}<|im_end|>"),
+        ("{{ m.content }}</think>", "<|im_end|>", "{}</think><|im_end|>"),
+        ("<think></think>{{ m.content }}", "<|im_end|>", "<think></think>{}<|im_end|>"),
+        ("{{ m.content }}", " <|im_end|>\n", "{} <|im_end|>"),
+    ],
+    ids=["content", "end", "end-and-line", "end-behind-another", "thoughts-before", "blank-between"],
+)
+@pytest.mark.parametrize("content", ["four", "a</think>b", "c<|im_end|>", "<think>"])
+def test_targets_are_what_is_marked_and_the_end_token_behind_it(mark, behind, expected, content):
+    tokenizer = tokenizer_for(SMOLLM3)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+        "{% generation %}" + mark + "{% endgeneration %}" + behind
+        + "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    )  # fmt: skip
+    found = targets([user("q?"), assistant(content), user("and?"), assistant("yes")], tokenizer)
+    assert found == [expected.format(content), expected.format("yes")]
+
+
+def test_an_answer_may_have_several_marks():
+    tokenizer = tokenizer_for(SMOLLM3)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.reasoning_content }}{% endgeneration %} so {% generation %}{{ m.content }}{% endgeneration %}<|im_end|>"
+        "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    )
+    messages = [user("q?"), {**assistant("yes"), "reasoning_content": "hm"}, user("and?"), assistant("no")]
+    assert targets(messages, tokenizer) == ["hm", "yes<|im_end|>", "no<|im_end|>"]
+    messages[1]["weight"] = 0
+    assert targets(messages, tokenizer) == ["no<|im_end|>"]
+
+
 # --- thoughts ---------------------------------------------------------------------------------------------------------
 
 

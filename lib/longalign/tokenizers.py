@@ -16,8 +16,8 @@ def load(name: str) -> Any:
 
     Raises ValueError where there is none, in one sentence that says what can be done.
 
-    >>> len(load("miniature")("Marlow guards 42 lanterns.")["input_ids"])
-    7
+    >>> load("miniature").tokenize("Marlow guards")
+    [' Marlow', ' guards']
     """
     from transformers import AutoTokenizer
 
