@@ -385,3 +385,9 @@ def test_a_short_question_is_never_cut_for_a_document_elsewhere():
 def test_the_question_of_a_message_is_its_last_paragraph_line_or_sentence(content, kept):
     lead, rest = question_in(content)
     assert (content[:lead], content[rest:]) == kept
+
+
+def test_a_template_that_rewrites_contents_drops_none_of_them():
+    tokenizer = tokenizer_for(SMOLLM3)
+    tokenizer.chat_template = SMOLLM3.replace("{{ m.content + ", "{{ m.content[::-1] + ").replace("{{ '\n' }}", "")
+    assert targets(TWO, tokenizer) == ["tsrif<|im_end|>", "dnoces<|im_end|>"]

@@ -16,6 +16,7 @@ from longalign.rendering import STAND_IN, Chat, Span
 from longalign.text_tokens import Specials
 
 _UNSTABLE = "not prefix-stable: a turn changes when more follow; mark the answers in it by {% generation %}"
+_REWRITTEN = "it writes an answer otherwise than it was said; let it end what {% generation %} marks by the end token"
 _UNASKED = "the answer does not follow its generation prompt; mark the answers in it by {% generation %}"
 
 
@@ -115,7 +116,9 @@ def _tail(chat: Chat, index: int, text: str) -> Span:
     """From where on the text of an answer's turn is the format's alone, and where that ends at the latest."""
     here = chat.until(index + 1)
     whole, alone = here.text(), here.stand_in(index).text()
-    tail = alone.partition(STAND_IN)[2]
+    _, found, tail = alone.partition(STAND_IN)
+    if not found:
+        raise _unsuitable(_REWRITTEN, index)
     if text.startswith(whole):
         return len(whole) - _shared_end(whole[-len(tail) :] if tail else "", tail), len(whole)
     behind = chat.stand_in(index).text().partition(STAND_IN)[2]
@@ -144,9 +147,15 @@ def _marked_end(chat: Chat, index: int, text: str, mark: Span, special: Specials
     start, end = mark
     message, behind = chat.messages[index], special.pattern.match(text, end)
     plain = not any(key in message for key in CARRIED) and not special.pattern.search(message["content"])
-    if plain and not behind and special.last(text, start, end - 1, end) == end:
+    ends = plain and special.last(text, start, end - 1, end) == end
+    if ends and not behind:
         return end
-    said, last = _tail(chat, index, text)
+    try:
+        said, last = _tail(chat, index, text)
+    except DataError:
+        if ends:
+            return end
+        raise
     own = [match for match in special.pattern.finditer(text, start, last) if match.end() > said]
     inside = [match.end() for match in own if match.end() <= end]
     if inside:

@@ -25,7 +25,6 @@ in `apply_chat_template`; it moves no label.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,24 +32,11 @@ import numpy as np
 from longalign.jsonl import check_messages, check_tools, is_target
 from longalign.rendering import Chat, Messages, check_fields, format_of, shortened
 from longalign.shapes import IGNORE_INDEX
+from longalign.store_writer import Encoded
 from longalign.tool_calls import readable
 from longalign.truncation import MIN_KEPT, fit
 
 __all__ = ["MIN_KEPT", "Encoded", "encode", "encode_prompt", "tokenizer_hash"]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed.
-
-    `masked` counts answers that are no targets, `shortened` those of which the template writes only a part.
-    """
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    truncated: int = 0
-    masked: int = 0
-    shortened: int = 0
 
 
 def encode(

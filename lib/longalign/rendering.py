@@ -127,7 +127,7 @@ def check_fields(chat: Chat) -> None:
                 _check_place(here, here.having(index, rest), f"{field}.{key}")
         if message["role"] == "tool":
             _check_place(here, here.having(index, {**message, "role": "user"}), f"{field}.role")
-            if STAND_IN not in _with_stand_in(here, index, ""):
+            if _is_dropped(here, index):
                 raise DataError("template drops the field", "it writes no results of tools", field=f"{field}.content")
     if chat.tools:
         _check_place(chat, replace(chat, tools=None), "tools")
@@ -148,20 +148,21 @@ def _check_place(chat: Chat, without: Chat, field: str) -> None:
 
 
 def check_contents(chat: Chat, text: str) -> None:
-    """Raises DataError for a message whose content is not in the text: the template drops it."""
+    """Raises DataError for a message whose content leaves the text as it is: the template drops it."""
     for index, message in enumerate(chat.messages):
         content = message.get("content", "").strip()
         alone = len(content) > SHORT and not any(key in message for key in CARRIED)
-        if content and not (alone and content in text) and STAND_IN not in _with_stand_in(chat, index, text):
+        if content and not (alone and content in text) and _is_dropped(chat, index):
             detail = "the conversation reads the same without it"
             raise DataError("template drops the field", detail, field=f"messages[{index}].content")
 
 
-def _with_stand_in(chat: Chat, index: int, text: str) -> str:
+def _is_dropped(chat: Chat, index: int) -> bool:
+    changed = chat.having(index, {**chat.messages[index], "content": STAND_IN})
     try:
-        return chat.having(index, {**chat.messages[index], "content": STAND_IN}).text(ask=False)
-    except DataError:  # it looks into the content, and so does not drop it
-        return text + STAND_IN
+        return changed.text(ask=False) == chat.text(ask=False)
+    except DataError:  # the template looks into the content, and so does not drop it
+        return False
 
 
 def shortened(chat: Chat, text: str) -> int:

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from longalign.chat import Encoded
 from longalign.jsonl import DataError, Line
 from longalign.shapes import IGNORE_INDEX
-from longalign.store_writer import VERSION, StoreWriter, file_sha256, manifest_checksum
+from longalign.store_writer import VERSION, Encoded, StoreWriter, file_sha256, manifest_checksum
 
 
 class TokenStore:

@@ -10,18 +10,32 @@ import shutil
 from array import array
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longalign.chat import Encoded
 from longalign.jsonl import DataError, Line
 from longalign.shapes import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
 ANSWERS = ("masked_answers", "shortened_answers")  # counts that a manifest has where they are not 0
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed.
+
+    `masked` counts answers that are no targets, `shortened` those of which the template writes only a part.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    truncated: int = 0
+    masked: int = 0
+    shortened: int = 0
 
 
 class StoreWriter:
