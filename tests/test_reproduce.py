@@ -129,6 +129,8 @@ def test_the_summary_counts_what_ran_what_failed_and_what_was_not_reached():
     assert lines[0] == "02_b: the kernel died: told (log: a.log)"
     assert lines[1] == "ran 1, up to date 2, failed 1, not reached 1 in 1 min 1 s (1 min 0 s of notebooks)"
     assert lines[2].startswith("the same command goes on")
+    (told, _) = summary(found[:1], ["01_a", "02_b"], 5, 61, broken=True)  # a full disk has room for no outcome
+    assert "ran 1, up to date 3, failed 1 or more, which left no outcome, not reached 1 in " in told
 
 
 class Screen(io.StringIO):

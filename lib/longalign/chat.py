@@ -1,6 +1,7 @@
 r"""Guarantees that the answers and their end tokens alone are targets, and that a prompt begins its training sequence.
 
-The price: a template that rewrites earlier turns is refused unless it marks the answers itself with {% generation %}.
+The price: a template in which an answer cannot be found exactly is refused, unless it marks the answers itself with
+{% generation %}.
 
 Formats.  "template" is the tokenizer's own chat template.  "llama" and "chatglm" are the two of LongAlign (arXiv
 2401.18058):
@@ -16,71 +17,87 @@ Boundaries.  In the two formats of LongAlign every answer, and what stands befor
 code reaches the same by special tokens around the answer); text that looks like a special token stays text.  A
 template is tokenized as a whole, as `apply_chat_template` does, and cut apart at an answer only where its first token
 would otherwise depend on the prompt's end (as when a template ends in a line feed and the answer begins with one).
-Where a template marks the answers by {% generation %}, the tokenizer's own mask says which tokens are theirs, a token
-that reaches across the mark included.  Text in a message that spells a special token of a template is that token, as
+Where a template marks the answers by {% generation %}, its marks say which tokens are theirs, a token that reaches
+across a mark included.  Text in a message that spells a special token of a template is that token, as
 in `apply_chat_template`; it moves no label.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from longalign.jsonl import DataError, check_messages
-from longalign.rendering import Messages, Span, Tokens, format_of, has_offsets, render, tokenize
+from longalign.jsonl import check_messages, check_tools, is_target
+from longalign.rendering import Chat, Messages, check_fields, format_of, shortened
 from longalign.shapes import IGNORE_INDEX
+from longalign.store_writer import Encoded
+from longalign.tool_calls import readable
+from longalign.truncation import MIN_KEPT, fit
 
-MIN_KEPT = 16  # tokens of a document that middle truncation leaves at least, half of them at each end
-
-_STAND_IN = "<the document stands here>"
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed."""
-
-    input_ids: np.ndarray
-    labels: np.ndarray
-    truncated: int = 0
+__all__ = ["MIN_KEPT", "Encoded", "encode", "encode_prompt", "tokenizer_hash"]
 
 
 def encode(
-    messages: Messages, tokenizer: Any, *, chat_format: str | None = None, max_length: int | None = None
+    messages: Messages,
+    tokenizer: Any,
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    chat_format: str | None = None,
+    max_length: int | None = None,
 ) -> Encoded:
     """The training sequence of a conversation, at most `max_length` tokens long.
 
-    A longer one loses tokens from the middle of its longest user message (in characters): the head of the document,
-    its tail with the question, and every answer stay, and at least MIN_KEPT tokens of the document.  Raises DataError
-    for messages that are no conversation ending in an answer, for "no room for its answer", and for a template in
-    which an answer cannot be found; ValueError for a tokenizer that lacks what the format needs.  Without
+    `messages` are those of `longalign.jsonl.check_messages`: an answer with `weight` 0 or `train` false is no target;
+    `reasoning_content`, `tool_calls`, the role "tool" and the `tools` go through the chat template, which gets the
+    arguments of calls as objects or as strings of JSON, whichever it writes as JSON.  A longer sequence loses
+    tokens from the middle of its documents (`longalign.truncation`): the head of the document, its tail with the
+    question, and every answer stay, and at least MIN_KEPT tokens of the document.  Raises DataError for messages that
+    are no conversation ending in an answer, for a field that the template drops, for "no room for its answer", and for
+    a template in which an answer cannot be found; ValueError for a tokenizer that lacks what the format needs.  Without
     `chat_format` it is the tokenizer's own (`longalign.rendering.format_of`).
 
     With one token a word, the question "a b" (2 tokens) and the answer "c d e" (3) in the format "llama":
 
         input_ids   [INST]  a  b  [/INST]  c  d  e  <eos>
         labels        .     .  .     .     c  d  e  <eos>
+
+    Conversations become what `longalign.planned.measure` and `PlannedDataset` take:
+
+    >>> from longalign.corpus import tokenizer
+    >>> from longalign.planned import measure
+    >>> words = tokenizer.load()
+    >>> turns = [[{"role": "user", "content": "?" * n}, {"role": "assistant", "content": "!"}] for n in (2, 4, 3)]
+    >>> encoded = [encode(messages, words) for messages in turns]
+    >>> lengths, target_counts = measure([{"input_ids": e.input_ids, "labels": e.labels} for e in encoded])
+    >>> lengths.tolist(), target_counts.tolist()
+    ([8, 10, 9], [3, 3, 3])
     """
-    tokens, removed = _fit(check_messages(messages), tokenizer, chat_format, max_length)
-    return Encoded(tokens.ids, np.where(tokens.targets, tokens.ids, np.int32(IGNORE_INDEX)), removed)
+    chat = _chat(check_messages(messages), tokenizer, tools, chat_format)
+    tokens, removed = fit(chat, max_length)
+    labels = np.where(tokens.targets, tokens.ids, np.int32(IGNORE_INDEX))
+    masked = sum(m["role"] == "assistant" and not is_target(m) for m in chat.messages)
+    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text))
 
 
 def encode_prompt(
     messages: Messages,
     tokenizer: Any,
     *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
     chat_format: str | None = None,
     max_length: int | None = None,
     reserve: int = 0,
 ) -> np.ndarray:
     """int32 [T]: what the model sees before its last answer, truncated as in `encode` to `max_length - reserve`.
 
-    Without truncation it is the beginning of the training sequence, up to the first token of the last answer.
-    `reserve` is the room for new tokens.  Raises as `encode` does; the last message must be the user's.
+    Without truncation it is the beginning of the training sequence, up to the first token of the last answer, unless
+    the template writes earlier turns otherwise once more follow; a prompt is what a server would give the model.
+    `reserve` is the room for new tokens.  Raises as `encode` does; the last message must be the user's or a tool's.
     """
     room = None if max_length is None else max_length - reserve
-    return _fit(check_messages(messages, last="user"), tokenizer, chat_format, room)[0].ids
+    return fit(_chat(check_messages(messages, last="user"), tokenizer, tools, chat_format), room)[0].ids
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -94,35 +111,9 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _fit(
-    messages: Messages, tokenizer: Any, chat_format: str | None, max_length: int | None
-) -> tuple[Tokens, int]:
-    """The tokens of a conversation without the middle of its document that is too much, and how many those are."""
-    chat_format = chat_format or format_of(tokenizer)
-    tokens = tokenize(messages, tokenizer, chat_format)
-    if max_length is None or len(tokens.ids) <= max_length:
-        return tokens, 0
-    document = _document_span(messages, tokenizer, chat_format)
-    if not has_offsets(tokenizer):
-        tokens = tokenize(messages, tokenizer, chat_format, cuts=document)
-    start, end = (int(edge) for edge in np.searchsorted(tokens.starts, document))
-    excess = max(0, len(tokens.ids) - max_length)
-    kept = end - start - excess
-    if kept < min(MIN_KEPT, end - start):
-        needed = len(tokens.ids) - (end - start) + min(MIN_KEPT, end - start)
-        detail = f"{len(tokens.ids)} tokens, {needed} with the document cut to the least, {max_length} are allowed"
-        raise DataError("no room for its answer", detail, field="messages")
-    hole = slice(start + (kept + 1) // 2, end - kept // 2)
-    return Tokens(*(np.delete(x, hole) for x in (tokens.ids, tokens.targets, tokens.starts))), excess
-
-
-def _document_span(messages: Messages, tokenizer: Any, chat_format: str) -> Span:
-    """Where the longest user message stands in the rendered text, found by rendering a stand-in in its place."""
-    users = [index for index, message in enumerate(messages) if message["role"] == "user"]
-    longest = max(users, key=lambda index: len(messages[index]["content"]))
-    text = render(messages, tokenizer, chat_format)
-    changed = [dict(m, content=_STAND_IN) if i == longest else m for i, m in enumerate(messages)]
-    before, _, after = render(changed, tokenizer, chat_format).partition(_STAND_IN)
-    if not (text.startswith(before) and text.endswith(after)):
-        raise DataError("template unsuitable", "it changes with the question", field=f"messages[{longest}].content")
-    return len(before), len(text) - len(after)
+def _chat(messages: Messages, tokenizer: Any, tools: Any, chat_format: str | None) -> Chat:
+    chat = Chat(messages, tokenizer, chat_format or format_of(tokenizer), check_tools(tools))
+    chat.check_format()
+    chat = readable(chat)
+    check_fields(chat)
+    return chat

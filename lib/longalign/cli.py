@@ -3,6 +3,7 @@
     longalign plan DATA --capacity 65536 --ranks 8 --method packing --json
     longalign plan --profile paper
     longalign data tokenize DATA.jsonl --out STORE --tokenizer NAME_OR_FOLDER --chat-format llama --max-length 65536
+    longalign data show STORE --sample 3
     longalign data build --documents FOLDER --teacher oracle --out long.jsonl
     longalign eval longbench-chat --model FOLDER --judge rubric --out FOLDER
     longalign train JOB.yaml --out FOLDER --dry-run
@@ -23,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import longalign
-from longalign.commands import build, evaluate
+from longalign.commands import build, evaluate, show, tokenize
 from longalign.endpoints.errors import EndpointError
-from longalign.parsing import Parser, fail, positive, readable, seed, share
+from longalign.parsing import CHAT_FORMATS as CHAT_FORMATS
+from longalign.parsing import Parser, add_tokenizer_options, fail, positive, readable, seed, share
 from longalign.parts import WorkerDied
 from longalign.record import Taken
 
@@ -34,7 +36,6 @@ ALGORITHMS = ("next_fit", "best_fit")
 BALANCES = ("steps", "fill", "compose")
 BARRIERS = ("step", "micro_step")
 DISTRIBUTIONS = ("uniform", "log-uniform")
-CHAT_FORMATS = ("template", "llama", "chatglm")
 
 
 def parser() -> Parser:
@@ -60,7 +61,7 @@ def parser() -> Parser:
     plan.add_argument("--barrier", choices=BARRIERS, default="step", help="where ranks wait: ZeRO-3 in each micro-step")
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
-    _tokenizer_options(plan)
+    add_tokenizer_options(plan)
     plan.add_argument(
         "--profile", metavar="NAME", help="the paper's arms, by this profile; without DATA lengths are assumed"
     )
@@ -69,13 +70,8 @@ def parser() -> Parser:
 
     data = top.add_child(commands, "data", help="prepare data")
     actions = data.add_subparsers(metavar="ACTION", required=True)
-    tokenize = data.add_child(actions, "tokenize", run_tokenize, help="JSONL in LongAlign-10k's schema to a store")
-    tokenize.add_argument("data", metavar="DATA", type=Path, help='lines of {"messages": [{"role", "content"}, ...]}')
-    tokenize.add_argument("--out", type=Path, required=True, help="folder of the token store")
-    tokenize.add_argument("--max-length", type=positive, help="longer documents lose their middle")
-    tokenize.add_argument("--skip-invalid", action="store_true", help="leave bad samples out, count and list them")
-    tokenize.add_argument("--workers", type=positive, help="processes for a large file (default: cores it may use)")
-    _tokenizer_options(tokenize)
+    tokenize.add(actions, data)
+    show.add(actions, data)
     build.add(actions, data)
     top.below += data.below
 
@@ -95,11 +91,6 @@ def parser() -> Parser:
     top.add_child(commands, "figures", run_figures, help="redraw the figures from the committed results")
     top.add_child(commands, "version", run_version, help="print versions")
     return top
-
-
-def _tokenizer_options(command: Parser) -> None:
-    command.add_argument("--tokenizer", help="folder or Hub name (default: the miniature's own)")
-    command.add_argument("--chat-format", choices=CHAT_FORMATS, help="(default: the tokenizer's)")
 
 
 def run_plan(options: argparse.Namespace) -> None:
@@ -174,18 +165,6 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
         lengths, _ = fit_lengths(lengths, capacity, overlong="truncate")
         targets = None if targets is None else np.minimum(targets, np.maximum(lengths - 1, 0))
     return lengths, targets
-
-
-def run_tokenize(options: argparse.Namespace) -> None:
-    """JSONL to a token store; says how many sequences and tokens it holds."""
-    from longalign.commands.loading import load_tokenizer
-    from longalign.tokenizing import tokenize_jsonl
-
-    store = tokenize_jsonl(
-        options.data, load_tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
-        max_length=options.max_length, skip_invalid=options.skip_invalid, workers=options.workers,
-    )  # fmt: skip
-    print(f"{options.out}: {len(store.lengths):,} sequences, {int(store.lengths.sum()):,} tokens")
 
 
 def run_train(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from longalign.profiles import Extension, Profile
 from longalign.runs import source_hash
 from longalign.source import Source
 from longalign.store import TokenStore
+from longalign.tokenizing import CODE as WRITING
 
 CORPUS = ("documents", "length", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
 RECALL_SHARE = 0.25  # of the documents of the context extension
@@ -26,8 +27,7 @@ RECALL_SHARE = 0.25  # of the documents of the context extension
 def data_folder(profile: Profile) -> Path:
     """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
-    written = ("chat", "jsonl", "rendering", "store", "store_writer", "tokenizing", "parts")
-    code = source_hash(*(f"corpus/{name}" for name in CORPUS), *written)
+    code = source_hash(*(f"corpus/{name}" for name in CORPUS), *WRITING)
     if has_released(profile):
         settings["sources"] = [_identity(profile, source) for source in profile.sources if source.kind == "data"]
         settings["released"] = source_hash("corpus/released")

@@ -23,8 +23,9 @@ from longalign.corpus import tokenizer
 from longalign.runs import source_hash
 from longalign.starts import load_tokenizer
 from longalign.store import TokenStore
+from longalign.tokenizing import CONVERSATIONS
 
-CODE = ("evals", "attention", "attention_kernels", "last_layer", "collators", "packing", "chat", "rendering", "models",
+CODE = ("evals", "attention", "attention_kernels", "last_layer", "collators", "packing", *CONVERSATIONS, "models",
         "store", "corpus/tokenizer")  # fmt: skip
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 LOSS = "loss"

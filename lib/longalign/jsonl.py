@@ -7,12 +7,22 @@ key}. They are untrusted and large: one line is in memory at a time, and a line 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 MAX_LINE_BYTES = 64 * 2**20
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+_FOLLOWS = {
+    "system": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool"),
+}  # fmt: skip
+CARRIED = ("reasoning_content", "reasoning", "thinking", "tool_plan", "tool_calls", "function_call", "refusal")
+"""What a message says beside its content, under the names that chat templates and servers have for it."""
+_KEPT = {"role", "content", "weight", "train", "tool_call_id", *CARRIED}
+_UNREAD = {
+    "functions": "name them under the key tools",
+    "chat_template_kwargs": "a chat template is given messages and tools alone; leave it out",
+}
 VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -69,6 +79,15 @@ class Line:
         return row
 
 
+    def conversation(self) -> tuple[Any, Any]:
+        """`messages` and `tools` of the line as they are; raises DataError for a key that would change what is said."""
+        row = self.row()
+        for key, instead in _UNREAD.items():
+            if row.get(key):
+                raise DataError("field is not read", instead, field=key)
+        return row.get("messages"), row.get("tools")
+
+
 def read_lines(
     path: str | os.PathLike, *, digest: Any = None, start: int = 0, end: int | None = None
 ) -> Iterator[Line]:
@@ -110,14 +129,18 @@ def _split(file: BinaryIO, digest: Any, offset: int, end: int | None) -> Iterato
         yield Line(number, start, raw, too_long)
 
 
-def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, str]]:
-    """The messages with role and content alone, when they are a conversation that ends with a turn of `last`.
+def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, Any]]:
+    """The messages, without keys that mean nothing, when they are a conversation that ends with a turn of `last`.
 
-    An optional system message comes first; then user and assistant take turns, the user first.  A question may be
-    empty, an answer may not: the paper removes the empty assistant turns of ShareGPT from the data (arXiv
-    2401.18058), here the sample is refused.  Raises DataError with the field.
+    An optional system message comes first; then user and assistant take turns, the user first.  After an answer the
+    results of tools (role "tool") may stand in the user's place.  `last="user"` is a prompt: it ends with what is to
+    be answered, a question or a tool's result.  A question may be empty, an answer may not: the paper removes the
+    empty assistant turns of ShareGPT from the data (arXiv 2401.18058), here the sample is refused; an answer that only
+    calls tools has no text.  `weight` (0 or 1) and `train` (true or false) say whether an answer is a target
+    (`is_target`).  Kept are these, what is CARRIED beside the content, and a tool's name and call; a key that is null
+    is none.  Raises DataError with the field.
 
-    >>> check_messages([{"role": "user", "content": "Why?", "id": 7}], last="user")
+    >>> check_messages([{"role": "user", "content": "Why?", "weight": None, "id": 7}], last="user")
     [{'role': 'user', 'content': 'Why?'}]
     """
     if messages is None:
@@ -132,14 +155,46 @@ def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, 
     if last == "assistant" and "assistant" not in roles:
         raise DataError("no assistant turn", "there is nothing to learn from", field="messages")
     for index, role in enumerate(roles):
-        expected = "assistant" if index > 0 and roles[index - 1] == "user" else "user"
-        if role != expected and not (role == "system" and index == 0):
-            detail = f"expected {expected}, found {role}; user and assistant take turns"
+        expected = _FOLLOWS[roles[index - 1] if index else "system"]
+        if role not in expected and not (role == "system" and index == 0):
+            detail = f"expected {expected[0]}, found {role}; user and assistant take turns"
             raise DataError("wrong order of roles", detail, field=f"messages[{index}].role")
-    if roles[-1] != last:
+    if (roles[-1] == "assistant") != (last == "assistant") or roles[-1] == "system":
         detail = f"it is of the {roles[-1]}"
         raise DataError(f"last turn not of the {last}", detail, field=f"messages[{len(roles) - 1}].role")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    return [{key: value for key, value in message.items() if _is_kept(key, value, message)} for message in messages]
+
+
+def check_tools(tools: Any) -> list[dict[str, Any]] | None:
+    """The descriptions of tools that a conversation may call, None without any. Raises DataError.
+
+    >>> check_tools([{"type": "function", "function": {"name": "weather"}}])[0]["type"]
+    'function'
+    """
+    if tools is None or tools == []:
+        return None
+    if not isinstance(tools, list | tuple):
+        raise DataError("tools not a list", f"it is {_kind(tools)}", field="tools")
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            raise DataError("tool not an object", f"it is {_kind(tool)}", field=f"tools[{index}]")
+        _check_text(tool, f"tools[{index}]")
+    return list(tools)
+
+
+def is_target(message: Mapping[str, Any]) -> bool:
+    """Whether a message is an answer that is learnt: `weight` 0, or `train` false, says no.
+
+    >>> is_target({"role": "assistant", "content": "Five.", "weight": 0})
+    False
+    """
+    return message["role"] == "assistant" and message.get("weight", 1) == 1 and message.get("train", True)
+
+
+def _is_kept(key: str, value: Any, message: Mapping[str, Any]) -> bool:
+    if value is None or (key in CARRIED and not value):
+        return False
+    return key in _KEPT or (key == "name" and message["role"] == "tool")
 
 
 def _check_message(message: Any, field: str) -> None:
@@ -147,20 +202,53 @@ def _check_message(message: Any, field: str) -> None:
         raise DataError("message not an object", f"it is {_kind(message)}", field=field)
     if "role" not in message:
         raise DataError("missing role", f"one of {', '.join(ROLES)}", field=f"{field}.role")
-    if message["role"] not in ROLES:
-        raise DataError("unknown role", f"{message['role']!a:.40} is none of {', '.join(ROLES)}", field=f"{field}.role")
-    content, field = message.get("content"), f"{field}.content"
-    if not isinstance(content, str):
+    role = message["role"]
+    if role not in ROLES:
+        raise DataError("unknown role", f"{role!a:.40} is none of {', '.join(ROLES)}", field=f"{field}.role")
+    content, calls = message.get("content"), role == "assistant" and _calls(message, field)
+    if not isinstance(content, str) and not (calls and content is None):
         detail = "it is missing" if "content" not in message else f"it is {_kind(content)}"
-        raise DataError("content not a string", detail, field=field)
+        raise DataError("content not a string", detail, field=f"{field}.content")
+    for key, value in message.items():
+        _check_text(value, f"{field}.{key}")
+    if role == "assistant" and not calls and not VISIBLE.search(content):
+        raise DataError("empty answer", "an answer needs visible text", field=f"{field}.content")
+    _check_weight(message, field)
+
+
+def _calls(message: Mapping[str, Any], field: str) -> bool:
+    """Whether an answer calls tools; raises DataError for calls that are no list of objects."""
+    calls = message.get("tool_calls")
+    if calls is None or calls == []:
+        return False
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise DataError("tool calls not a list of objects", f"it is {_kind(calls)}", field=f"{field}.tool_calls")
+    return True
+
+
+def _check_weight(message: Mapping[str, Any], field: str) -> None:
+    weight, train, role = message.get("weight"), message.get("train"), message["role"]
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        detail = f"it is {weight!a:.40}; 1 learns the answer, 0 does not: the weights of a loss are the plan's"
+        raise DataError("weight not 0 or 1", detail, field=f"{field}.weight")
+    if train is not None and not isinstance(train, bool):
+        raise DataError("train not true or false", f"it is {train!a:.40}", field=f"{field}.train")
+    if None not in (weight, train) and bool(weight) != train:
+        raise DataError("weight and train differ", f"weight {weight}, train {train}", field=f"{field}.train")
+    if role != "assistant" and (weight or train):
+        key = "weight" if weight else "train"
+        raise DataError("no answer to learn", f"it is of the {role}; answers alone are learnt", field=f"{field}.{key}")
+
+
+def _check_text(value: Any, field: str) -> None:
+    """Raises DataError for text that UTF-8 has no bytes for, however deep in the value."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     try:
-        content.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            "lone surrogate", f"{content[error.start]!a} at character {error.start + 1}", field=field
+            "lone surrogate", f"{text[error.start]!a} at character {error.start + 1}", field=field
         ) from None
-    if message["role"] == "assistant" and not VISIBLE.search(content):
-        raise DataError("empty answer", "an answer needs visible text", field=field)
 
 
 def _kind(value: Any) -> str:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+CHAT_FORMATS = ("template", "llama", "chatglm")
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that takes no abbreviations, reports in one line and names the nearest valid spelling."""
@@ -58,6 +60,12 @@ def add_server_options(command: Parser, *roles: str) -> None:
     command.add_argument("--price", type=amount, nargs=2, metavar=("IN", "OUT"), help=price)
     command.add_argument("--timeout", type=amount, default=600.0, metavar="S", help="of a reply (default: 600 s)")
     command.add_argument("--dry-run", action="store_true", help="say what would be asked, and ask nothing")
+
+
+def add_tokenizer_options(command: Parser) -> None:
+    """The options that say how conversations become tokens."""
+    command.add_argument("--tokenizer", help="folder or Hub name (default: miniature, this package's own)")
+    command.add_argument("--chat-format", choices=CHAT_FORMATS, help="(default: the tokenizer's)")
 
 
 def is_address(text: str) -> bool:

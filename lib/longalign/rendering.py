@@ -1,34 +1,24 @@
-"""Guarantees which tokens of a conversation are answers, exactly; the price is a text rendered once for every prefix.
+"""A conversation as text, in a chat template or one of LongAlign's formats, and what a template leaves out of it.
 
-T = tokens of the conversation.  Every format goes the same way: render the text, find the answers in it by rendering
-its prefixes, tokenize it, and map characters to tokens by offsets.  A tokenizer without offsets (a slow one) has its
-text cut at the edges instead, so that a piece's tokens all start with the piece.
+T = tokens of the conversation.  What a template drops is found by rendering the conversation once more, changed: a
+field that changes nothing is not known to the template, and is refused rather than lost.
 """
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from longalign.jsonl import DataError
+from longalign.jsonl import CARRIED, DataError, is_target
 
 CHAT_FORMATS = ("template", "llama", "chatglm")
+STAND_IN = "\ue000stand-in\ue001"
+"""Stands in a message's place, to see what a template writes around it; its ends are characters that no text has."""
+SHORT = 16  # characters: a shorter message may stand in a text by chance
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A tokenized conversation: its tokens, which are answers (with end tokens), where in the text they start."""
-
-    ids: np.ndarray  # int32 [T]
-    targets: np.ndarray  # bool [T]
-    starts: np.ndarray  # int64 [T], the character of the rendered text at which a token starts
 
 
 def format_of(tokenizer: Any) -> str:
@@ -39,32 +29,162 @@ def format_of(tokenizer: Any) -> str:
     return tokenizer.init_kwargs.get("chat_format", "template")
 
 
-def tokenize(messages: Messages, tokenizer: Any, chat_format: str, *, cuts: Sequence[int] = ()) -> Tokens:
-    """All tokens of a conversation; it ends where the assistant begins if its last message is the user's."""
-    if chat_format not in CHAT_FORMATS:
-        raise ValueError(f"unknown chat_format {chat_format!r}: one of {', '.join(CHAT_FORMATS)}.")
-    if chat_format != "template":
-        return _tokenize_longalign(messages, tokenizer, chat_format, cuts)
-    if not tokenizer.chat_template:
-        raise ValueError(
-            "the tokenizer has no chat template: give it one, or choose chat_format (--chat-format) llama or chatglm."
-        )
-    if _GENERATION.search(tokenizer.get_chat_template()):
-        return _tokenize_marked(messages, tokenizer)
-    return _tokenize_template(messages, tokenizer, cuts)
+@dataclass(frozen=True)
+class Chat:
+    """A conversation, the tools it may call, and the tokenizer and format that write it."""
+
+    messages: Messages
+    tokenizer: Any
+    chat_format: str
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+    def until(self, end: int) -> "Chat":
+        """The same with the first `end` messages alone."""
+        return replace(self, messages=self.messages[:end])
+
+    def having(self, index: int, message: Mapping[str, Any]) -> "Chat":
+        """The same with another message in the place of one."""
+        return replace(self, messages=[*self.messages[:index], message, *self.messages[index + 1 :]])
+
+    def stand_in(self, index: int) -> "Chat":
+        """The same with STAND_IN as all that a message says."""
+        kept = {key: value for key, value in self.messages[index].items() if key not in CARRIED}
+        return self.having(index, {**kept, "content": STAND_IN})
+
+    @property
+    def asks(self) -> bool:
+        """Whether the assistant is to speak now."""
+        return self.messages[-1]["role"] != "assistant"
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the template marks the answers itself."""
+        return self.chat_format == "template" and bool(_GENERATION.search(self._template()))
+
+    def check_format(self) -> None:
+        """Raises ValueError for a format that there is not, and for a tokenizer without a chat template."""
+        if self.chat_format not in CHAT_FORMATS:
+            raise ValueError(f"unknown chat_format {self.chat_format!r}: one of {', '.join(CHAT_FORMATS)}.")
+        if self.chat_format == "template" and not self.tokenizer.chat_template:
+            raise ValueError(
+                "the tokenizer has no chat template: give it one, or choose chat_format (--chat-format) llama or "
+                "chatglm."
+            )
+
+    def text(self, *, ask: bool | None = None) -> str:
+        """The text of the conversation; after a question it goes on to where the answer begins, unless `ask` is False.
+
+        Raises DataError where the template refuses the messages.
+        """
+        if self.chat_format != "template":
+            return _longalign_text(self.messages, self.chat_format)
+        ask = self.asks if ask is None else ask
+        return self._rendered(lambda messages: self.tokenizer.apply_chat_template(
+            messages, tools=self.tools, tokenize=False, add_generation_prompt=ask
+        ))  # fmt: skip
+
+    def marked_text(self) -> tuple[str, list[Span]]:
+        """The text of a conversation in a template with {% generation %}, and the characters that it marks."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        texts, marks = self._rendered(lambda messages: render_jinja_template(
+            [messages], tools=self.tools, chat_template=self._template(), return_assistant_tokens_mask=True,
+            add_generation_prompt=False, **self.tokenizer.special_tokens_map,
+        ))  # fmt: skip
+        joined: list[Span] = []
+        for start, end in marks[0]:
+            if joined and joined[-1][1] == start:
+                start = joined.pop()[0]
+            if start < end:
+                joined.append((start, end))
+        return texts[0], joined
+
+    def _template(self) -> str:
+        return self.tokenizer.get_chat_template(tools=self.tools)
+
+    def _rendered(self, render: Any) -> Any:
+        from jinja2.exceptions import TemplateError
+
+        own = ("weight", "train")  # they are this package's, and no template's
+        messages = [{key: value for key, value in message.items() if key not in own} for message in self.messages]
+        try:
+            return render(messages)
+        except (TemplateError, TypeError) as error:
+            raise DataError("template refuses the messages", f"{error}", field="messages") from None
 
 
-def render(messages: Messages, tokenizer: Any, chat_format: str) -> str:
-    """The text of a conversation; after a question it goes on to where the answer begins."""
-    if chat_format != "template":
-        return _longalign_text(messages, chat_format)
-    from jinja2.exceptions import TemplateError
+def check_fields(chat: Chat) -> None:
+    """Raises DataError for a field of a message, for tools or for a tool's turn that the format has no place for.
 
-    ask = messages[-1]["role"] == "user"
+    In a template it has one if the conversation up to its message reads otherwise without it.
+    """
+    for index, message in enumerate(chat.messages):
+        field, message = f"messages[{index}]", {"content": "", **message}
+        here = chat.until(index + 1).having(index, message)
+        for key in CARRIED:
+            if key in message:
+                rest = {name: value for name, value in message.items() if name != key}
+                _check_place(here, here.having(index, rest), f"{field}.{key}")
+        if message["role"] == "tool":
+            _check_place(here, here.having(index, {**message, "role": "user"}), f"{field}.role")
+            if _is_dropped(here, index):
+                raise DataError("template drops the field", "it writes no results of tools", field=f"{field}.content")
+    if chat.tools:
+        _check_place(chat, replace(chat, tools=None), "tools")
+
+
+def _check_place(chat: Chat, without: Chat, field: str) -> None:
+    if chat.chat_format != "template":
+        detail = f"chat_format {chat.chat_format} has no place for it; a chat template that knows it has"
+        raise DataError("format drops the field", detail, field=field)
+    text = chat.text()
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-    except TemplateError as error:
-        raise DataError("template refuses the messages", f"{error}", field="messages") from None
+        known = text != without.text()
+    except DataError:  # the template needs it
+        known = True
+    if not known:
+        detail = "the conversation reads the same without it; take a template that knows it, or leave it out"
+        raise DataError("template drops the field", detail, field=field)
+
+
+def check_contents(chat: Chat, text: str) -> None:
+    """Raises DataError for a message whose content leaves the text as it is: the template drops it."""
+    for index, message in enumerate(chat.messages):
+        content = message.get("content", "").strip()
+        alone = len(content) > SHORT and not any(key in message for key in CARRIED)
+        if content and not (alone and content in text) and _is_dropped(chat, index):
+            detail = "the conversation reads the same without it"
+            raise DataError("template drops the field", detail, field=f"messages[{index}].content")
+
+
+def _is_dropped(chat: Chat, index: int) -> bool:
+    changed = chat.having(index, {**chat.messages[index], "content": STAND_IN})
+    try:
+        return changed.text(ask=False) == chat.text(ask=False)
+    except DataError:  # the template looks into the content, and so does not drop it
+        return False
+
+
+def shortened(chat: Chat, text: str) -> int:
+    """Answers that are targets and of which the template writes only a part, as where it drops earlier thoughts."""
+    if chat.chat_format != "template":
+        return 0
+    return sum(is_target(message) and _is_shortened(chat, index, text) for index, message in enumerate(chat.messages))
+
+
+def _is_shortened(chat: Chat, index: int, text: str) -> bool:
+    message = chat.messages[index]
+    if message.get("content", "").strip() not in text:
+        return True
+    for key in CARRIED:
+        if key in message:
+            rest = {"content": "", **{name: value for name, value in message.items() if name != key}}
+            try:
+                if chat.having(index, rest).text() == text:
+                    return True
+            except DataError:  # the template needs it
+                continue
+    return False
 
 
 def _longalign_text(messages: Messages, chat_format: str) -> str:
@@ -87,149 +207,3 @@ def _longalign_text(messages: Messages, chat_format: str) -> str:
                 form = f"[Round {turn}]\n\n问：{question}\n\n答："
             text, lead = text + "\n\n" * (turn > 1) + form, ""
     return text
-
-
-def _answer_spans(messages: Messages, tokenizer: Any, chat_format: str, text: str) -> list[Span]:
-    """The characters of `text` that each answer occupies (in a template with its end), found by rendering prefixes."""
-    spans = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        field = f"messages[{index}].content"
-        before, after = (render(messages[:end], tokenizer, chat_format) for end in (index, index + 1))
-        if not (after.startswith(before) and text.startswith(after)):
-            detail = "not prefix-stable: a turn changes when more follow; mark the answers in it by {% generation %}"
-            raise DataError("template unsuitable", detail, field=field)
-        if not after[len(before) :].lstrip().startswith(message["content"].strip()):
-            detail = "the answer does not follow its generation prompt; mark the answers in it by {% generation %}"
-            raise DataError("template unsuitable", detail, field=field)
-        spans.append((len(before), len(after)))
-    return spans
-
-
-def _tokenize_longalign(messages: Messages, tokenizer: Any, chat_format: str, cuts: Sequence[int]) -> Tokens:
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f'the tokenizer has no end-of-sequence token, which chat_format "{chat_format}" needs.')
-    text = _longalign_text(messages, chat_format)
-    spans = _answer_spans(messages, tokenizer, chat_format, text)
-    ids, starts = _tokens_of(text, tokenizer, cuts=[*itertools.chain(*spans), *cuts], split_special_tokens=True)
-    ends = [end for _, end in spans]
-    at = np.searchsorted(starts, ends)
-    ids, starts = np.insert(ids, at, tokenizer.eos_token_id), np.insert(starts, at, ends)
-    before = _tokens_before_text(tokenizer)
-    ids = np.concatenate([np.array(before, dtype=np.int32), ids])
-    starts = np.concatenate([np.full(len(before), -1), starts])
-    runs = [(int(a), int(b) + 1) for a, b in (np.searchsorted(starts, span) for span in spans)]
-    return Tokens(ids, _mask(runs, len(ids)), starts)
-
-
-def _tokenize_template(messages: Messages, tokenizer: Any, cuts: Sequence[int]) -> Tokens:
-    text = render(messages, tokenizer, "template")
-    spans = _answer_spans(messages, tokenizer, "template", text)
-    begins = [start for start, _ in spans] + [len(text)] * (messages[-1]["role"] == "user")
-    if not has_offsets(tokenizer):
-        ids, starts = _tokens_of(text, tokenizer, cuts=[*begins, *(end for _, end in spans), *cuts])
-    else:
-        ids, starts = _tokens_of(text, tokenizer)
-        torn = [begin for begin in begins if not _tokens_end_at(begin, text, ids, starts, tokenizer)]
-        if torn:
-            ids, starts = _tokens_of(text, tokenizer, cuts=torn)
-    runs = [tuple(int(edge) for edge in np.searchsorted(starts, span)) for span in spans]
-    return Tokens(ids, _mask(_until_end_token(runs, ids, tokenizer), len(ids)), starts)
-
-
-def _tokenize_marked(messages: Messages, tokenizer: Any) -> Tokens:
-    """A template with {% generation %}: the tokenizer's own mask says which tokens are the assistant's."""
-    if not has_offsets(tokenizer):
-        raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets).")
-    if messages[-1]["role"] == "user":
-        ids, starts = _tokens_of(render(messages, tokenizer, "template"), tokenizer)
-        return Tokens(ids, np.zeros(len(ids), dtype=bool), starts)
-    render(messages, tokenizer, "template")
-    out = tokenizer.apply_chat_template(
-        messages,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"return_offsets_mapping": True, "verbose": False},
-    )
-    ids = np.array(out["input_ids"], dtype=np.int32)
-    edges = np.flatnonzero(np.diff(np.array([0, *out["assistant_masks"], 0], dtype=np.int8)))
-    runs = [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-    answers = sum(message["role"] == "assistant" for message in messages)
-    if len(runs) != answers:
-        detail = f"its {{% generation %}} marks {len(runs)} runs of tokens for {answers} answers"
-        raise DataError("template unsuitable", detail, field="messages")
-    starts = np.array(out["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 0]
-    return Tokens(ids, _mask(_until_end_token(runs, ids, tokenizer), len(ids)), starts)
-
-
-def _until_end_token(runs: list[Span], ids: np.ndarray, tokenizer: Any) -> list[Span]:
-    """Each answer up to and with its end token: the last special token in it, or else the one that follows it."""
-    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special |= {tokenizer.eos_token_id, *tokenizer.all_special_ids}
-    is_end, trimmed = np.isin(ids, [index for index in special if index is not None]), []
-    for start, end in runs:
-        inside = np.flatnonzero(is_end[start:end])
-        if not len(inside) and not is_end[end : end + 1].any():
-            detail = "it puts no end token behind the answer; add one to the template, or use another chat_format"
-            raise DataError("template unsuitable", detail, field="messages")
-        trimmed.append((start, start + int(inside[-1]) + 1 if len(inside) else end + 1))
-    return trimmed
-
-
-def _mask(runs: Sequence[Span], length: int) -> np.ndarray:
-    targets = np.zeros(length, dtype=bool)
-    for start, end in runs:
-        if end - start < 2:
-            raise DataError("empty answer", "the tokenizer has no token for its text", field="messages")
-        targets[start:end] = True
-    return targets
-
-
-def has_offsets(tokenizer: Any) -> bool:
-    """Whether a tokenizer can say which characters a token is made of."""
-    return bool(getattr(tokenizer, "is_fast", False))
-
-
-def _tokens_of(text: str, tokenizer: Any, *, cuts: Sequence[int] = (), **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32 [T] and first characters int64 [T] of a text that is tokenized in pieces."""
-    ids, starts, offsets = [], [], has_offsets(tokenizer)
-    edges = sorted({0, len(text), *cuts})
-    for start, end in itertools.pairwise(edges):
-        out = tokenizer(
-            text[start:end],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=offsets,
-            verbose=False,
-            **options,
-        )
-        ids.append(np.array(out["input_ids"], dtype=np.int32))
-        first = [offset for offset, _ in out["offset_mapping"]] if offsets else [0] * len(ids[-1])
-        starts.append(np.array(first, dtype=np.int64) + start)
-    empty = np.zeros(0, dtype=np.int64)
-    return np.concatenate([empty.astype(np.int32), *ids]), np.concatenate([empty, *starts])
-
-
-def _tokens_end_at(position: int, text: str, ids: np.ndarray, starts: np.ndarray, tokenizer: Any) -> bool:
-    """Whether the tokens before a position are those that its text gives alone.
-
-    Not so where a token reaches across, or holds a blank of the prompt's end.  Only the last 64 tokens are tokenized
-    again and only the last 8 compared: a long prompt is not worth a second pass, and the first of a piece may differ
-    by where it begins.
-    """
-    count = int(np.searchsorted(starts, position))
-    begin = int(starts[count - 64]) if count > 64 else 0
-    alone, _ = _tokens_of(text[begin:position], tokenizer)
-    compare = 8 if count > 64 else max(count, len(alone))
-    return np.array_equal(alone[-compare:], ids[max(0, count - compare) : count])
-
-
-def _tokens_before_text(tokenizer: Any) -> list[int]:
-    """What a tokenizer puts before any text (as <s>); what it puts behind is left out, the format has its own end."""
-    alone, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
-    for start in range(len(whole) - len(alone) + 1):
-        if alone and whole[start : start + len(alone)] == alone:
-            return list(whole[:start])
-    return []

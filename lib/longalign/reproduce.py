@@ -124,7 +124,8 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
         status = make.run("one-by-one", jobs=1, board=board) or status
     found = [one for name in notebooks if (one := outcomes.read(profile, name)) and one.began >= began]
     if waiting or status == 0:
-        for line in summary(found, waiting, len(notebooks), time.time() - began):
+        broken = status != 0 and not make.interrupted
+        for line in summary(found, waiting, len(notebooks), time.time() - began, broken=broken):
             board.write(line + "\n")
     if status:
         return INTERRUPTED if make.interrupted else 1
@@ -143,8 +144,12 @@ def execute_damaged_again(profile: str, notebooks: Sequence[str]) -> Iterator[st
         files.execute_again(profile, name, wrong)
 
 
-def summary(found: Sequence[Outcome], waiting: Sequence[str], notebooks: int, seconds: float) -> Iterator[str]:
+def summary(
+    found: Sequence[Outcome], waiting: Sequence[str], notebooks: int, seconds: float, *, broken: bool = False
+) -> Iterator[str]:
     """What ran, what was up to date, what failed: a line for each that did not end well, and the sum.
+
+    `broken` is a run that failed; where no outcome says of which notebook, as on a full disk, one at least did.
 
     >>> list(summary([], [], 17, 0.4))
     ['nothing to do: all 17 notebooks are up to date']
@@ -158,7 +163,7 @@ def summary(found: Sequence[Outcome], waiting: Sequence[str], notebooks: int, se
         first = next(iter(one.error.splitlines()), "")
         yield f"{one.notebook}: {one.state}{': ' if first else ''}{first} (log: {one.log})"
     parts = [f"ran {len(good)}", f"up to date {notebooks - len(set(waiting) | {one.notebook for one in found})}",
-             f"failed {len(bad)}"]  # fmt: skip
+             f"failed {len(bad)}" if bad or not broken else "failed 1 or more, which left no outcome"]  # fmt: skip
     left = len(waiting) - len(found)
     if left > 0:
         parts.append(f"not reached {left}")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from longalign import paths
+from longalign import paths, tokenizers
 from longalign.models import MINIATURES
 from longalign.profiles import Profile
 from longalign.rendering import format_of
@@ -69,6 +69,8 @@ def load_tokenizer(tokenizer: str, chat_format: str = "") -> Any:
     from transformers import AutoTokenizer
 
     where = paths.relative(tokenizer)
+    if Path(tokenizer).is_dir():
+        tokenizers.check_folder(Path(tokenizer))
     try:
         loaded = AutoTokenizer.from_pretrained(
             tokenizer, trust_remote_code=False, **({"chat_format": chat_format} if chat_format else {})

@@ -10,7 +10,8 @@ A store is a folder; n sequences, lengths 2, 4, 3 have the offsets 0, 2, 6, 9:
     target_counts.npy   int64 [n], targets of a sequence; its position 0 never counts, since nothing predicts it
     lines.npy           int64 [n, 2], line number (from 1) and byte offset of its JSONL line; 0 and -1 without a file
     skipped.jsonl       lines that were left out: line, reason, field, detail, raw; only if there are any
-    manifest.json       counts, what was dropped and why, size and sha256 of every file, where it came from
+    manifest.json       counts (of answers, too, that are no targets or of which the chat template writes only a part),
+                        what was dropped and why, size and sha256 of every file, where it came from and its tokenizer
 """
 
 import json
@@ -22,10 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from longalign.chat import Encoded
 from longalign.jsonl import DataError, Line
 from longalign.shapes import IGNORE_INDEX
-from longalign.store_writer import VERSION, StoreWriter, file_sha256, manifest_checksum
+from longalign.store_writer import VERSION, Encoded, StoreWriter, file_sha256, manifest_checksum
 
 
 class TokenStore:

@@ -10,33 +10,49 @@ import shutil
 from array import array
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longalign.chat import Encoded
 from longalign.jsonl import DataError, Line
 from longalign.shapes import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
+ANSWERS = ("masked_answers", "shortened_answers")  # counts that a manifest has where they are not 0
 VERSION = 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed.
+
+    `masked` counts answers that are no targets, `shortened` those of which the template writes only a part.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    truncated: int = 0
+    masked: int = 0
+    shortened: int = 0
 
 
 class StoreWriter:
     """Takes sequences one by one, in a `with` block; without `finish` nothing is left behind.
 
-    Raises DataError when `folder` is there and holds something else than a store.
+    Where `folder` is a symbolic link, the store is written in the place that it leads to.  Raises DataError when
+    `folder` is there and holds something else than a store.
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder)
+        self.folder = target_of(folder)
         occupied = self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()))
         if occupied and not (self.folder / "manifest.json").is_file():
             raise DataError("not a token store", "it is there already; name another folder").at(folder)
         self.temporary = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
         self.offsets, self.counts, self.lines = array("q", [0]), array("q"), array("q")
-        self.truncated_sequences = self.truncated_tokens = 0
+        self.truncated_sequences = self.truncated_tokens = self.masked_answers = self.shortened_answers = 0
         self._stack, self._files = ExitStack(), {}
 
     def __enter__(self) -> "StoreWriter":  # noqa: PYI034 - Self needs Python 3.11
@@ -80,6 +96,8 @@ class StoreWriter:
         self.lines.extend((line, offset))
         self.truncated_sequences += sequence.truncated > 0
         self.truncated_tokens += int(sequence.truncated)
+        self.masked_answers += int(sequence.masked)
+        self.shortened_answers += int(sequence.shortened)
 
     def skip(self, line: Line, error: DataError) -> None:
         """Note a line that is left out in skipped.jsonl; of a line too long for memory only the beginning."""
@@ -104,6 +122,7 @@ class StoreWriter:
             "targets": sum(self.counts),
             "truncated_sequences": self.truncated_sequences,
             "truncated_tokens": self.truncated_tokens,
+            **{name: count for name in ANSWERS if (count := getattr(self, name))},
             "files": files,
             "sha256": hashlib.sha256("".join(files[name]["sha256"] for name in CONTENT).encode()).hexdigest(),
         }
@@ -114,6 +133,17 @@ class StoreWriter:
             os.replace(self.folder, previous)
         os.replace(self.temporary, self.folder)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def target_of(folder: str | os.PathLike) -> Path:
+    """A folder, or what a symbolic link in its place leads to. Raises DataError for a link that leads nowhere."""
+    path = Path(folder)
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise DataError("cannot be written", "it is a symbolic link to itself; name a folder").at(folder)
+    return target
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:

@@ -28,10 +28,12 @@ from longalign.parts import PART_BYTES, WHOLE, Part, Tell, cores, in_order, spli
 from longalign.rendering import format_of
 from longalign.runs import source_hash
 from longalign.store import TokenStore
-from longalign.store_writer import StoreWriter
+from longalign.store_writer import ANSWERS, StoreWriter, target_of
 
 TOO_LONG = "line too long"  # the reason of which skipped.jsonl has only the line's beginning
-CODE = ("chat", "jsonl", "parts", "rendering", "store", "store_writer", "tokenizing")
+CONVERSATIONS = ("answers", "chat", "conversation", "jsonl", "rendering", "text_tokens", "tool_calls", "truncation")
+"""Modules that make a sequence of a conversation."""
+CODE = (*CONVERSATIONS, "parts", "store", "store_writer", "tokenizing")
 
 WINDOW_SECONDS = 10.0
 
@@ -47,10 +49,10 @@ class Way:
     max_length: int | None
 
     def encode(self, line: Line) -> Encoded:
-        """The sequence of a line's messages; raises DataError."""
-        return encode(
-            line.row().get("messages"), self.tokenizer, chat_format=self.chat_format, max_length=self.max_length
-        )
+        """The sequence of a line's messages and tools; raises DataError."""
+        messages, tools = line.conversation()
+        settings = {"chat_format": self.chat_format, "max_length": self.max_length}
+        return encode(messages, self.tokenizer, tools=tools, **settings)
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def tokenize_jsonl(
     job = Job(Path(jsonl), Way(tokenizer, chat_format or format_of(tokenizer), max_length), skip_invalid)
     progress = progress or print_progress()
     try:
-        with StoreWriter(folder) as writer, _parts_beside(Path(folder)) as lock:
+        with StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
             digest, dropped, first = hashlib.sha256(), Counter(), None
             with closing(job.write(writer, lock, digest, workers or cores(), progress)) as left_out:
                 for error in left_out:
@@ -107,7 +109,9 @@ def tokenize_jsonl(
                 detail = f"all were skipped: {_counts(dropped)}; the first: {first}"
                 raise DataError("no valid sample", detail).at(jsonl)
             source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
-            writer.finish({"source": source, **job.way.described, "dropped": dict(sorted(dropped.items()))})
+            named = {"tokenizer": name} if (name := getattr(tokenizer, "name_or_path", "")) else {}
+            made_by = {**job.way.described, **named}
+            writer.finish({"source": source, **made_by, "dropped": dict(sorted(dropped.items()))})
     except OSError as error:
         raise _unwritable(error, folder) from None
     if dropped:
@@ -192,6 +196,8 @@ class Job:
             writer.add(Encoded(**row), line=part.lines + number, offset=part.start + offset)
         writer.truncated_sequences += store.manifest["truncated_sequences"]
         writer.truncated_tokens += store.manifest["truncated_tokens"]
+        for name in ANSWERS:
+            setattr(writer, name, getattr(writer, name) + store.manifest.get(name, 0))
         if not store.manifest["dropped"]:
             return
         with open(store.folder / "skipped.jsonl", encoding="ascii") as file:

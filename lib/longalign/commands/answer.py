@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from longalign import tokenizers
 from longalign.commands import asking
 from longalign.endpoints.asker import Asker
 from longalign.endpoints.errors import EndpointError, NoReply
 from longalign.endpoints.replies import Replies
 from longalign.official import answering, needle
 from longalign.official.catalogue import BENCHMARKS
-from longalign.official.local_model import LocalModel, load_tokenizer
+from longalign.official.local_model import LocalModel
 from longalign.official.questions import MISSING, Answer, Question, evenly, write
 from longalign.parsing import fail, is_address
 from longalign.self_instruct import documents
@@ -83,7 +84,7 @@ def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None
     """An asker of the model, its tokenizer and window, None where a server's are not given."""
     replies = options.out / "model.replies.jsonl"
     if is_address(options.model):
-        tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+        tokenizer = tokenizers.load(options.tokenizer) if options.tokenizer else None
         if options.window and tokenizer is None:
             fail("--window of a server needs --tokenizer, which counts the tokens")
         with asking.open_asker(options, "model", replies) as asker:

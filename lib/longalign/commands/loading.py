@@ -8,15 +8,14 @@ def load_tokenizer(name: str | None) -> Any:
     """The tokenizer of a folder or Hub name, the miniature's own without one, and says so. Raises ValueError."""
     from transformers.utils import logging
 
-    from longalign.corpus import tokenizer
-    from longalign.official import local_model
+    from longalign import tokenizers
 
     logging.set_verbosity_error()
     quiet_hub()
     if name is not None:
-        return local_model.load_tokenizer(name)
+        return tokenizers.load(name)
     print("longalign: no --tokenizer given: tokens are those of the miniature's own tokenizer", file=sys.stderr)
-    return tokenizer.load()
+    return tokenizers.load(tokenizers.MINIATURE)
 
 
 def quiet_hub() -> None:

@@ -4,16 +4,15 @@ What else the model's generation_config.json asks for is ignored and told (`long
 request at a time, a forward pass for every token of the answer.
 """
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
-from longalign import record
+from longalign import record, tokenizers
 from longalign.chat import encode_prompt, tokenizer_hash
 from longalign.corpus import tokenizer as miniature
 from longalign.endpoints.replies import Reply, Request
@@ -27,12 +26,12 @@ class LocalModel:
 
     `model` is its identity, by weights, tokenizer and settings of generation; `window` the tokens that it may read and
     write. A folder without a tokenizer is refused, unless it is a miniature's: as large a vocabulary with the same end
-    token; `borrowed` says so. Raises ValueError for what cannot be loaded.
+    token; `borrowed` says so, but of the committed bases. Raises ValueError for what cannot be loaded.
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
         self.name, self._alone = name, threading.Lock()
-        _check_folder("--model", name)
+        _check_folder(name)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -40,10 +39,11 @@ class LocalModel:
                 name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
             )
         except (OSError, ValueError) as error:
-            raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
+            raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
-        self.borrowed = not tokenizer and _without_tokenizer(name)
+        is_base = (Path(name) / "record.json").is_file()  # of the committed ones, which are known to be miniatures
+        self.borrowed = not tokenizer and not is_base and _without_tokenizer(name)
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
@@ -91,30 +91,19 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
     """The tokenizer of a folder or Hub name; the miniature's, where a folder has none and holds a miniature.
 
     `config` is the configuration of the model in the folder: a miniature's has that vocabulary and that end token.
-    Raises ValueError where there is none, naming what can be done.
+    Raises ValueError where there is none, naming what can be done (`longalign.tokenizers.load`).
     """
-    if _without_tokenizer(name):
+    if _without_tokenizer(name) and config is not None:
         own = miniature.load()
-        if config is not None and (config.vocab_size, config.eos_token_id) == (len(own), own.eos_token_id):
+        if (config.vocab_size, config.eos_token_id) == (len(own), own.eos_token_id):
             return own
-        raise ValueError(f"{name} holds no tokenizer: name one with --tokenizer")
-    _check_folder("--tokenizer", name)
-    try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer {name}: cannot be loaded: {_reason(error)}") from None
+    return tokenizers.load(name)
 
 
 def _without_tokenizer(name: str) -> bool:
-    return Path(name).is_dir() and not any(file.startswith("tokenizer") for file in os.listdir(name))
+    return Path(name).is_dir() and not tokenizers.holds_tokenizer(Path(name))
 
 
-def _reason(error: Exception) -> str:
-    if "custom code" in str(error):
-        return "it comes with code of its own, which is not run here: take one that transformers has a class for"
-    return " ".join(str(error).split())[:300]
-
-
-def _check_folder(option: str, name: str) -> None:
+def _check_folder(name: str) -> None:
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"{option} {name}: there is no such folder")
+        raise ValueError(f"--model {name}: there is no such folder")

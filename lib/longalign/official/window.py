@@ -7,8 +7,9 @@ asked as well as a model in this process. The price: the text is tokenized again
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from longalign.chat import MIN_KEPT, encode_prompt
+from longalign.chat import encode_prompt
 from longalign.jsonl import DataError
+from longalign.truncation import Hole, documents, question_in
 
 TRIES = 5
 
@@ -18,27 +19,36 @@ def fit(
 ) -> tuple[list[dict[str, str]], int]:
     """The messages, at most `window - reserve` tokens with their chat template, and how many tokens were taken out.
 
-    The longest user message loses its middle: characters, so that what is left is the text's own. Raises DataError
-    where less than MIN_KEPT tokens of it would be left, ValueError for a tokenizer that tells no offsets.
+    The longest document loses its middle (`longalign.truncation`), then the next: characters, so that what is left is
+    the text's own; the question stays whole. Raises DataError where less than MIN_KEPT tokens of a document would be
+    left, ValueError for a tokenizer that tells no offsets.
     """
     fitted = [dict(message) for message in messages]
-    length, room = len(encode_prompt(fitted, tokenizer)), window - reserve
-    if length <= room:
-        return fitted, 0
-    place = max((i for i, m in enumerate(fitted) if m["role"] == "user"), key=lambda i: len(fitted[i]["content"]))
-    text, excess, before = fitted[place]["content"], length - room, length
-    spans = _spans(text, tokenizer)
-    for _ in range(TRIES):
-        kept = len(spans) - excess
-        if kept < MIN_KEPT:
-            detail = f"{before} tokens, a window of {window} and {reserve} for the answer; take a larger window"
-            raise DataError("no room for its answer", detail)
-        fitted[place]["content"] = text[: spans[(kept + 1) // 2 - 1][1]] + text[spans[len(spans) - kept // 2][0] :]
-        length = len(encode_prompt(fitted, tokenizer))
+    before, room = len(encode_prompt(fitted, tokenizer)), window - reserve
+    length = before
+    for index in documents(fitted) if length > room else ():
+        text, excess = fitted[index]["content"], length - room
+        spans = _spans(text, tokenizer)
+        hole = _hole(text, spans)
+        for _ in range(TRIES):
+            out = hole.cut(min(excess, hole.most))
+            if out.start < out.stop:
+                fitted[index]["content"] = text[: spans[out.start - 1][1]] + text[spans[out.stop][0] :]
+            length = len(encode_prompt(fitted, tokenizer))
+            if length <= room or excess >= hole.most:
+                break
+            excess += length - room  # the two ends may make other tokens where they meet
         if length <= room:
-            return fitted, before - length
-        excess += length - room  # the two ends may make other tokens where they meet
-    raise DataError("no room for its answer", f"the prompt stays at {length} tokens; take a larger window")
+            break
+    if length <= room:
+        return fitted, before - length
+    detail = f"{before} tokens, a window of {window} and {reserve} for the answer; take a larger window"
+    raise DataError("no room for its answer", detail)
+
+
+def _hole(text: str, spans: Sequence[tuple[int, int]]) -> Hole:
+    lead, rest = question_in(text)
+    return Hole(0, len(spans), sum(start < lead for start, _ in spans), sum(end > rest for _, end in spans))
 
 
 def _spans(text: str, tokenizer: Any) -> list[tuple[int, int]]:

@@ -1,0 +1,48 @@
+"""longalign data tokenize: JSONL in LongAlign-10k's schema to a token store, and what became of it."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from longalign.parsing import Parser, add_tokenizer_options, positive
+
+
+def add(children: Any, top: Parser) -> None:
+    """The subcommand and its options."""
+    command = top.add_child(children, "tokenize", run, help="JSONL in LongAlign-10k's schema to a store")
+    command.add_argument("data", metavar="DATA", type=Path, help='lines of {"messages": [{"role", "content"}, ...]}')
+    command.add_argument("--out", type=Path, required=True, help="folder of the token store")
+    command.add_argument("--max-length", type=positive, help="longer documents lose their middle")
+    command.add_argument("--skip-invalid", action="store_true", help="leave bad samples out, count and list them")
+    command.add_argument("--workers", type=positive, help="processes for a large file (default: cores it may use)")
+    add_tokenizer_options(command)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the store; say what it holds, and warn of samples that teach nothing."""
+    from longalign.commands.loading import load_tokenizer
+    from longalign.tokenizing import tokenize_jsonl
+
+    store = tokenize_jsonl(
+        options.data, load_tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
+        max_length=options.max_length, skip_invalid=options.skip_invalid, workers=options.workers,
+    )  # fmt: skip
+    print("\n".join(summary(str(options.out), store)))
+    if empty := int((store.target_counts == 0).sum()):
+        which = "no sample has a target" if empty == len(store) else f"{empty:,} of {len(store):,} samples have none"
+        print(f"longalign: nothing is learnt where nothing is a target: {which} (longalign data show {options.out})",
+              file=sys.stderr)  # fmt: skip
+
+
+def summary(name: str, store: Any) -> Iterator[str]:
+    """What a store holds: samples, tokens, the share that are targets; what was cut, masked and left out."""
+    told, tokens = store.manifest, max(1, store.manifest["tokens"])
+    yield (f"{name}: {len(store):,} sequences, {told['tokens']:,} tokens, "
+           f"{told['targets']:,} of them targets ({told['targets'] / tokens:.1%})")  # fmt: skip
+    yield (f"cut to the maximum length: {told['truncated_sequences']:,} samples, {told['truncated_tokens']:,} tokens; "
+           f"answers masked by weight or train: {told.get('masked_answers', 0):,}; "
+           f"samples left out: {sum(told['dropped'].values()):,}")  # fmt: skip
+    if shortened := told.get("shortened_answers", 0):
+        yield f"of {shortened:,} answers the chat template writes only a part, such as no thoughts of earlier turns"

@@ -1,0 +1,99 @@
+"""A text as tokens that know where in it they start, and the special tokens that a text spells.
+
+T = tokens of the text.  A tokenizer without offsets (a slow one) cannot say which characters a token is made of: its
+text is cut in pieces, and of a token is known only which piece it is of.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+
+def has_offsets(tokenizer: Any) -> bool:
+    """Whether a tokenizer can say which characters a token is made of."""
+    return bool(getattr(tokenizer, "is_fast", False))
+
+
+def tokens_of(
+    text: str, tokenizer: Any, *, cuts: Sequence[int] = (), **options: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ids int32 [T], first characters and characters behind the last, int64 [T], of a text that is tokenized in pieces.
+
+    `cuts` are the places between pieces, `options` go to the tokenizer.  Without offsets a token has those of its
+    piece.
+    """
+    ids, spans, offsets = [], [np.zeros((0, 2), dtype=np.int64)], has_offsets(tokenizer)
+    edges = sorted({0, len(text), *cuts})
+    for start, end in itertools.pairwise(edges):
+        out = tokenizer(
+            text[start:end],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=offsets,
+            verbose=False,
+            **options,
+        )
+        ids.append(np.array(out["input_ids"], dtype=np.int32))
+        found = out["offset_mapping"] if offsets else [(0, end - start)] * len(ids[-1])
+        spans.append(np.array(found, dtype=np.int64).reshape(-1, 2) + start)
+    places = np.concatenate(spans)
+    return np.concatenate([np.zeros(0, dtype=np.int32), *ids]), places[:, 0].copy(), places[:, 1].copy()
+
+
+@dataclass(frozen=True)
+class Specials:
+    """The special tokens of a tokenizer: their ids, and the pattern of their texts."""
+
+    ids: frozenset[int]
+    pattern: re.Pattern[str]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Specials":
+        """Those that it calls special, those with a role (end, padding), and no others."""
+        found = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        found |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=False))
+        return cls(frozenset(found.values()) - {None}, _pattern(frozenset(found)))
+
+    def last(self, text: str, start: int, behind: int, end: int) -> int:
+        """Where the last special token that `text[start:end]` spells and that ends after `behind` ends; -1 if none.
+
+        >>> Specials(frozenset(), _pattern(frozenset({"<e>"}))).last("a<e>b<e>c", 0, 5, 9)
+        8
+        """
+        ends = [match.end() for match in self.pattern.finditer(text, start, end)]
+        return ends[-1] if ends and ends[-1] > behind else -1
+
+
+@lru_cache
+def _pattern(texts: frozenset[str]) -> re.Pattern[str]:
+    longest_first = sorted(filter(None, texts), key=lambda text: (-len(text), text))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def tokens_end_at(position: int, text: str, ids: np.ndarray, starts: np.ndarray, tokenizer: Any) -> bool:
+    """Whether the tokens before a position are those that its text gives alone.
+
+    Not so where a token reaches across, or holds a blank of the prompt's end.  Only the last 64 tokens are tokenized
+    again and only the last 8 compared: a long prompt is not worth a second pass, and the first of a piece may differ
+    by where it begins.
+    """
+    count = int(np.searchsorted(starts, position))
+    begin = int(starts[count - 64]) if count > 64 else 0
+    alone = tokens_of(text[begin:position], tokenizer)[0]
+    compare = 8 if count > 64 else max(count, len(alone))
+    return np.array_equal(alone[-compare:], ids[max(0, count - compare) : count])
+
+
+def tokens_before_text(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts before any text (as <s>); what it puts behind is left out, the format has its own end."""
+    alone, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
+    for start in range(len(whole) - len(alone) + 1):
+        if alone and whole[start : start + len(alone)] == alone:
+            return list(whole[:start])
+    return []
