@@ -19,10 +19,11 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
     0: "shapes packing bins batching plan weights cost demand levels balance summary",
-    1: "loss attention architectures masks own_attention last_layer collators planned",
-    2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
-    "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
-    "defects fetching endpoints official judging self_instruct",
+    1: "loss attention architectures masks own_attention last_layer collators planned probes",
+    2: "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint "
+    "ranks store_check preflight saved callbacks trainer lora ulysses events runs crew bases starts "
+    "datasets experiments evals evaluations timing defects fetching endpoints official judging "
+    "self_instruct",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts",
     "top": "execute execution reproduce verify verify_gaps reference readme claims launch slurm smoke paper_plan "
     "paper_table parsing commands cli",
