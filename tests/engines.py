@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longalign import attention
 from longalign.collators import PackedCollator
 from longalign.engine import Engine
 from longalign.models import new_model
@@ -92,6 +93,23 @@ def keep_logits(folder: Path, ranks: int) -> None:
             np.save(folder / f"{name}-{ranks}-{rank}.npy", model(**inputs).logits.numpy())
 
 
+def keep_refusals(folder: Path, store: TokenStore) -> None:
+    """What each rank is told of an attention that forgets where the sequences of a pack begin."""
+    plain = attention.block_causal_attention
+    attention.block_causal_attention = lambda q, k, v, offsets, _, **options: plain(
+        q, k, v, offsets[[0, -1]], int(offsets[-1]), **options
+    )
+    for name in ("ZeRO 3", "ZeRO 3, Ulysses", "ZeRO 2, bf16"):
+        engine, target = ENGINES[name], folder / name / "leaking"
+        settings = config("packing", batches=engine.batches)
+        arguments = training_arguments(settings, target, engine)
+        shared = {"sequence_parallel": engine.sequence_parallel}
+        try:
+            train(fresh_model(), store, settings, target, arguments=arguments, **shared)
+        except ValueError as refusal:
+            (target / f"refusal-{os.environ['RANK']}.txt").write_text(str(refusal))
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -110,6 +128,8 @@ def main(folder: Path) -> None:
                 np.savez(target / "gradients.npz", **kept)
                 (target / "done.json").write_text(json.dumps({"ranks": ranks}))
     keep_logits(folder, ranks)
+    if ranks > 1:
+        keep_refusals(folder, store)
 
 
 if __name__ == "__main__":

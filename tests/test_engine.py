@@ -70,6 +70,14 @@ def test_ranks_that_share_a_pack_give_its_logits(folder, model):
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize("engine", ["ZeRO 3", "ZeRO 3, Ulysses", "ZeRO 2, bf16"])
+def test_every_rank_refuses_an_attention_that_leaks(folder, engine):
+    told = {(folder / engine / "leaking" / f"refusal-{rank}.txt").read_text() for rank in range(2)}
+    assert len(told) == 1 and "depends on the others" in told.pop()
+    assert not (folder / engine / "leaking" / "events.jsonl").exists(), "before the first step"
+
+
+@pytest.mark.cluster
 def test_the_methods_do_not_train_alike(folder):
     """Negative control: a loss that forgot its weights or its batches would make them equal."""
     losses = {m: tuple(e["loss"] for e in read_events(folder / "alone" / m / "events.jsonl")) for m in METHODS}

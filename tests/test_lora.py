@@ -8,8 +8,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from longalign import lora
+from longalign.attention import register
 from longalign.crew import execute_all
 from longalign.events import read_events
 from longalign.models import load_model, new_model
@@ -17,6 +19,9 @@ from longalign.runs import Run
 from longalign.trainer import TrainingConfig, train
 from test_trainer import fresh_model, make_store
 
+IDS_OF_A_MODEL = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+DECODER = {**IDS_OF_A_MODEL, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+           "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}  # fmt: skip
 CONFIG = TrainingConfig(capacity=24, accumulation=3, epochs=2, steps=4, learning_rate=1e-2, lora_rank=4)
 IDS = torch.arange(2, 26)[None]
 
@@ -93,3 +98,35 @@ def test_a_run_of_lora_is_one_of_its_own_and_goes_on_from_its_checkpoint(store, 
     assert torch.allclose(logits(load_model(run.model)), logits(whole.model), atol=1e-4)
     assert {"model/adapter/adapter_model.safetensors", "model/model.safetensors"} <= {*run.record()["files"]}
     assert np.isfinite(events[1][-1]["grad_norm"]) and events[1][-1]["grad_norm"] > 0
+
+
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+KINDS = {
+    "qwen3_moe": {**DECODER, **EXPERTS, "head_dim": 8},
+    "qwen2_moe": {**DECODER, **EXPERTS, "shared_expert_intermediate_size": 16},
+    "mixtral": {**DECODER, **EXPERTS, "sliding_window": None},
+    "gpt2": {**IDS_OF_A_MODEL, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_experts_and_transposed_layers_too_both_forms_compute_what_was_trained(store, tmp_path, kind):
+    """Fused experts stay out; GPT-2's weights are [in, out], of which the attention's output projection is square."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **KINDS[kind])
+    begun = AutoModelForCausalLM.from_config(config, attn_implementation=register())
+    begun.save_pretrained(tmp_path / "begun")
+    trainer = train(begun, store, replace(CONFIG, learning_rate=0.05), tmp_path / "work")
+    trained = logits(trainer.model.eval())
+    folder = trainer.write_model(tmp_path / "model")
+    assert (trained - logits(load_model(tmp_path / "begun").eval())).abs().max() > 1e-2, "it has learned something"
+    assert torch.allclose(logits(load_model(folder).eval()), trained, atol=1e-4)
+    adapter = PeftModel.from_pretrained(load_model(tmp_path / "begun"), folder / "adapter").eval()
+    assert torch.allclose(logits(adapter), trained, atol=1e-5)
+    assert not any(".experts." in name for name, _ in adapter.named_parameters() if "lora_" in name)
+
+
+def test_an_adapter_is_kept_by_whole_names_where_other_modules_share_the_last_part():
+    layers, others = ["a.0.q", "a.1.q"], ["a.0.q", "a.1.q", "head"]
+    assert sorted(lora._short(layers, others)) == ["q"]
+    assert sorted(lora._short(layers, [*others, "vision.q"])) == layers

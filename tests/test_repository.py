@@ -20,11 +20,11 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
     0: "shapes packing bins batching plan weights cost demand levels balance summary",
-    1: "loss attention architectures attention_kernels masks own_attention last_layer collators planned",
-    2: "text_tokens tool_calls answers conversation truncation tokenizers "
-    "jsonl rendering chat store store_writer parts tokenizing lengths corpus models checkpoints footprint ranks "
-    "callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing "
-    "defects fetching endpoints official judging self_instruct",
+    1: "loss attention architectures attention_kernels masks own_attention last_layer collators planned probes",
+    2: "text_tokens tool_calls answers conversation truncation tokenizers jsonl rendering chat store store_writer "
+    "parts tokenizing lengths corpus models checkpoints footprint ranks store_check preflight saved callbacks trainer "
+    "lora ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching "
+    "endpoints official judging self_instruct",
     "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts "
     "claim_scores gpu_results",
     "top": "execute execution reproduce verify verify_gaps reference readme claims launch slurm smoke paper_plan "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from longalign import checkpoints, paths, record
+from longalign import checkpoints, paths, preflight, record
 from longalign.events import read_events
 from longalign.plan import Step
 
@@ -57,6 +57,16 @@ class EventLog(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         # A notebook that was killed must not leave its training processes behind.
         control.should_training_stop |= os.getppid() != self.parent
+
+
+class Preflight(TrainerCallback):
+    """Proves, before the first step and with the engine ready, that this training is exact (`longalign.preflight`)."""
+
+    def __init__(self, method: str, longest: int, sequence_parallel: int):
+        self.method, self.options = method, {"longest": longest, "sequence_parallel": sequence_parallel}
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        preflight.prove(model, self.method, **self.options)
 
 
 class Finite(TrainerCallback):

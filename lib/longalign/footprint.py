@@ -9,6 +9,7 @@ communication, fragments and kernels' own memory are not in it; take a tenth mor
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from longalign.engine import Engine
 
@@ -88,3 +89,12 @@ def smallest_that_fits(
               if (offload != "optimizer" or zero >= 1) and (offload != "all" or zero == 3)]  # fmt: skip
     sizes = {"positions": positions, "targets": targets}
     return next((offer for offer in offers if footprint(shape, offer, **sizes).device <= device), None)
+
+
+def free_memory() -> int:
+    """Bytes that this machine can still give; where it does not say, as many as are asked for."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 2**63
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 2**63)

@@ -24,13 +24,16 @@ import yaml
 from longalign import crew, paths, ranks, strict_yaml
 from longalign.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
 from longalign.engine import Engine, deepspeed_config
-from longalign.footprint import Footprint, ModelShape, footprint, smallest_that_fits
+from longalign.footprint import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.plan import Plan
 from longalign.runs import Run
 from longalign.store import TokenStore
 from longalign.summary import summarize
 from longalign.trainer import TrainingConfig, dealt, make_plans
 from longalign.typed import ProfileError, typed
+
+SOON = 2**31
+"""Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +155,8 @@ def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[in
 
 def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
-    store, run = TokenStore(Path(job.data)), job.run()
-    plans = job.plans(store)
+    store, run = TokenStore(Path(job.data), verify=True), job.run()
+    plans, notes = job.plans(store), list(proofs(job, store))
     yield f"job: {json.dumps(asdict(job), indent=2)}"
     if job.engine.zero is not None:
         options = {"accumulation": plans[0].accumulation, "max_grad_norm": job.training.max_grad_norm}
@@ -177,6 +180,29 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
         f"about {hours:.2g} hours on {job.engine.world_size} devices of {tflops:g} TFLOP/s used at {utilisation:.0%}; "
         "an estimate"
     )
+    yield from notes
+
+
+def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]:
+    """What the preflight says of the job's model and data (`longalign.preflight`), on the model itself where it takes
+    no more than `room` bytes and memory has them. Raises ValueError where the job cannot be trained exactly."""
+    from longalign import models, preflight
+
+    method, rank = job.training.method, job.training.lora_rank
+    extension = {name: getattr(job, name) for name in ("rope_factor", "rope_type", "max_length")}
+    notes, longest = preflight.look(models.outline(job.model, **extension), method, store)
+    yield from notes
+    needed = 6 * _shape(job).parameters  # fp32, and what loading takes
+    if needed > min(room, free_memory()):
+        yield f"the model itself, {needed / 2**30:.0f} GiB, is tried by the training, before its first step"
+        return
+    model = models.load_model(job.model, **extension)
+    if rank:
+        from longalign import lora
+
+        lora.adapt(model, rank, seed=job.training.seed)
+    preflight.prove(model, method, longest=longest)
+    yield "preflight: a few sequences through the model, together and alone, gave the same outputs, loss and gradients"
 
 
 def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
@@ -232,9 +258,12 @@ def main(arguments: list[str] | None = None) -> int:
             for text in describe(job, tflops=options.tflops, utilisation=options.utilisation):
                 print(text)
             return 0
-        store = TokenStore(Path(job.data))
+        store = TokenStore(Path(job.data), verify=True)
         check_devices(job, store, job.plans(store))
         run = job.run()
+        if not run.finished:
+            for _ in proofs(job, store, room=SOON):
+                pass
         crew.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:
         print(f"longalign.launch: {error}", file=sys.stderr)

@@ -19,12 +19,14 @@ from transformers import (
     PreTrainedModel,
 )  # fmt: skip
 
-from longalign import attention
+from longalign import attention, saved
 from longalign.architectures import why_not_loaded
 from longalign.cost import SequenceCost, decoder_cost
 
 ROPE_BASE = 10_000.0
 ROPE_TYPES = ("default", "yarn")
+WIDTHS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+"""Where configurations say how wide the feed-forward layers are; those that do not have four times the hidden size."""
 
 
 @dataclass(frozen=True)
@@ -86,25 +88,37 @@ def load_model(
     a sliding window keeps these as they are. Raises FileNotFoundError where no model lies, ValueError when its files
     lack weights of it, when its class cannot take the attention, or when it cannot be extended so.
     """
-    folder = Path(folder)
+    config = _extended(Path(folder), rope_factor, rope_type, max_length)
+    model, told = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, attn_implementation=attention.NAME, dtype=torch.float32, output_loading_info=True
+    )
+    saved.told_whole(told, folder)
+    # many models pad with their end token, whose embedding would then never be trained
+    model.get_input_embeddings().padding_idx = None
+    return model
+
+
+def outline(
+    folder: Path | str, *, rope_factor: float = 1.0, rope_type: str = "default", max_length: int | None = None
+) -> PreTrainedModel:
+    """What `load_model` loads, with no weight read (torch's device "meta"). Same errors."""
+    config = _extended(Path(folder), rope_factor, rope_type, max_length)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+
+
+def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int | None) -> Any:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
     attention.register()
     config = AutoConfig.from_pretrained(folder)
     if (rope_factor, rope_type) != (1.0, "default"):
         extend_rope(config, rope_factor, rope_type, max_length, folder)
-    config.max_position_embeddings = max_length or config.max_position_embeddings
-    reason = why_not_loaded(causal_class(config))
-    if reason:
+    if max_length:
+        config.max_position_embeddings = max_length
+    if reason := why_not_loaded(causal_class(config)):
         raise ValueError(f"{folder}: {reason}")
-    model, told = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, attn_implementation="longalign", dtype=torch.float32, output_loading_info=True
-    )
-    if told["missing_keys"]:
-        raise ValueError(f"{folder} is no whole model: it lacks {', '.join(sorted(told['missing_keys'])[:3])}")
-    # many models pad with their end token, whose embedding would then never be trained
-    model.get_input_embeddings().padding_idx = None
-    return model
+    return config
 
 
 def causal_class(config: Any) -> type[PreTrainedModel] | None:
@@ -146,10 +160,10 @@ def sequence_cost(config: Any) -> SequenceCost:
     >>> sequence_cost(shape)
     SequenceCost(per_token=3936.0, per_pair=48.0)
     """
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads = getattr(config, "num_attention_heads", None) or 0  # a recurrence has none
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     experts = getattr(config, "num_experts_per_tok", None) or 1
-    inner = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    inner = next((found for name in WIDTHS if (found := getattr(config, name, None))), 4 * config.hidden_size)
     return decoder_cost(
         hidden_size=config.hidden_size, layers=config.num_hidden_layers, intermediate_size=experts * inner,
         vocab_size=config.vocab_size, query_size=heads * size,

@@ -89,6 +89,16 @@ def answer(folder: Path, encode: Any, question: str) -> str:
         return encode.decode(greedy(model, [prompt], end=end_tokens(model, encode), room=ANSWER_ROOM)[0])
 
 
+def prove(model: str, run: Run) -> None:
+    """Print that the start of a run is trained exactly, packed and padded. Raises ValueError where it is not."""
+    from longalign import models, preflight
+
+    start = models.load_model(run.start, **run.extension)
+    for method in ("packing", "naive"):
+        preflight.preflight(start, method=method)
+    print(f"{model}: packed and padded, outputs, loss and gradients are those of each sequence alone")
+
+
 def smoke(profile: Profile) -> None:
     """Fetch, train, ask, for each of the profile's models; prints what it does and found."""
     from transformers.utils import logging
@@ -104,6 +114,7 @@ def smoke(profile: Profile) -> None:
             folder, encode = starts.short_base(profile, model), starts.encode(profile, model)
         of_the_hub = model in named and named[model].hub and encode is not None
         run = training(profile, model, folder, encode, whole=not of_the_hub)
+        prove(model, run)
         crew.execute_all([run])
         print(f"question: {QUESTION}")
         for name, where in (("before", folder), (f"after {STEPS} steps", run.model)):

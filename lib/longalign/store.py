@@ -46,8 +46,8 @@ class TokenStore:
             if size != expected["bytes"]:
                 found = "is missing" if size is None else f"holds {size} bytes instead of {expected['bytes']}"
                 raise _damaged(path, f"it {found}")
-            if (verify or path.suffix == ".npy") and file_sha256(path) != expected["sha256"]:
-                raise _damaged(path, "its sha256 differs from the manifest's")
+            if path.suffix == ".npy":
+                self._compare(name)
         self.offsets = self._array("offsets.npy")
         self.target_counts = self._array("target_counts.npy")
         self.lines = self._array("lines.npy")
@@ -56,6 +56,18 @@ class TokenStore:
         if counts != tuple(self.manifest[name] for name in ("sequences", "tokens", "targets")):
             raise _damaged(self.folder / "manifest.json", "its counts are not those of the files")
         self._tokens, self._targets = self._column("tokens.bin", "<i4"), self._column("targets.bin", "u1")
+        if verify:
+            self.verify()
+
+    def verify(self) -> None:
+        """Read every file and compare its sha256 with the manifest's; raises DataError where they differ."""
+        for name in self.manifest["files"]:
+            self._compare(name)
+
+    def id_range(self) -> tuple[int, int]:
+        """The smallest and the largest token id in the store, (0, -1) without any."""
+        tokens = np.memmap(self.folder / "tokens.bin", "<i4", "r") if self.offsets[-1] else np.array([], "<i4")
+        return (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, -1)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return TokenStore, (self.folder,)
@@ -91,6 +103,10 @@ class TokenStore:
             raise DataError("cannot be read", str(error.strerror).lower()).at(jsonl) from None
         except DataError as error:
             raise error.at(jsonl, number if offset >= 0 else None) from None
+
+    def _compare(self, name: str) -> None:
+        if file_sha256(self.folder / name) != self.manifest["files"][name]["sha256"]:
+            raise _damaged(self.folder / name, "its sha256 differs from the manifest's")
 
     def _column(self, name: str, dtype: str) -> "_Column":
         try:

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from longalign import checkpoints
+from longalign import checkpoints, preflight, saved
 from longalign.batching import Plan, make_plan
-from longalign.callbacks import EventLog, Finite, Seal, Snapshots, Warned
+from longalign.callbacks import EventLog, Finite, Preflight, Seal, Snapshots, Warned
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.cost import LLAMA_2_7B, SequenceCost
 from longalign.engine import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
@@ -147,18 +147,20 @@ class PlanTrainer(Trainer):
 
     def write_model(self, folder: Path | str) -> Path:
         """The whole model, wherever its parameters lie, as a folder that `from_pretrained` loads; every rank calls
-        this. What LoRA has trained is merged into it, and written as it is to `adapter` below the folder.
+        this. What LoRA has trained is merged into it, and written as it is to `adapter` below the folder. What was
+        written is loaded back: raises RuntimeError where it is not what was trained.
         """
         sharded = is_deepspeed_zero3_enabled()
-        state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
         if self.is_world_process_zero():
+            whole = state
             if hasattr(self.model, "peft_config"):
                 from longalign import lora
 
-                state = state or self.model.state_dict()
-                lora.write_adapter(state, Path(folder) / "adapter")
-                state = lora.merged(state)
-            self.model.save_pretrained(folder, state_dict=state)
+                lora.write_adapter(self.model, state, Path(folder) / "adapter")
+                whole = lora.merged(state, transposed=lora.transposed(self.model))
+            self.model.save_pretrained(folder, state_dict=dict(whole))  # which it empties
+            saved.check(self.model, folder, state, whole, sharded=sharded)
         return Path(folder)
 
 
@@ -176,9 +178,10 @@ def train(
 
     The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments`
     are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. `sequence_parallel`
-    ranks share every pack. Raises ValueError for data or settings that cannot be trained with, InterruptedError when
-    the process that started this one has gone, and, with a checkpoint of the last step, when the job around it is about
-    to be ended (`paths.warned`).
+    ranks share every pack. Before the first step the store's files are compared with their hashes, and the model is
+    proved to be trained exactly (`longalign.preflight`). Raises ValueError for data, models or settings that cannot be
+    trained with, InterruptedError when the process that started this one has gone, and, with a checkpoint of the last
+    step, when the job around it is about to be ended (`paths.warned`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,6 +194,11 @@ def train(
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
+    if args.local_process_index == 0:
+        store.verify()
+    notes, longest = preflight.look(model, config.method, store)
+    for note in notes if args.process_index == 0 else ():
+        print(note)
     args.max_steps = len(steps)
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
     if config.lora_rank:
@@ -219,6 +227,7 @@ def train(
         checkpoints.drop_damaged(folder)
     if args.world_size > 1:
         _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
+    trainer.add_callback(Preflight(config.method, longest, sequence_parallel))
     trainer.add_callback(log)
     trainer.add_callback(Finite(steps))
     trainer.add_callback(Seal())

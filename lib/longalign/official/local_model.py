@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
-from longalign import record, tokenizers
+from longalign import record, saved, tokenizers
 from longalign.chat import encode_prompt, tokenizer_hash
 from longalign.corpus import tokenizer as miniature
 from longalign.endpoints.replies import Reply, Request
@@ -35,10 +35,11 @@ class LocalModel:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            loaded = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            loaded, told = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+            saved.told_whole(told, name)
+        except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)

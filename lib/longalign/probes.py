@@ -1,0 +1,94 @@
+"""Looking into the passes of a model, which leaves it as it was: its embeddings, its formats, its own attention."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WINDOWS = ("sliding_window", "attention_chunk_size")
+"""Where configurations and layers say how far attention reaches back."""
+
+
+@contextlib.contextmanager
+def embeddings(model: Any) -> Iterator[list[Tensor]]:
+    """Within this context the input embeddings of a pass are leaves, which the list given holds: a gradient is asked
+    for them alone, and no parameter's is computed."""
+    leaves: list[Tensor] = []
+
+    def cut(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1]
+
+    hook = model.get_input_embeddings().register_forward_hook(cut)
+    try:
+        yield leaves
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def formats(model: Any) -> Iterator[list[torch.dtype]]:
+    """Within this context the list given gets the formats in which the model computes, autocast or not."""
+    seen = [torch.float32]
+    head = model.get_output_embeddings() or model.get_input_embeddings()
+    hook = head.register_forward_hook(lambda _, __, output: seen.append(output.dtype))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def windows(model: nn.Module, size: int, *, longest: int) -> Iterator[None]:
+    """Within this context those windows of attention that are shorter than `longest` have `size` tokens."""
+    holders = [*_configs(model), *model.modules()]
+    found = [(holder, name, getattr(holder, name, None)) for holder in holders for name in WINDOWS]
+    found = [(holder, name, window) for holder, name, window in found if type(window) is int and window < longest]
+    for holder, name, _ in found:
+        setattr(holder, name, size)
+    try:
+        yield
+    finally:
+        for holder, name, window in found:
+            setattr(holder, name, window)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """The configuration of a model and those of its parts, the outer before the inner."""
+    return list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())
+
+
+@contextlib.contextmanager
+def attention(model: nn.Module, name: str) -> Iterator[None]:
+    """Within this context the model has one of transformers' own attentions."""
+    configs = _configs(model)
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
+        config._attn_implementation = name
+    try:
+        yield
+    finally:
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own
+
+
+@contextlib.contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Within this context the model does without dropout; after it, modes and random states are what they were."""
+    modes = [(part, part.training) for part in model.modules()]
+    # DeepSpeed's engine sets this in its own forward: parameters that another module holds are gathered when read
+    watched = [part._parameters for part in model.modules() if hasattr(part._parameters, "_in_forward")]
+    devices = [model.device] if model.device.type == "cuda" else []
+    try:
+        model.eval()
+        for parameters in watched:
+            parameters._in_forward = True
+        with torch.random.fork_rng(devices), torch.enable_grad():
+            yield
+    finally:
+        for parameters in watched:
+            parameters._in_forward = False
+        for part, mode in modes:
+            part.training = mode

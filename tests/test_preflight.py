@@ -1,0 +1,340 @@
+"""The proof before the first step: models that are trained exactly pass, those that are not are refused, by number."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from longalign import attention, launch, masks, preflight, store_check
+from longalign.chat import Encoded
+from longalign.models import load_model, new_model, outline
+from longalign.store import write_store
+from longalign.trainer import TrainingConfig, train
+from test_trainer import CONFIG, fresh_model, make_store
+
+IDS = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+DECODER = {**IDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+           "num_key_value_heads": 2, "max_position_embeddings": 32}  # fmt: skip
+MODELS = {
+    "llama": DECODER,
+    "gpt2": {**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
+    "mixtral": {**DECODER, "sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "mistral": {**DECODER, "sliding_window": 16},
+    "mamba2": {**IDS, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8,
+               "n_groups": 1, "chunk_size": 8},
+    "falcon": {**IDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False},
+}  # fmt: skip
+formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+methods = pytest.mark.parametrize("method", ["packing", "naive"])
+
+
+def model(kind, dtype=torch.float32, **changes):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **{**MODELS[kind], **changes})
+    built = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    for parameter in built.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return built.to(dtype).train()
+
+
+@formats
+@methods
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+def test_a_model_that_is_trained_exactly_passes_and_nothing_of_it_changes(kind, method, dtype):
+    tried = model(kind, dtype)
+    tried.model.layers[0].eval() if kind == "llama" else None
+    before = {name: tensor.clone() for name, tensor in tried.state_dict().items()}
+    modes, state = [part.training for part in tried.modules()], torch.get_rng_state()
+    assert preflight.preflight(tried, method=method) == []
+    assert torch.equal(torch.get_rng_state(), state) and [part.training for part in tried.modules()] == modes
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tried.state_dict().items())
+    assert all(parameter.grad is None for parameter in tried.parameters())
+    assert tried.config._attn_implementation == attention.NAME
+    assert not tried.get_input_embeddings()._forward_hooks
+
+
+def leaking(query, key, value, cu_seqlens, max_seqlen, **options):
+    whole = cu_seqlens[[0, -1]]
+    return plain(query, key, value, whole, int(whole[1]), **options)
+
+
+plain = attention.block_causal_attention
+
+
+@formats
+def test_an_attention_that_forgets_the_boundaries_is_refused(dtype, monkeypatch):
+    monkeypatch.setattr(attention, "block_causal_attention", leaking)
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM cannot be .* in a pack: .* depends on the others") as told:
+        preflight.preflight(model("llama", dtype))
+    assert str(told.value).endswith("; in padded rows (naive and sorted batching) it is exact")
+    assert preflight.preflight(model("llama", dtype), method="sorted") == [], "padded, it is another attention"
+
+
+def test_even_a_faint_leak_is_refused(monkeypatch):
+    """The weights of a new model let attention hardly matter: outputs in bf16 would not show it."""
+    monkeypatch.setattr(attention, "block_causal_attention", leaking)
+    torch.manual_seed(0)
+    faint = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **DECODER), attn_implementation="longalign")
+    with pytest.raises(ValueError, match="depends on the others"):
+        preflight.preflight(faint.bfloat16())
+
+
+@formats
+def test_an_attention_that_computes_something_else_is_refused(dtype, monkeypatch):
+    def sharper(*states, scaling=None, **options):
+        return plain(*states, scaling=2 * scaling, **options)
+
+    monkeypatch.setattr(attention, "block_causal_attention", sharper)
+    with pytest.raises(ValueError, match=r"its outputs differ by \d.* alone with its own attention, which differs"):
+        preflight.preflight(model("llama", dtype))
+
+
+@formats
+@methods
+def test_windows_are_proved_where_sequences_are_longer(method, dtype, monkeypatch):
+    windowed = model("mistral", dtype)
+    assert preflight.preflight(windowed, method=method, sequences=sequences(20)) == []
+    assert windowed.config.sliding_window == 16
+    plain_mask = masks.DeferredMask.__init__
+
+    def unlimited(self, arguments):
+        everything = {"mask_function": lambda row, head, query, key: key <= query} if arguments["local_size"] else {}
+        plain_mask(self, {**arguments, **everything})
+
+    monkeypatch.setattr(masks.DeferredMask, "__init__", unlimited)
+    with pytest.raises(ValueError, match="its outputs differ"):
+        preflight.preflight(windowed, method=method, sequences=sequences(20))
+    assert preflight.preflight(windowed, method=method, sequences=sequences(16)) == [], "no sequence is longer"
+
+
+@methods
+def test_a_layer_that_mixes_rows_or_positions_is_refused(method):
+    mixing = model("llama")
+    mixing.model.layers[1].mlp.register_forward_hook(lambda _, __, output: output + output.mean(dim=(0, 1)))
+    with pytest.raises(ValueError, match=r"cannot be trained in .*depends on the others") as told:
+        preflight.preflight(mixing, method=method)
+    assert "exact" not in str(told.value), "only advice that was tried is given"
+
+
+@methods
+def test_a_loss_that_is_weighted_wrongly_is_refused(method, monkeypatch):
+    monkeypatch.setattr(preflight, "weighted_loss", lambda *of: 1.001 * weighted(*of))
+    with pytest.raises(ValueError, match=r"its loss differ by 1.0e-03"):
+        preflight.preflight(model("gpt2"), method=method)
+
+
+weighted = preflight.weighted_loss
+
+
+def test_a_model_with_more_than_cross_entropy_in_its_loss_is_refused(monkeypatch):
+    router = model("mixtral", output_router_logits=True, router_aux_loss_coef=0.5)
+    with pytest.raises(ValueError, match="MixtralForCausalLM"):
+        preflight.preflight(router)
+    with pytest.raises(ValueError, match=r"a loss of its own, \d\.\d+ where cross entropy is"):
+        preflight.prove(router, "packing")
+
+
+def test_a_recurrence_is_refused_in_packs_by_its_parts_and_by_numbers():
+    with pytest.raises(ValueError, match="Mamba2ForCausalLM cannot be trained on packs"):
+        preflight.look(model("mamba2"), "packing")
+    with pytest.raises(ValueError, match=r"depends on the others .*it is exact$"):
+        preflight.prove(model("mamba2"), "packing")
+    assert preflight.preflight(model("mamba2"), method="naive") == []
+
+
+def test_training_computes_the_same_with_and_without_the_proof(tmp_path, monkeypatch):
+    store, config = make_store(tmp_path / "store"), replace(CONFIG, steps=2)
+    trained = {}
+    for proved in (True, False):
+        if not proved:
+            monkeypatch.setattr(preflight, "prove", lambda *_, **__: None)
+        drops = fresh_model()
+        drops.config.attention_dropout = 0.1
+        for layer in drops.model.layers:
+            layer.self_attn.attention_dropout = 0.1
+        trained[proved] = train(drops, store, config, tmp_path / str(proved)).model.state_dict()
+    assert all(torch.equal(tensor, trained[False][name]) for name, tensor in trained[True].items())
+
+
+def sequences(*lengths, first=3):
+    return [{"input_ids": [first] * n, "labels": [first] * n} for n in lengths]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "told"),
+    [
+        ("llama", sequences(2, 4, first=40), "sequence 0 holds the token id 40, but LlamaForCausalLM knows the ids 0 "
+         "to 39: tokenize with the model's own tokenizer"),
+        ("llama", [*sequences(2), *sequences(4, first=-1)], "sequence 1 holds the token id -1"),
+        ("gpt2", sequences(2, 33), "sequence 1 has 33 tokens, but GPT2LMHeadModel has a table of 32 positions"),
+        ("llama", [{"input_ids": [3] * 9, "labels": [-100] * 9}], r"none of the 1 sequences has a target \(all labels"),
+    ],
+    ids=["ids above the vocabulary", "ids below 0", "more than learned positions", "no target anywhere"],
+)
+def test_sequences_that_do_not_suit_the_model_are_refused(kind, data, told):
+    with pytest.raises(ValueError, match=told):
+        preflight.preflight(model(kind), sequences=data)
+
+
+def test_what_is_allowed_and_ought_to_be_known_is_told_in_a_line():
+    data = [*sequences(33), {"input_ids": [3] * 2, "labels": [-100] * 2}]
+    assert preflight.preflight(model("llama"), sequences=data) == [
+        "the longest sequence has 33 tokens, more than the 32 positions that the model was made for",
+        "1 of 2 sequences have no target: nothing is learnt from them",
+    ]
+    assert store_check.positions(model("llama")) is None
+    assert store_check.positions(AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **DECODER))) == 32
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job file by its model, changed after its store was written; `job(kind)` returns its path."""
+
+    def write(kind="llama", targets=True, words=40, **changes):
+        settings = {**MODELS[kind], "vocab_size": words}
+        built = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings))
+        built.save_pretrained(tmp_path / "model")
+        if targets:
+            make_store(tmp_path / "store")
+        else:
+            silent = Encoded(np.arange(9, dtype=np.int32), np.full(9, -100, np.int32), truncated=0)
+            write_store(tmp_path / "store", [silent] * 3, meta={})
+        training = {"capacity": 24, "epochs": 1, "steps": 1, **changes}
+        data = {"model": str(tmp_path / "model"), "data": str(tmp_path / "store"), "training": training}
+        (tmp_path / "job.yaml").write_text(yaml.safe_dump(data))
+        return tmp_path / "job.yaml"
+
+    return write
+
+
+def refusal(path, capsys):
+    """The one line of a job that is refused, dry and in earnest, before anything is written."""
+    lines = set()
+    for more in (["--dry-run"], ["--out", str(path.parent / "out")]):
+        capsys.readouterr()
+        assert launch.main([str(path), *more]) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "Traceback" not in told, told
+        lines.add(told)
+        assert not (path.parent / "out" / "trained").exists()
+    (line,) = lines
+    return line
+
+
+def test_ids_above_the_vocabulary_are_refused_in_the_dry_run_too(job, capsys):
+    assert "but LlamaForCausalLM knows the ids 0 to 15" in refusal(job(words=16), capsys)
+
+
+def test_a_store_whose_tokens_were_overwritten_is_refused(job, capsys):
+    path = job()
+    tokens = path.parent / "store" / "tokens.bin"
+    np.full(tokens.stat().st_size // 4, 7, "<i4").tofile(tokens)
+    assert "tokens.bin: damaged token store (its sha256 differs" in refusal(path, capsys)
+
+
+def test_a_store_without_a_target_is_refused(job, capsys):
+    assert "none of the 3 sequences has a target" in refusal(job(targets=False), capsys)
+
+
+def test_a_model_that_cannot_have_the_attention_is_refused(job, capsys):
+    assert "FalconForCausalLM cannot be trained here: its attention is code of its own" in refusal(job("falcon"), capsys)
+
+
+def test_a_dry_run_tries_the_model_itself_where_memory_has_room(job, capsys, monkeypatch):
+    path = job("gpt2", lora_rank=2)
+    assert launch.main([str(path), "--dry-run"]) == 0
+    assert "preflight: a few sequences through the model" in capsys.readouterr().out
+    monkeypatch.setattr(launch, "free_memory", lambda: 1000)
+    monkeypatch.setattr("longalign.models.load_model", lambda *_, **__: pytest.fail("no room"))
+    assert launch.main([str(path), "--dry-run"]) == 0
+    assert "is tried by the training, before its first step" in capsys.readouterr().out
+    assert outline(path.parent / "model").device.type == "meta"
+
+
+def test_a_training_reads_the_whole_store_first(tmp_path):
+    store = make_store(tmp_path / "store")
+    targets = tmp_path / "store" / "targets.bin"
+    targets.write_bytes(bytes(targets.stat().st_size))
+    with pytest.raises(ValueError, match="targets.bin: damaged token store"):
+        train(fresh_model(), store, TrainingConfig(capacity=24), tmp_path / "work")
+
+
+def test_a_folder_that_is_not_whole_is_refused_by_every_loader(job):
+    from safetensors.torch import load_file, save_file
+
+    from longalign.official.local_model import LocalModel
+
+    folder = job().parent / "model"
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for load in (load_model, lambda where: LocalModel(str(where))):
+        with pytest.raises(ValueError, match=r"no whole model: it lacks model.layers.1.mlp.up_proj.weight"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    ("harm", "lora_rank"),
+    [("a weight is left out", 0), ("a weight is another", 0), ("the config is another", 0),
+     ("a weight is another", 2), ("the adapter is scaled otherwise", 2)],
+)
+def test_a_model_that_was_not_saved_as_it_was_trained_keeps_its_checkpoints(tmp_path, monkeypatch, harm, lora_rank):
+    config = replace(CONFIG, steps=1, warmup_ratio=0.0, lora_rank=lora_rank)
+    trained = train(fresh_model(), make_store(tmp_path / "store"), config, tmp_path / "work")
+    kind, name = type(trained.model), "model.layers.1.mlp.up_proj.weight"
+    write = kind.save_pretrained
+
+    def harmed(self, folder, state_dict):
+        state = dict(state_dict)
+        if harm == "a weight is left out":
+            state.pop(name)
+        if harm == "a weight is another":
+            state[name] = state[name] + 1e-6
+        write(self, folder, state_dict=state)
+        if harm == "the config is another":
+            told = json.loads((folder / "config.json").read_text())
+            told["rope_parameters"]["rope_theta"] *= 100
+            (folder / "config.json").write_text(json.dumps(told))
+        if "adapter" in harm:
+            told = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+            (folder / "adapter" / "adapter_config.json").write_text(json.dumps({**told, "lora_alpha": 400}))
+
+    monkeypatch.setattr(kind, "save_pretrained", harmed)
+    said = {"a weight is left out": f"it lacks {name}", "a weight is another": f"{name} has other values",
+            "the config is another": "the logits of the model differ",
+            "the adapter is scaled otherwise": "the logits of the adapter"}[harm]
+    with pytest.raises(RuntimeError, match=f"does not hold what was trained: .*{said}.*the checkpoints are kept"):
+        trained.write_model(tmp_path / "model")
+    assert list((tmp_path / "work").glob("checkpoint-*"))
+
+
+def test_where_memory_has_no_room_the_files_are_compared(tmp_path, monkeypatch):
+    from longalign import footprint, saved
+
+    monkeypatch.setattr(footprint, "free_memory", lambda: 0)
+    whole = fresh_model()
+    whole.save_pretrained(tmp_path / "model")
+    state = whole.state_dict()
+    saved.check(whole, tmp_path / "model", state, state, sharded=False)
+    name = "model.layers.1.mlp.up_proj.weight"
+    with pytest.raises(RuntimeError, match=f"{name} has other values"):
+        other = {**state, name: state[name] + 1}
+        saved.check(whole, tmp_path / "model", other, other, sharded=False)
+    with pytest.raises(RuntimeError, match="21,504 weights are missing"):
+        other = {**state, "another": state[name] + 1}
+        saved.check(whole, tmp_path / "model", other, other, sharded=False)
+
+
+def test_it_costs_a_miniature_less_than_a_second():
+    import time
+
+    mini, took = new_model("mini-13b", vocab_size=1000, max_length=64, seed=0), []
+    for _ in range(3):
+        begun = time.process_time()
+        preflight.preflight(mini)
+        took.append(time.process_time() - begun)
+    assert min(took) < 1
