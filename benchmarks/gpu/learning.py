@@ -16,7 +16,7 @@ to be looked up by two words; 9 s for 1:16; 50 s for 1:1, of which 38 are produc
 0.15 of the assumed rate.
 
 Rehearsed on a CPU in fp32 at 1:64, with 4.0 million tokens of documents: recall .95 at every length after 1.3 million,
-.98 after 2.7; exact match at 128, 256, 512 and 1,024 tokens .85, .60, .40, .13 for "none", .98, .90, .65, .55 for "all".
+.98 after 2.7; exact match at 128, 256, 512, 1,024 tokens .85, .60, .40, .13 for "none", .98, .90, .65, .55 for "all".
 
 The data is made on a CPU beforehand (`benchmarks.gpu.learning_data`); where it is missing, all cores make it first:
 
