@@ -48,6 +48,7 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     from longalign.collators import PackedCollator
     from longalign.loss import weighted_loss
     from longalign.planned import EvaluationDataset, PlannedDataset, measure
+    from longalign.preflight import preflight
 
     class PackedTrainer(transformers.Trainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
@@ -62,6 +63,7 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
         per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=ACCUMULATION,
         num_train_epochs=1, train_sampling_strategy="sequential", remove_unused_columns=False,
         eval_strategy="epoch", **settings)  # fmt: skip
+    preflight(model, sequences=sequences)  # refuses what could not be trained exactly
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
@@ -82,6 +84,7 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
     from longalign.collators import PackedCollator
     from longalign.loss import weighted_loss
     from longalign.planned import EvaluationDataset, PlannedDataset, measure
+    from longalign.preflight import preflight
 
     class PackedSFTTrainer(trl.SFTTrainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
@@ -96,6 +99,7 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
         per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=ACCUMULATION,
         num_train_epochs=1, train_sampling_strategy="sequential", remove_unused_columns=False,
         eval_strategy="epoch", dataset_kwargs={"skip_prepare_dataset": True}, **settings)  # fmt: skip
+    preflight(model, sequences=sequences)  # refuses what could not be trained exactly
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 from benchmarks.models import small
 from benchmarks.models.matrix import WAYS, alone, generated, page, quiet, row, together, verdict, written_alone
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from longalign import own_attention
 from longalign.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
@@ -215,3 +216,10 @@ def test_a_folder_whose_class_takes_no_attention_is_refused_when_it_is_loaded(tm
     small.build("falcon").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="FalconForCausalLM cannot be trained here: its attention is code of its own"):
         load_model(tmp_path)
+
+
+def test_without_our_loader_its_key_error_says_what_it_means(tmp_path):
+    small.build("falcon").save_pretrained(tmp_path)
+    with pytest.raises(KeyError, match="'longalign': this class of transformers has attention code of its own"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=register())
+    assert register() == "longalign" and f"{register()}" == "longalign"

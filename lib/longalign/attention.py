@@ -33,6 +33,17 @@ NAME = "longalign"
 READ_AT_ONCE = 128
 
 
+class _Name(str):
+    """The attention's name. Classes that look their attention up in a table of their own end in a KeyError, which shows
+    the key as `repr` writes it: so it says what that means."""
+
+    def __repr__(self) -> str:
+        return (
+            f"{str(self)!r}: this class of transformers has attention code of its own, which takes no other, so it can "
+            "be trained here neither on packs nor on padded rows"
+        )
+
+
 def register() -> str:
     """Register the attention and its mask with transformers and return the name for `attn_implementation`; idempotent.
 
@@ -42,7 +53,7 @@ def register() -> str:
 
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, mask_forward)
-    return NAME
+    return _Name(NAME)
 
 
 def block_causal_attention(
