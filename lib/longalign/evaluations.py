@@ -25,8 +25,8 @@ from longalign.starts import load_tokenizer
 from longalign.store import TokenStore
 from longalign.tokenizing import CONVERSATIONS
 
-CODE = ("evals", "attention", "attention_kernels", "last_layer", "collators", "packing", *CONVERSATIONS, "models",
-        "store", "corpus/tokenizer")  # fmt: skip
+CODE = ("evals", "attention", "attention_kernels", "architectures", "masks", "own_attention", "last_layer",
+        "collators", "packing", *CONVERSATIONS, "models", "store", "corpus/tokenizer")  # fmt: skip
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 LOSS = "loss"
 """In the place of a benchmark: the mean loss on training data and on the items of `test`."""

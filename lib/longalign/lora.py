@@ -107,10 +107,10 @@ def _short(layers: Collection[str], names: Collection[str]) -> Collection[str]:
 
 def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
-    head, fused = model.get_output_embeddings(), _has_fused_experts(model)
+    head, mixture = model.get_output_embeddings(), _is_mixture(model)
     layers = {
         name: layer for name, layer in linear.items()
-        if layer is not head and not (fused and name.rpartition(".")[2] in _OF_EXPERTS)
+        if layer is not head and not (mixture and name.rpartition(".")[2] in _OF_EXPERTS)
     }  # fmt: skip
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt, its output layer apart")
@@ -118,6 +118,12 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
         r=rank, lora_alpha=round(ALPHA_PER_RANK * rank), target_modules=set(layers), lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),
     )  # fmt: skip
+
+
+def _is_mixture(model: PreTrainedModel) -> bool:
+    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense."""
+    counts = (value for name, value in model.config.to_dict().items() if "experts" in name and type(value) is int)
+    return _has_fused_experts(model) or any(count > 1 for count in counts)
 
 
 def _has_fused_experts(model: nn.Module) -> bool:

@@ -42,8 +42,8 @@ SMALLEST = 1e-6
 TIMES, CLAIMS = "times", "claims"
 WITHOUT_SEEDS = {"extension_loss", "extension_recall", "method_loss"}
 """Trained, but with one seed: their spread is that between neighbouring rows."""
-NOT_OF_A_RUN = {"durations", "work", "own_model", "benchmarks"}
-"""Times, the few questions that are put to one model, and what `make bench` writes."""
+NOT_OF_A_RUN = {"durations", "work", "own_model", "benchmarks", "models"}
+"""Times, the few questions that are put to one model, and what `make bench` and `make models` write."""
 VALUES = ("value", "loss", "recall")
 WITHIN = {"task", "length", "depth", "step", "share", "domain"}
 """Columns over which the second look takes means."""

@@ -23,7 +23,7 @@ class PairedKeys:
 
     >>> keys = PairedKeys(Random(0), ["Marlow", "Kelton"], ["Fenwick", "Torvik"], tokens=24)
     >>> len(keys), keys.pop(), len(keys)
-    (4, 'Kelton Torvik', 3)
+    (4, 'Kelton Fenwick', 3)
     """
 
     def __init__(self, rng: Random, firsts: Sequence[str], seconds: Sequence[str], tokens: int, gap: str = " "):
