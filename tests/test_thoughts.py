@@ -53,6 +53,16 @@ def asked(server, path, request=None, **options):
         return asker.ask(request or Request([{"role": "user", "content": "2 + 2?"}], 64))
 
 
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("stop", "stop"), ("tool_calls", "stop"), (None, "stop"), ("length", "length"), ("content_filter", "length"),
+     ("model_length", "length"), ("abort", "length")],
+)  # fmt: skip
+def test_a_reply_that_a_filter_or_a_failure_ended_counts_as_cut_off(tmp_path, reason, finish):
+    with serving(says("The mill", finish=reason)) as server:
+        assert asked(server, tmp_path / "r.jsonl").finish == finish
+
+
 # ---- what is told apart ----------------------------------------------------------------------------------------------
 
 
@@ -75,6 +85,12 @@ def asked(server, path, request=None, **options):
         (f"{HARMONY}analysis<|message|>hm<|end|><|start|>assistant{HARMONY}final<|message|>Four.<|return|>", "Four."),
         ("analysisWe need a number.assistantfinalFour.", "Four."),
         ("<think></think>\n\nFour.", "Four."),
+        ("<reflection>At first [[3]].</reflection>\n[[7]]", "[[7]]"),
+        ("<longcat_think>hm</longcat_think>Four.", "Four."),
+        ('<think effort="low">hm</think>Four.', "Four."),
+        ("Here is my thought process: hm [[3]].\n\nHere is my response: Four.", "Four."),
+        ("Here is my response: Four.", "Here is my response: Four."),
+        ("Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nFour.\n[END FINAL RESPONSE]\n<|end|>", "Four."),
     ],
 )  # fmt: skip
 def test_the_answer_is_what_follows_the_thoughts(written, answer):

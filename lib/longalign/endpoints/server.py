@@ -26,6 +26,8 @@ HIDDEN = "[key]"
 SHORTEST_KEY = 4
 THOUGHTS = ("reasoning_content", "reasoning")
 """Fields of a message in which servers tell what a reasoning model thought (vLLM, DeepSeek; OpenRouter)."""
+ENDED = (None, "", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
+"""Reasons for which a reply ended by itself; any other (a filter, a failure, a full context) cut it off."""
 
 
 class Server:
@@ -91,7 +93,7 @@ class Server:
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         counts = (count if type(count) is int else None for count in tokens)
         thoughts = self._hidden(thoughts) if isinstance(thoughts, str) else ""
-        return Reply(self._hidden(text), "length" if finish == "length" else "stop", *counts, thoughts)
+        return Reply(self._hidden(text), "stop" if finish in ENDED else "length", *counts, thoughts)
 
     def _only_model(self) -> str:
         try:

@@ -1,7 +1,10 @@
 """What a reasoning model thinks before it answers, told apart from the answer, in the forms that are widely used.
 
-    <think>...</think>     DeepSeek-R1, Qwen3 and most others; also <thinking>, <thought>, <reasoning>, <seed:think>,
-                           [THINK] (Mistral), ◁think▷ (Kimi), <|begin_of_thought|>, <|START_THINKING|> (Cohere)
+    <think>...</think>     DeepSeek-R1, Qwen3 and most others; also <thinking>, <thought>, <reasoning>, <reflection>,
+                           <scratchpad>, with a prefix (<seed:think>, <longcat_think>), [THINK] (Mistral), ◁think▷
+                           (Kimi), <|begin_of_thought|>, <|START_THINKING|> (Cohere)
+    in words               "Here is my thought process:" to "Here is my response:" (Granite), "Here are my reasoning
+                           steps:" to "[BEGIN FINAL RESPONSE]" (Apriel)
     <|channel|>analysis    GPT-OSS (Harmony): the answer follows <|channel|>final<|message|>; <|channel>thought (Gemma)
 
 A template may end in the opening mark, so that a reply holds the closing one alone: all before it is thoughts. A mark
@@ -12,20 +15,25 @@ template opened and that were cut off before they closed look like an answer tha
 import re
 from typing import NamedTuple
 
-_TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "seed:think")
+_TAGS = ("think", "thinking", "thought", "thoughts", "reasoning", "reflection", "scratchpad", "inner_monologue")
+_PREFIX = "(?:[a-z]{2,12}[:_])?"
 _HEAD = r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*"
 _MESSAGE = r"\b[^\n]{0,80}?<\|message\|>"
 _MARKS = (
-    *((f"(?i:<{tag}>)", f"(?i:</{tag}>)") for tag in _TAGS),
+    *((f"(?i:<{_PREFIX}{tag}(?: [^<>]{{0,80}})?>)", f"(?i:</{_PREFIX}{tag}>)") for tag in _TAGS),
     (r"\[THINK\]", r"\[/THINK\]"),
     ("◁think▷", "◁/think▷"),
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
     (r"<\|channel>thought\b", r"<channel\|>"),
     (f"{_HEAD}(?:analysis|commentary){_MESSAGE}", f"{_HEAD}final{_MESSAGE}"),
+    (r"\A\s*Here are my reasoning steps:", r"\[BEGIN FINAL RESPONSE\]"),
+    (r"\A\s*Here(?:'s| is) my thought process:", r"Here(?:'s| is) my response:"),
     (r"\A\s*analysis(?=[A-Z])", "(?<!^)assistantfinal"),  # Harmony without its special tokens
 )
 """What opens thoughts and what closes them."""
+_IN_WORDS = len(_MARKS) - 2
+"""From here on what closes is plain text, unless it was opened."""
 LONGEST_MARK = 200
 """Characters of a prompt's end that hold a mark which opens thoughts."""
 _QUOTED = r"(?<=[\"'`“‘]){}(?=[\"'`”’])"
@@ -34,17 +42,17 @@ _ANY = re.compile("|".join(
     for i, (opens, closes) in enumerate(_MARKS)
 ))  # fmt: skip
 _SIGN = re.compile(
-    r"(?i:</?(?:seed:)?(?:think|thought|reasoning))|\[/?THINK\]|◁|<\|?(?:channel|begin_of_th|end_of_th|START_TH|END_TH)|"
-    r"\A\s*analysis[A-Z]"
+    r"(?i:</?[a-z:_]{0,13}(?:think|thought|reasoning|reflection|scratchpad|monologue))|\[/?THINK\]|◁|"
+    r"<\|?(?:channel|begin_of_th|end_of_th|START_TH|END_TH)|\A\s*(?:analysis[A-Z]|Here)|\[BEGIN FINAL"
 )
 """What stands in every text with a mark: of all others one look is enough."""
-_OPEN_AT_THE_END = re.compile(f"(?:{'|'.join(opens for opens, _ in _MARKS[:-1])})\\s*\\Z")
+_OPEN_AT_THE_END = re.compile(f"(?:{'|'.join(opens for opens, _ in _MARKS[: _IN_WORDS - 1])})\\s*\\Z")
 _SPECIAL = re.compile(
     r"\[/?THINK\]|<\|(?:begin|end)_of_(?:thought|solution)\|>|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>|"
     r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷"
 )
 _BEFORE = re.compile(r"(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)\s*")
-_BEHIND = re.compile(r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|<\|(?:end|return)\|>)\Z")
+_BEHIND = re.compile(r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|\[END FINAL RESPONSE\]|<\|(?:end|return)\|>)\Z")
 """Marks that models put around the answer behind their thoughts."""
 
 
@@ -78,7 +86,7 @@ def split(text: str) -> Parts:
         elif kind == "close" and opened == number:
             thoughts.append(slice(start, mark.end()))
             opened, start = None, mark.end()
-        elif kind == "close" and opened is None and number != len(_MARKS) - 1:  # opened by the template
+        elif kind == "close" and opened is None and number < _IN_WORDS:  # opened by the template
             thoughts, answer, start = [slice(0, mark.end())], [], mark.end()
     if not thoughts and opened is None:
         return Parts("", text)

@@ -93,7 +93,7 @@ def questions(reply: str, language: str) -> list[str]:
     (['谁领头？'], ['Who leads?', 'When?'])
     """
     lines = [" ".join(line.split()) for line in re.sub(r"(?<=[?？])[ \t](?=\d[.:)、．：）])", "\n", reply).split("\n")]
-    found = _numbered(lines) or [[line] for line in lines if line.rstrip(" *").endswith(("?", "？"))]
+    found = _numbered(lines) or [[_unnumbered(line)] for line in lines if line.rstrip(" *").endswith(("?", "？"))]
     distinct: dict[str, str] = {}
     for parts in found:
         text = _gap(language).join(filter(None, map(_bare, parts)))
@@ -115,6 +115,16 @@ def _numbered(lines: list[str]) -> list[list[str]]:
         elif inside and any(found[-1]):
             inside = False
     return found
+
+
+def _unnumbered(line: str) -> str:
+    """A line without a number at its beginning.
+
+    >>> _unnumbered("**2.** Who leads?"), _unnumbered("2. 1.5 what?"), _unnumbered("3.5 of what?")
+    ('Who leads?', '1.5 what?', '3.5 of what?')
+    """
+    match = _NUMBERED.fullmatch(line)
+    return match[2] if match and match[2] else line
 
 
 def _bare(line: str) -> str:
