@@ -11,7 +11,8 @@ SIGNS := $$ ; & | < > `
 QUOTES := ' " ( ) \ * ?
 signs = $(strip $(foreach sign,$(2),$(findstring $(sign),$(value $(1)))) $(if $(findstring $(NEWLINE),$(value $(1))),newline))
 unsafe = $(if $(filter command environment,$(firstword $(origin $(1)))),$(call signs,$(1),$(2)))
-$(foreach name,PYTHON PROFILE RUNS LONGALIGN_RUNS STAMPS VENV READY JOBS SEEDS EXECUTOR NB BENCH,$(if $(call unsafe,$(name),$(SIGNS) $(QUOTES)), \
+GIVEN := $(filter-out ARGS DRY_RUN MAKEFLAGS MAKEOVERRIDES -*-%,$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
+$(foreach name,$(sort $(GIVEN) PYTHON PROFILE RUNS LONGALIGN_RUNS STAMPS VENV READY JOBS SEEDS EXECUTOR NB BENCH MINUTES OUT),$(if $(call unsafe,$(name),$(SIGNS) $(QUOTES)), \
 	$(error $(name) is '$(value $(name))'; it must hold no $(call signs,$(name),$(SIGNS) $(QUOTES)))))
 $(if $(call unsafe,ARGS,$(SIGNS)),$(error ARGS is '$(value ARGS)'; it must hold no $(call signs,ARGS,$(SIGNS)); call pytest for that))
 

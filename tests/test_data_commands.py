@@ -106,6 +106,12 @@ def test_a_sample_is_shown_with_its_targets_marked(store, capsys):
     assert "holds 3 samples, 0 to 2: there is no 3" in refused(capsys, "data", "show", store, "--sample", 3)
 
 
+def test_an_edited_store_is_not_shown(store, capsys):
+    path = store / "tokens.bin"
+    path.write_bytes(b"\x05" + path.read_bytes()[1:])
+    assert "tokens.bin: damaged token store (its sha256 differs" in refused(capsys, "data", "show", store)
+
+
 def test_colour_is_for_terminals_that_want_it(store, capsys, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import longalign.jsonl
 from chat_tokenizers import assistant, user
-from longalign.jsonl import DataError, check_messages, read_lines
+from longalign.jsonl import DataError, Line, check_messages, read_lines
 
 GOOD = [user("why?"), assistant("because")]
 
@@ -49,6 +49,34 @@ def test_messages_that_are_no_conversation_are_refused_with_their_field(messages
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["training", "loss", "mask", "trainable"])
+def test_other_words_for_train_are_refused_by_name(key):
+    messages = [user("why?"), dict(assistant("because"), **{key: False})]
+    with pytest.raises(DataError, match=rf"messages\[1\].{key}: field is not read .*train"):
+        check_messages(messages)
+    assert check_messages([dict(GOOD[0], images=[], loss=None), GOOD[1]]) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("extra", "field"),
+    [
+        ({"system": "Be brief."}, "system"), ({"documents": [{"text": "a"}]}, "documents"),
+        ({"images": ["a.png"]}, "images"), ({"train": False}, "train"), ({"weight": 0}, "weight"),
+        ({"weight": 0.5}, "weight"), ({"weight": 1, "train": True, "images": [], "system": " "}, None),
+        ({"system": "Be brief.", "messages": [{"role": "system", "content": "Be brief."}, *GOOD]}, None),
+        ({"split": "train", "length": 7, "id": "a"}, None),
+    ],
+)  # fmt: skip
+def test_what_a_sample_says_beside_its_messages_is_refused_or_means_nothing(extra, field):
+    row = {"messages": GOOD, **extra}
+    line = Line(1, 0, json.dumps(row).encode())
+    if field is None:
+        assert line.conversation() == (row["messages"], None)
+        return
+    with pytest.raises(DataError, match=f"field {field}: field is not read"):
+        line.conversation()
+
+
 def test_a_conversation_passes_with_role_and_content_alone():
     system = {"role": "system", "content": "be brief"}
     assert check_messages([system, *GOOD, dict(user(""), name="x"), assistant("b")]) == [
@@ -70,8 +98,9 @@ def test_a_conversation_passes_with_role_and_content_alone():
         (b"[" * 200_000, "line 2: malformed JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "line 2: malformed JSON"),
         (b'{"a": "' + b"x" * 2000 + b'"}', "line 2: line too long"),
+        (b'{"a": [{"b": 1, "b": 2}]}', "line 2: malformed JSON .the key 'b' stands twice in an object"),
     ],
-    ids=["cut", "utf-16", "latin-1", "list", "null", "deep", "huge-number", "too-long"],
+    ids=["cut", "utf-16", "latin-1", "list", "null", "deep", "huge-number", "too-long", "twice"],
 )
 def test_a_bad_line_is_refused_and_the_lines_around_it_are_read(tmp_path, monkeypatch, raw, message):
     if "too long" in message:

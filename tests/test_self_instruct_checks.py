@@ -204,6 +204,7 @@ def test_numbered_questions_are_found_in_the_usual_forms(form):
     ("1. Who? 2. Why? 3. How?", "en", ["Who?", "Why?", "How?"]),
     ("- Who climbs?\n- Why?\nThank you.", "en", ["Who climbs?", "Why?"]),
     ("谁点灯？\n为什么？", "zh", ["谁点灯？", "为什么？"]),
+    ("Here: 1. Who?\n2. Why is it so?\n**3.** How?", "en", ["Here: 1. Who?", "Why is it so?", "How?"]),
     ("Describe the storm.", "en", []), ("", "en", []), ("1.\n2.\n", "en", []), ("\n\n", "zh", []),
     ("1. Summarize the storm.\n2. Describe the lamp.", "en", ["Summarize the storm.", "Describe the lamp."]),
     ("1. What does **kwargs hold?\n", "en", ["What does **kwargs hold?"]),

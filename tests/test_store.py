@@ -1,5 +1,6 @@
 """A store gives back what was written, is whole or refused, and needs the memory of one sample."""
 
+import json
 import os
 import pickle
 import shutil
@@ -17,6 +18,7 @@ from longalign.chat import Encoded
 from longalign.jsonl import DataError
 from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore, write_store
+from longalign.store_writer import manifest_checksum
 
 
 def sequence(ids, targets):
@@ -142,6 +144,16 @@ def test_a_damaged_store_is_refused_by_name(three, name, damage, message):
         truncate(three.folder / name)
         message = "manifest.json: damaged token store .it is no manifest"
     with pytest.raises(DataError, match=message):
+        TokenStore(three.folder)
+
+
+@pytest.mark.parametrize("left_out", ["files", "offsets.npy", "tokens"])
+def test_a_whole_manifest_that_lacks_what_a_store_has_is_refused(three, left_out):
+    path = three.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    (manifest["files"] if left_out in manifest["files"] else manifest).pop(left_out)
+    path.write_text(json.dumps(manifest | {"manifest_sha256": manifest_checksum(manifest)}))
+    with pytest.raises(DataError, match=f"manifest.json: damaged token store .it does not .*{left_out}"):
         TokenStore(three.folder)
 
 

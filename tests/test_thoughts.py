@@ -89,7 +89,6 @@ def test_a_reply_that_a_filter_or_a_failure_ended_counts_as_cut_off(tmp_path, re
         ("<longcat_think>hm</longcat_think>Four.", "Four."),
         ('<think effort="low">hm</think>Four.', "Four."),
         ("Here is my thought process: hm [[3]].\n\nHere is my response: Four.", "Four."),
-        ("Here is my response: Four.", "Here is my response: Four."),
         ("Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nFour.\n[END FINAL RESPONSE]\n<|end|>", "Four."),
     ],
 )  # fmt: skip

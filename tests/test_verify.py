@@ -167,6 +167,10 @@ def test_a_ledger_that_does_not_follow_from_the_tables_is_told(run):
     assert any("verdict contradicted, but the run's tables give" in sentence for sentence in told)
     pd.concat([claims, claims]).to_csv(run / "claims.csv", index=False)
     assert "more than once" in broken_ledger(run)[0]
+    pd.concat([claims, claims[:1].assign(id="made-up")]).assign(statement="a").to_csv(run / "claims.csv", index=False)
+    told = broken_ledger(run)
+    assert told[0] == "claims.csv, id made-up: claims.yaml has no such claim"
+    assert any(sentence.endswith(": statement is not that of claims.yaml") for sentence in told)
 
 
 def test_times_are_not_compared(run):
@@ -207,6 +211,11 @@ def test_text_in_the_place_of_a_number_and_claims_that_are_cut_off_are_wrong(run
     text = (run / "data_scale.csv").read_text()
     (run / "data_scale.csv").write_text(text[: text.rindex(",")] + ",abc\n")
     assert wrong(run, "data_scale") == ["data_scale.csv: the column value holds something else than numbers"]
+    (run / "data_scale.csv").write_text(text.replace(",0,calls", ",first,calls"))
+    assert wrong(run, "data_scale") == ["data_scale.csv: the column seed holds something else than numbers"]
+    (run / "data_scale.csv").unlink()
+    (run / "data_scale.csv").mkdir()
+    assert wrong(run, "data_scale")[0].startswith("data_scale.csv cannot be read: ")
     whole = (run / "claims.csv").read_text().splitlines(keepends=True)
     (run / "claims.csv").write_text("".join(whole[:-1]))
     assert wrong(run, "claims") == [f"claims.csv, id {whole[-1].split(',')[0]}: not there"]

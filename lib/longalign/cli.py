@@ -16,6 +16,7 @@ Each subcommand imports what it needs when it runs, so that `longalign --help` d
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -227,6 +228,22 @@ def run_version(options: argparse.Namespace) -> None:
         print(f"{name:12} {version}")
 
 
+def _in_words(error: OSError, out: Path | None) -> str | OSError:
+    """An error of the system with its place, or that of the output, and what can be done about it.
+
+    >>> _in_words(OSError(28, "No space left on device"), Path("a.jsonl"))
+    'a.jsonl: cannot be written (no space left on device): make room, then give the same command again'
+    >>> _in_words(PermissionError(13, "Permission denied", "b"), Path("a.jsonl"))
+    'b: permission denied'
+    """
+    if error.strerror is None:
+        return error
+    place, reason = error.filename or out, error.strerror.lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        reason = f"cannot be written ({reason}): make room, then give the same command again"
+    return f"{place}: {reason}" if place else reason
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or leaves with 2 (refused) or 130 (interrupted)."""
     options = parser().parse_args(arguments)
@@ -234,8 +251,10 @@ def main(arguments: list[str] | None = None) -> int:
         options.run(options)
     except ModuleNotFoundError as error:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
-    except (ValueError, OSError, EndpointError, Taken, WorkerDied) as error:
+    except (ValueError, EndpointError, Taken, WorkerDied) as error:
         fail(error)
+    except OSError as error:
+        fail(_in_words(error, getattr(options, "out", None)))
     except MemoryError:
         fail("this machine's memory does not suffice; ask for fewer ranks, or for less at once")
     except KeyboardInterrupt:

@@ -19,10 +19,16 @@ _FOLLOWS = {
 CARRIED = ("reasoning_content", "reasoning", "thinking", "tool_plan", "tool_calls", "function_call", "refusal")
 """What a message says beside its content, under the names that chat templates and servers have for it."""
 _KEPT = {"role", "content", "weight", "train", "tool_call_id", *CARRIED}
+_MEDIA = dict.fromkeys(("images", "image", "audios", "audio", "videos", "video"), "text alone is learnt; leave it out")
 _UNREAD = {
     "functions": "name them under the key tools",
     "chat_template_kwargs": "a chat template is given messages and tools alone; leave it out",
+    "documents": "write them into the message that asks about them",
+    **_MEDIA,
 }
+"""Keys of a sample that would change what it says, and what to do instead."""
+_MASKS = ("training", "trainable", "loss", "loss_mask", "mask", "masked", "training_detail", "train_detail")
+_UNREAD_OF_MESSAGE = {**dict.fromkeys(_MASKS, "what is learnt is said by train, true or false"), **_MEDIA}
 VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -67,17 +73,18 @@ class Line:
         if self.too_long:
             raise DataError("line too long", f"a line may hold at most {MAX_LINE_BYTES // 2**20} MiB")
         try:
-            row = json.loads(self.raw.rstrip(b"\r\n").decode("utf-8"))
+            row = json.loads(self.raw.rstrip(b"\r\n").decode("utf-8"), object_pairs_hook=_once)
         except UnicodeDecodeError as error:
             raise DataError("not UTF-8", f"byte {error.start + 1} of the line; save the file as UTF-8") from None
         except json.JSONDecodeError as error:
             raise DataError("malformed JSON", f"{error.msg} at column {error.colno}") from None
+        except DataError:
+            raise
         except (RecursionError, ValueError) as error:
             raise DataError("malformed JSON", "nested too deeply" * isinstance(error, RecursionError)) from None
         if not isinstance(row, dict):
             raise DataError("not an object", f"each line must be a JSON object, this one is {_kind(row)}")
         return row
-
 
     def conversation(self) -> tuple[Any, Any]:
         """`messages` and `tools` of the line as they are; raises DataError for a key that would change what is said."""
@@ -85,7 +92,10 @@ class Line:
         for key, instead in _UNREAD.items():
             if row.get(key):
                 raise DataError("field is not read", instead, field=key)
-        return row.get("messages"), row.get("tools")
+        messages = row.get("messages")
+        _check_masks(row)
+        _check_system(row.get("system"), messages)
+        return messages, row.get("tools")
 
 
 def read_lines(
@@ -211,9 +221,39 @@ def _check_message(message: Any, field: str) -> None:
         raise DataError("content not a string", detail, field=f"{field}.content")
     for key, value in message.items():
         _check_text(value, f"{field}.{key}")
+        if key in _UNREAD_OF_MESSAGE and value is not None and value not in ([], {}, ""):
+            raise DataError("field is not read", _UNREAD_OF_MESSAGE[key], field=f"{field}.{key}")
     if role == "assistant" and not calls and not VISIBLE.search(content):
         raise DataError("empty answer", "an answer needs visible text", field=f"{field}.content")
     _check_weight(message, field)
+
+
+def _check_masks(row: Mapping[str, Any]) -> None:
+    """Raises DataError for a sample that is not to be learnt as a whole, or more than others."""
+    weight, train = row.get("weight"), row.get("train")
+    if train is False or (isinstance(weight, int | float) and weight != 1):
+        key = "weight" if train is not False else "train"
+        detail = "of messages alone it is; leave the sample out, or say it of its answers"
+        raise DataError("field is not read", detail, field=key)
+
+
+def _check_system(system: Any, messages: Any) -> None:
+    """Raises DataError for a system message beside the messages, unless it is the first of them as well."""
+    if not isinstance(system, str) or not system.strip():
+        return
+    first = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], dict) else {}
+    if (first.get("role"), first.get("content")) != ("system", system):
+        raise DataError("field is not read", "make it the first message, of the role system", field="system")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises DataError for one that says a key twice, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DataError("malformed JSON", f"the key {twice!a:.40} stands twice in an object")
+    return found
 
 
 def _calls(message: Mapping[str, Any], field: str) -> bool:

@@ -25,7 +25,10 @@ import numpy as np
 
 from longalign.jsonl import DataError, Line
 from longalign.shapes import IGNORE_INDEX
-from longalign.store_writer import VERSION, Encoded, StoreWriter, file_sha256, manifest_checksum
+from longalign.store_writer import CONTENT, VERSION, Encoded, StoreWriter, file_sha256, manifest_checksum
+
+FILES = (*CONTENT, "target_counts.npy", "lines.npy")
+COUNTS = ("sequences", "tokens", "targets")
 
 
 class TokenStore:
@@ -53,7 +56,7 @@ class TokenStore:
         self.lines = self._array("lines.npy")
         self.lengths = np.diff(self.offsets)
         counts = (len(self.lengths), self.offsets[-1], self.target_counts.sum())
-        if counts != tuple(self.manifest[name] for name in ("sequences", "tokens", "targets")):
+        if counts != tuple(self.manifest[name] for name in COUNTS):
             raise _damaged(self.folder / "manifest.json", "its counts are not those of the files")
         self._tokens, self._targets = self._column("tokens.bin", "<i4"), self._column("targets.bin", "u1")
         if verify:
@@ -167,6 +170,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         detail = f"version {manifest.get('version')}, this reads {VERSION}; tokenize again"
         raise DataError("another version", detail).at(path)
+    files = manifest.get("files")
+    entries = [files.get(name) if isinstance(files, dict) else None for name in FILES]
+    if not all(isinstance(entry, dict) and {"bytes", "sha256"} <= set(entry) for entry in entries):
+        raise _damaged(path, f"it does not describe the files {', '.join(FILES)}")
+    if missing := [name for name in COUNTS if name not in manifest]:
+        raise _damaged(path, f"it does not say {missing[0]}")
     return manifest
 
 

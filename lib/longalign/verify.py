@@ -122,11 +122,11 @@ def _read(ours: Path, theirs: Path) -> tuple[pd.DataFrame, pd.DataFrame] | str:
         pair = pd.read_csv(ours), pd.read_csv(theirs)
     except FileNotFoundError:
         return f"{ours.name} is not there"
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return f"{ours.name} cannot be read: {' '.join(str(error).split())}"
     if list(pair[0]) != list(pair[1]):
         return f"{ours.name} has the columns {', '.join(pair[0])}, the reference {', '.join(pair[1])}"
-    for column in VALUES:
+    for column in (*VALUES, "seed"):
         if column in pair[0] and not all(pd.api.types.is_numeric_dtype(table[column]) for table in pair):
             return f"{ours.name}: the column {column} holds something else than numbers"
     return pair

@@ -16,6 +16,7 @@ from longalign.claims import measure_all
 from longalign.ledger import load_ledger
 
 NUMBERS = ("estimate", "low", "high", "item_low", "item_high", "p_holm", "seeds")
+WORDS = ("source", "statement", "notebook", "paper", "metric", "direction")
 DIGITS = 1e-4
 """Relative difference of a number that was written with six digits, and of p values that are computed from such."""
 
@@ -58,7 +59,8 @@ def other_seeds(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str
 
 
 def broken_ledger(run: Path | str) -> list[str]:
-    """A sentence for each claim of a run whose numbers or verdict do not follow from the run's own tables."""
+    """A sentence for each claim of a run that is not the ledger's, or whose numbers or verdict do not follow from the
+    run's own tables."""
     path = Path(run) / "claims.csv"
     try:
         told = pd.read_csv(path)
@@ -66,11 +68,15 @@ def broken_ledger(run: Path | str) -> list[str]:
         return []  # the comparison says so
     if twice := doubled_rows("claims", told, ["id"]):
         return twice
-    given, found = told.set_index("id"), []
-    for row in measure_all(load_ledger(), Path(run)):
+    given, rows = told.set_index("id"), measure_all(load_ledger(), Path(run))
+    unknown = [name for name in given.index if name not in {row["id"] for row in rows}]
+    found = [f"claims.csv, id {name}: claims.yaml has no such claim" for name in unknown]
+    for row in rows:
         if row["id"] not in given.index:
             continue
         claimed = given.loc[row["id"]]
+        if other := [name for name in WORDS if name in claimed and _words(claimed[name]) != _words(row[name])]:
+            found.append(f"claims.csv, id {row['id']}: {other[0]} is not that of claims.yaml")
         differs = [name for name in NUMBERS if name in claimed and not _same(claimed[name], row[name])]
         differs += ["verdict"] if claimed.get("verdict") != row["verdict"] else []
         if differs:
@@ -86,6 +92,10 @@ def _by(table: pd.DataFrame, columns: list[str]) -> list[tuple[tuple, pd.DataFra
 
 def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds[:8])) + (", ..." if len(seeds) > 8 else "")
+
+
+def _words(value: object) -> str:
+    return "" if value is None or value != value else " ".join(str(value).split())
 
 
 def _same(told: object, computed: object) -> bool:

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the sample."""
     from longalign.store import TokenStore
 
-    store = TokenStore(options.store)
+    store = TokenStore(options.store, verify=True)
     if options.sample >= len(store):
         fail(f"{options.store} holds {len(store):,} samples, 0 to {len(store) - 1:,}: there is no {options.sample:,}")
     tokenizer, sample = _tokenizer(options, store.manifest), store[options.sample]
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     targets, length = int(store.target_counts[options.sample]), int(store.lengths[options.sample])
     number = int(store.lines[options.sample][0])
-    where = f", line {number:,} of {store.manifest['source']['name']}" if number else ""
+    source = (store.manifest.get("source") or {}).get("name", "its file")
+    where = f", line {number:,} of {source}" if number else ""
     place = f"{options.store}, sample {options.sample:,} of {len(store):,}{where}"
     print(f"{place}: {length:,} tokens, {targets:,} targets")
     print("".join(marked(sample["input_ids"], sample["labels"], tokenizer, marks=_marks())))

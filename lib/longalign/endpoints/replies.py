@@ -50,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said; `finish` is "length" where it was cut off, as a rule at `max_tokens`. Tokens as it counts them.
+    """What a model said; `finish` is "length" where it was cut off, as by `max_tokens`. Tokens as it counts them.
 
     Thoughts in the text are moved to `thoughts` (`longalign.endpoints.thoughts`); thoughts without an end leave no
     text.

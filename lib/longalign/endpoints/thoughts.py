@@ -52,7 +52,9 @@ _SPECIAL = re.compile(
     r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷"
 )
 _BEFORE = re.compile(r"(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)\s*")
-_BEHIND = re.compile(r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|\[END FINAL RESPONSE\]|<\|(?:end|return)\|>)\Z")
+_BEHIND = re.compile(
+    r"(?:<\|end_of_solution\|>|<\|END_RESPONSE\|>|</answer>|</response>|\[END FINAL RESPONSE\]|<\|(?:end|return)\|>)\Z"
+)
 """Marks that models put around the answer behind their thoughts."""
 
 
