@@ -137,3 +137,10 @@ def test_that_a_miniatures_own_tokenizer_is_taken_is_told(plain, tmp_path, capsy
     given = ("--model", str(plain), "--window", "512", "--limit", "1", "--out", str(tmp_path))
     assert cli.main(["eval", "longbench-chat", *given]) == 0
     assert "holds no tokenizer; its vocabulary and end token are the miniature's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["{broken", "[1]", ""])
+def test_settings_that_cannot_be_read_are_refused_for_end_tokens_stand_there(tmp_path, text):
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"generation_config\.json: it is no JSON .*mend it, or remove it"):
+        LocalModel(str(tmp_path))

@@ -226,7 +226,8 @@ def test_seeds_and_jobs_must_be_numbers(asked, small):
     assert told.returncode != 0 and f"{name} is '{wrong}'" in told.stderr
 
 
-GIVEN = ("SEEDS", "JOBS", "PROFILE", "RUNS", "STAMPS", "VENV", "READY", "NB", "BENCH", "EXECUTOR", "PYTHON")
+GIVEN = ("SEEDS", "JOBS", "PROFILE", "RUNS", "STAMPS", "VENV", "READY", "NB", "BENCH", "EXECUTOR", "PYTHON", "OUT",
+         "MINUTES")  # fmt: skip
 COMMANDS = ("1'; touch X; echo '1", '1"; touch X; echo "1', "1; touch X", "`touch X`", "1 && touch X", "1\ntouch X")
 
 

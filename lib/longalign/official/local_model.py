@@ -4,6 +4,7 @@ What else the model's generation_config.json asks for is ignored and told (`long
 request at a time, a forward pass for every token of the answer.
 """
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,9 @@ def _without_tokenizer(name: str) -> bool:
 def _check_folder(name: str) -> None:
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"--model {name}: there is no such folder")
+    settings = Path(name) / "generation_config.json"  # transformers passes over one that it cannot read, end tokens too
+    try:
+        if settings.is_file() and not isinstance(json.loads(settings.read_bytes()), dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise ValueError(f"{settings}: it is no JSON ({error}): mend it, or remove it") from None
