@@ -1,6 +1,8 @@
 """Conversations as people have them: weights, thoughts, tools, templates of every style, documents in any message."""
 
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -306,6 +308,17 @@ def test_weights_and_fields_that_mean_nothing_are_refused_by_name(extra, index, 
     messages = [dict(m, **extra) if i == index else m for i, m in enumerate(TWO)]
     with pytest.raises(DataError, match=message):
         encode(messages, byte_tokenizer(PLAIN))
+
+
+def test_threads_side_by_side_find_the_same_targets():
+    tokenizer, said = tokenizer_for(SMOLLM3), [user("q " * 50), assistant("a " * 50)]
+    expected, interval = encode(said, tokenizer).labels.tolist(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda _: encode(said, tokenizer).labels.tolist() == expected, range(100)))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_sequences_of_conversations_are_what_plans_are_made_from():

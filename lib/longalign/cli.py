@@ -232,13 +232,13 @@ def _in_words(error: OSError, out: Path | None) -> str | OSError:
     """An error of the system with its place, or that of the output, and what can be done about it.
 
     >>> _in_words(OSError(28, "No space left on device"), Path("a.jsonl"))
-    'a.jsonl: cannot be written (no space left on device): make room, then give the same command again'
+    'a.jsonl: cannot be written (No space left on device): make room, then give the same command again'
     >>> _in_words(PermissionError(13, "Permission denied", "b"), Path("a.jsonl"))
-    'b: permission denied'
+    'b: Permission denied'
     """
     if error.strerror is None:
         return error
-    place, reason = error.filename or out, error.strerror.lower()
+    place, reason = error.filename or out, error.strerror
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         reason = f"cannot be written ({reason}): make room, then give the same command again"
     return f"{place}: {reason}" if place else reason

@@ -5,6 +5,7 @@ field that changes nothing is not known to the template, and is refused rather t
 """
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,8 @@ SHORT = 16  # characters: a shorter message may stand in a text by chance
 
 Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
+_ONE_AT_A_TIME = threading.Lock()
+"""Transformers keeps what a template marks in one place for all threads, where also a text without marks writes."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -108,7 +111,8 @@ class Chat:
         own = ("weight", "train")  # they are this package's, and no template's
         messages = [{key: value for key, value in message.items() if key not in own} for message in self.messages]
         try:
-            return render(messages)
+            with _ONE_AT_A_TIME:
+                return render(messages)
         except (TemplateError, TypeError) as error:
             raise DataError("template refuses the messages", f"{error}", field="messages") from None
 
