@@ -51,6 +51,7 @@ def _is_registered(module: nn.Module) -> bool:
 def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     reason, found = why_not_padded(model, longest), next(mixers(model), None)
+    reason = reason or why_not_loaded(_of_transformers(model))
     if reason or not found:
         return reason
     return (
@@ -67,7 +68,14 @@ def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
                 f"{type(model).__name__} cannot be trained here: {type(module).__name__} counts positions from the "
                 "padding token's id + 1, not from 0"
             )
-    return why_not_rotated(model, longest)
+    # which with transformers' own attention reads its own mask
+    named = getattr(getattr(model, "config", None), "_attn_implementation", None) == "longalign"
+    return (why_not_loaded(_of_transformers(model)) if named else None) or why_not_rotated(model, longest)
+
+
+def _of_transformers(model: nn.Module) -> type[nn.Module] | None:
+    """The class of transformers that a model is of, directly or by a class of the user's."""
+    return next((kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers.models.")), None)
 
 
 def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
