@@ -214,11 +214,12 @@ def test_the_names_are_one_for_each_class():
 
 def test_a_class_that_takes_no_attention_is_refused_whoever_built_it():
     settings = {"vocab_size": 64, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mpt", **settings), attn_implementation=register())
+    config = AutoConfig.for_model("mpt", **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=register())
     for packed in (True, False):
         with pytest.raises(ValueError, match="MptForCausalLM cannot be trained here: its attention is code of its own"):
             weighted_loss(model, batch_of(9, 4, packed=packed))
-    model.config._attn_implementation = "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     both = weighted_loss(model, batch_of(9, 4, packed=False))
     torch.testing.assert_close(both, sum(weighted_loss(model, batch_of(n, packed=False)) for n in (9, 4)))
 
