@@ -7,7 +7,7 @@ import torch
 from benchmarks.models import small
 from benchmarks.models.matrix import WAYS, alone, generated, page, quiet, row, together, verdict, written_alone
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from longalign import own_attention
 from longalign.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
@@ -210,6 +210,27 @@ def test_the_names_are_one_for_each_class():
     names = small.names()
     assert len(names) > 120 and names == sorted(set(names))
     assert all(left != right for left, right in itertools.pairwise(names))
+
+
+def test_a_class_that_takes_no_attention_is_refused_whoever_built_it():
+    settings = {"vocab_size": 64, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}
+    config = AutoConfig.for_model("mpt", **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=register())
+    for packed in (True, False):
+        with pytest.raises(ValueError, match="MptForCausalLM cannot be trained here: its attention is code of its own"):
+            weighted_loss(model, batch_of(9, 4, packed=packed))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    both = weighted_loss(model, batch_of(9, 4, packed=False))
+    torch.testing.assert_close(both, sum(weighted_loss(model, batch_of(n, packed=False)) for n in (9, 4)))
+
+
+def test_a_class_of_the_users_own_is_that_of_transformers():
+    class Mine(LlamaForCausalLM):
+        pass
+
+    model = Mine(small.build("llama").config)
+    model.set_attn_implementation(register())
+    weighted_loss(model, batch_of(9, 4, packed=True))
 
 
 def test_a_folder_whose_class_takes_no_attention_is_refused_when_it_is_loaded(tmp_path):

@@ -232,6 +232,24 @@ def test_a_model_that_changes_its_logits_gives_the_plain_loss_and_gradient(chang
     assert model.lm_head.changed
 
 
+def test_a_cap_of_the_logits_is_seen_however_small_the_loss_is():
+    model, batch = tiny_llama(), model_batch()
+    forward = model.forward
+
+    def capped(**inputs):
+        outputs = forward(**inputs)
+        outputs.logits = outputs.logits.clamp(-0.1, 0.1)
+        return outputs
+
+    model.forward = capped
+    small = 1e-9
+    weighted_loss(model, {**batch, "loss_weights": small * batch["loss_weights"]}).backward()
+    found = {name: gradient / small for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    weighted_loss(model, batch).backward()
+    assert model.lm_head.changed and largest_difference(found, gradients(model)) < 1e-12
+
+
 def test_a_model_without_output_embedding_gives_the_plain_loss_and_gradient():
     model = tiny_llama()
     model.get_output_embeddings = lambda: None

@@ -162,3 +162,19 @@ def test_a_committed_base_looks_facts_up_in_short_documents_where_a_fresh_one_ca
     fresh = models.new_model(name, vocab_size=len(tokenizer.load()), max_length=bases.MAX_LENGTH, seed=0)
     assert token_recall(fresh, probe) < 0.1
     assert token_recall(models.load_model(paths.bases() / name), probe) > 0.6
+
+
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_a_rope_that_is_computed_from_the_maximum_length_keeps_it(rope, tmp_path):
+    factors = {"factor": 4.0} if rope == "dynamic" else {"long_factor": [2.0] * 4, "short_factor": [1.0] * 4}
+    config = LlamaConfig(
+        vocab_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+        max_position_embeddings=8, rope_parameters={
+            "rope_type": rope, "rope_theta": 1e4, "original_max_position_embeddings": 4, **factors,
+        },
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for load in (models.load_model, models.outline):
+        with pytest.raises(ValueError, match=f"RoPE of type '{rope}' is computed from max_position_embeddings, 8"):
+            load(tmp_path, max_length=16)
+        assert load(tmp_path, max_length=8).config.max_position_embeddings == 8

@@ -190,6 +190,40 @@ def test_what_is_allowed_and_ought_to_be_known_is_told_in_a_line():
     assert store_check.positions(AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **DECODER))) == 32
 
 
+def test_a_router_whose_loss_has_another_name_or_a_small_share_is_refused():
+    options = {"output_router_logits": True, "num_local_experts": 4, "num_experts_per_tok": 2}
+    config = AutoConfig.for_model("jetmoe", **{**DECODER, **options, "kv_channels": 8, "num_key_value_heads": 4})
+    router = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    with pytest.raises(ValueError, match="JetMoeForCausalLM adds the router's auxiliary loss.*, aux_loss_coef: 0.01"):
+        preflight.preflight(router, method="naive")
+    with pytest.raises(ValueError, match="JetMoeForCausalLM has a loss of its own"):
+        preflight.prove(router, "naive")
+
+
+def test_a_model_whose_weights_are_no_numbers_is_refused_as_such():
+    broken = model("llama")
+    broken.model.norm.weight.data[:] = float("nan")
+    with pytest.raises(ValueError, match="LlamaForCausalLM has a loss of nan on a short sequence"):
+        preflight.preflight(broken)
+
+
+def test_a_model_that_scales_its_embeddings_in_place_passes():
+    settings = {"vocab_size": 40, "n_embd": 32, "dff": 48, "n_layer": 2, "n_head": 4, "n_positions": 32}
+    config = AutoConfig.for_model("ctrl", **settings)
+    tried = AutoModelForCausalLM.from_config(config)
+    assert preflight.preflight(tried, method="naive") == []
+
+
+@methods
+def test_the_part_that_sees_images_says_nothing_of_the_text(method):
+    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = AutoConfig.for_model("gemma3", text_config={**DECODER, "head_dim": 8}, vision_config=eyes)
+    tried = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    assert store_check.positions(tried) is None
+    assert preflight.preflight(tried, method=method, sequences=sequences(9, 20)) == []
+
+
 @pytest.fixture
 def job(tmp_path):
     """A job file by its model, changed after its store was written; `job(kind)` returns its path."""
@@ -276,6 +310,58 @@ def test_a_folder_that_is_not_whole_is_refused_by_every_loader(job):
     for load in (load_model, lambda where: LocalModel(str(where))):
         with pytest.raises(ValueError, match=r"no whole model: it lacks model.layers.1.mlp.up_proj.weight"):
             load(folder)
+
+
+def changed(path, **settings):
+    """The job, after its model's configuration was changed."""
+    config = path.parent / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"num_key_value_heads": 4}, "is no whole model: of another shape than its config says are "),
+        ({"pad_token_id": 40}, "cannot be loaded: Padding_idx must be within num_embeddings"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "cannot be loaded: Loading a GPTQ quantized"),
+    ],
+    ids=["of other shapes", "with a padding token that it does not know", "quantized by a package that is not there"],
+)
+def test_a_folder_that_does_not_fit_its_config_is_refused(job, capsys, settings, told):
+    assert told in refusal(changed(job(), **settings), capsys)
+
+
+def test_weights_that_were_cut_off_are_refused(job, capsys):
+    path = job()
+    weights = path.parent / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "model cannot be loaded: Error while deserializing" in refusal(path, capsys)
+
+
+def test_a_table_of_positions_that_max_length_would_change_is_refused_by_its_name(job, capsys):
+    path = job("gpt2")
+    path.write_text(path.read_text() + "max_length: 64\n")
+    assert "model with max_length 64 is no whole model: of another shape" in refusal(path, capsys)
+
+
+def test_an_attention_that_the_config_names_and_is_not_installed_is_not_needed(job):
+    assert launch.model_shape(changed(job(), attn_implementation="flash_attention_2").parent / "model").layers == 2
+
+
+@pytest.mark.parametrize("name", [-1, 40], ids=["-1", "one too large"])
+def test_padded_rows_do_without_the_padding_token_of_the_config(tmp_path, name):
+    tried = fresh_model()
+    tried.config.pad_token_id = name
+    train(tried, make_store(tmp_path / "store"), replace(CONFIG, method="naive", rows=3, steps=1), tmp_path / "work")
+
+
+def test_quantized_weights_are_loaded_and_saved_whole(job, tmp_path):
+    folder = changed(job(), quantization_config={"quant_method": "fp8", "weight_block_size": [16, 16]}).parent / "model"
+    loaded = load_model(folder)
+    loaded.save_pretrained(tmp_path / "saved")
+    again = load_model(tmp_path / "saved").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from torch import nn
 
 OF_THE_LONGEST = ("dynamic", "longrope")
 """RoPE types whose frequencies depend on the longest position of a row."""
+OF_THE_ROUTER = ("aux_loss_coef", "router_aux_loss_coef")
+"""Where configurations say how much of the router's auxiliary loss is added."""
 RECURRENT = re.compile(
     "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
 )
@@ -49,6 +51,7 @@ def _is_registered(module: nn.Module) -> bool:
 def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     reason, found = why_not_padded(model, longest), next(mixers(model), None)
+    reason = reason or why_not_loaded(_of_transformers(model))
     if reason or not found:
         return reason
     return (
@@ -65,12 +68,19 @@ def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
                 f"{type(model).__name__} cannot be trained here: {type(module).__name__} counts positions from the "
                 "padding token's id + 1, not from 0"
             )
-    return why_not_rotated(model, longest)
+    # which with transformers' own attention reads its own mask
+    named = getattr(getattr(model, "config", None), "_attn_implementation", None) == "longalign"
+    return (why_not_loaded(_of_transformers(model)) if named else None) or why_not_rotated(model, longest)
+
+
+def _of_transformers(model: nn.Module) -> type[nn.Module] | None:
+    """The class of transformers that a model is of, directly or by a class of the user's."""
+    return next((kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers.models.")), None)
 
 
 def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
     """Why rotary embeddings of several sequences would not be those of each alone."""
-    for settings in rope_settings(model):
+    for settings in rope_settings(getattr(model, "config", None)):
         original = settings.get("original_max_position_embeddings")
         if settings.get("rope_type") in OF_THE_LONGEST and longest and original and longest > original:
             return (
@@ -81,9 +91,9 @@ def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
     return None
 
 
-def rope_settings(model: nn.Module) -> Iterator[dict[str, Any]]:
-    """The RoPE settings of a Hugging Face model, one for each kind of layer; none where it has no RoPE."""
-    config = getattr(model, "config", None)
+def rope_settings(config: Any) -> Iterator[dict[str, Any]]:
+    """The RoPE settings of a model's configuration, one for each kind of layer; none where it has no RoPE."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     found = getattr(config, "rope_parameters", None) or {}
     for settings in [found] if "rope_type" in found else found.values():
         if isinstance(settings, dict):
@@ -94,11 +104,13 @@ def rope_settings(model: nn.Module) -> Iterator[dict[str, Any]]:
 def why_no_loss(model: nn.Module) -> str | None:
     """Why the model's own loss is more than cross entropy."""
     config = getattr(model, "config", None)
-    factor = getattr(config, "router_aux_loss_coef", 0) or 0
-    if getattr(config, "output_router_logits", False) and factor:
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    factors = {name: factor for name in OF_THE_ROUTER if (factor := getattr(config, name, 0))}
+    if getattr(config, "output_router_logits", False) and factors:
+        name, factor = factors.popitem()
         return (
             f"{type(model).__name__} adds the router's auxiliary loss (output_router_logits: true, "
-            f"router_aux_loss_coef: {factor}), which is taken over all tokens of a micro-batch and so depends on which "
+            f"{name}: {factor}), which is taken over all tokens of a micro-batch and so depends on which "
             "sequences share it; set output_router_logits: false in its config.json"
         )
     return None

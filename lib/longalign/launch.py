@@ -125,7 +125,7 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         if lora_rank:
             from longalign import lora
 
@@ -133,6 +133,7 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
     parameters, trained = {id(p): p.numel() for p in model.parameters()}, None
     if lora_rank:
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    config = config.get_text_config()
     shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
     return ModelShape(sum(parameters.values()), *shape, trained)
 

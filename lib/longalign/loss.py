@@ -108,8 +108,24 @@ class _ChunkedSum(torch.autograd.Function):
         return (*grads, None, None, None, None, None)
 
 
+class _Shown(torch.autograd.Function):
+    """The gradient of one number under the value of another."""
+
+    @staticmethod
+    def forward(ctx, number, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
 class LossHead(nn.Linear):
     """An output embedding that, while labels are set, returns the weighted loss instead of logits."""
+
+    MARK = 2.0**15
+    """What the loss is shown as to what comes behind this layer: a softcap or a factor changes so large a number. A
+    small loss would go through tanh as it is, and its gradient would be another."""
 
     _call: tuple[Tensor, Tensor, list[Tensor]] | None = None
     changed: bool = False
@@ -117,7 +133,8 @@ class LossHead(nn.Linear):
 
     @contextlib.contextmanager
     def targets(self, labels: Int[Tensor, "B L"], loss_weights: Float[Tensor, "B L"]) -> Iterator[list[Tensor]]:
-        """Within this context the head returns the scalar `weighted_cross_entropy`, and adds it to the list given."""
+        """Within this context the head adds the scalar `weighted_cross_entropy` to the list given, and returns MARK
+        with the gradient of that."""
         self._call = (labels, loss_weights, [])
         try:
             yield self._call[2]
@@ -128,8 +145,9 @@ class LossHead(nn.Linear):
         if self._call is None:
             return super().forward(input)
         labels, loss_weights, returned = self._call
-        returned.append(weighted_cross_entropy(input, self.weight, labels, loss_weights))
-        return returned[-1]
+        loss = weighted_cross_entropy(input, self.weight, labels, loss_weights)
+        returned.append(loss.detach())
+        return _Shown.apply(loss, loss.new_full((), self.MARK))
 
 
 def attach_loss_head(model: nn.Module) -> LossHead | None:
@@ -186,12 +204,10 @@ def _loss_in_the_head(model, head: LossHead, inputs, labels, loss_weights, read)
             if not returned:
                 raise
             return None  # what comes behind the head takes logits alone
-    loss = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-    # A scalar that went through tanh or a factor is still a scalar: only its value tells.
-    if len(returned) != 1 or loss.ndim:
+    shown = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
+    if len(returned) != 1 or shown.ndim or shown.item() != LossHead.MARK:
         return None
-    inner = returned[0].detach().to(loss.dtype)
-    return loss if torch.allclose(loss.detach(), inner, rtol=0, atol=0, equal_nan=True) else None
+    return _Shown.apply(shown, returned[0])
 
 
 def _loss_of_logits(model, inputs, labels, loss_weights, read: Int[Tensor, " N"]) -> Tensor:

@@ -5,11 +5,14 @@ Llama-2-7B, `mini-13b` is wider and deeper. All use the attention registered by 
 block-diagonal.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -20,7 +23,7 @@ from transformers import (
 )  # fmt: skip
 
 from longalign import attention, saved
-from longalign.architectures import why_not_loaded
+from longalign.architectures import OF_THE_LONGEST, rope_settings, why_not_loaded
 from longalign.cost import SequenceCost, decoder_cost
 
 ROPE_BASE = 10_000.0
@@ -85,14 +88,22 @@ def load_model(
     (YaRN, arXiv 2309.00071, by transformers).
 
     Any architecture of transformers with RoPE that takes registered attention will do; one that rotates some layers for
-    a sliding window keeps these as they are. Raises FileNotFoundError where no model lies, ValueError when its files
-    lack weights of it, when its class cannot take the attention, or when it cannot be extended so.
+    a sliding window keeps these as they are. Weights that are quantized as FP8 or MXFP4 are loaded and saved whole.
+    Raises FileNotFoundError where no model lies, ValueError when its files lack weights of it or cannot be read, when
+    its class cannot take the attention, or when it cannot be extended so.
     """
     config = _extended(Path(folder), rope_factor, rope_type, max_length)
-    model, told = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, attn_implementation=attention.NAME, dtype=torch.float32, output_loading_info=True
-    )
-    saved.told_whole(told, folder)
+    quantized = _whole_weights(config)
+    with _in_a_sentence(folder):
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, attn_implementation=attention.NAME, dtype=torch.float32, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    saved.told_whole(told, f"{folder} with max_length {max_length}" if max_length else folder)
+    if quantized and getattr(model, "hf_quantizer", None):
+        raise ValueError(f"{folder}: its weights are quantized ({quantized}), and only whole ones are trained here")
+    if quantized:
+        model._weight_conversions = None  # saving would undo them, and quantize
     # many models pad with their end token, whose embedding would then never be trained
     model.get_input_embeddings().padding_idx = None
     return model
@@ -103,8 +114,27 @@ def outline(
 ) -> PreTrainedModel:
     """What `load_model` loads, with no weight read (torch's device "meta"). Same errors."""
     config = _extended(Path(folder), rope_factor, rope_type, max_length)
-    with torch.device("meta"):
+    with torch.device("meta"), _in_a_sentence(folder):
         return AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+
+
+@contextlib.contextmanager
+def _in_a_sentence(folder: Path | str) -> Iterator[None]:
+    """Within this context what stops a model from being built or read is told with its folder."""
+    try:
+        yield
+    except (AssertionError, ImportError, SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def _whole_weights(config: Any) -> str | None:
+    """How the weights are quantized, if they are; those that transformers can make whole as it loads them will be."""
+    settings = getattr(config, "quantization_config", None)
+    if not settings:
+        return None
+    if settings.get("quant_method") in ("fp8", "mxfp4"):
+        settings["dequantize"] = True
+    return settings.get("quant_method", "in some way")
 
 
 def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int | None) -> Any:
@@ -112,10 +142,17 @@ def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int 
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
     attention.register()
     config = AutoConfig.from_pretrained(folder)
+    before = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for settings in rope_settings(config) if max_length and max_length != before else ():
+        if settings.get("rope_type") in OF_THE_LONGEST:
+            raise ValueError(
+                f"{folder}: its RoPE of type {settings['rope_type']!r} is computed from max_position_embeddings, "
+                f"{before}: with a max_length of {max_length} it would be another model; leave max_length out"
+            )
     if (rope_factor, rope_type) != (1.0, "default"):
         extend_rope(config, rope_factor, rope_type, max_length, folder)
     if max_length:
-        config.max_position_embeddings = max_length
+        config.get_text_config().max_position_embeddings = max_length
     if reason := why_not_loaded(causal_class(config)):
         raise ValueError(f"{folder}: {reason}")
     return config
@@ -132,7 +169,8 @@ def causal_class(config: Any) -> type[PreTrainedModel] | None:
 def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int | None, where: Path) -> None:
     """Change a config's RoPE, in place: that of its layers with full attention. Errors as `load_model`; `where` is the
     model's folder, for them."""
-    rope, before = getattr(config, "rope_parameters", None) or {}, config.max_position_embeddings
+    config = config.get_text_config()
+    rope, before = getattr(config, "rope_parameters", None) or {}, getattr(config, "max_position_embeddings", None)
     full = rope if "rope_theta" in rope else rope.get("full_attention")
     if not full:
         raise ValueError(f"{where}: its config has no rope_parameters: only models with RoPE can be extended")
@@ -160,6 +198,7 @@ def sequence_cost(config: Any) -> SequenceCost:
     >>> sequence_cost(shape)
     SequenceCost(per_token=3936.0, per_pair=48.0)
     """
+    config = config.get_text_config()
     heads = getattr(config, "num_attention_heads", None) or 0  # a recurrence has none
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     experts = getattr(config, "num_experts_per_tok", None) or 1

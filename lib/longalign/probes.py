@@ -19,7 +19,7 @@ def embeddings(model: Any) -> Iterator[list[Tensor]]:
 
     def cut(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_())
-        return leaves[-1]
+        return leaves[-1].clone()  # which a model may scale in place (CTRL)
 
     hook = model.get_input_embeddings().register_forward_hook(cut)
     try:

@@ -47,8 +47,8 @@ def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
             f"sequence {int(lengths.argmax())} has {longest:,} tokens, but {name} has a table of {table:,} positions: "
             f"tokenize with a maximum length of {table}"
         )
-    notes = []
-    if table is None and longest > (made_for := getattr(model.config, "max_position_embeddings", None) or longest):
+    notes, config = [], model.config.get_text_config()
+    if table is None and longest > (made_for := getattr(config, "max_position_embeddings", None) or longest):
         notes.append(
             f"the longest sequence has {longest:,} tokens, more than the {made_for:,} positions that the model was "
             "made for"
@@ -66,6 +66,7 @@ def vocabulary(model: Any) -> int:
 
 def positions(model: nn.Module) -> int | None:
     """How many positions the model has a table for, learned or computed beforehand; None where it computes them."""
+    model = model.get_decoder() if hasattr(model, "get_decoder") else model  # without a part that sees images
     for name, part in model.named_modules():
         if isinstance(part, nn.Embedding) and POSITIONS.search(name.rpartition(".")[2]):
             return part.num_embeddings - getattr(part, "offset", 0)

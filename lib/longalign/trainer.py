@@ -207,7 +207,7 @@ def train(
         lora.adapt(model, config.lora_rank, seed=config.seed)
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
-    pad = model.config.pad_token_id or 0
+    pad = 0  # nobody reads what it computes, and a configuration may name an id that the model does not know
     options = {"exponent": config.exponent, "weighting": config.weighting,
                "rank": args.process_index // sequence_parallel}  # fmt: skip
     if config.defect:

@@ -36,7 +36,7 @@ def target_logits(
 ) -> Iterator[PackTargets]:
     """Every target token of `sequences` (`input_ids` and unshifted `labels`), pack by pack, in evaluation mode."""
     lengths = [len(sequence["input_ids"]) for sequence in sequences]
-    collate = PackedCollator(model.config.pad_token_id or 0)
+    collate = PackedCollator(0)
     training = model.training
     model.eval()
     try:
