@@ -187,6 +187,8 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
 def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]:
     """What the preflight says of the job's model and data (`longalign.preflight`), on the model itself where it takes
     no more than `room` bytes and memory has them. Raises ValueError where the job cannot be trained exactly."""
+    from transformers.utils import logging
+
     from longalign import models, preflight
 
     method, rank = job.training.method, job.training.lora_rank
@@ -197,6 +199,7 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     if needed > min(room, free_memory()):
         yield f"the model itself, {needed / 2**30:.0f} GiB, is tried by the training, before its first step"
         return
+    logging.disable_progress_bar()  # a refusal is one line
     model = models.load_model(job.model, **extension)
     if rank:
         from longalign import lora
