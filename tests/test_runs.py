@@ -229,7 +229,7 @@ def test_a_worker_whose_parent_dies_before_training_has_begun_does_not_train(sto
         "import os, subprocess, sys, time\n"
         "worker = subprocess.Popen([sys.executable, '-m', 'longalign.crew'], stdin=subprocess.PIPE, text=True)\n"
         "worker.stdin.write(sys.argv[1])\nworker.stdin.flush()\n"
-        "time.sleep(1.5)\nprint(worker.pid, flush=True)\nos._exit(1)"
+        "time.sleep(0.5)\nprint(worker.pid, flush=True)\nos._exit(1)"
     )
     parent = subprocess.run(
         [sys.executable, "-c", code, specification], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
