@@ -49,7 +49,7 @@ def test_two_processes_with_crews_of_two_do_two_jobs_at_a_time(folder):
 
 
 def test_an_idle_worker_leaves_by_itself(folder):
-    code = "from longalign import crew; crew.IDLE_SECONDS = 0.5; crew._serve()"
+    code = "import os; from longalign import crew; crew.IDLE_SECONDS = 0.5; crew._serve(os.getppid())"
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert worker.wait(timeout=60) == 0
 

@@ -287,3 +287,14 @@ def test_every_line_gets_its_prefix_however_it_is_cut(capsys):
     for piece in ("a", "b\nc\n", "10%\r", "20%\r", "done\n"):
         stream.write(piece)
     assert capsys.readouterr().out == "03 | ab\n03 | c\n03 | 10%\r03 | 20%\r03 | done\n"
+
+
+def test_what_a_kernel_says_while_it_is_ended_is_in_the_log_alone(tmp_path, capsys):
+    ended = []
+    with terminal.log(tmp_path / "03.log") as log:
+        stream = terminal.Prefixed(sys.stdout, "03 | ", log, over=lambda: bool(ended))
+        stream.write("step 1\n")
+        ended.append("interrupted")
+        stream.write("Traceback (most recent call last):\nKeyboardInterrupt\n")
+    assert capsys.readouterr().out == "03 | step 1\n"
+    assert (tmp_path / "03.log").read_text() == "step 1\nTraceback (most recent call last):\nKeyboardInterrupt\n"

@@ -25,8 +25,8 @@ FLOORS = {
     "parts tokenizing lengths corpus models checkpoints footprint ranks store_check preflight saved callbacks trainer "
     "lora ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching "
     "endpoints official judging self_instruct",
-    "side": "paths strict_yaml typed engine source profiles record seals plots figures tables stats ledger verdicts "
-    "claim_scores gpu_results",
+    "side": "paths parents strict_yaml typed engine source profiles record seals plots figures tables stats ledger "
+    "verdicts claim_scores gpu_results",
     "top": "execute execution reproduce verify verify_gaps reference readme claims launch slurm smoke paper_plan "
     "paper_table parsing commands cli",
 }

@@ -91,7 +91,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
     run.folder.mkdir(parents=True)
     specification = order(run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "longalign.crew", str(os.getpid())], stdin=subprocess.PIPE, text=True, env=os.environ
     )
     process.stdin.write(specification + "\n")
     process.stdin.flush()
@@ -187,7 +187,7 @@ def test_two_processes_that_ask_for_the_same_run_train_it_once(store):
     run = packed(store)
     run.folder.mkdir(parents=True)
     specification = order(run) + "\n"
-    command = [sys.executable, "-m", "longalign.crew"]
+    command = [sys.executable, "-m", "longalign.crew", str(os.getpid())]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         process.stdin.write(specification)
@@ -227,9 +227,9 @@ def test_a_worker_whose_parent_dies_before_training_has_begun_does_not_train(sto
     specification = order(run) + "\n"
     code = (
         "import os, subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-m', 'longalign.crew'], stdin=subprocess.PIPE, text=True)\n"
-        "worker.stdin.write(sys.argv[1])\nworker.stdin.flush()\n"
-        "time.sleep(0.5)\nprint(worker.pid, flush=True)\nos._exit(1)"
+        "command = [sys.executable, '-m', 'longalign.crew', str(os.getpid())]\n"
+        "worker = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)\n"
+        "worker.stdin.write(sys.argv[1])\nworker.stdin.flush()\nprint(worker.pid, flush=True)\nos._exit(1)"
     )
     parent = subprocess.run(
         [sys.executable, "-c", code, specification], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,

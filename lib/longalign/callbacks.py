@@ -4,7 +4,6 @@ has lost its way.
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ class EventLog(TrainerCallback):
             whole.replace(self.path)
         self.tokens = sum(self.tokens_per_step[: state.global_step])
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
-        self.parent = os.getppid()
 
     def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, D102
         if not logs or "loss" not in logs or not state.is_world_process_zero:
@@ -53,10 +51,6 @@ class EventLog(TrainerCallback):
         }  # fmt: skip
         with self.path.open("a") as file:
             file.write(json.dumps(event) + "\n")
-
-    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
-        # A notebook that was killed must not leave its training processes behind.
-        control.should_training_stop |= os.getppid() != self.parent
 
 
 class Preflight(TrainerCallback):

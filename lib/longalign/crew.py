@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from longalign import paths, record
+from longalign.parents import end_with
 
 REPORT_SECONDS = {True: 1.0, False: 15.0}
 POLL_SECONDS = 0.05
@@ -127,7 +128,8 @@ class _Worker:
     def _start(self) -> None:
         # an interrupt is for who gives the jobs, and then ends its workers; one that is starting would show a traceback
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "longalign.crew"], stdin=subprocess.PIPE, text=True, env=self.environment,
+            [sys.executable, "-m", "longalign.crew", str(os.getpid())],
+            stdin=subprocess.PIPE, text=True, env=self.environment,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
         )  # fmt: skip
 
@@ -205,14 +207,12 @@ class _Progress:
         print(f"{text:<110}" if self.live else text, flush=True)
 
 
-def _serve() -> None:
+def _serve(parent: int) -> None:
     """Do the jobs that come as JSON lines on standard input; output goes to each job's log."""
-    parent = os.getppid()
-    from longalign import trainer  # noqa: F401  seconds, in which the process that asked may have gone
+    end_with(parent)  # a notebook that was killed must not leave its training processes behind
+    from longalign import trainer  # noqa: F401  seconds, which the first job does not wait for
 
     while select.select([sys.stdin], [], [], IDLE_SECONDS)[0] and (line := sys.stdin.readline()):
-        if os.getppid() != parent:
-            sys.exit("the process that asked for this job has ended")
         given = json.loads(line)
         with Path(given["log"]).open("a") as log:
             for stream in (sys.stdout, sys.stderr):
@@ -243,4 +243,4 @@ def _place() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(int(sys.argv[1]))

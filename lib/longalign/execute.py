@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -136,7 +136,7 @@ def execute(job: Job) -> Outcome:
     ):
         began, clock = time.time(), time.monotonic()
         try:
-            state, error = _papermill(job, running, Path(work))
+            state, error = _papermill(job, running, Path(work), over=lambda: bool(monitor.cause))
         except KeyboardInterrupt:
             state, error = outcomes.INTERRUPTED, ""
         seconds, name = time.monotonic() - clock, job.source.stem
@@ -180,8 +180,8 @@ def _conclude(job: Job, outcome: Outcome, running: Path, written: Path) -> Outco
     return outcome
 
 
-def _papermill(job: Job, running: Path, work: Path) -> tuple[str, str]:
-    """The state in which the notebook ended by itself, and its error."""
+def _papermill(job: Job, running: Path, work: Path, *, over: Callable[[], bool]) -> tuple[str, str]:
+    """The state in which the notebook ended by itself, and its error; `over` says whether it is being ended."""
     # papermill takes a second to import, too long for a refusal
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
@@ -200,7 +200,7 @@ def _papermill(job: Job, running: Path, work: Path) -> tuple[str, str]:
                 cwd=str(job.source.parent),
                 progress_bar=False,
                 stdout_file=terminal.Prefixed(sys.stdout, f"{prefix} | ", log),
-                stderr_file=terminal.Prefixed(sys.stderr, f"{prefix} | ", log),
+                stderr_file=terminal.Prefixed(sys.stderr, f"{prefix} | ", log, over=over),
                 autosave_cell_every=5,
                 execution_timeout=job.limits.cell or None,
                 coalesce_streams=True,  # a progress line that was overwritten is not kept

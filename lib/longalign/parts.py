@@ -19,11 +19,11 @@ from multiprocessing.pool import ExceptionWithTraceback
 from typing import Any
 
 from longalign.jsonl import read_lines
+from longalign.parents import end_with
 
 PART_BYTES = 16 * 2**20
 """Least bytes of a part but the last: some seconds of tokenizing, which is what a kill costs a process."""
 TELL_SECONDS = 0.2
-WATCH_SECONDS = 0.2
 _FORK = get_context("fork")
 
 Tell = Callable[..., None]
@@ -195,7 +195,7 @@ def _serve(work: Callable[[Part, Tell], Any], part: Part, outbox: Any, asker: in
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for who asked, and then ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()  # what is there already is not looked at again, which would copy its pages
-    threading.Thread(target=_leave_with, args=(asker,), daemon=True).start()
+    end_with(asker)
     last = time.monotonic()
 
     def tell(*values: Any) -> None:
@@ -220,12 +220,6 @@ def _sendable(error: BaseException) -> Any:
     except Exception:  # noqa: BLE001  an error may refuse in any way
         error = RuntimeError(f"{type(error).__name__}: {error}").with_traceback(error.__traceback__)
     return ExceptionWithTraceback(error, error.__traceback__)
-
-
-def _leave_with(asker: int) -> None:
-    while os.getppid() == asker:
-        time.sleep(WATCH_SECONDS)
-    os._exit(1)
 
 
 @contextmanager

@@ -235,9 +235,9 @@ def train(
     trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
     checkpoint = checkpoints.newest(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step < len(steps):
-        why = "the time of this job is nearly over" if warned.stopped else "the parent process ended"
-        raise InterruptedError(f"training stopped at step {trainer.state.global_step} of {len(steps)}: {why}")
+    if warned.stopped:
+        step = f"step {trainer.state.global_step} of {len(steps)}"
+        raise InterruptedError(f"training stopped at {step}: the time of this job is nearly over")
     return trainer
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -35,16 +35,22 @@ def log(path: Path) -> Iterator[IO[str] | None]:
 
 
 class Prefixed:
-    """A text stream that puts `prefix` before every line and copies the lines without it into `log`."""
+    """A text stream that puts `prefix` before every line and copies the lines without it into `log`.
 
-    def __init__(self, stream: IO[str], prefix: str, log: IO[str] | None = None) -> None:
-        self.stream, self.prefix, self.log, self.fresh = stream, prefix, log, True
+    Lines that come once `over` is true go into the log alone: a process that is being ended says in its own words what
+    that did to it.
+    """
+
+    def __init__(self, stream: IO[str], prefix: str, log: IO[str] | None = None, *,
+                 over: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
+        self.stream, self.prefix, self.log, self.over, self.fresh = stream, prefix, log, over, True
 
     def write(self, text: str) -> None:
         """Write `text`; a carriage return starts a line anew, as progress lines want."""
         for line in text.splitlines(keepends=True):
-            self.stream.write(self.prefix + line if self.fresh else line)
-            self.fresh = line[-1] in "\r\n"
+            if not self.over():
+                self.stream.write(self.prefix + line if self.fresh else line)
+                self.fresh = line[-1] in "\r\n"
             self._log(line)
 
     def flush(self) -> None:
