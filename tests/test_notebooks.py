@@ -80,7 +80,7 @@ def test_a_notebook_refers_to_others_by_names_that_exist(path):
 def test_readme_ledger_and_library_refer_to_notebooks_by_names_that_exist():
     root = paths.root()
     modules = [path for folder in ("lib", "benchmarks") for path in (root / folder).rglob("*.py")]
-    texts = [root / "README.md", root / "claims.yaml", *modules]
+    texts = [root / "README.md", root / "claims.yaml", *sorted((root / "docs").rglob("*.md")), *modules]
     found = {path.name: wrong_references(path.read_text(encoding="utf-8")) for path in texts}
     assert not {name: wrong for name, wrong in found.items() if wrong}
 

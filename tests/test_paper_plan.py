@@ -174,9 +174,9 @@ def test_what_fits_the_paper_under_the_assumed_lengths_and_what_does_not(assumed
         assert "here outside of that: packing 2,219 steps, 9.5 sequences a pack" in said
 
 
-def test_the_readme_says_what_the_command_prints(assumed):
+def test_the_page_of_the_command_line_says_what_the_command_prints(assumed):
     long, found = assumed
-    told = " ".join((paths.root() / "README.md").read_text(encoding="utf-8").split())
+    told = " ".join((paths.root() / "docs" / "use" / "command-line.md").read_text(encoding="utf-8").split())
     packed = pick(found, "packing")
     assert f"{packed.sequences_per_pack:.1f}" in told and f"over {packed.steps:,}" in told
     if long == paper_plan.DISTRIBUTIONS[0]:

@@ -1,16 +1,21 @@
 """The README says what is tested: its recipes are the tested ones, its results are the committed tables' own."""
 
 import re
+import shutil
 import textwrap
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from transformers import LlamaConfig
 
 from gpu_rows import CARD, exact, figure_5
-from longalign import launch, paths, readme
+from longalign import launch, page_blocks, paths, readme
 
 README = paths.root() / "README.md"
+DOCS = paths.root() / "docs"
+PAGES = [README, *(paths.root() / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOCS.rglob("*.md"))]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(paths.root()).as_posix())
 RECIPES = Path(__file__).with_name("recipes.py")
 
 
@@ -26,27 +31,71 @@ def test_the_step_from_messages_to_sequences_is_the_tested_one():
     assert set(code_lines(tested)) <= set(code_lines(block))
 
 
-@pytest.mark.parametrize("base_class", ["transformers.Trainer", "trl.SFTTrainer"])
-def test_each_recipe_of_the_readme_is_the_tested_one(base_class):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.S)
+@pytest.mark.parametrize(
+    ("page", "base_class"),
+    [(README, "transformers.Trainer"), (DOCS / "use" / "trl.md", "trl.SFTTrainer")],
+    ids=["transformers", "trl"],
+)
+def test_each_recipe_that_is_shown_is_the_tested_one(page, base_class):
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S)
     (shown,) = [block for block in blocks if f"({base_class}):" in block]
     tested = re.findall(r"# recipe:.*?\n(.*?)# end of the recipe", RECIPES.read_text(), flags=re.S)
     (body,) = [code_lines(text) for text in tested if f"({base_class}):" in text]
-    assert [line for line in code_lines(shown) if line != "trainer.train()"] == body
+    lines = [line for line in code_lines(shown) if line != "trainer.train()"]
+    first = {text: next(i for i, line in enumerate(of) if f"({base_class}):" in line)
+             for text, of in (("shown", lines), ("tested", body))}  # fmt: skip
+    assert lines[first["shown"] :] == body[first["tested"] :]
+    assert set(body) <= set(lines), "the imports"
 
 
-def test_the_results_in_the_readme_are_those_of_the_committed_tables():
+@pytest.mark.parametrize("page", readme.PAGES)
+def test_what_commands_write_into_a_page_is_what_the_committed_tables_say(page):
+    shown = readme.blocks((paths.root() / page).read_text(encoding="utf-8"))
+    assert shown == {name: content(paths.results()) for name, content in readme.PAGES[page].items()}
+
+
+def test_the_front_page_has_at_most_170_lines_and_tables_of_at_most_a_dozen_rows():
     text = README.read_text(encoding="utf-8")
-    shown = text.split(readme.BEGIN)[1].split(readme.END)[0].strip()
-    assert shown == readme.block(paths.results())
-    shown = text.split(readme.SPEED_BEGIN)[1].split(readme.SPEED_END)[0].strip()
-    assert shown == readme.speed_block(paths.results())
-    shown = text.split(readme.GPU_BEGIN)[1].split(readme.GPU_END)[0].strip()
-    assert shown == readme.gpu_block(paths.results())
+    assert len(text.splitlines()) <= 170
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.M)
+    assert tables and all(len(table.splitlines()) <= 2 + 12 for table in tables)
+
+
+@each_page
+def test_every_link_leads_to_a_file(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_page_can_be_reached_from_the_front_page():
+    seen, left = set(), [README]
+    while left:
+        page = left.pop()
+        if page not in seen and page.suffix == ".md":
+            seen.add(page)
+            links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+            left += [(page.parent / link).resolve() for link in links]
+    assert set(PAGES) - {DOCS / "index.md"} <= seen
+
+
+def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(tmp_path):
+    rows = {"id": ["a", "b", "c"], "source": "Table 2", "statement": ["A.", "B.", "C."], "metric": "score",
+            "threshold": [None, 0.0, 1.1], "estimate": [None, 0.5, 1.2], "low": [None, 0.25, 1.1],
+            "high": [None, 0.75, 1.3], "provisional": [False, True, False],
+            "verdict": ["not measured", "consistent", "reproduced"]}  # fmt: skip
+    results = tmp_path / "results"
+    results.mkdir()
+    pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(results / "claims.csv", index=False)
+    (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}]")
+    shutil.copy(paths.results() / "05_data_scale.json", results)
+    told = page_blocks.findings(results)
+    assert "| Table 2 | B. | 0.5 points of 10 (0.25 to 0.75) | consistent (provisional) | 1 reproduced" in told
+    assert "Of 3 claims of the paper: 1 reproduced, 1 consistent, 1 not measured. 1 of the verdicts" in told
 
 
 def test_the_readme_says_that_nothing_has_run_on_a_gpu_and_how_to_run_it_while_nothing_is_committed(tmp_path):
-    told = readme.gpu_block(tmp_path)
+    told = page_blocks.gpu(tmp_path)
     assert told.startswith("Nothing here has run on a GPU yet") and "`make gpu`" in told and "`results/gpu/`" in told
 
 
@@ -54,7 +103,7 @@ def test_the_readme_names_each_card_what_was_exact_and_the_ratios_of_figure_5(tm
     h100 = exact(tmp_path / "gpu" / "h100", [0.4, 1.1, 1.9])
     figure_5(h100, {"packing": 2.61, "sorted": 2.84})
     exact(tmp_path / "gpu" / "h200", [0.4, 2.3], card="NVIDIA H200")
-    first, second, last = readme.gpu_block(tmp_path).split("\n\n")
+    first, second, last = page_blocks.gpu(tmp_path).split("\n\n")
     assert first.startswith(f"On {CARD} (2026-11-28, torch 2.11.0+cu130): 3 of 3 distances")
     assert "the largest is 0.95 of it" in first and first.endswith("No rows failed.")
     assert "packing 2.6 (the paper: 2.9), sorted 2.8 (the paper: 2.9)" in first
@@ -63,8 +112,8 @@ def test_the_readme_names_each_card_what_was_exact_and_the_ratios_of_figure_5(tm
     assert "`make gpu`" in last and "several GPUs" in last
 
 
-def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
-    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.S)
+def test_the_job_that_is_shown_is_one_that_can_be_launched(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (DOCS / "scale" / "deepspeed.md").read_text(), flags=re.S)
     for name in ("my-base", "store"):
         (tmp_path / name).mkdir()
         block = block.replace(f": {name} ", f": {tmp_path / name} ")
@@ -74,30 +123,49 @@ def test_the_job_of_the_readme_is_one_that_can_be_launched(tmp_path):
     assert job.engine.zero == 3 and job.engine.world_size == 8 and job.training.capacity == job.max_length == 65_536
 
 
-def test_only_the_block_between_the_marks_is_replaced(tmp_path):
-    page = tmp_path / "README.md"
-    speed = f"{readme.SPEED_BEGIN}\nold\n{readme.SPEED_END}\n"
-    gpu = f"{readme.GPU_BEGIN}\nold\n{readme.GPU_END}\n"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nbetween\n{speed}{gpu}after\n")
-    readme.update(page, paths.results())
-    text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "\nold" not in text and "\nbetween\n" in text
-    assert readme.block(paths.results()) in text and readme.speed_block(paths.results()) in text
-    assert readme.gpu_block(paths.results()) in text
+MARKED = """before
+<!-- a:begin (written by `x`) -->
+old
+<!-- a:end -->
+between
+<!-- b:begin (written) -->
+<!-- b:end -->
+after
+"""
 
 
-def test_a_readme_without_its_marks_is_refused_and_left_as_it_is(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text("no marks")
+def test_only_the_blocks_between_the_marks_are_replaced(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(MARKED)
+    for _ in range(2):
+        readme.update(page, {"a": "one", "b": "| two |"})
+        text = page.read_text()
+        assert readme.blocks(text) == {"a": "one", "b": "| two |"}
+        assert re.sub(r"<!--.*?-->", "", text, flags=re.S).split() == "before one between | two | after".split()
+
+
+@pytest.mark.parametrize(
+    "text", ["no marks", MARKED.replace("b:end", "b:and"), MARKED + MARKED, MARKED.replace("b:begin", "c:begin")]
+)
+def test_a_page_without_its_marks_is_refused_and_left_as_it_is(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
     with pytest.raises(ValueError, match="once each"):
-        readme.update(page, paths.results())
-    assert page.read_text() == "no marks"
+        readme.update(page, {"a": "one", "b": "two"})
+    assert page.read_text() == text
 
 
-def test_every_notebook_and_every_make_target_that_the_readme_names_exists():
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", [README, DOCS / "learn" / "notebooks.md"], ids=["front page", "page of notebooks"])
+def test_every_notebook_is_named_with_its_source_and_its_executed_copy(page):
+    text = page.read_text(encoding="utf-8")
     notebooks = {path.stem for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
     assert set(re.findall(r"`(\d\d_\w+)`", text)) == notebooks
-    assert "`make reference`" in text and "\nmake reproduce" in text
+    for folder in ("notebooks", "results/notebooks"):
+        assert {name for name in notebooks if re.search(rf"\((\.\./)*{folder}/{name}\.ipynb\)", text)} == notebooks
+
+
+@each_page
+def test_every_make_target_that_is_named_exists(page):
+    text = page.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (paths.root() / "Makefile").read_text(), flags=re.M))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.M)) <= targets

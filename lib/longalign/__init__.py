@@ -1,3 +1,3 @@
 """LongAlign, reproducible: packing, sorted batching and loss weighting for long-context SFT (arXiv 2401.18058)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
