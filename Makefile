@@ -98,7 +98,7 @@ EXACTNESS := $(foreach name,attention collators cost decoding equation4 last_lay
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -175,7 +175,7 @@ test-exhaustive: $(TEST) ## run what takes too long for every day: more moments 
 
 test-all: test test-portable test-long test-cluster test-browser test-exhaustive ## run all tests
 
-test-browser: $(TEST) ## run two notebooks in JupyterLab in a real browser
+test-browser: $(TEST) site ## run two notebooks in JupyterLab and open pages of the site, in a real browser
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 
@@ -191,6 +191,15 @@ bases: $(READY) ## rebuild the committed short base models (slow)
 reference: $(READY) ## make the last run the committed reference: results/ and figures/
 	@$(PY) -m longalign.reference $(PROFILE)
 
+# Sphinx reads a copy, where pages and what they link to lie as in the repository; a warning is an error.
+site: $(READY) ## build the pages of docs/ with the executed notebooks into site/: open site/docs/index.html
+	@$(PY) -c 'import sphinx, myst_nb, furo' 2>/dev/null || $(call install,-e '.[site]')
+	@rm -rf site .site && mkdir -p .site/results
+	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml .site/
+	@cp -r results/notebooks results/models.md results/report.html .site/results/
+	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' .site/docs/learn/notebooks.md  # no page, a file
+	$(PY) -m sphinx -W --keep-going -q -b html -c docs .site site
+
 lint: $(TEST) ## check the code's form
 	$(PY) -m ruff check lib tests notebooks benchmarks
 
@@ -203,7 +212,7 @@ strip: $(READY) ## remove all outputs from the source notebooks, before a commit
 install: $(READY) ## make .venv and install what the notebooks need
 
 clean: ## remove results/run, stamps and caches; keep .venv and the reference
-	rm -rf results/run $(STAMPS) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf results/run $(STAMPS) site .site build dist .pytest_cache .ruff_cache .hypothesis
 	find $(wildcard lib tests notebooks benchmarks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv and the peers' environments, too
