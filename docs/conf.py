@@ -1,4 +1,4 @@
-"""How `make site` builds the pages: Sphinx with MyST-NB; executed notebooks are shown as they are, nothing is fetched."""
+"""How `make site` builds the pages: Sphinx with MyST-NB; executed notebooks are shown as they are."""
 
 import longalign
 

@@ -14,6 +14,13 @@ pytestmark = pytest.mark.browser
 SITE = paths.root() / "site"
 
 
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and writes no log."""
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
 @pytest.fixture(scope="module")
 def page():
     """A page of a browser that reaches this site alone, and the site's address."""
@@ -21,9 +28,7 @@ def page():
     from playwright.sync_api import sync_playwright
 
     assert (SITE / "docs" / "index.html").exists(), "make site builds it, and make test-browser asks for it"
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(SITE))
-    handler.log_message = lambda *_: None
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     with sync_playwright() as playwright, contextlib.closing(server):
