@@ -19,7 +19,7 @@ PACKAGE = ROOT / "lib" / "longalign"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 FLOORS = {
-    0: "shapes packing bins batching plan weights cost demand levels balance summary",
+    0: "source_hash shapes packing bins batching plan weights cost demand levels balance summary",
     1: "loss attention architectures attention_kernels masks own_attention last_layer collators planned probes",
     2: "text_tokens tool_calls answers conversation truncation tokenizers jsonl rendering chat store store_writer "
     "parts tokenizing lengths corpus models checkpoints footprint ranks store_check preflight saved callbacks trainer "

@@ -18,8 +18,10 @@ from longalign.corpus import suites, tokenizer
 from longalign.crew import execute_all
 from longalign.events import read_events
 from longalign.models import MINIATURES
-from longalign.runs import Run, source_hash
+from longalign.runs import Run
+from longalign.source_hash import source_hash
 from longalign.store import TokenStore
+from longalign.tokenizing import WITHOUT
 
 MAX_LENGTH = 128
 TOKENS_PER_STEP = 4096
@@ -62,7 +64,8 @@ def training(stage: Stage, model: str) -> dict[str, Any]:
 
 def documents(stage: Stage, folder: Path) -> TokenStore:
     """The documents of a stage as a token store below `folder`, in a folder of its own for every stage and code."""
-    key = record.config_hash({**asdict(stage), "code": source_hash("corpus", "store_writer")})
+    code = source_hash("corpus.suites.documents_store", without=WITHOUT)
+    key = record.config_hash({**asdict(stage), "code": code})
     print(f"documents of the {stage.name} stage: {stage.tokens:,} tokens")
     return suites.documents_store(
         f"base-{stage.name}", folder / f"{stage.name}-{key}",

@@ -15,23 +15,24 @@ from longalign.chat import tokenizer_hash
 from longalign.corpus import benchmarks, released, suites
 from longalign.corpus.length import in_tokens_of
 from longalign.profiles import Extension, Profile
-from longalign.runs import source_hash
 from longalign.source import Source
+from longalign.source_hash import source_hash
 from longalign.store import TokenStore
-from longalign.tokenizing import CODE as WRITING
+from longalign.tokenizing import WITHOUT
 
-CORPUS = ("documents", "length", "lexicon", "samples", "styles", "suites", "tasks", "tokenizer", "world")
+CODE = ("corpus.suites.suite_store", "corpus.suites.documents_store")
 RECALL_SHARE = 0.25  # of the documents of the context extension
 
 
 def data_folder(profile: Profile) -> Path:
     """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
-    code = source_hash(*(f"corpus/{name}" for name in CORPUS), *WRITING)
+    code = CODE
     if has_released(profile):
         settings["sources"] = [_identity(profile, source) for source in profile.sources if source.kind == "data"]
-        settings["released"] = source_hash("corpus/released")
-    key = record.config_hash({**settings, "code": code, "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE})
+        code += ("corpus.released.suite",)
+    settings |= {"code": source_hash(*code, without=WITHOUT), "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE}
+    key = record.config_hash(settings)
     return paths.run_dir(profile.name) / "data" / key
 
 
@@ -76,7 +77,8 @@ def benchmark_folder(profile: Profile) -> Path:
     settings = {"evaluation": profile.as_dict()["evaluation"], "window": profile.corpus.max_length}
     if (encode := starts.encode(profile, profile.models[0])) is not None:
         settings["tokenizer"] = tokenizer_hash(encode)
-    key = record.config_hash({**settings, "code": source_hash("corpus", "corpus/benchmarks")})
+    code = source_hash("corpus.benchmarks.items", "corpus.suites.write_jsonl", without=WITHOUT)
+    key = record.config_hash({**settings, "code": code})
     folder = paths.run_dir(profile.name) / "benchmarks" / key
     for name in benchmarks.BENCHMARKS:
         if not (folder / f"{name}.jsonl").is_file():

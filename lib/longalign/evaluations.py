@@ -20,13 +20,12 @@ from longalign import paths, record, seals
 from longalign.chat import encode as encode_chat
 from longalign.chat import tokenizer_hash
 from longalign.corpus import tokenizer
-from longalign.runs import source_hash
+from longalign.source_hash import source_hash
 from longalign.starts import load_tokenizer
 from longalign.store import TokenStore
-from longalign.tokenizing import CONVERSATIONS
 
-CODE = ("evals", "attention", "attention_kernels", "architectures", "masks", "own_attention", "last_layer",
-        "collators", "packing", *CONVERSATIONS, "models", "store", "corpus/tokenizer")  # fmt: skip
+WITHOUT = ("paths", "record", "seals", "store_writer")
+"""What an evaluation uses to read, write and name files."""
 COLUMNS = ("benchmark", "task", "length", "item", "metric", "value")
 LOSS = "loss"
 """In the place of a benchmark: the mean loss on training data and on the items of `test`."""
@@ -69,7 +68,7 @@ class Evaluation:
         return record.config_hash({
             "model": record.hash_model(self.model),
             "items": record.hash_files(self._file), "window": self.window, "benchmark": self.benchmark,
-            "train": self.train and TokenStore(Path(self.train)).sha256, "code": source_hash(*CODE),
+            "train": self.train and TokenStore(Path(self.train)).sha256, "code": source_hash("evaluations.Evaluation", without=WITHOUT),
             **({"tokenizer": tokenizer_hash(self._encode())} if self.tokenizer else {}),
             **({"dtype": self.dtype} if self.dtype != "float32" else {}),
         })  # fmt: skip

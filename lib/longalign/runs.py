@@ -1,46 +1,32 @@
 """Training runs addressed by what determines them: the same start, data, configuration and code are trained once, ever.
 
 The key of a run is a hash of the starting weights, the token store, the resolved configuration and the code that
-training uses (without comments, docstrings and formatting): evaluation and plots do not invalidate a run, a changed
-loss does.
+training uses (`longalign.source_hash`): evaluation and plots do not invalidate a run, a changed loss does.
 """
 
-import ast
 import json
 import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from longalign import checkpoints, paths, ranks, record, seals
 from longalign.engine import ONE_PROCESS, Engine
 from longalign.events import read_events
+from longalign.source_hash import source_hash
 
-CODE = (
-    "bins",
-    "packing",
-    "plan",
-    "batching",
-    "weights",
-    "loss",
-    "attention",
-    "attention_kernels",
-    "architectures",
-    "masks",
-    "own_attention",
-    "last_layer",
-    "collators",
-    "planned",
-    "store",
-    "models",
-    "callbacks",
-    "trainer",
-)
-SOMETIMES = {"balance": "balance", "levels": "balance", "defects": "defect", "lora": "lora_rank"}
+SOMETIMES = {"balance": ("balance", "levels", "cost"), "defect": ("defects",), "lora_rank": ("lora",)}
 """Modules that only those trainings use which set a field."""
+WITHOUT = (
+    "paths", "record", "seals", "events", "jsonl", "store_writer", "runs._finish",  # read, write and name files
+    "engine", "checkpoints", "ulysses",  # held to compute the same, and to go on as before
+    "preflight", "probes", "store_check", "saved", "footprint",  # look, and leave everything as it is
+)  # fmt: skip
+"""What a training uses that changes no number."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +58,14 @@ class Run:
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
             "data": data, "training": self.training, **({"bf16": True} if self.engine.get("bf16") else {}),
             **({"rope_type": self.rope_type} if self.rope_type != "default" else {}),
-            "code": source_hash(*CODE, *(name for name, field in SOMETIMES.items() if self.training.get(field))),
+            "code": self.code,
         })  # fmt: skip
+
+    @property
+    def code(self) -> str:
+        """Hash of the code that this training uses."""
+        unused = [names for field, names in SOMETIMES.items() if not self.training.get(field)]
+        return source_hash("runs._train", without=(*WITHOUT, *chain(*unused)))
 
     @property
     def extension(self) -> dict[str, Any]:
@@ -130,34 +122,6 @@ class Run:
         return f"{done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
 
 
-@cache
-def source_hash(*names: str) -> str:
-    """Hash of modules and packages of the library, by name, blind to comments, docstrings and layout."""
-    folder = Path(__file__).parent
-    files = [file for name in names for file in sorted(folder.glob(f"{name}.py")) + sorted(folder.glob(f"{name}/*.py"))]
-    sources = {file.relative_to(folder).as_posix(): normalized_source(file.read_text()) for file in files}
-    return record.config_hash(sources)
-
-
-def normalized_source(source: str) -> str:
-    """Source as its syntax tree prints it, docstrings taken out.
-
-    >>> normalized_source('def f(x):  # why\\n    "doc"\\n    return (x)') == normalized_source('def f(x): return x')
-    True
-    """
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
-
-
 def _train(run: Run) -> None:
     from transformers import dynamic_module_utils
 
@@ -193,7 +157,7 @@ def _finish(run: Run, store: Any) -> None:
         **{name: last[name] for name in ("steps", "tokens", "seconds", "cpu_seconds")},
         "files": seals.hashes(run.folder, "model", "snapshots", "events.jsonl"),
         "key": run.key, "run": asdict(run) | where,
-        "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": source_hash(*CODE),
+        "peak_memory_mb": round(record.peak_memory_mb(), 1), "data": store.sha256, "code": run.code,
         "versions": record.versions(), "hardware": record.hardware(),
     })  # fmt: skip
     shutil.rmtree(run.folder / "work")

@@ -25,8 +25,9 @@ from longalign import record
 from longalign.cost import Pace, step_seconds, step_work
 from longalign.events import read_events
 from longalign.plan import Plan
-from longalign.runs import Run, source_hash
+from longalign.runs import WITHOUT, Run
 from longalign.shapes import Float
+from longalign.source_hash import source_hash
 from longalign.store import TokenStore
 
 
@@ -44,8 +45,9 @@ def on_devices(run: Run, *, ranks: int, steps: int = 0) -> Run:
 
 
 def key(run: Run, *, ranks: int) -> str:
-    """Sixteen hex digits: the key of the run (start, data, settings, training's code), the ranks, and this module."""
-    return record.config_hash({"run": run.key, "ranks": ranks, "code": source_hash("timing")})
+    """Sixteen hex digits: the key of the run (start, data, settings, training's code), the ranks, and what measures."""
+    code = source_hash("timing.measure", "timing.main", without=("runs", "trainer", "models", "store", *WITHOUT))
+    return record.config_hash({"run": run.key, "ranks": ranks, "code": code})
 
 
 def measure(runs: Sequence[Run], folder: Path | str, *, ranks: int = 1) -> list[dict[str, Any]]:

@@ -26,14 +26,13 @@ from longalign.chat import Encoded, encode, tokenizer_hash
 from longalign.jsonl import DataError, Line, read_lines
 from longalign.parts import PART_BYTES, WHOLE, Part, Tell, cores, in_order, split
 from longalign.rendering import format_of
-from longalign.runs import source_hash
+from longalign.source_hash import source_hash
 from longalign.store import TokenStore
 from longalign.store_writer import ANSWERS, StoreWriter, target_of
 
 TOO_LONG = "line too long"  # the reason of which skipped.jsonl has only the line's beginning
-CONVERSATIONS = ("answers", "chat", "conversation", "jsonl", "rendering", "text_tokens", "tool_calls", "truncation")
-"""Modules that make a sequence of a conversation."""
-CODE = (*CONVERSATIONS, "parts", "store", "store_writer", "tokenizing")
+WITHOUT = ("record", "tokenizing.print_progress")
+"""What tokenizing uses that changes no token."""
 
 WINDOW_SECONDS = 10.0
 
@@ -187,7 +186,8 @@ class Job:
 
     def _key(self, part: Part) -> str:
         """Hash of what a part is made of and by; its place too, for two parts of a file may be equal."""
-        made_of = {"bytes": part.sha256, "start": part.start, **self.way.described, "code": source_hash(*CODE)}
+        code = source_hash("tokenizing.Job", without=WITHOUT)
+        made_of = {"bytes": part.sha256, "start": part.start, **self.way.described, "code": code}
         return record.config_hash(made_of)
 
     def _append(self, writer: StoreWriter, store: TokenStore, part: Part) -> Iterator[DataError]:
