@@ -68,7 +68,8 @@ class Evaluation:
         return record.config_hash({
             "model": record.hash_model(self.model),
             "items": record.hash_files(self._file), "window": self.window, "benchmark": self.benchmark,
-            "train": self.train and TokenStore(Path(self.train)).sha256, "code": source_hash("evaluations.Evaluation", without=WITHOUT),
+            "train": self.train and TokenStore(Path(self.train)).sha256,
+            "code": source_hash("evaluations.Evaluation", without=WITHOUT),
             **({"tokenizer": tokenizer_hash(self._encode())} if self.tokenizer else {}),
             **({"dtype": self.dtype} if self.dtype != "float32" else {}),
         })  # fmt: skip

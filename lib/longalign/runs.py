@@ -68,11 +68,6 @@ class Run:
         return source_hash("runs._train", without=(*WITHOUT, *chain(*unused)))
 
     @property
-    def extension(self) -> dict[str, Any]:
-        """How the start's context is extended as it is loaded (`models.load_model`)."""
-        return {"rope_factor": self.rope_factor, "rope_type": self.rope_type, "max_length": self.max_length}
-
-    @property
     def folder(self) -> Path:
         """Where the run lives: `model/`, `events.jsonl`, `record.json` (written last), checkpoints while it runs."""
         return paths.trained() / self.key
@@ -122,6 +117,11 @@ class Run:
         return f"{done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
 
 
+def extension_of(run: Run) -> dict[str, Any]:
+    """How the context of a run's start is extended as it is loaded (`models.load_model`)."""
+    return {"rope_factor": run.rope_factor, "rope_type": run.rope_type, "max_length": run.max_length}
+
+
 def _train(run: Run) -> None:
     from transformers import dynamic_module_utils
 
@@ -134,7 +134,7 @@ def _train(run: Run) -> None:
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
     arguments = trainer.training_arguments(config, work, engine)
     if run.start:
-        model = models.load_model(run.start, **run.extension)
+        model = models.load_model(run.start, **extension_of(run))
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))

@@ -24,7 +24,7 @@ from longalign.evaluations import loaded
 from longalign.execution import outcomes
 from longalign.fetching import sources
 from longalign.profiles import Profile, load_profile
-from longalign.runs import Run
+from longalign.runs import Run, extension_of
 from longalign.source import Source
 
 QUESTION = "What is the capital of France?"
@@ -93,7 +93,7 @@ def prove(model: str, run: Run) -> None:
     """Print that the start of a run is trained exactly, packed and padded. Raises ValueError where it is not."""
     from longalign import models, preflight
 
-    start = models.load_model(run.start, **run.extension)
+    start = models.load_model(run.start, **extension_of(run))
     for method in ("packing", "naive"):
         preflight.preflight(start, method=method)
     print(f"{model}: packed and padded, outputs, loss and gradients are those of each sequence alone")

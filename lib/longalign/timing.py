@@ -25,7 +25,7 @@ from longalign import record
 from longalign.cost import Pace, step_seconds, step_work
 from longalign.events import read_events
 from longalign.plan import Plan
-from longalign.runs import WITHOUT, Run
+from longalign.runs import WITHOUT, Run, extension_of
 from longalign.shapes import Float
 from longalign.source_hash import source_hash
 from longalign.store import TokenStore
@@ -187,7 +187,7 @@ def _train(run: Run, number: int, work: Path) -> None:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
     if run.start:
-        model = models.load_model(run.start, **run.extension)
+        model = models.load_model(run.start, **extension_of(run))
     else:
         model = models.new_model(**run.new_model)
     with _step_clock(model) as marks:
