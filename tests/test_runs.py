@@ -65,21 +65,14 @@ def test_the_key_depends_on_settings_data_and_start_but_not_on_the_label(store):
     assert len({run.key, *(other.key for other in others)}) == 5
 
 
-def test_comments_and_layout_of_the_code_do_not_enter_the_key_but_its_meaning_does():
-    source = "def f(x):\n    '''Doc.'''\n    # why\n    return x + 1\n"
-    same = "def f(x):\n    return (x + 1)\n"
-    assert runs.normalized_source(source) == runs.normalized_source(same)
-    assert runs.normalized_source(source) != runs.normalized_source(same.replace("1", "2"))
-
-
-def test_every_module_that_training_imports_is_in_the_hash_of_the_code():
-    code = "import sys, longalign.trainer; print(*(m for m in sys.modules if m.startswith('longalign.')))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    # reading, logging and type annotations do not change a loss
-    harmless = {"shapes", "chat", "rendering", "jsonl", "store_writer", "events", "cost", "seals", "record", "paths"}
-    harmless |= {"engine", "checkpoints"}  # held to compute the same, and to go on as before
-    harmless |= {"preflight", "probes", "store_check", "saved", "footprint"}  # look, and leave everything as it is
-    assert {name.removeprefix("longalign.") for name in loaded} - harmless <= set(runs.CODE)
+@pytest.mark.parametrize("field", [{"balance": "by_fill"}, {"defect": "cut_pack"}, {"lora_rank": 4}], ids=str)
+def test_code_that_only_some_trainings_use_is_in_their_keys_alone(field, store, monkeypatch):
+    plain, special = packed(store), packed(store, **field)
+    (names,) = [runs.SOMETIMES[name] for name in field]
+    codes = plain.code, special.code
+    assert codes[0] != codes[1]
+    monkeypatch.setattr(runs, "WITHOUT", (*runs.WITHOUT, *names))
+    assert (plain.code, special.code) == (codes[0], codes[0])
 
 
 def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp_path, monkeypatch):
