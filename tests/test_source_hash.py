@@ -172,6 +172,7 @@ def test_a_registry_counts_with_what_it_holds(texts):
         ("def train(x):\n    return any((loss := y) for y in x) and loss.rows", False),
         ("def train(x):\n    global loss\n    loss = x\n    return loss.mean", True),
         ("def train(x):\n    match x:\n        case {'a': loss}:\n            return loss.rows", False),
+        ("def train(x):\n    match x:\n        case {**loss}:\n            return loss.rows", False),
         ("def train(x):\n    try:\n        x()\n    except KeyError as loss:\n        return loss.rows", False),
         ("class train:\n    loss: int\n    @loss.rows\n    def f(self):\n        return 0", False),
         ("class train:\n    loss: int\n    def f(self):\n        return loss.mean", True),
