@@ -14,13 +14,13 @@ however it was imported. With
     def mean(x): return sum(x) / [2]
     SCALE = 2
 
-So `loss.py` may move, get another name or be split, and `other` may change. SCALE may not, and no other function may
-be imported in place of `mean` unless its source is the same. Comments, docstrings, layout and types do not count, but
-for the types of a class's fields. With a definition count those statements at its module's top that bind no name, and
-what is decorated there by this package: both may enter something into a table.
+So `loss.py` may move, get another name or be split, and `other` may change: the hash stays. It changes with SCALE, and
+with an import of another function in place of `mean`, unless both have the same source. Comments, docstrings, layout
+and types do not count, except the types of a class's fields. Two things count with every definition of their module,
+because they may fill a table: statements at its top that bind no name, and what this package decorates there.
 
-Not seen are files of data, other packages, what is reached by a name in a string (`getattr`, `importlib`) or imported
-only for what its import does, and methods of what is handed in, unless its class is named.
+These are not seen: files of data, other packages, what is reached by a name in a string (`getattr`, `importlib`) or
+imported only for what its import does, and methods of an argument whose class no definition names.
 """
 
 import ast
