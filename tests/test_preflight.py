@@ -1,5 +1,6 @@
 """The proof before the first step: models that are trained exactly pass, those that are not are refused, by number."""
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longalign import attention, launch, masks, preflight, store_check
@@ -118,6 +120,52 @@ def test_a_layer_that_mixes_rows_or_positions_is_refused(method):
     with pytest.raises(ValueError, match=r"cannot be trained in .*depends on the others") as told:
         preflight.preflight(mixing, method=method)
     assert "exact" not in str(told.value), "only advice that was tried is given"
+
+
+class Normed(nn.Module):
+    """Takes the mean and spread of a batch, in training."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp, self.norm = mlp, nn.BatchNorm1d(32)
+
+    def forward(self, states):
+        return self.norm(self.mlp(states).transpose(1, 2)).transpose(1, 2)
+
+
+class Crowded(nn.Module):
+    """An expert that takes half of the tokens of a batch, the first ones, in training."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp = mlp
+
+    def forward(self, states):
+        rows = states.flatten(0, 1)
+        kept = torch.arange(len(rows)) < (len(rows) // 2 if self.training else len(rows))
+        return (self.mlp(rows) * kept[:, None]).view_as(states)
+
+
+@methods
+@pytest.mark.parametrize("kind", [Normed, Crowded], ids=["its statistics", "the room of an expert"])
+def test_what_a_batch_shares_in_training_alone_is_refused(kind, method):
+    tried = model("llama")
+    tried.model.layers[0].mlp = kind(tried.model.layers[0].mlp)
+    buffers = {name: buffer.clone() for name, buffer in tried.named_buffers()}
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM cannot be trained in .*(depends on the others|differ by)"):
+        preflight.preflight(tried, method=method)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in tried.named_buffers())
+
+
+@pytest.mark.parametrize("mixes", [False, True], ids=["and is right", "and mixes a batch"])
+def test_a_model_that_leaves_more_than_dropout_to_chance_is_judged_without_it(mixes):
+    noisy = model("llama", attention_dropout=0.5)
+    noisy.model.layers[0].mlp = Normed(noisy.model.layers[0].mlp) if mixes else noisy.model.layers[0].mlp
+    noise = lambda part, _, output: output + torch.randn_like(output) * part.training  # noqa: E731
+    noisy.model.layers[1].mlp.register_forward_hook(noise)
+    with pytest.raises(ValueError, match="depends on the others") if mixes else contextlib.nullcontext():
+        preflight.preflight(noisy)
+    assert noisy.model.layers[0].self_attn.attention_dropout == 0.5 == noisy.config.attention_dropout
 
 
 @methods

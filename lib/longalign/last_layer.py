@@ -101,10 +101,12 @@ def _put_back(output: Tensor, positions: Tensor, rows: int, tokens: int) -> Tens
 
 
 def _last_layer(model: nn.Module) -> nn.Module | None:
-    """The last decoder layer where it is built as Llama's: attention and a dense gated MLP, nothing else but norms."""
+    """The last decoder layer where it is built as Llama's: attention and a dense gated MLP, nothing else but norms, by
+    classes of transformers: those of users may mix positions there, or pass it more than once."""
     while hasattr(model, "module"):
         model = model.module
-    layers = getattr(getattr(model, "base_model", model), "layers", None)
+    decoder = getattr(model, "base_model", model)
+    layers = getattr(decoder, "layers", None)
     if not layers or (model.training and getattr(layers[-1], "gradient_checkpointing", False)):
         return None
     parts = dict(layers[-1].named_children())
@@ -112,5 +114,10 @@ def _last_layer(model: nn.Module) -> nn.Module | None:
     norms = all(type(part).__name__.endswith("Norm") for part in parts.values())
     dense = mlp is not None and {name for name, _ in mlp.named_children()} == GATED_MLP
     whole = all(getattr(attention, name, None) is not None for name in ("q_proj", "o_proj", "config"))
+    known = all(_is_known(part) for part in (model, decoder, layers[-1], attention, mlp))
     drops = model.training and getattr(attention, "attention_dropout", 0.0)
-    return layers[-1] if norms and dense and whole and not drops else None
+    return layers[-1] if norms and dense and whole and known and not drops else None
+
+
+def _is_known(part: nn.Module | None) -> bool:
+    return type(part).__module__.startswith("transformers.models.")

@@ -3,16 +3,19 @@
 Three short random sequences go through the real model, whole as it is loaded (LoRA, ZeRO-3 and bf16 included): each
 alone with the model's own attention, which is the measure; together in a pack or in padded rows with the attention that
 trains; and through the weighted loss. Compared are outputs, loss (Eq. 2 of arXiv 2401.18058) and the gradients of the
-input embeddings. What agrees is decided by the distance between two ways in which the model's own attention computes
-the same. Whether a sequence sees another one needs no such measure: the gradient of its outputs to the embeddings of
-the others is 0.
+input embeddings. What agrees is decided by the distance between two ways of computing the same (`longalign.alone`).
+Whether a sequence sees another one needs no such measure: the gradient of its outputs to the embeddings of the others
+is 0.
 
-Nothing of the model changes: no weight, gradient, random state or mode. It takes seven passes over 25 tokens.
+All this is done in training mode, where statistics of a batch or the capacity of an expert may tie sequences to each
+other, with dropout off. A model in which something else is left to chance is compared in evaluation mode; in training
+mode its sequences must not see each other.
+
+Nothing of the model changes: no weight, buffer, gradient, random state or mode. Fourteen passes, most over one sequence.
 """
 
-import math
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,26 +24,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longalign import architectures, probes, store_check
+from longalign.alone import LENGTHS, NOTHING, TARGETS, Alone, alone, distance, is_steady
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.loss import weighted_loss
 from longalign.planned import Sequences
 from longalign.shapes import IGNORE_INDEX
 
-LENGTHS = (7, 11, 7)
-"""Of the sequences; two are equal, so that the model's own attention takes them as a batch, too."""
 WINDOW = 4
 """Tokens of a window of attention, where sequences are longer than those of the model."""
-TARGETS = 3
-"""Last tokens of each that are targets: few, as behind a long document."""
-APART = {torch.float32: (1e-6, 64.0), torch.float16: (2e-3, 4.0), torch.bfloat16: (1.6e-2, 4.0)}
-"""By the format that the model computes in: how far sums in another order are apart, relative, at least; and how many
-times as far as the model's own attention from itself the attention that trains may be. Eight times
-was too little in fp32: SmolLM2-135M, 30 layers, was refused at 9.4 times. How near to 64 a wrong model comes was not
-measured beyond the tests' own."""
-NOTHING = 1e-6
-"""Of a gradient, which is none: what is 0 but for rounding."""
-COARSE = 1e-4
-"""From here on it is 16 bits that round: a router may send single tokens elsewhere, and the median counts."""
+TOGETHER = {"packing": "in a pack", "naive": "in padded rows", "sorted": "in padded rows"}
 
 
 def preflight(
@@ -77,17 +69,23 @@ def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_par
     tokens, for the time of the passes. Raises ValueError where results differ."""
     with probes.untouched(model), probes.windows(model, WINDOW, longest=longest):
         try:
-            alone = _alone(model)
+            with probes.in_training(model):
+                steady = is_steady(model)
+            with probes.in_training(model) if steady else contextlib.nullcontext():
+                wanted = alone(model)
         except (torch.OutOfMemoryError, ValueError):
             raise
         except Exception as error:  # noqa: BLE001  as below
             name = type(model).__name__
             raise ValueError(f"{name} does not compute a short sequence alone: {_told(error)}") from error
-        reason = _difference(model, alone, method, sequence_parallel)
-        if reason and method == "packing" and sequence_parallel == 1 and not architectures.why_not_padded(model):
-            # only advice that was tried
-            tried = _difference(model, alone, "naive", 1)
-            reason += "" if tried else "; in padded rows (naive and sorted batching) it is exact"
+        with probes.in_training(model) if steady else contextlib.nullcontext():
+            reason = _difference(model, wanted, method, sequence_parallel)
+            if reason and method == "packing" and sequence_parallel == 1 and not architectures.why_not_padded(model):
+                # only advice that was tried
+                tried = _difference(model, wanted, "naive", 1)
+                reason += "" if tried else "; in padded rows (naive and sorted batching) it is exact"
+        if not steady and not reason:
+            reason = _mixture_by_chance(model, wanted, method, sequence_parallel)
     if reason:
         raise ValueError(reason)
 
@@ -97,94 +95,14 @@ def _told(error: Exception) -> str:
     return told if isinstance(error, ValueError) else f"{type(error).__name__}: {told}"
 
 
-@dataclass(frozen=True)
-class _Alone:
-    """What the model's own attention gives: logits and gradients of each sequence, and how far two ways differ."""
-
-    sequences: list[Tensor]
-    logits: list[Tensor]
-    gradients: list[Tensor]
-    loss: float
-    unit: float
-    limit: float
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """Logits [B, T, V] of rows without padding, gradients of their embeddings [B, T, D], and the loss of Eq. 2."""
-
-    logits: Tensor
-    gradients: Tensor
-    loss: float
-    format: torch.dtype
-
-
-def _alone(model: PreTrainedModel) -> _Alone:
-    random = torch.Generator().manual_seed(0)
-    vocabulary = store_check.vocabulary(model)
-    ids = [torch.randint(0, vocabulary, (1, n), generator=random).to(model.device) for n in LENGTHS]
-    with probes.attention(model, "eager"):
-        passes = [_stock(model, row) for row in ids]
-        batch = _stock(model, torch.cat([ids[0], ids[2]]))
-        _only_cross_entropy(model, ids[1], passes[1])
-    pairs = [(passes[0], passes[2], batch)]
-    if getattr(model, "_supports_sdpa", False):
-        with probes.attention(model, "sdpa"):
-            pairs.append((passes[1], _stock(model, ids[1])))
-    least, times = APART[batch.format]
-    unit = max(least, *(distance for pair in pairs for distance in _apart(*pair)))
-    return _Alone(
-        [row[0] for row in ids], [found.logits[0] for found in passes], [found.gradients[0] for found in passes],
-        sum(found.loss for found in passes), unit, unit * times,
-    )  # fmt: skip
-
-
-def _apart(*passes: _Pass) -> tuple[float, float]:
-    """How far the rows of the last pass are from those of the others."""
-    *one_by_one, other = passes
-    return (
-        _distance(torch.cat([found.logits for found in one_by_one]), other.logits),
-        _distance(torch.cat([found.gradients for found in one_by_one]), other.gradients),
-    )
-
-
-def _stock(model: PreTrainedModel, ids: Tensor) -> _Pass:
-    with probes.embeddings(model) as embeddings, probes.formats(model) as formats:
-        logits = model(input_ids=ids, use_cache=False).logits
-    loss = F.cross_entropy(logits[:, -TARGETS - 1 : -1].flatten(0, 1).float(), ids[:, -TARGETS:].flatten(),
-                           reduction="sum") / (TARGETS * len(LENGTHS))  # fmt: skip
-    (gradient,) = torch.autograd.grad(loss, embeddings)
-    return _Pass(logits.detach(), gradient, loss.item(), max(formats, key=lambda format: torch.finfo(format).eps))
-
-
-def _only_cross_entropy(model: nn.Module, ids: Tensor, found: _Pass) -> None:
-    labels = ids.clone()
-    labels[:, :-TARGETS] = IGNORE_INDEX
-    with torch.no_grad():
-        own = model(input_ids=ids, labels=labels, use_cache=False).loss.item()
-    loss = found.loss * len(LENGTHS)
-    if not math.isfinite(loss):
-        raise ValueError(f"{type(model).__name__} has a loss of {loss} on a short sequence: look at its weights")
-    apart = 1e-4 if found.format == torch.float32 else 1e-2
-    if not abs(own - loss) <= apart * abs(loss):
-        raise ValueError(f"{type(model).__name__} has a loss of its own, {own:.4f} where cross entropy is {loss:.4f}, "
-                         "and only cross entropy can be weighted")  # fmt: skip
-
-
-def _difference(model: PreTrainedModel, alone: _Alone, method: str, sequence_parallel: int) -> str | None:
+def _difference(model: PreTrainedModel, alone: Alone, method: str, sequence_parallel: int) -> str | None:
     """Why `method` would train another model than this, or None."""
-    name, together = type(model).__name__, "in a pack" if method == "packing" else "in padded rows"
-    batch = _batch(model, alone.sequences, method)
-    place = _Places(batch, method, sequence_parallel)
-    scale = max(float(gradient.norm()) for gradient in alone.gradients)
+    name, together = type(model).__name__, TOGETHER[method]
+    place = _Places(_batch(model, alone.sequences, method), method, sequence_parallel)
     try:
         logits, crossing = _outputs(model, place, middle=1)
-        crossing = place.largest(crossing)
-        if not crossing <= NOTHING * scale:
-            return (
-                f"{name} cannot be trained {together}: what it computes for one sequence depends on the others there "
-                f"(a gradient of {crossing:.1e} that must be 0, beside {scale:.1e} within a sequence)"
-            )
+        if reason := _mixture(name, alone, method, place.largest(crossing)):
+            return reason
         loss, gradients = _weighted(model, place)
     except torch.OutOfMemoryError:
         raise
@@ -192,17 +110,34 @@ def _difference(model: PreTrainedModel, alone: _Alone, method: str, sequence_par
         told = _told(error)
         return told if name in told else f"{name} cannot be trained {together}: {told}"
     wanted = place.of_this_rank
-    for what, distance in (
-        ("outputs", _distance(wanted(alone.logits), logits)),
-        ("loss", abs(loss - alone.loss) / abs(alone.loss)),
-        ("gradients of its embeddings", _distance(wanted(alone.gradients), gradients)),
+    for what, apart, unit in (
+        ("outputs", distance(wanted(alone.logits), logits), alone.of_outputs),
+        ("loss", abs(loss - alone.loss) / abs(alone.loss), alone.of_outputs),
+        ("gradients of its embeddings", distance(wanted(alone.gradients), gradients), alone.of_gradients),
     ):
-        if not (distance := place.largest(distance)) <= alone.limit:
+        if not (apart := place.largest(apart)) <= alone.times * unit:
             return (
-                f"{name} cannot be trained {together}: its {what} differ by {distance:.1e} from the same sequences "
-                f"alone with its own attention, which differs from itself by {alone.unit:.1e}"
+                f"{name} cannot be trained {together}: its {what} differ by {apart:.1e} from the same sequences "
+                f"alone with its own attention, which differs from itself by {unit:.1e}"
             )
     return None
+
+
+def _mixture(name: str, alone: Alone, method: str, crossing: float) -> str | None:
+    if crossing <= NOTHING * alone.scale:
+        return None
+    return (
+        f"{name} cannot be trained {TOGETHER[method]}: what it computes for one sequence depends on the others there "
+        f"(a gradient of {crossing:.1e} that must be 0, beside {alone.scale:.1e} within a sequence)"
+    )
+
+
+def _mixture_by_chance(model: PreTrainedModel, alone: Alone, method: str, sequence_parallel: int) -> str | None:
+    """Whether sequences see each other in a training whose numbers differ from pass to pass."""
+    place = _Places(_batch(model, alone.sequences, method), method, sequence_parallel)
+    with probes.in_training(model):
+        crossing = place.largest(_outputs(model, place, middle=1)[1])
+    return _mixture(type(model).__name__, alone, method, crossing)
 
 
 def _batch(model: PreTrainedModel, sequences: Sequence[Tensor], method: str) -> dict[str, Any]:
@@ -271,13 +206,3 @@ def _weighted(model: nn.Module, place: _Places) -> tuple[float, Tensor]:
         value *= place.ranks / torch.distributed.get_world_size()
     return value.item(), place.tokens(gradient)
 
-
-def _distance(wanted: Tensor, found: Tensor) -> float:
-    """Of vectors in the last dimension, relative to their length, or the mean one where that is more: the largest, or
-    among 16 bits the median."""
-    wanted, found = wanted.float().flatten(0, -2), found.float().flatten(0, -2)
-    if not len(wanted):
-        return 0.0
-    length = wanted.norm(dim=-1)
-    apart = (wanted - found).norm(dim=-1) / length.clamp(min=length.mean())
-    return float(apart.median() if apart.median() > COARSE else apart.max())

@@ -1,6 +1,7 @@
 """Looking into the passes of a model, which leaves it as it was: its embeddings, its formats, its own attention."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Where configurations and layers say how far attention reaches back."""
+CHANCE = re.compile("drop|jitter")
+"""Names under which configurations and modules say how much of a training is left to chance."""
 
 
 @contextlib.contextmanager
@@ -38,6 +41,29 @@ def formats(model: Any) -> Iterator[list[torch.dtype]]:
         yield seen
     finally:
         hook.remove()
+
+
+@contextlib.contextmanager
+def rounded(model: nn.Module) -> Iterator[None]:
+    """Within this context what each module with weights of its own returns is off by half a unit in its last place, up
+    or down by chance: as far apart are two ways of computing the same."""
+    random = torch.Generator().manual_seed(2)
+
+    def round_otherwise(_: nn.Module, __: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        signs = torch.randint(0, 2, output.shape, generator=random).to(output) * 2 - 1
+        return output * (1 + signs * torch.finfo(output.dtype).eps / 2)
+
+    hooks = [
+        part.register_forward_hook(round_otherwise)
+        for part in model.modules() if next(part.parameters(recurse=False), None) is not None
+    ]  # fmt: skip
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextlib.contextmanager
@@ -75,9 +101,36 @@ def attention(model: nn.Module, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Within this context, which `untouched` goes around, the model is in training mode, without what it leaves to
+    chance (dropout, jitter) as far as modules and configurations name it, and without gradient checkpointing."""
+    holders = [*_configs(model), *model.modules()]
+    chances = [
+        (holder, name, value) for holder in holders for name, value in vars(holder).items()
+        if CHANCE.search(name) and type(value) is float
+    ]  # fmt: skip
+    chances += [(part, "p", part.p) for part in model.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
+    kept = [(part, "gradient_checkpointing", True) for part in holders if getattr(part, "gradient_checkpointing", 0)]
+    for holder, name, _ in (*chances, *kept):
+        setattr(holder, name, False if name == "gradient_checkpointing" else 0.0)
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+        for holder, name, value in (*chances, *kept):
+            setattr(holder, name, value)
+
+
+@contextlib.contextmanager
 def untouched(model: Any) -> Iterator[None]:
-    """Within this context the model does without dropout; after it, modes and random states are what they were."""
+    """Within this context the model is in evaluation mode; after it, modes, buffers and random states are what they
+    were."""
     modes = [(part, part.training) for part in model.modules()]
+    buffers = [
+        (part, name, buffer, buffer.clone())
+        for part in model.modules() for name, buffer in part._buffers.items() if buffer is not None
+    ]  # fmt: skip
     # DeepSpeed's engine sets this in its own forward: parameters that another module holds are gathered when read
     watched = [part._parameters for part in model.modules() if hasattr(part._parameters, "_in_forward")]
     devices = [model.device] if model.device.type == "cuda" else []
@@ -92,3 +145,5 @@ def untouched(model: Any) -> Iterator[None]:
             parameters._in_forward = False
         for part, mode in modes:
             part.training = mode
+        for part, name, buffer, value in buffers:
+            part._buffers[name] = buffer if torch.equal(buffer, value) else buffer.copy_(value)
