@@ -63,10 +63,10 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
         per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=ACCUMULATION,
         num_train_epochs=1, train_sampling_strategy="sequential", remove_unused_columns=False,
         eval_strategy="epoch", **settings)  # fmt: skip
-    preflight(model, sequences=sequences)  # refuses what could not be trained exactly
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
+    preflight(model, sequences=sequences, arguments=args, plans=plans)  # refuses what would not be exact
     trainer = PackedTrainer(
         model, args, train_dataset=PlannedDataset(sequences, plans),
         eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size),
@@ -99,10 +99,10 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
         per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=ACCUMULATION,
         num_train_epochs=1, train_sampling_strategy="sequential", remove_unused_columns=False,
         eval_strategy="epoch", dataset_kwargs={"skip_prepare_dataset": True}, **settings)  # fmt: skip
-    preflight(model, sequences=sequences)  # refuses what could not be trained exactly
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
+    preflight(model, sequences=sequences, arguments=args, plans=plans)  # refuses what would not be exact
     parts = {"train": PlannedDataset(sequences, plans),
              "eval": EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size)}  # fmt: skip
     numbers = {part: datasets.Dataset.from_dict({"part": [part] * len(planned), "micro_batch": range(len(planned))})

@@ -91,6 +91,19 @@ def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
     return None
 
 
+def why_not_counted(model: nn.Module, tokens: int) -> str | None:
+    """Why queries in a pack of so many tokens would not be scaled by their places in their own sequences."""
+    for module in model.modules():
+        counts = getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True)
+        if counts and tokens >= module.floor_scale:
+            return (
+                f"{type(model).__name__} cannot be trained on packs of {tokens:,} tokens: {type(module).__name__} "
+                "scales queries by places that it counts from the beginning of the row (attn_temperature_tuning), "
+                f"from {module.floor_scale:,} tokens on; padded rows are exact (method: naive or sorted)"
+            )
+    return None
+
+
 def rope_settings(config: Any) -> Iterator[dict[str, Any]]:
     """The RoPE settings of a model's configuration, one for each kind of layer; none where it has no RoPE."""
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -133,6 +146,7 @@ def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | Non
         why_no_loss(model)
         or (_looked_at[model][not packed] if several else None)
         or (why_not_rotated(model, longest) if several else None)
+        or (why_not_counted(model, tokens) if several and packed else None)
     )
 
 

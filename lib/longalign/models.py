@@ -99,7 +99,7 @@ def load_model(
             folder, config=config, attn_implementation=attention.NAME, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True,
         )  # fmt: skip
-    saved.told_whole(told, f"{folder} with max_length {max_length}" if max_length else folder)
+    saved.told_whole(told, f"{folder} with max_length {max_length}" if max_length else folder, model)
     if quantized and getattr(model, "hf_quantizer", None):
         raise ValueError(f"{folder}: its weights are quantized ({quantized}), and only whole ones are trained here")
     if quantized:

@@ -11,7 +11,8 @@ All this is done in training mode, where statistics of a batch or the capacity o
 other, with dropout off. A model in which something else is left to chance is compared in evaluation mode; in training
 mode its sequences must not see each other.
 
-Nothing of the model changes: no weight, buffer, gradient, random state or mode. Fourteen passes, most over one sequence.
+Nothing of the model changes: no weight, buffer, gradient, random state or mode. It takes fourteen passes, twelve of them
+over one sequence.
 """
 
 import contextlib
@@ -24,9 +25,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longalign import architectures, probes, store_check
+from longalign import arguments as trainer_arguments
 from longalign.alone import LENGTHS, NOTHING, TARGETS, Alone, alone, distance, is_steady
 from longalign.collators import PackedCollator, PaddedCollator
 from longalign.loss import weighted_loss
+from longalign.plan import Plan
 from longalign.planned import Sequences
 from longalign.shapes import IGNORE_INDEX
 
@@ -36,19 +39,23 @@ TOGETHER = {"packing": "in a pack", "naive": "in padded rows", "sorted": "in pad
 
 
 def preflight(
-    model: PreTrainedModel, *, method: str = "packing", sequences: Sequences | None = None, sequence_parallel: int = 1
-) -> list[str]:
+    model: PreTrainedModel, *, method: str = "packing", sequences: Sequences | None = None, sequence_parallel: int = 1,
+    arguments: Any = None, plans: Sequence[Plan] = (),
+) -> list[str]:  # fmt: skip
     """Raise ValueError, naming the model's class, the reason and the number, unless `method` trains this model exactly.
 
     `method` is "packing", or "naive" and "sorted", which pad. `sequences` are those that it is to be trained on: their
-    ids and lengths must suit the model (`store_check`). Returns what ought to be known and is allowed, a line each. All
-    ranks of a distributed model call it at the same time.
+    ids and lengths must suit the model (`store_check`). `arguments` are those of a Trainer that is to train `plans`,
+    and must suit these (`longalign.arguments`). Returns what ought to be known and is allowed, a line each. All ranks
+    of a distributed model call it at the same time.
 
     >>> from longalign.models import new_model
     >>> model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)       # lengths 2, 4, 3 in one pack of 9
     >>> preflight(model, sequences=[{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)])
     []
     """
+    if arguments is not None:
+        trainer_arguments.check(arguments, plans)
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
     return notes
@@ -65,9 +72,10 @@ def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None
 
 
 def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_parallel: int = 1) -> None:
-    """The passes of `preflight`. Windows of attention that are shorter than `longest` are made shorter than the few
-    tokens, for the time of the passes. Raises ValueError where results differ."""
-    with probes.untouched(model), probes.windows(model, WINDOW, longest=longest):
+    """The passes of `preflight`. Windows of attention that are shorter than `longest`, and what only far positions or
+    large scores reach, are brought within the reach of a few tokens for the time of the passes. Raises ValueError where
+    results differ."""
+    with probes.untouched(model), probes.in_reach(model, WINDOW, longest=longest):
         try:
             with probes.in_training(model):
                 steady = is_steady(model)

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 
 WINDOWS = ("sliding_window", "attention_chunk_size")
 """Where configurations and layers say how far attention reaches back."""
+EDGES = {
+    "floor_scale": 4, "log_scaling_n_floor": 4, "attn_logit_softcapping": 1.0, "logit_softcapping": 1.0,
+}  # fmt: skip
+"""Where they say from which position on, or from which score on, attention is another (Llama 4, Inkling, Gemma 2); and
+what few tokens of any weights reach."""
 CHANCE = re.compile("drop|jitter")
 """Names under which configurations and modules say how much of a training is left to chance."""
 
@@ -67,18 +72,22 @@ def rounded(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def windows(model: nn.Module, size: int, *, longest: int) -> Iterator[None]:
-    """Within this context those windows of attention that are shorter than `longest` have `size` tokens."""
+def in_reach(model: nn.Module, size: int, *, longest: int) -> Iterator[None]:
+    """Within this context those windows of attention that are shorter than `longest` have `size` tokens, and what only
+    far positions or large scores reach (EDGES) is reached by a few tokens."""
     holders = [*_configs(model), *model.modules()]
-    found = [(holder, name, getattr(holder, name, None)) for holder in holders for name in WINDOWS]
-    found = [(holder, name, window) for holder, name, window in found if type(window) is int and window < longest]
+    found = [(holder, name, getattr(holder, name, None)) for holder in holders for name in (*WINDOWS, *EDGES)]
+    found = [
+        (holder, name, value) for holder, name, value in found
+        if (type(value) is int and value < longest if name in WINDOWS else type(value) in (int, float))
+    ]  # fmt: skip
     for holder, name, _ in found:
-        setattr(holder, name, size)
+        setattr(holder, name, EDGES.get(name, size))
     try:
         yield
     finally:
-        for holder, name, window in found:
-            setattr(holder, name, window)
+        for holder, name, value in found:
+            setattr(holder, name, value)
 
 
 def _configs(model: nn.Module) -> list[Any]:

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longalign import footprint, probes
 
+COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
+"""Ends of names that older versions of transformers gave to what is computed, not learnt."""
 PROBE = 16
 """Tokens."""
 ROUNDING = {torch.float32: 1e-3}
@@ -49,12 +51,43 @@ def check(
             _check_adapter(folder / "adapter", loaded, state, ids, expected)
 
 
-def told_whole(told: Mapping[str, Any], where: Path | str) -> None:
-    """Raise ValueError for a folder whose loading has told of weights that are missing or of another shape."""
-    for kind, what in (("missing_keys", "it lacks"), ("mismatched_keys", "of another shape than its config says are")):
-        if names := sorted(str(name[0] if isinstance(name, tuple) else name) for name in told[kind]):
+def told_whole(told: Mapping[str, Any], where: Path | str, model: PreTrainedModel) -> None:
+    """Raise ValueError for a folder whose loading as `model` has told of weights that are missing, of another shape, or
+    without a place in its layers, and for one with an adapter beside the weights, which transformers loads, too.
+
+    Whole parts that a language model does not have (for images, of a classifier) may lie beside it, and so may layers
+    that predict further tokens.
+    """
+    if getattr(model, "peft_config", None):
+        raise ValueError(f"{where} holds an adapter (adapter_config.json) beside a model: merge it, or move it away")
+    homeless = [name for name in told["unexpected_keys"] if _belongs(name, model)]
+    for names, what in (
+        (told["missing_keys"], "no whole model: it lacks"),
+        (told["mismatched_keys"], "no whole model: of another shape than its config says are"),
+        (homeless, "another model than its config says: there is no place for"),
+    ):
+        if names := sorted(str(name[0] if isinstance(name, tuple) else name) for name in names):
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"{where} is no whole model: {what} {', '.join(names[:3])}{more}")
+            raise ValueError(f"{where} is {what} {', '.join(names[:3])}{more}")
+
+
+def _belongs(name: str, model: PreTrainedModel) -> bool:
+    """Whether a weight that the model has no place for would be one of its layers, or stands beside weights it has."""
+    modules, above = dict(model.named_modules()), name
+    while (above := above.rpartition(".")[0]) not in modules:
+        pass
+    if name.endswith(COMPUTED) or not above:
+        return False
+    if isinstance(modules[above], nn.ModuleList):  # a layer more
+        further = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
+        return int(name[len(above) + 1 :].partition(".")[0]) >= len(modules[above]) + further
+    in_a_list = any(isinstance(modules[part], nn.ModuleList) for part in _above(above))
+    return in_a_list or next(modules[above].parameters(recurse=False), None) is not None
+
+
+def _above(name: str) -> Iterator[str]:
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 @contextlib.contextmanager
@@ -76,7 +109,7 @@ def _load(kind: type[PreTrainedModel], folder: Path, whole: Mapping[str, Tensor]
         loaded, told = kind.from_pretrained(
             folder, dtype=widest, attn_implementation="eager", output_loading_info=True, local_files_only=True
         )
-        told_whole(told, folder)
+        told_whole(told, folder, loaded)
     except (OSError, ValueError, RuntimeError) as error:
         raise _wrong(folder, " ".join(str(error).split())) from None
     return loaded.eval()

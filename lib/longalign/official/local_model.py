@@ -41,7 +41,7 @@ class LocalModel:
                 name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )  # fmt: skip
-            saved.told_whole(told, name)
+            saved.told_whole(told, name, loaded)
         except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
             raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
