@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longalign import attention, launch, masks, preflight, store_check
+from longalign import alone, architectures, attention, launch, masks, preflight, probes, store_check
 from longalign.chat import Encoded
 from longalign.models import load_model, new_model, outline
 from longalign.store import write_store
@@ -25,6 +25,7 @@ MODELS = {
     "llama": DECODER,
     "gpt2": {**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32},
     "mixtral": {**DECODER, "sliding_window": None, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gemma2": {**DECODER, "head_dim": 8},
     "mistral": {**DECODER, "sliding_window": 16},
     "mamba2": {**IDS, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8,
                "n_groups": 1, "chunk_size": 8},
@@ -93,6 +94,20 @@ def test_an_attention_that_computes_something_else_is_refused(dtype, monkeypatch
     monkeypatch.setattr(attention, "block_causal_attention", sharper)
     with pytest.raises(ValueError, match=r"its outputs differ by \d.* alone with its own attention, which differs"):
         preflight.preflight(model("llama", dtype))
+
+
+@methods
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+def test_right_models_are_within_twice_the_distance_of_two_ways_and_wrong_ones_beyond_forty_times(kind, method):
+    tried = model(kind)
+    with probes.untouched(tried), probes.in_training(tried):
+        found = alone.alone(tried)
+        assert preflight._difference(tried, replace(found, times=2.0), method, 1) is None
+        for layer in tried.modules():
+            if type(vars(layer).get("scaling")) is float:
+                layer.scaling *= 1.001
+        assert "differ by" in preflight._difference(tried, replace(found, times=40.0), method, 1)
+    assert alone.APART[torch.float32][1] == 8
 
 
 @formats
@@ -206,6 +221,30 @@ def test_training_computes_the_same_with_and_without_the_proof(tmp_path, monkeyp
             layer.self_attn.attention_dropout = 0.1
         trained[proved] = train(drops, store, config, tmp_path / str(proved)).model.state_dict()
     assert all(torch.equal(tensor, trained[False][name]) for name, tensor in trained[True].items())
+
+
+LLAMA_4 = {**DECODER, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32}
+
+
+def test_positions_that_are_counted_in_a_row_are_refused_however_far_they_begin_to_matter():
+    config = AutoConfig.for_model("llama4_text", **LLAMA_4, no_rope_layers=[1, 0], floor_scale=8192)
+    tried = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    with pytest.raises(ValueError, match=r"Llama4ForCausalLM cannot .* on long packs: .*; in padded rows .* exact$"):
+        preflight.preflight(tried)
+    assert tried.config.floor_scale == 8192 == tried.model.layers[1].self_attn.floor_scale
+    assert "Llama4TextAttention scales queries by places" in architectures.why_not_counted(tried, 8192)
+    assert architectures.why_not_counted(tried, 8191) is None
+    tried.config.attn_temperature_tuning = tried.model.layers[1].self_attn.attn_temperature_tuning = False
+    assert preflight.preflight(tried) == [] and architectures.why_not_counted(tried, 8192) is None
+
+
+def test_a_softcap_that_is_left_out_is_refused_though_it_is_far_above_the_scores(monkeypatch):
+    tried = model("gemma2", attn_logit_softcapping=50.0)
+    assert preflight.preflight(tried) == []
+    monkeypatch.setattr(attention, "own_attention", lambda *_: None)
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM cannot be trained in a pack: its outputs differ"):
+        preflight.preflight(tried)
+    assert tried.config.attn_logit_softcapping == 50
 
 
 def sequences(*lengths, first=3):
@@ -410,6 +449,45 @@ def test_quantized_weights_are_loaded_and_saved_whole(job, tmp_path):
     loaded.save_pretrained(tmp_path / "saved")
     again = load_model(tmp_path / "saved").state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"attention_bias": False}, "there is no place for model.layers.0.self_attn.k_proj.bias, "),
+        ({"num_hidden_layers": 1}, "there is no place for model.layers.1.input_layernorm.weight, "),
+    ],
+    ids=["without biases", "with fewer layers"],
+)
+def test_a_folder_whose_weights_have_no_place_in_its_config_is_refused(job, tmp_path, settings, told):
+    model("llama", attention_bias=True).save_pretrained(job().parent / "model")
+    path = changed(tmp_path / "job.yaml", **settings)
+    with pytest.raises(ValueError, match=f"model is another model than its config says: {told}"):
+        load_model(path.parent / "model")
+
+
+def test_parts_that_a_language_model_does_not_have_may_lie_beside_it(job):
+    folder = job().parent / "model"
+    beside(folder, "vision.layers.0.weight", "mtp.layers.0.norm.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
+    assert load_model(folder).config.num_hidden_layers == 2
+
+
+def beside(folder, *names):
+    """Further weights in the file of a model."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, **{name: torch.ones(2) for name in names}}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_model_with_an_adapter_beside_its_weights_is_refused(job, capsys):
+    import peft
+
+    path = job()
+    folder = str(path.parent / "model")
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(task_type="CAUSAL_LM"))
+    adapted.save_pretrained(folder)
+    assert "model holds an adapter (adapter_config.json) beside a model: merge it" in refusal(path, capsys)
 
 
 @pytest.mark.parametrize(

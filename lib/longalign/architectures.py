@@ -97,9 +97,8 @@ def why_not_counted(model: nn.Module, tokens: int) -> str | None:
         counts = getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True)
         if counts and tokens >= module.floor_scale:
             return (
-                f"{type(model).__name__} cannot be trained on packs of {tokens:,} tokens: {type(module).__name__} "
-                "scales queries by places that it counts from the beginning of the row (attn_temperature_tuning), "
-                f"from {module.floor_scale:,} tokens on; padded rows are exact (method: naive or sorted)"
+                f"{type(model).__name__} cannot be trained on long packs: {type(module).__name__} scales queries by "
+                "places that it counts from the beginning of the row (attn_temperature_tuning, floor_scale)"
             )
     return None
 

@@ -11,8 +11,8 @@ All this is done in training mode, where statistics of a batch or the capacity o
 other, with dropout off. A model in which something else is left to chance is compared in evaluation mode; in training
 mode its sequences must not see each other.
 
-Nothing of the model changes: no weight, buffer, gradient, random state or mode. It takes fourteen passes, twelve of them
-over one sequence.
+Nothing of the model changes: no weight, buffer, gradient, random state or mode. It takes fourteen passes, twelve of
+them over one sequence.
 """
 
 import contextlib
