@@ -223,6 +223,15 @@ def test_training_computes_the_same_with_and_without_the_proof(tmp_path, monkeyp
     assert all(torch.equal(tensor, trained[False][name]) for name, tensor in trained[True].items())
 
 
+def test_ids_that_a_model_reads_and_does_not_write_are_no_targets():
+    reads_more = model("llama")
+    reads_more.set_input_embeddings(nn.Embedding(48, 32))
+    prompt = [{"input_ids": [47, 3, 4], "labels": [-100, 3, 4]}]
+    assert preflight.preflight(reads_more, sequences=prompt) == []
+    with pytest.raises(ValueError, match="sequence 0 holds the token id 47, .* knows the ids 0 to 39"):
+        preflight.preflight(reads_more, sequences=[{"input_ids": [3, 47, 4], "labels": [-100, 47, 4]}])
+
+
 LLAMA_4 = {**DECODER, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from longalign.planned import Sequences, measure
+from longalign.shapes import IGNORE_INDEX
 from longalign.store import TokenStore
 
 POSITIONS = re.compile(r"(^|_)(wpe|pos|position|positions)(_|$)")
@@ -59,9 +60,18 @@ def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
 
 
 def vocabulary(model: Any) -> int:
-    """How many ids the model has an embedding for."""
+    """How many ids the model can read and write."""
+    return min(_readable(model), _writable(model))
+
+
+def _readable(model: Any) -> int:
     table = model.get_input_embeddings()
     return getattr(table, "num_embeddings", None) or model.config.get_text_config().vocab_size
+
+
+def _writable(model: Any) -> int:
+    """Fewer than it reads where some ids stand for images (Llama 3.2 Vision)."""
+    return getattr(model.get_output_embeddings(), "out_features", None) or _readable(model)
 
 
 def positions(model: nn.Module) -> int | None:
@@ -78,14 +88,16 @@ def positions(model: nn.Module) -> int | None:
 
 def _unknown(model: Any, sequences: Sequences) -> tuple[int | None, tuple[int, int]]:
     """The first sequence with an id that the model does not know, that id, and how many ids it knows."""
-    size = vocabulary(model)
-    if isinstance(sequences, TokenStore) and _within(sequences.id_range(), size):
-        return None, (0, size)
+    sizes = {"input_ids": _readable(model), "labels": _writable(model)}
+    if isinstance(sequences, TokenStore) and _within(sequences.id_range(), vocabulary(model)):
+        return None, (0, vocabulary(model))
     for number in range(len(sequences)):
-        ids = np.asarray(sequences[number]["input_ids"])
-        if len(ids) and not _within((ids.min(), ids.max()), size):
-            return number, (int(ids.max() if ids.max() >= size else ids.min()), size)
-    return None, (0, size)
+        for name, size in sizes.items():
+            ids = np.asarray(sequences[number][name])
+            ids = ids[ids != IGNORE_INDEX] if name == "labels" else ids
+            if len(ids) and not _within((ids.min(), ids.max()), size):
+                return number, (int(ids.max() if ids.max() >= size else ids.min()), size)
+    return None, (0, vocabulary(model))
 
 
 def _within(found: tuple[int, int], size: int) -> bool:
