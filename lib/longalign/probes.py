@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WINDOWS = ("sliding_window", "attention_chunk_size")
-"""Where configurations and layers say how far attention reaches back."""
+WINDOWS = ("sliding_window", "attention_chunk_size", "index_topk")
+"""Where configurations and layers say how far attention reaches back, or how many tokens an indexer leaves of them."""
 EDGES = {
     "floor_scale": 4, "log_scaling_n_floor": 4, "attn_logit_softcapping": 1.0, "logit_softcapping": 1.0,
 }  # fmt: skip
