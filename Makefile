@@ -192,13 +192,13 @@ reference: $(READY) ## make the last run the committed reference: results/ and f
 	@$(PY) -m longalign.reference $(PROFILE)
 
 # Sphinx reads a copy, where pages and what they link to lie as in the repository; a warning is an error.
-site: $(READY) ## build the pages of docs/ with the executed notebooks into site/: open site/docs/index.html
+site: $(READY) ## build the pages of docs/ with the executed notebooks: open site/html/docs/index.html
 	@$(PY) -c 'import sphinx, myst_nb, furo' 2>/dev/null || $(call install,-e '.[site]')
-	@rm -rf site .site && mkdir -p .site/results
-	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml .site/
-	@cp -r results/notebooks results/models.md results/report.html .site/results/
-	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' .site/docs/learn/notebooks.md  # no page, a file
-	$(PY) -m sphinx -W --keep-going -q -b html -c docs .site site
+	@rm -rf site && mkdir -p site/source/results
+	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml site/source/
+	@cp -r results/notebooks results/models.md results/report.html site/source/results/
+	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' site/source/docs/learn/notebooks.md  # no page, a file
+	$(PY) -m sphinx -W --keep-going -q -b html -c docs site/source site/html
 
 lint: $(TEST) ## check the code's form
 	$(PY) -m ruff check lib tests notebooks benchmarks
@@ -212,7 +212,7 @@ strip: $(READY) ## remove all outputs from the source notebooks, before a commit
 install: $(READY) ## make .venv and install what the notebooks need
 
 clean: ## remove results/run, stamps and caches; keep .venv and the reference
-	rm -rf results/run $(STAMPS) site .site build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf results/run $(STAMPS) site build dist .pytest_cache .ruff_cache .hypothesis
 	find $(wildcard lib tests notebooks benchmarks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove .venv and the peers' environments, too

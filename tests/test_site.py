@@ -11,7 +11,7 @@ from longalign import paths
 from test_browser import chromium
 
 pytestmark = pytest.mark.browser
-SITE = paths.root() / "site"
+SITE = paths.root() / "site" / "html"
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
