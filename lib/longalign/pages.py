@@ -43,7 +43,7 @@ class Page:
         """Where the tables of this page lie."""
         self.figures = None if replay else paths.run_figures(self.settings.name)
         """Where figures are kept; those of the reference are drawn by `make figures`."""
-        self._kept: dict[str, dict[str, Any]] = {"runs": {}, "texts": {}}
+        self._kept: dict[str, Any] = {"runs": {}, "texts": {}}
         self._seeds: set[int] = set()
 
     @cached_property
@@ -112,11 +112,25 @@ class Page:
         """The table <name>.csv; a run writes what `rows` returns (dicts, or a frame) before it is read."""
         if not self.replay:
             record.write_csv(self.folder / f"{name}.csv", rows())
+        return self.read(name)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """The table <name>.csv as it lies in the folder of this page."""
         return pd.read_csv(self.folder / f"{name}.csv")
 
     def items(self, name: str, arms: Mapping[Arm, Run]) -> pd.DataFrame:
         """The score of every item that `scores` kept, a row each, in the order of `arms`."""
         return in_order_of(arms, read_items(self.folder / "items" / f"{name}.csv"))
+
+    def kept(self, make: Callable[[], Mapping[str, Any]], *names: str) -> list[Any]:
+        """The values `names` that no table holds; a run computes them by `make`, whose whole result the record keeps.
+
+        Raises KeyError where the committed record lacks one.
+        """
+        if not self.replay:
+            self._kept |= make()
+        found = self.recorded["results"] if self.replay else self._kept
+        return [found[name] for name in names]
 
     def text(self, name: str, write: Callable[[], str]) -> str:
         """A text that stands in no table, such as a decoded answer: what `write` returns, which the record keeps.
