@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from longalign import crew, evaluations, experiments, paths, record
+from longalign import crew, evaluations, experiments, paths, record, runs
 from longalign.evaluations import Evaluation, Scored
 from longalign.experiments import IN_TABLES, Arm
 from longalign.profiles import Profile, load_profile
-from longalign.runs import Run
+from longalign.runs import Run, source_hash
 from longalign.typed import typed
 
 ITEM_KEYS = ("arm", "model", "seed")
@@ -45,6 +45,7 @@ class Page:
         """Where figures are kept; those of the reference are drawn by `make figures`."""
         self._kept: dict[str, Any] = {"runs": {}, "texts": {}}
         self._seeds: set[int] = set()
+        self._code = ""
 
     @cached_property
     def recorded(self) -> dict[str, Any]:
@@ -86,6 +87,7 @@ class Page:
     def finish(self, jobs: Sequence[crew.Job]) -> None:
         """Do jobs side by side, as many as the profile says; a replay does none."""
         if not self.replay:
+            self._code = source_hash(*dict.fromkeys((*runs.CODE, *evaluations.CODE)))
             crew.execute_all(jobs, workers=self.settings.workers)
 
     def scores(
@@ -145,7 +147,8 @@ class Page:
     def record(self, *, results: Mapping[str, Any], data_hash: str | None = None, **more: Any) -> Path:
         """Write the record of a run, with its trainings (`runs`), their seeds and its `texts`; returns its path.
 
-        A replay writes nothing.
+        Where something was trained or scored, `code` is the hash of the code that does so: parts of a reference are
+        held to it (`longalign.reference`). A replay writes nothing.
         """
         path = self.folder / f"{self.name}.json"
         if self.replay:
@@ -153,7 +156,7 @@ class Page:
         kept = {name: found for name, found in self._kept.items() if found}
         return record.write_record(
             path, config=self.settings, results=kept | dict(results), data_hash=data_hash,
-            **{"seeds": self._seeds, **more},
+            **{"seeds": self._seeds, **({"code": self._code} if self._code else {}), **more},
         )  # fmt: skip
 
     @property
