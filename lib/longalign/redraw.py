@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,21 +26,13 @@ from longalign.reference import chosen, keep_pages
 
 REPLAY = "replay"
 """The parameter of a notebook that can be drawn from the committed tables."""
-TRAINS = ("19_own_model",)
-"""Notebooks that cannot be drawn without a trained model: their pages stay as they are."""
 
 
-def pages(stems: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Which of the notebooks `stems` can be drawn, and why the others cannot."""
-    drawn, left = [], {}
-    for stem in stems:
-        if stem in TRAINS:
-            left[stem] = f"it needs a trained model: `make notebook NB={stem[:2]}`"
-        elif not (paths.results() / f"{stem}.json").is_file():
-            left[stem] = f"it has no committed record: `make notebook NB={stem[:2]}` and `make reference` make one"
-        else:
-            drawn.append(stem)
-    return drawn, left
+def pages(stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Which of the notebooks `stems` have a committed record to be drawn from, and a sentence for each of the others."""
+    left = {stem: f"it has no committed record: `make notebook NB={stem[:2]}` and `make reference` make one"
+            for stem in stems if not (paths.results() / f"{stem}.json").is_file()}  # fmt: skip
+    return [stem for stem in stems if stem not in left], left
 
 
 def command(name: str) -> list[str]:
