@@ -29,7 +29,7 @@ REPLAY = "replay"
 
 
 def pages(stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Which of the notebooks `stems` have a committed record to be drawn from, and a sentence for each of the others."""
+    """Which of the notebooks `stems` have a committed record to be drawn from, and a reason for each other one."""
     left = {stem: f"it has no committed record: `make notebook NB={stem[:2]}` and `make reference` make one"
             for stem in stems if not (paths.results() / f"{stem}.json").is_file()}  # fmt: skip
     return [stem for stem in stems if stem not in left], left
@@ -60,8 +60,13 @@ def run(names: Sequence[str], folder: Path, jobs: int) -> dict[str, nbformat.Not
     if failed := [name for name, state in zip(names, states, strict=True) if state]:
         raise ValueError(f"no page was written, because these did not run to their end: {', '.join(failed)}")
     profiles = [one[one.index("--profile") + 1] for one in commands]
-    return {f"{name}.ipynb": nbformat.read(folder / profile / "notebooks" / f"{name}.ipynb", as_version=4)
-            for name, profile in zip(names, profiles, strict=True)}  # fmt: skip
+    copies = {}
+    for name, profile in zip(names, profiles, strict=True):
+        text = (folder / profile / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        # a page names the files of a run, and not the place where it happened to be drawn
+        text = text.replace(f"{paths.relative(folder)}/", f"{paths.relative(paths.runs())}/")
+        copies[f"{name}.ipynb"] = nbformat.reads(text, as_version=4)
+    return copies
 
 
 def redraw(numbers: Sequence[str] = (), *, jobs: int = 1) -> int:
