@@ -27,8 +27,8 @@ FLOORS = {
     "endpoints official judging self_instruct",
     "side": "paths parents strict_yaml typed engine source profiles record seals plots figures tables stats ledger "
     "verdicts claim_scores gpu_results",
-    "top": "execute execution reproduce verify verify_gaps reference redraw page_blocks readme claims launch slurm smoke "
-    "paper_plan paper_table parsing commands cli",
+    "top": "execute execution reproduce verify verify_gaps reference redraw page_blocks readme claims launch slurm "
+    "smoke paper_plan paper_table parsing commands cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}

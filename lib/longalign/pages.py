@@ -19,7 +19,8 @@ from longalign import crew, evaluations, experiments, paths, record, runs
 from longalign.evaluations import Evaluation, Scored
 from longalign.experiments import IN_TABLES, Arm
 from longalign.profiles import Profile, load_profile
-from longalign.runs import Run, source_hash
+from longalign.runs import Run
+from longalign.source_hash import source_hash
 from longalign.typed import typed
 
 ITEM_KEYS = ("arm", "model", "seed")
@@ -87,7 +88,10 @@ class Page:
     def finish(self, jobs: Sequence[crew.Job]) -> None:
         """Do jobs side by side, as many as the profile says; a replay does none."""
         if not self.replay:
-            self._code = source_hash(*dict.fromkeys((*runs.CODE, *evaluations.CODE)))
+            self._code = record.config_hash({
+                "training": source_hash("runs._train", without=runs.WITHOUT),
+                "scoring": source_hash("evaluations.Evaluation", without=evaluations.WITHOUT),
+            })  # fmt: skip
             crew.execute_all(jobs, workers=self.settings.workers)
 
     def scores(
