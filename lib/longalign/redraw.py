@@ -79,7 +79,7 @@ def redraw(numbers: Sequence[str] = (), *, jobs: int = 1) -> int:
     keep_pages(run(names, paths.runs() / "pages", jobs), paths.results())
     for name, reason in left.items():
         print(f"left as it is: {name}: {reason}")
-    print(f"{len(names)} notebooks drawn in {paths.relative(paths.results() / 'notebooks')}")
+    print(f"drawn in {paths.relative(paths.results() / 'notebooks')}: {', '.join(names)}")
     status = plots.main()
     readme.main()
     return status
