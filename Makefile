@@ -98,7 +98,7 @@ EXACTNESS := $(foreach name,attention collators cost decoding equation4 last_lay
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases reference lint format strip install clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -185,11 +185,14 @@ verify: $(READY) ## compare the numbers of the last run with the committed refer
 figures: $(READY) ## redraw figures/ from the committed results only
 	@$(PY) -m longalign.plots
 
+pages: $(READY) ## draw all committed pages and figures anew from the committed tables, without training; NB=05 selects
+	@$(PY) -m longalign.redraw $(NB) --jobs $(JOBS)
+
 bases: $(READY) ## rebuild the committed short base models (slow)
 	$(PY) -m longalign.bases
 
-reference: $(READY) ## make the last run the committed reference: results/ and figures/
-	@$(PY) -m longalign.reference $(PROFILE)
+reference: $(READY) ## make the last run the committed reference: results/ and figures/; NB="05 06" takes these notebooks
+	@$(PY) -m longalign.reference $(PROFILE) $(NB)
 
 # Sphinx reads a copy, where pages and what they link to lie as in the repository; a warning is an error.
 site: $(READY) ## build the pages of docs/ with the executed notebooks: open site/html/docs/index.html

@@ -7,7 +7,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from longalign import paths
 from longalign.execution import outcomes
 from longalign.record import hash_files, write_csv, write_json
-from longalign.reference import main, promote, scrub
+from longalign.reference import check_part, main, promote, scrub
 
 
 def executed():
@@ -89,3 +89,59 @@ def test_a_table_that_was_changed_after_its_notebook_wrote_it_is_not_promoted(tm
     table.write_text("n\n3\n")
     assert main(["smoke"]) == 2
     assert f"data_scale.csv is not as {name} wrote it" in capsys.readouterr().err
+
+
+def record(folder, name, *, code="1a2b", seeds=(0, 1), epochs=2, **more):
+    """A record of a notebook that trained something, in a folder."""
+    found = {"code": code, "seeds": list(seeds), "config": {"name": "laptop", "workers": 2, "epochs": epochs}}
+    git = {"commit": "475a5828471e", "dirty": False}
+    write_json(folder / f"{name}.json", {**found, "results": {"runs": {"a": {}}}, "git": git, **more})
+
+
+def test_a_part_of_the_same_code_settings_and_seeds_is_taken(tmp_path):
+    record(tmp_path / "run", "05_data", seeds=(0, 1, 2))
+    for name in ("05_data", "06_source"):
+        record(tmp_path / "results", name)
+    record(tmp_path / "results", "02_packing", code="", results={}, epochs=3)  # trains nothing
+    check_part(tmp_path / "run", tmp_path / "results", ["05_data"])
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ({"code": "3c4d"}, "05_data was computed by code 1a2b, and 06_source, which stays, by code 3c4d"),
+        ({"code": ""}, "05_data was computed by code 1a2b, and 06_source, which stays, by commit 475a582"),
+        ({"epochs": 3}, "05_data was computed with other settings than 06_source, which stays: epochs is 2, in the "
+         "reference 3"),
+    ],
+    ids=["another code", "a record that knows its commit only", "other settings"],
+)  # fmt: skip
+def test_a_part_that_would_make_a_mixture_is_refused_and_both_are_named(kept, told, tmp_path):
+    record(tmp_path / "run", "05_data")
+    record(tmp_path / "results", "05_data", code="old")  # would be replaced
+    record(tmp_path / "results", "06_source", **kept)
+    with pytest.raises(ValueError, match=told):
+        check_part(tmp_path / "run", tmp_path / "results", ["05_data"])
+    record(tmp_path / "run", "06_source")
+    check_part(tmp_path / "run", tmp_path / "results", ["05_data", "06_source"])  # nothing of the other stays
+
+
+def test_a_part_with_fewer_seeds_than_it_replaces_is_refused(tmp_path):
+    record(tmp_path / "run", "05_data", seeds=(0, 1))
+    record(tmp_path / "results", "05_data", seeds=(0, 1, 2))
+    with pytest.raises(ValueError, match="05_data: the run has the seeds 0, 1, and of the reference's 2 would be lost"):
+        check_part(tmp_path / "run", tmp_path / "results", ["05_data"])
+
+
+def test_of_a_part_only_its_own_files_are_copied(run, tmp_path):
+    write_csv(run / "04_other.csv", [{"n": 4}])
+    results = tmp_path / "results"
+    promote(run, results, ["03_small.ipynb"], {"03_fill.csv", "notebooks/03_small.ipynb"})
+    found = sorted(p.relative_to(results).as_posix() for p in results.rglob("*") if p.is_file())
+    assert found == ["03_fill.csv", "notebooks/03_small.ipynb"]
+
+
+def test_a_number_that_no_notebook_has_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    assert main(["smoke", "5"]) == 2
+    assert "there is no notebook 5; there are: 00_overview" in capsys.readouterr().err

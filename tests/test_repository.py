@@ -23,12 +23,13 @@ FLOORS = {
     1: "loss attention architectures attention_kernels masks own_attention last_layer collators planned probes",
     2: "text_tokens tool_calls answers conversation truncation tokenizers jsonl rendering chat store store_writer "
     "parts tokenizing lengths corpus models checkpoints footprint ranks store_check alone preflight saved callbacks "
-    "trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations timing defects fetching "
+    "trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations pages timing defects "
+    "fetching "
     "endpoints official judging self_instruct",
     "side": "paths parents strict_yaml typed engine source profiles record seals plots figures tables stats ledger "
     "verdicts claim_scores gpu_results",
-    "top": "execute execution reproduce verify verify_gaps reference page_blocks readme claims launch slurm smoke "
-    "paper_plan paper_table parsing commands cli",
+    "top": "execute execution reproduce verify verify_gaps reference redraw page_blocks readme claims launch slurm "
+    "smoke paper_plan paper_table parsing commands cli",
 }
 MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
 MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}

@@ -222,10 +222,15 @@ def other_settings(run: Path | str, reference: Path | str) -> list[str]:
     for theirs in sorted(Path(reference).glob("[0-9][0-9]_*.json")):
         ours = Path(run) / theirs.name
         if ours.is_file():
-            a, b = (_flat(_config(path)) for path in (ours, theirs))
-            differ = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.split(".")[0] not in MACHINE]
-            found |= {key: f"{key} is {a.get(key)}, in the reference {b.get(key)}" for key in differ}
+            found |= differing(_config(ours), _config(theirs))
     return list(found.values())
+
+
+def differing(ours: dict, theirs: dict) -> dict[str, str]:
+    """A phrase for each setting that two configurations have not in common, but for those that change no number."""
+    a, b = _flat(ours), _flat(theirs)
+    differ = [key for key in {**a, **b} if a.get(key) != b.get(key) and key.split(".")[0] not in MACHINE]
+    return {key: f"{key} is {a.get(key)}, in the reference {b.get(key)}" for key in differ}
 
 
 def table(findings: Sequence[Finding]) -> str:
