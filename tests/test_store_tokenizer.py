@@ -45,7 +45,8 @@ def test_a_word_that_is_another_in_the_model_is_refused_and_added_tokens_and_tem
 def test_a_tokenizer_that_is_gone_or_was_changed_is_told_and_the_models_own_goes_with_it(tmp_path):
     own, trained = words(tmp_path / "own"), tmp_path / "trained"
     trained.mkdir()
-    for gone in ({"tokenizer": str(tmp_path / "nowhere"), "tokenizer_sha256": "0"}, {**manifest(own), "tokenizer_sha256": "0"}):
+    changed = manifest(own, tokenizer_sha256="0")
+    for gone in (changed, {**changed, "tokenizer": str(tmp_path / "nowhere")}):
         (told,) = store_tokenizer.compare(gone, own)
         assert "could not be seen" in told and gone["tokenizer"] in told
         store_tokenizer.write(gone, str(own), trained)
@@ -58,7 +59,8 @@ def test_a_trained_model_has_the_tokenizer_of_its_store_and_the_format_that_it_l
     (tmp_path / "a.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 4)
     made = miniature.load()
     for chat_format in ("template", "llama"):
-        tokenize_jsonl(tmp_path / "a.jsonl", made, tmp_path / "store", chat_format=chat_format, progress=lambda *_: None)
+        quietly = {"chat_format": chat_format, "progress": lambda *_: None}
+        tokenize_jsonl(tmp_path / "a.jsonl", made, tmp_path / "store", **quietly)
         new = {"name": "mini-6b", "vocab_size": len(made), "max_length": 32, "seed": 0}
         settings = {"capacity": 32, "accumulation": 1, "epochs": 1, "snapshots": 1}
         run = Run(chat_format, str(tmp_path / "store"), settings, new_model=new)

@@ -59,8 +59,8 @@ def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
         if there != word and not {there, word} & added:
             raise ValueError(
                 f"the store was made with the tokenizer {manifest.get('tokenizer', tokenizers.MINIATURE)}, in which "
-                f"token {number} is {word!r}; in the model's own, in {model}, it is {there!r}: tokenize with --tokenizer "
-                f"{model}"
+                f"token {number} is {word!r}; in the model's own, in {model}, it is {there!r}: tokenize with "
+                f"--tokenizer {model}"
             )
     return []
 
