@@ -35,10 +35,18 @@ def run(options: argparse.Namespace) -> None:
         which = "no sample has a target" if empty == len(store) else f"{empty:,} of {len(store):,} samples have none"
         print(f"longalign: nothing is learnt where nothing is a target: {which} (longalign data show {options.out})",
               file=sys.stderr)  # fmt: skip
+    if writes_the_day(store, tokenizer):
+        print("longalign: the chat template may write today's date into samples: on another day the same file gives "
+              "another store", file=sys.stderr)  # fmt: skip
     word, lost = unknown(store, tokenizer)
     if lost:
         print(f"longalign: {lost:,} of {store.manifest['tokens']:,} tokens are {word}: the tokenizer has none for "
               "their text, and what it said is not learnt", file=sys.stderr)  # fmt: skip
+
+
+def writes_the_day(store: Any, tokenizer: Any) -> bool:
+    """Whether the chat template that a store was written by asks for the date, as some do in their system message."""
+    return store.manifest["chat_format"] == "template" and "strftime_now" in str(tokenizer.chat_template)
 
 
 def unknown(store: Any, tokenizer: Any) -> tuple[str | None, int]:
