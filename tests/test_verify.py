@@ -85,6 +85,8 @@ def moved(run, reference, kept):
         ("packing", 0, {"packs": 1}, ["packing.csv, row 1, packs: 1"]),
         ("packing", 0, {"fill": 0.5}, ["packing.csv, row 1, fill: 0.5"]),
         ("method_loss", 800, {"loss": 9.0}, ["method_loss.csv, model"]),
+        ("extension_loss", 3, {"tokens": 1}, ["extension_loss.csv, model"]),
+        ("extension_recall", 3, {"count": 1}, ["extension_recall.csv, model"]),
     ],
 )
 def test_a_planted_wrong_number_is_named(run, name, row, values, told):

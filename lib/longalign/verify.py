@@ -29,7 +29,7 @@ from scipy import stats as distributions
 
 from longalign import paths
 from longalign.profiles import load_profile
-from longalign.verify_gaps import broken_ledger, doubled_rows, not_compared, other_seeds
+from longalign.verify_gaps import broken_ledger, doubled_rows, not_compared, other_counts, other_seeds
 
 FAMILY = 0.001
 """How often an honest run may fail, over all numbers together."""
@@ -90,7 +90,10 @@ def compare(run: Path | str, reference: Path | str) -> list[Finding]:
 
 def _left_out(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
     value = next(column for column in VALUES if column in ours)
+    counts = sorted({"tokens", "count"} & set(theirs))
+    keys = [column for column in ours if column not in {value, "experiment", *counts}]
     doubled = doubled_rows(name, ours, [column for column in ours if column != value])
+    doubled += other_counts(name, ours, theirs, keys, counts)
     return doubled + (other_seeds(name, ours, theirs) if "seed" in ours else [])
 
 

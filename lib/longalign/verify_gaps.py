@@ -60,6 +60,27 @@ def other_seeds(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str
     return found
 
 
+def other_counts(
+    name: str, ours: pd.DataFrame, theirs: pd.DataFrame, keys: Sequence[str], counts: Sequence[str]
+) -> list[str]:  # fmt: skip
+    """A sentence for each column of `counts`, such as tokens, that differs in rows of the same `keys`.
+
+    >>> ours, theirs = (pd.DataFrame({"step": [1, 2], "tokens": tokens}) for tokens in ([10, 20], [10, 30]))
+    >>> other_counts("loss", ours, theirs, ["step"], ["tokens"])
+    ['loss.csv, step 2: tokens 20, in the reference 30 (1 row differs)']
+    """
+    both, found = ours.merge(theirs, on=list(keys), suffixes=("", "_reference")), []
+    for column in counts:
+        differs = both[both[column] != both[f"{column}_reference"]]
+        if not differs.empty:
+            first, rows = differs.iloc[0], len(differs)
+            where = ", ".join(f"{key} {first[key]}" for key in keys)
+            they = f"{rows:,} row{'s differ' if rows > 1 else ' differs'}"
+            said = f"{column} {first[column]}, in the reference {first[f'{column}_reference']}"
+            found.append(f"{name}.csv, {where}: {said} ({they})")
+    return found
+
+
 def not_compared(run: Path | str, reference: Path | str, *, left_out: Collection[str] = ()) -> list[str]:
     """A sentence for the tables of a run that the reference lacks, but those `left_out`, and one for the records that
     the run lacks, without which nobody knows its settings."""
