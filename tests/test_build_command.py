@@ -205,6 +205,18 @@ def test_an_item_without_a_good_question_is_not_counted_among_what_is_left_to_as
         assert run(*command) == 0 and "asked 0 requests" in capsys.readouterr().err
 
 
+def test_an_item_whose_questions_were_cut_off_is_not_counted_among_what_is_left_to_ask(folder, tmp_path, capsys):
+    choice = {"index": 0, "message": {"role": "assistant", "content": teach("numbered 1 to 5")},
+              "finish_reason": "length"}  # fmt: skip
+    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "a-model", "choices": [choice]}
+    cut = json.dumps(body).encode()
+    with serving(lambda text, _: cut if "1809" in text and "numbered" in text else None, answer=teach) as server:
+        command = ("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE)
+        assert run(*command) == 0 and report(tmp_path / "l.jsonl")["faults"]["question: cut off"] >= 1
+        capsys.readouterr()
+        assert run(*command) == 0 and "asked 0 requests" in capsys.readouterr().err
+
+
 def test_what_it_wrote_is_no_document_of_the_next_run(folder, tmp_path):
     out = folder / "long.jsonl"
     with serving(answer=teach) as server:

@@ -117,6 +117,8 @@ def test_an_empty_sequence_among_others_stays_in_a_pack_and_leaves_padded_rows()
 def test_what_is_wrong_is_named(collator):
     with pytest.raises(ValueError, match="feature 1 .* no loss_weight; .* PlannedDataset"):
         collator([FEATURES[0], {"input_ids": [1], "labels": [1]}])
+    with pytest.raises(ValueError, match="feature 0 .* no integers"):
+        PackedCollator(0)([{"input_ids": [1.5, 2.0], "labels": [-100, 2], "loss_weight": 1.0}])
     with pytest.raises(ValueError, match=r"feature 0 .* \(2,\) and labels of shape \(3,\)"):
         collator([{"input_ids": [1, 2], "labels": [1, 2, 3], "loss_weight": 1.0}])
     with pytest.raises(ValueError, match="2 micro-batches at once; .* to 1"):

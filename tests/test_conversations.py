@@ -269,6 +269,20 @@ def test_what_a_template_drops_of_a_conversation_with_tools_is_refused_by_name()
             encode(said, byte_tokenizer(template))
 
 
+def test_a_name_goes_through_a_template_that_writes_it_and_through_one_that_does_not():
+    writes = "{% for m in messages %}<|im_start|>{{ m.role }}{{ ' ' + m.name if m.name is defined }}\n{{ m.content }}" \
+             "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"  # fmt: skip
+    turns = [{"role": "user", "content": "who?", "name": "Ann"}, {"role": "assistant", "content": "Marlow"}]
+    for template, told in ((writes, "user Ann\nwho?"), (writes.replace("m.name is defined", "false"), "user\nwho?")):
+        made = byte_tokenizer(template)
+        encoded = encode(turns, made)
+        assert told in made.decode(encoded.input_ids)
+        assert made.decode(encoded.input_ids[encoded.labels != -100]) == "Marlow<|im_end|>"
+    turns[1]["name"] = "Bob"
+    with pytest.raises(DataError, match="does not follow its generation prompt"):
+        encode(turns, byte_tokenizer(writes))
+
+
 def test_a_system_message_that_the_template_drops_is_refused():
     tokenizer = tokenizer_for(DEEPSEEK_R1)
     tokenizer.chat_template = DEEPSEEK_R1.replace("<think>\n", "")

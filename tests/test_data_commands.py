@@ -6,7 +6,7 @@ import os
 import pytest
 from transformers import LlamaConfig
 
-from chat_tokenizers import MARKED, assistant, byte_tokenizer, user
+from chat_tokenizers import MARKED, PLAIN, assistant, byte_tokenizer, user, word_tokenizer
 from longalign import tokenizers
 from longalign.cli import main
 from longalign.commands import show
@@ -40,6 +40,23 @@ def store(tmp_path, capsys):
     file = rows(tmp_path / "a.jsonl", {"messages": SAID}, {"messages": masked}, {"messages": masked[:2]})
     assert main(["data", "tokenize", str(file), "--out", str(tmp_path / "store"), "--max-length", "64"]) == 0
     return tmp_path / "store"
+
+
+def test_text_that_the_tokenizer_cannot_write_is_counted(tmp_path, capsys):
+    words = word_tokenizer()
+    words.save_pretrained(tmp_path / "words")
+    file = rows(tmp_path / "a.jsonl", {"messages": [user("w1 w2"), assistant("w3 😀 w4 😀")]})
+    command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
+    assert main(command) == 0 and "2 of 12 tokens are [UNK]" in capsys.readouterr().err
+
+
+def test_a_template_that_writes_the_day_is_told(tmp_path, capsys):
+    words = byte_tokenizer("{{ strftime_now('%d %b %Y') }}" + PLAIN)
+    words.save_pretrained(tmp_path / "words")
+    file = rows(tmp_path / "a.jsonl", {"messages": SAID})
+    command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
+    for more, told in (([], 1), (["--chat-format", "llama"], 0)):
+        assert main([*command, *more]) == 0 and capsys.readouterr().err.count("today's date") == told
 
 
 def test_tokenizing_ends_with_what_the_store_holds_and_a_warning_where_nothing_is_learnt(store, capsys):

@@ -195,6 +195,17 @@ def test_the_only_model_of_a_server_needs_no_name_and_several_are_listed():
         Server(server.url, key_variable="TEST_API_KEY")
 
 
+def test_a_model_that_answers_in_anothers_place_is_told_once_and_a_refusal_is_what_it_said(capsys):
+    message = {"role": "assistant", "content": None, "refusal": "I cannot."}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "small", "choices": [choice]}
+    with serving(lambda *_: json.dumps(body).encode()) as server:
+        asked = Server(server.url, model="large", key_variable="TEST_API_KEY")
+        assert [asked.ask(request(question)).text for question in ("a", "b")] == ["I cannot."] * 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "was asked for large and says that small answered" in told
+
+
 def test_a_line_that_was_cut_short_is_dropped_and_the_rest_is_known(tmp_path):
     path = tmp_path / "a.jsonl"
     with Replies(path) as file:

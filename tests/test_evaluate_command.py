@@ -68,6 +68,14 @@ def test_a_model_and_a_judge_behind_servers_answer_whatever_fails_and_no_key_get
         assert secret not in written + told.out + told.err
 
 
+def test_answers_that_are_empty_are_counted(tmp_path, capsys):
+    with serving(answer=lambda text: "" if len(text) % 2 else "a") as server:
+        assert run("longbench-chat", "--model", server.url, "--limit", 6, "--out", tmp_path) == 0
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    empty = sum(row["answer"] == "" for row in rows)
+    assert 0 < empty < 6 and f"longalign: {empty} answers are empty" in capsys.readouterr().err
+
+
 def test_a_recorded_judge_needs_no_key_and_gives_the_same_scores(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     asked = ("longbench-chat", "--model", BASE, "--window", 512, "--limit", 3)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from longalign import cli
 from longalign.chat import encode_prompt
@@ -144,3 +144,13 @@ def test_settings_that_cannot_be_read_are_refused_for_end_tokens_stand_there(tmp
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"generation_config\.json: it is no JSON .*mend it, or remove it"):
         LocalModel(str(tmp_path))
+
+
+def test_a_model_whose_attention_only_its_own_code_computes_answers_by_that(tmp_path):
+    sizes = {"vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "head_dim": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "query_pre_attn_scalar": 8}  # fmt: skip
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(Gemma2Config(**sizes, pad_token_id=0, eos_token_id=1, bos_token_id=2)).save_pretrained(tmp_path)
+    model = LocalModel(str(tmp_path))
+    assert model.loaded.config._attn_implementation == "eager", "the others drop the cap of its scores"
+    assert model.ask(ASKED).text == text(argmax(model.loaded))

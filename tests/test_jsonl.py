@@ -35,6 +35,7 @@ GOOD = [user("why?"), assistant("because")]
         ([user("ab\ud800"), assistant("a")], r"messages\[0\].content: lone surrogate .'\\ud800' at character 3"),
         ([user("a")], "field messages: no assistant turn"),
         ([user("a"), assistant("")], r"messages\[1\].content: empty answer"),
+        ([user("a"), assistant("\u00ad\u2800\u3164\u200e")], r"messages\[1\].content: empty answer"),
         ([user("a"), assistant(" \n\u200b\ufeff"), user("b"), assistant("c")], r"messages\[1\].content: empty answer"),
         ([*GOOD, user("more?")], r"messages\[2\].role: last turn not of the assistant .it is of the user"),
         ([assistant("a"), *GOOD], r"messages\[0\].role: wrong order of roles .expected user, found assistant"),
@@ -49,10 +50,10 @@ def test_messages_that_are_no_conversation_are_refused_with_their_field(messages
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("key", ["training", "loss", "mask", "trainable"])
+@pytest.mark.parametrize("key", ["training", "loss", "mask", "trainable", "Weight", "TRAIN"])
 def test_other_words_for_train_are_refused_by_name(key):
     messages = [user("why?"), dict(assistant("because"), **{key: False})]
-    with pytest.raises(DataError, match=rf"messages\[1\].{key}: field is not read .*train"):
+    with pytest.raises(DataError, match=rf"messages\[1\].{key}: field is not read .*(train|weight)"):
         check_messages(messages)
     assert check_messages([dict(GOOD[0], images=[], loss=None), GOOD[1]]) == GOOD
 
@@ -62,7 +63,11 @@ def test_other_words_for_train_are_refused_by_name(key):
     [
         ({"system": "Be brief."}, "system"), ({"documents": [{"text": "a"}]}, "documents"),
         ({"images": ["a.png"]}, "images"), ({"train": False}, "train"), ({"weight": 0}, "weight"),
-        ({"weight": 0.5}, "weight"), ({"weight": 1, "train": True, "images": [], "system": " "}, None),
+        ({"weight": 0.5}, "weight"), ({"weight": "0"}, "weight"), ({"train": 0}, "train"),
+        ({"train": "false"}, "train"),
+        ({"loss_mask": [0, 1]}, "loss_mask"), ({"weights": [0, 1]}, "weights"), ({"training": False}, "training"),
+        ({"system_prompt": "Be brief."}, "system_prompt"), ({"chat_template": "x"}, "chat_template"),
+        ({"loss": 0.7, "weight": None}, None), ({"weight": 1, "train": True, "images": [], "system": " "}, None),
         ({"system": "Be brief.", "messages": [{"role": "system", "content": "Be brief."}, *GOOD]}, None),
         ({"split": "train", "length": 7, "id": "a"}, None),
     ],
@@ -79,7 +84,7 @@ def test_what_a_sample_says_beside_its_messages_is_refused_or_means_nothing(extr
 
 def test_a_conversation_passes_with_role_and_content_alone():
     system = {"role": "system", "content": "be brief"}
-    assert check_messages([system, *GOOD, dict(user(""), name="x"), assistant("b")]) == [
+    assert check_messages([system, *GOOD, dict(user(""), weight=None), assistant("b")]) == [
         system, *GOOD, user(""), assistant("b"),
     ]  # fmt: skip
     assert check_messages(GOOD[:1], last="user") == GOOD[:1]

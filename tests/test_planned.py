@@ -31,6 +31,28 @@ def test_measure_counts_targets_after_position_0_and_token_0_as_any_other():
     assert [array.tolist() for array in measure([])] == [[], []]
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"attention_mask": [1, 1, 1, 0]}, "sequence 1 is padded"),
+        ({"position_ids": [0, 1, 0, 1]}, "sequence 1 has position_ids of its own"),
+        ({"labels": [-100, 6, 7, 0]}, "sequence 1 has labels that are shifted"),
+        ({"attention_mask": [1] * 4, "position_ids": np.arange(4)}, None),
+    ],
+)
+def test_a_sequence_that_stands_for_another_than_its_ids_and_labels_is_refused(more, says):
+    whole = {"input_ids": [4, 5, 6, 7], "labels": [-100, 5, 6, 7]}
+    odd = [whole, {**whole, **more}]
+    if says is None:
+        assert [array.tolist() for array in measure(odd)] == [[4, 4], [3, 3]]
+        return
+    with pytest.raises(ValueError, match=says):
+        measure(odd)
+    lengths, target_counts = measure([whole, whole])
+    with pytest.raises(ValueError, match=says):
+        list(PlannedDataset(odd, [plan_packing(lengths, target_counts=target_counts, capacity=4)]))
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=20),

@@ -22,10 +22,9 @@ FLOORS = {
     0: "source_hash shapes packing bins batching plan weights cost demand levels balance summary arguments",
     1: "loss attention architectures attention_kernels masks own_attention last_layer collators planned probes",
     2: "text_tokens tool_calls answers conversation truncation tokenizers jsonl rendering chat store store_writer "
-    "parts tokenizing lengths corpus models checkpoints footprint ranks store_check alone preflight saved callbacks "
-    "trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations pages timing defects "
-    "fetching "
-    "endpoints official judging self_instruct",
+    "parts tokenizing store_tokenizer lengths corpus models checkpoints footprint ranks store_check alone preflight "
+    "saved callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations pages "
+    "timing defects fetching endpoints official judging self_instruct",
     "side": "paths parents strict_yaml typed engine source profiles record seals plots figures tables stats ledger "
     "verdicts claim_scores gpu_results",
     "top": "execute execution reproduce verify verify_gaps reference redraw page_blocks readme claims launch slurm "

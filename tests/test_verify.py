@@ -89,6 +89,8 @@ def moved(run, reference, kept):
         ("packing", 0, {"packs": 1}, ["packing.csv, row 1, packs: 1"]),
         ("packing", 0, {"fill": 0.5}, ["packing.csv, row 1, fill: 0.5"]),
         ("method_loss", 800, {"loss": 9.0}, ["method_loss.csv, model"]),
+        ("extension_loss", 3, {"tokens": 1}, ["extension_loss.csv, model"]),
+        ("extension_recall", 3, {"count": 1}, ["extension_recall.csv, model"]),
     ],
 )
 def test_a_planted_wrong_number_is_named(run, name, row, values, told):
@@ -232,10 +234,32 @@ def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     shutil.copytree(run, tmp_path / "runs" / "laptop", ignore=shutil.ignore_patterns("runs"))
     shutil.copytree(REFERENCE / "items", tmp_path / "runs" / "laptop" / "items")
+    records(tmp_path / "runs" / "laptop")
     assert verify.main(["laptop"]) == 0 and "0 out of bounds" in capsys.readouterr().out
     change(tmp_path / "runs" / "laptop", "packing", 0, packs=1)
     assert verify.main(["laptop"]) == 1
     assert "out of bounds: packing.csv, row 1, packs: 1, in the reference" in capsys.readouterr().out
+
+
+def records(folder):
+    for path in REFERENCE.glob("[0-9][0-9]_*.json"):
+        shutil.copy(path, folder)
+
+
+def test_tables_that_the_reference_lacks_and_records_that_the_run_lacks_are_told(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    whole = tmp_path / "runs" / "laptop"
+    shutil.copytree(run, whole, ignore=shutil.ignore_patterns("runs"))
+    shutil.copytree(REFERENCE / "items", whole / "items")
+    records(whole)
+    shutil.copy(whole / "methods.csv", whole / "methods_2.csv")
+    (whole / "07_training_methods.json").unlink()
+    assert verify.main(["laptop"]) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not compared: ")]
+    assert told == [
+        "not compared: methods_2.csv: the reference has no such table",
+        "not compared: the settings of 07_training_methods.json, for the run has no such record",
+    ]
 
 
 TRAIN = """

@@ -56,7 +56,8 @@ class PackedCollator:
     """Concatenates every sequence of a micro-batch, all of its packs, into one row; needs the "longalign" attention.
 
     `weights_dtype` is the dtype of `loss_weights` (fp64 for exact comparisons).  Raises ValueError for a feature
-    without `loss_weight`, one whose labels and input_ids differ in length, and more than one micro-batch.
+    without `loss_weight`, one whose labels and input_ids differ in length or are no integers, and more than one
+    micro-batch.
 
     >>> batch = PackedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
     >>> batch["cu_seqlens"].tolist(), batch["max_seqlen"], batch["position_ids"].tolist()
@@ -135,7 +136,10 @@ def _sequence(index: int, feature: Feature) -> tuple[np.ndarray, np.ndarray, np.
             f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
             "features from PlannedDataset, or set it from longalign.weights."
         )
-    tokens, labels = (np.asarray(feature[name]).astype(np.int64) for name in ("input_ids", "labels"))
+    given = [np.asarray(feature[name]) for name in ("input_ids", "labels")]
+    if any(len(array) and array.dtype.kind not in "iu" for array in given):
+        raise ValueError(f"feature {index} of the micro-batch has input_ids or labels that are no integers.")
+    tokens, labels = (array.astype(np.int64) for array in given)
     if tokens.shape != labels.shape or tokens.ndim != 1:
         raise ValueError(
             f"feature {index} of the micro-batch has input_ids of shape {tokens.shape} and labels of "

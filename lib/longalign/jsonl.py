@@ -16,20 +16,25 @@ ROLES = ("system", "user", "assistant", "tool")
 _FOLLOWS = {
     "system": ("user",), "user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool"),
 }  # fmt: skip
-CARRIED = ("reasoning_content", "reasoning", "thinking", "tool_plan", "tool_calls", "function_call", "refusal")
+CARRIED = (
+    "reasoning_content", "reasoning", "reasoning_details", "reasoning_text", "thinking", "thought", "thoughts",
+    "tool_plan", "tool_calls", "function_call", "refusal",
+)  # fmt: skip
 """What a message says beside its content, under the names that chat templates and servers have for it."""
-_KEPT = {"role", "content", "weight", "train", "tool_call_id", *CARRIED}
 _MEDIA = dict.fromkeys(("images", "image", "audios", "audio", "videos", "video"), "text alone is learnt; leave it out")
 _UNREAD = {
     "functions": "name them under the key tools",
     "chat_template_kwargs": "a chat template is given messages and tools alone; leave it out",
+    "chat_template": "it is the tokenizer's; leave it out",
     "documents": "write them into the message that asks about them",
     **_MEDIA,
 }
 """Keys of a sample that would change what it says, and what to do instead."""
 _MASKS = ("training", "trainable", "loss", "loss_mask", "mask", "masked", "training_detail", "train_detail")
 _UNREAD_OF_MESSAGE = {**dict.fromkeys(_MASKS, "what is learnt is said by train, true or false"), **_MEDIA}
-VISIBLE = re.compile(r"[^\s\u200b-\u200d\u2060\ufeff]")
+VISIBLE = re.compile(
+    r"[^\s\u00ad\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2800\u3164\ufe0f\ufeff\uffa0]"
+)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -94,7 +99,8 @@ class Line:
                 raise DataError("field is not read", instead, field=key)
         messages = row.get("messages")
         _check_masks(row)
-        _check_system(row.get("system"), messages)
+        for key in ("system", "system_prompt", "system_message"):
+            _check_system(key, row.get(key), messages)
         return messages, row.get("tools")
 
 
@@ -140,18 +146,18 @@ def _split(file: BinaryIO, digest: Any, offset: int, end: int | None) -> Iterato
 
 
 def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, Any]]:
-    """The messages, without keys that mean nothing, when they are a conversation that ends with a turn of `last`.
+    """The messages, without keys that say nothing, when they are a conversation that ends with a turn of `last`.
 
     An optional system message comes first; then user and assistant take turns, the user first.  After an answer the
     results of tools (role "tool") may stand in the user's place.  `last="user"` is a prompt: it ends with what is to
     be answered, a question or a tool's result.  A question may be empty, an answer may not: the paper removes the
     empty assistant turns of ShareGPT from the data (arXiv 2401.18058), here the sample is refused; an answer that only
     calls tools has no text.  `weight` (0 or 1) and `train` (true or false) say whether an answer is a target
-    (`is_target`).  Kept are these, what is CARRIED beside the content, and a tool's name and call; a key that is null
-    is none.  Raises DataError with the field.
+    (`is_target`).  Other keys go to the chat template, which may write them (a `name`); one that is null or
+    empty is none.  Raises DataError with the field.
 
-    >>> check_messages([{"role": "user", "content": "Why?", "weight": None, "id": 7}], last="user")
-    [{'role': 'user', 'content': 'Why?'}]
+    >>> check_messages([{"role": "user", "content": "Why?", "weight": None, "name": "Ann"}], last="user")
+    [{'role': 'user', 'content': 'Why?', 'name': 'Ann'}]
     """
     if messages is None:
         raise DataError("missing messages", 'a sample needs a list under "messages"', field="messages")
@@ -172,7 +178,9 @@ def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, 
     if (roles[-1] == "assistant") != (last == "assistant") or roles[-1] == "system":
         detail = f"it is of the {roles[-1]}"
         raise DataError(f"last turn not of the {last}", detail, field=f"messages[{len(roles) - 1}].role")
-    return [{key: value for key, value in message.items() if _is_kept(key, value, message)} for message in messages]
+    said = [{key: value for key, value in message.items() if value not in (None, [], {}, "")} for message in messages]
+    return [{**kept, "content": ""} if message.get("content") == "" else kept
+            for kept, message in zip(said, messages, strict=True)]  # fmt: skip
 
 
 def check_tools(tools: Any) -> list[dict[str, Any]] | None:
@@ -201,12 +209,6 @@ def is_target(message: Mapping[str, Any]) -> bool:
     return message["role"] == "assistant" and message.get("weight", 1) == 1 and message.get("train", True)
 
 
-def _is_kept(key: str, value: Any, message: Mapping[str, Any]) -> bool:
-    if value is None or (key in CARRIED and not value):
-        return False
-    return key in _KEPT or (key == "name" and message["role"] == "tool")
-
-
 def _check_message(message: Any, field: str) -> None:
     if not isinstance(message, dict):
         raise DataError("message not an object", f"it is {_kind(message)}", field=field)
@@ -223,6 +225,8 @@ def _check_message(message: Any, field: str) -> None:
         _check_text(value, f"{field}.{key}")
         if key in _UNREAD_OF_MESSAGE and value is not None and value not in ([], {}, ""):
             raise DataError("field is not read", _UNREAD_OF_MESSAGE[key], field=f"{field}.{key}")
+        if key != key.lower() and key.lower() in ("weight", "train"):
+            raise DataError("field is not read", f"write {key.lower()}", field=f"{field}.{key}")
     if role == "assistant" and not calls and not VISIBLE.search(content):
         raise DataError("empty answer", "an answer needs visible text", field=f"{field}.content")
     _check_weight(message, field)
@@ -230,20 +234,20 @@ def _check_message(message: Any, field: str) -> None:
 
 def _check_masks(row: Mapping[str, Any]) -> None:
     """Raises DataError for a sample that is not to be learnt as a whole, or more than others."""
-    weight, train = row.get("weight"), row.get("train")
-    if train is False or (isinstance(weight, int | float) and weight != 1):
-        key = "weight" if train is not False else "train"
-        detail = "of messages alone it is; leave the sample out, or say it of its answers"
-        raise DataError("field is not read", detail, field=key)
+    detail = "of messages alone it is; leave the sample out, or say it of its answers"
+    for key in ("train", "weight", "weights", *_MASKS):
+        value, one = row.get(key), key in ("train", "weight")
+        if value not in (None, True, 1, []) and (one or isinstance(value, list | bool)):
+            raise DataError("field is not read", detail, field=key)
 
 
-def _check_system(system: Any, messages: Any) -> None:
+def _check_system(key: str, system: Any, messages: Any) -> None:
     """Raises DataError for a system message beside the messages, unless it is the first of them as well."""
     if not isinstance(system, str) or not system.strip():
         return
     first = messages[0] if isinstance(messages, list) and messages and isinstance(messages[0], dict) else {}
     if (first.get("role"), first.get("content")) != ("system", system):
-        raise DataError("field is not read", "make it the first message, of the role system", field="system")
+        raise DataError("field is not read", "make it the first message, of the role system", field=key)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

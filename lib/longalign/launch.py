@@ -156,8 +156,11 @@ def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[in
 
 def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
+    from longalign import store_tokenizer
+
     store, run = TokenStore(Path(job.data), verify=True), job.run()
-    plans, notes = job.plans(store), list(proofs(job, store))
+    notes = store_tokenizer.compare(store.manifest, job.model)
+    plans, notes = job.plans(store), [*notes, *proofs(job, store)]
     yield f"job: {json.dumps(asdict(job), indent=2)}"
     if job.engine.zero is not None:
         options = {"accumulation": plans[0].accumulation, "max_grad_norm": job.training.max_grad_norm}
@@ -254,6 +257,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tflops", type=float, default=A800, help=f"of a device, for the hours (default: {A800:g})")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of them that is used (default: 0.4)")
     options = parser.parse_args(arguments)
+    from longalign import store_tokenizer
+
     if options.out:
         os.environ["LONGALIGN_RUNS"] = str(options.out.resolve())
     try:
@@ -266,6 +271,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_devices(job, store, job.plans(store))
         run = job.run()
         if not run.finished:
+            for note in store_tokenizer.compare(store.manifest, job.model):
+                print(f"longalign.launch: {note}", file=sys.stderr)
             for _ in proofs(job, store, room=SOON):
                 pass
         crew.execute_all([run])

@@ -32,12 +32,13 @@ class Sequences(Protocol):
 def measure(sequences: Sequences) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " sequences"]]:
     """Lengths and target counts N_i of the sequences, which is what a plan is made from; position 0 never counts.
 
+    Raises ValueError for a sequence that is padded, packed already, or whose labels are shifted.
+
     >>> lengths, target_counts = measure([{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)])
     >>> lengths.tolist(), target_counts.tolist()
     ([2, 4, 3], [1, 3, 2])
     """
-    items = (sequences[index] for index in range(len(sequences)))
-    pairs = [(len(item["input_ids"]), _target_count(item["labels"])) for item in items]
+    pairs = [_measured(index, sequences[index]) for index in range(len(sequences))]
     lengths, target_counts = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return lengths, target_counts
 
@@ -154,7 +155,7 @@ class PlannedDataset(Dataset):
     def _feature(self, plan: Plan, index: int, loss_weight: float) -> dict[str, Any]:
         sequence = self.sequences[index]
         input_ids, labels = sequence["input_ids"], sequence["labels"]
-        found = len(input_ids), _target_count(labels)
+        found = _measured(index, sequence)
         expected = int(plan.lengths[index]), int(plan.target_counts[index])
         if found != expected:
             raise ValueError(
@@ -202,5 +203,29 @@ class EvaluationDataset(PlannedDataset):
         ]
 
 
-def _target_count(labels: Any) -> int:
-    return int(np.count_nonzero(np.asarray(labels)[1:] != IGNORE_INDEX))
+def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
+    """Length and targets of a sequence; raises ValueError for one that stands for another than its ids and labels."""
+    ids, labels = np.asarray(sequence["input_ids"]), np.asarray(sequence["labels"])
+    if "attention_mask" in sequence and not np.all(sequence["attention_mask"]):
+        raise ValueError(f"sequence {index} is padded (zeros in its attention_mask); give its own tokens alone")
+    if "position_ids" in sequence and not np.array_equal(sequence["position_ids"], np.arange(len(ids))):
+        raise ValueError(f"sequence {index} has position_ids of its own, as packs have; give each sequence apart")
+    if ids.ndim == 1 and ids.shape == labels.shape and _shifted(ids, labels):
+        raise ValueError(
+            f"sequence {index} has labels that are shifted (each is the next token's id); the loss shifts them, so "
+            "give each token's own id"
+        )
+    return len(ids), int(np.count_nonzero(labels[1:] != IGNORE_INDEX))
+
+
+def _shifted(ids: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether every label is the id of the next token, and none that of its own.
+
+    >>> _shifted(np.array([4, 5, 6]), np.array([-100, 6, -100])), _shifted(np.array([4, 5, 6]), np.array([-100, 5, 6]))
+    (True, False)
+    """
+    at = np.flatnonzero(labels != IGNORE_INDEX)
+    if not len(at) or (labels[at] == ids[at]).any():
+        return False
+    inside = at[at < len(ids) - 1]  # behind the last token nothing is known
+    return bool(len(inside)) and bool((labels[inside] == ids[inside + 1]).all())

@@ -147,9 +147,13 @@ def _train(run: Run) -> None:
 
 
 def _finish(run: Run, store: Any) -> None:
+    from longalign import store_tokenizer
+
     if (run.folder / "work" / "snapshots").is_dir():
         shutil.rmtree(run.snapshots, ignore_errors=True)
         shutil.copytree(run.folder / "work" / "snapshots", run.snapshots)  # who is killed here finds them all again
+    for folder in (run.model, *run.snapshots.glob("step-*")):
+        store_tokenizer.write(store.manifest, run.start, folder)
     shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
     last = read_events(run.folder / "events.jsonl")[-1]
     where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}

@@ -72,6 +72,11 @@ class TokenStore:
         tokens = np.memmap(self.folder / "tokens.bin", "<i4", "r") if self.offsets[-1] else np.array([], "<i4")
         return (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, -1)
 
+    def count(self, token: int) -> int:
+        """How often a token id stands in the store."""
+        tokens = np.memmap(self.folder / "tokens.bin", "<i4", "r") if self.offsets[-1] else np.array([], "<i4")
+        return sum(int(np.count_nonzero(tokens[i : i + 2**24] == token)) for i in range(0, len(tokens), 2**24))
+
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return TokenStore, (self.folder,)
 

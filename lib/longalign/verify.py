@@ -29,7 +29,7 @@ from scipy import stats as distributions
 
 from longalign import paths
 from longalign.profiles import load_profile
-from longalign.verify_gaps import broken_ledger, doubled_rows, other_seeds
+from longalign.verify_gaps import broken_ledger, doubled_rows, not_compared, other_counts, other_seeds
 
 FAMILY = 0.001
 """How often an honest run may fail, over all numbers together."""
@@ -90,7 +90,10 @@ def compare(run: Path | str, reference: Path | str) -> list[Finding]:
 
 def _left_out(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
     value = next(column for column in VALUES if column in ours)
+    counts = sorted({"tokens", "count"} & set(theirs))
+    keys = [column for column in ours if column not in {value, "experiment", *counts}]
     doubled = doubled_rows(name, ours, [column for column in ours if column != value])
+    doubled += other_counts(name, ours, theirs, keys, counts)
     return doubled + (other_seeds(name, ours, theirs) if "seed" in ours else [])
 
 
@@ -258,18 +261,20 @@ def main(arguments: Sequence[str]) -> int:
         if settings := other_settings(run, reference):
             raise ValueError(f"this run cannot be compared with the reference: {'; '.join(settings[:5])}")
         findings, verdicts = compare(run, reference), changed_verdicts(run, reference)
-        broken = broken_ledger(run)
+        broken, unseen = broken_ledger(run), not_compared(run, reference, left_out={TIMES, CLAIMS, *NOT_OF_A_RUN})
     except (ValueError, FileNotFoundError) as error:
         print(f"longalign.verify: {error}", file=sys.stderr)
         return 2
     print(table(findings))
     for sentence in (sentence for f in findings for sentence in f.wrong):
         print(f"out of bounds: {sentence}")
+    for sentence in unseen:
+        print(f"not compared: {sentence}")
     for sentence in broken:
         print(f"not computed from the tables: {sentence}")
     for sentence in verdicts:
         print(f"another verdict: {sentence}")
-    return 1 if broken or any(f.wrong for f in findings) else 0
+    return 1 if broken or unseen or any(f.wrong for f in findings) else 0
 
 
 def _config(path: Path) -> dict:

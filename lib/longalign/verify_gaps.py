@@ -6,7 +6,8 @@ the place of another, and a ledger that was not computed from the run's tables w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ NUMBERS = ("estimate", "low", "high", "item_low", "item_high", "p_holm", "seeds"
 WORDS = ("source", "statement", "notebook", "paper", "metric", "direction")
 DIGITS = 1e-4
 """Relative difference of a number that was written with six digits, and of p values that are computed from such."""
+_RECORD = re.compile(r"\d\d_.*\.json")
 
 
 def doubled_rows(name: str, table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
@@ -56,6 +58,37 @@ def other_seeds(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str
                 f"cannot be compared, the reference has {_listed(sorted(known[key]))}"
             )
     return found
+
+
+def other_counts(
+    name: str, ours: pd.DataFrame, theirs: pd.DataFrame, keys: Sequence[str], counts: Sequence[str]
+) -> list[str]:  # fmt: skip
+    """A sentence for each column of `counts`, such as tokens, that differs in rows of the same `keys`.
+
+    >>> ours, theirs = (pd.DataFrame({"step": [1, 2], "tokens": tokens}) for tokens in ([10, 20], [10, 30]))
+    >>> other_counts("loss", ours, theirs, ["step"], ["tokens"])
+    ['loss.csv, step 2: tokens 20, in the reference 30 (1 row differs)']
+    """
+    both, found = ours.merge(theirs, on=list(keys), suffixes=("", "_reference")), []
+    for column in counts:
+        differs = both[both[column] != both[f"{column}_reference"]]
+        if not differs.empty:
+            first, rows = differs.iloc[0], len(differs)
+            where = ", ".join(f"{key} {first[key]}" for key in keys)
+            they = f"{rows:,} row{'s differ' if rows > 1 else ' differs'}"
+            said = f"{column} {first[column]}, in the reference {first[f'{column}_reference']}"
+            found.append(f"{name}.csv, {where}: {said} ({they})")
+    return found
+
+
+def not_compared(run: Path | str, reference: Path | str, *, left_out: Collection[str] = ()) -> list[str]:
+    """A sentence for the tables of a run that the reference lacks, but those `left_out`, and one for the records that
+    the run lacks, without which nobody knows its settings."""
+    ours, theirs = ({path.name for path in Path(folder).glob("*") if path.is_file()} for folder in (run, reference))
+    tables = sorted(name for name in ours - theirs if name.endswith(".csv") and name[:-4] not in left_out)
+    records = sorted(name for name in theirs - ours if _RECORD.fullmatch(name))
+    found = [f"{', '.join(tables)}: the reference has no such table"] if tables else []
+    return found + ([f"the settings of {', '.join(records)}, for the run has no such record"] if records else [])
 
 
 def broken_ledger(run: Path | str) -> list[str]:

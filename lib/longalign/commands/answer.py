@@ -66,6 +66,8 @@ def _tell(path: Path, answers: Sequence[Answer], missing: Sequence[answering.Mis
     there = sum(a.finish != MISSING for a in answers)
     print(f"{path}: {there:,} answers; {cut:,} prompts lost their middle to fit the window, {unended:,} answers "
           "were cut off at the most tokens they may have", flush=True)  # fmt: skip
+    if empty := sum(not a.answer.strip() for a in answers):
+        print(f"longalign: {empty:,} answers are empty", file=sys.stderr)
     for name, error in missing[:3]:
         print(f"longalign: {name} has no answer: {' '.join(str(error).split())}", file=sys.stderr)
     if unheard := sum(isinstance(error, EndpointError) and not isinstance(error, NoReply) for _, error in missing):

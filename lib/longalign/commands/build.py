@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from longalign.endpoints.errors import THOUGHTS_ALONE
+from longalign.endpoints.errors import THOUGHTS_ALONE, NoReply
 from longalign.parsing import Parser, add_server_options, fail, positive, seed, share
 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
@@ -124,16 +124,23 @@ def _teacher(
 
 def _requests(teacher: Any, items: Sequence[Any]) -> Iterator[tuple[Any, int]]:
     """What will be asked at least: questions and one answer an item, with about their tokens."""
-    from longalign.self_instruct import build, prompts
+    from longalign.self_instruct import build
 
     for item in items:
         tokens, proposal = item.tokens + QUESTION_TOKENS, teacher.proposal(item)
         yield proposal, tokens
-        known = teacher.asker.known(proposal)
-        spoken = item.document.language
-        questions = prompts.questions(known.text, spoken) if known else [UNKNOWN[spoken]]
-        for question in build.asked_in_turn(item, questions)[:1]:
+        for question in build.asked_in_turn(item, _questions(teacher, item, teacher.asker.known(proposal)))[:1]:
             yield teacher.request(item, question), tokens
+
+
+def _questions(teacher: Any, item: Any, known: Any) -> list[str]:
+    """Those of a reply that is known, none where it will be refused; without a reply one that stands for them."""
+    if known is None:
+        return [UNKNOWN[item.document.language]]
+    try:
+        return teacher.proposed(item, known)
+    except NoReply:
+        return []
 
 
 def _tell(options: argparse.Namespace, outcomes: Sequence[Any], written: int) -> None:

@@ -21,12 +21,13 @@ def add(children: Any, top: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Make the store; say what it holds, and warn of samples that teach nothing."""
+    """Make the store; say what it holds, and warn of samples that teach nothing and of text that became nothing."""
     from longalign.commands.loading import load_tokenizer
     from longalign.tokenizing import tokenize_jsonl
 
+    tokenizer = load_tokenizer(options.tokenizer)
     store = tokenize_jsonl(
-        options.data, load_tokenizer(options.tokenizer), options.out, chat_format=options.chat_format,
+        options.data, tokenizer, options.out, chat_format=options.chat_format,
         max_length=options.max_length, skip_invalid=options.skip_invalid, workers=options.workers,
     )  # fmt: skip
     print("\n".join(summary(str(options.out), store)))
@@ -34,6 +35,28 @@ def run(options: argparse.Namespace) -> None:
         which = "no sample has a target" if empty == len(store) else f"{empty:,} of {len(store):,} samples have none"
         print(f"longalign: nothing is learnt where nothing is a target: {which} (longalign data show {options.out})",
               file=sys.stderr)  # fmt: skip
+    if writes_the_day(store, tokenizer):
+        print("longalign: the chat template may write today's date into samples: on another day the same file gives "
+              "another store", file=sys.stderr)  # fmt: skip
+    word, lost = unknown(store, tokenizer)
+    if lost:
+        print(f"longalign: {lost:,} of {store.manifest['tokens']:,} tokens are {word}: the tokenizer has none for "
+              "their text, and what it said is not learnt", file=sys.stderr)  # fmt: skip
+
+
+def writes_the_day(store: Any, tokenizer: Any) -> bool:
+    """Whether the chat template that a store was written by asks for the date, as some do in their system message."""
+    return store.manifest["chat_format"] == "template" and "strftime_now" in str(tokenizer.chat_template)
+
+
+def unknown(store: Any, tokenizer: Any) -> tuple[str | None, int]:
+    """The tokenizer's token for text that it cannot write, and how often it stands in a store; None and 0 where that
+    token has another task, such as the end."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    word = tokenizer.unk_token or getattr(model, "unk_token", None)
+    if word is None or word in (tokenizer.eos_token, tokenizer.bos_token):
+        return None, 0
+    return word, store.count(tokenizer.convert_tokens_to_ids(word))
 
 
 def summary(name: str, store: Any) -> Iterator[str]:

@@ -53,6 +53,7 @@ class Server:
             http_client=openai.DefaultHttpxClient(follow_redirects=False),  # documents go to nobody else
         )  # fmt: skip
         self.model = model or self._only_model()
+        self._known_as = {self.model}
 
     def ask(self, request: Request) -> Reply:
         """Ask once. Raises `Passing`, `Refused` or `Stopped`."""
@@ -84,8 +85,9 @@ class Server:
             what = f"an error: {self.clean(str(told))}" if told else "a reply without choices"
             raise Passing(f"{self.url} answered with {what}")
         choice, usage = said.choices[0], getattr(said, "usage", None)
+        self._tell_another(getattr(said, "model", None))
         message = getattr(choice, "message", choice)
-        text, thoughts = _parts(getattr(message, "content", None) or "")
+        text, thoughts = _parts(getattr(message, "content", None) or getattr(message, "refusal", None) or "")
         thoughts = thoughts or next(filter(None, (getattr(message, name, None) for name in THOUGHTS)), "")
         finish = getattr(choice, "finish_reason", None)
         if not isinstance(text, str) or choice is None or isinstance(choice, str):
@@ -94,6 +96,13 @@ class Server:
         counts = (count if type(count) is int else None for count in tokens)
         thoughts = self._hidden(thoughts) if isinstance(thoughts, str) else ""
         return Reply(self._hidden(text), "stop" if finish in ENDED else "length", *counts, thoughts)
+
+    def _tell_another(self, name: Any) -> None:
+        """One line on stderr where the server says that another model answered than the one that was asked."""
+        if isinstance(name, str) and name and name not in self._known_as:
+            self._known_as.add(name)
+            print(f"longalign: {self.url} was asked for {self.model} and says that {self.clean(name)} answered; "
+                  "replies are kept under the name that was asked", file=sys.stderr, flush=True)  # fmt: skip
 
     def _only_model(self) -> str:
         try:

@@ -38,8 +38,7 @@ class LocalModel:
         logging.disable_progress_bar()
         try:
             loaded, told = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False, output_loading_info=True,
-                ignore_mismatched_sizes=True,
+                name, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
             )  # fmt: skip
             saved.told_whole(told, name, loaded)
         except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:

@@ -55,11 +55,14 @@ class ModelTeacher:
         self.words, self.answer_tokens = words, answer_tokens
 
     def propose(self, item: Item) -> list[str]:
-        """The questions in the reply, as `longalign.self_instruct.prompts.questions` reads it.
+        """The questions in the reply. Raises `NoReply` where it was cut off."""
+        return self.proposed(item, self.asker.ask(self.proposal(item)))
+
+    def proposed(self, item: Item, reply: Reply) -> list[str]:
+        """The questions in a reply, as `longalign.self_instruct.prompts.questions` reads it.
 
         Raises `NoReply` where it was cut off: what looks like questions may be drafts of thoughts that have no end.
         """
-        reply = self.asker.ask(self.proposal(item))
         if reply.finish == "length":
             raise NoReply(CUT_OFF)
         return prompts.questions(reply.text, item.document.language)

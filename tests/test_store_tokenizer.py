@@ -1,0 +1,86 @@
+"""A store's tokenizer: a model of another vocabulary is refused, and what was trained keeps the tokenizer."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from longalign import launch, paths, store_tokenizer
+from longalign.chat import tokenizer_hash
+from longalign.corpus import tokenizer as miniature
+from longalign.crew import execute
+from longalign.runs import Run
+from longalign.tokenizing import tokenize_jsonl
+
+WORDS = ["<e>", "who", "Marlow", "leads"]
+TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}<e>{% endfor %}"
+
+
+def words(folder, *, vocabulary=WORDS, template=TEMPLATE, added=()):
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token=vocabulary[0]))
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<e>", unk_token="<e>")
+    made.add_tokens(list(added), special_tokens=True)
+    made.chat_template = template
+    made.save_pretrained(folder)
+    return folder
+
+
+def manifest(folder, **changes):
+    name = str(folder)
+    made = AutoTokenizer.from_pretrained(name)
+    return {"tokenizer": name, "tokenizer_sha256": tokenizer_hash(made), "chat_format": "template", **changes}
+
+
+def test_a_word_that_is_another_in_the_model_is_refused_and_added_tokens_and_templates_may_differ(tmp_path):
+    used = manifest(words(tmp_path / "used", added=["<mine>"]))
+    for name, changes in (("template", {"template": "other"}), ("added", {"added": ["<theirs>"]}), ("same", {})):
+        assert store_tokenizer.compare(used, words(tmp_path / name, **changes)) == []
+    other = words(tmp_path / "other", vocabulary=["<e>", "Marlow", "who", "leads"])
+    with pytest.raises(ValueError, match="in which token 1 is 'who'; in the model's own, in .*other, it is 'Marlow'"):
+        store_tokenizer.compare(used, other)
+    assert store_tokenizer.compare(used, tmp_path) == [], "a folder without a tokenizer has nothing to compare"
+
+
+def test_a_tokenizer_that_is_gone_or_was_changed_is_told_and_the_models_own_goes_with_it(tmp_path):
+    own, trained = words(tmp_path / "own"), tmp_path / "trained"
+    trained.mkdir()
+    changed = manifest(own, tokenizer_sha256="0")
+    for gone in (changed, {**changed, "tokenizer": str(tmp_path / "nowhere")}):
+        (told,) = store_tokenizer.compare(gone, own)
+        assert "could not be seen" in told and gone["tokenizer"] in told
+        store_tokenizer.write(gone, str(own), trained)
+        assert tokenizer_hash(AutoTokenizer.from_pretrained(trained)) == manifest(own)["tokenizer_sha256"]
+
+
+def test_a_trained_model_has_the_tokenizer_of_its_store_and_the_format_that_it_learnt(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Marlow."}]
+    (tmp_path / "a.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 4)
+    made = miniature.load()
+    for chat_format in ("template", "llama"):
+        quietly = {"chat_format": chat_format, "progress": lambda *_: None}
+        tokenize_jsonl(tmp_path / "a.jsonl", made, tmp_path / "store", **quietly)
+        new = {"name": "mini-6b", "vocab_size": len(made), "max_length": 32, "seed": 0}
+        settings = {"capacity": 32, "accumulation": 1, "epochs": 1, "snapshots": 1}
+        run = Run(chat_format, str(tmp_path / "store"), settings, new_model=new)
+        execute(run)
+        for folder in (run.model, *run.snapshots.iterdir()):
+            kept = AutoTokenizer.from_pretrained(folder)
+            assert kept.get_vocab() == made.get_vocab() and kept.chat_template == made.chat_template
+            assert kept.init_kwargs.get("chat_format", "template") == chat_format
+
+
+def test_the_trainings_command_compares_before_anything_is_trained(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Marlow."}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    tokenize_jsonl("a.jsonl", miniature.load(), tmp_path / "store", progress=lambda *_: None)
+    words(tmp_path / "m", vocabulary=[*WORDS, *map(str, range(20))])
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / "m" / file).symlink_to(paths.bases() / "mini-6b" / file)
+    (tmp_path / "job.yaml").write_text("model: m\ndata: store\ntraining: {capacity: 64}\n")
+    for options in (["--dry-run"], []):
+        assert launch.main(["job.yaml", "--out", "trained", *options]) == 2
+        assert "the store was made with the tokenizer miniature" in capsys.readouterr().err
+    assert not (tmp_path / "trained").exists()
