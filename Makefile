@@ -112,10 +112,10 @@ given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV R
 
 reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
 ifeq ($(EXECUTOR),slurm)
-	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) --lock $(STAMPS)/lock \
+	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduction.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) --lock $(STAMPS)/lock \
 		--alone $(call stamp,$(TIMES)) --make $(given) --notebooks $(NOTEBOOKS)
 else
-	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
+	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduction.reproduce $(PROFILE) --jobs $(JOBS) --lock $(STAMPS)/lock \
 		--notebooks $(NOTEBOOKS)
 endif
 
@@ -133,7 +133,7 @@ else ifeq ($(PROFILE),smoke)
 	@$(MAKE) --no-print-directory reproduce
 else
 	@$(MAKE) --no-print-directory $(READY)
-	@$(PY) -m longalign.smoke $(PROFILE)
+	@$(PY) -m longalign.reproduction.smoke $(PROFILE)
 endif
 
 notebook: ## execute one notebook and what it needs: make notebook NB=05
@@ -149,7 +149,7 @@ bench: $(READY) ## measure the library against others' as installed from PyPI; B
 	@[ -r /proc/self/statm ] || { echo "make bench needs Linux: it reads memory from /proc" >&2; exit 1; }
 	@status=0; $(if $(filter $(WITH_PEERS),$(BENCH)),$(PY) -m benchmarks.peers || status=1;) \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
-	$(PY) -m longalign.readme || status=1; exit $$status
+	$(PY) -m longalign.report.readme || status=1; exit $$status
 
 models: $(TEST) ## build the architectures of transformers small and write what is exact: results/models.csv, models.md
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.models.matrix
@@ -180,19 +180,19 @@ test-browser: $(TEST) site ## run two notebooks in JupyterLab and open pages of 
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 
 verify: $(READY) ## compare the numbers of the last run with the committed reference
-	@$(PY) -m longalign.verify $(PROFILE)
+	@$(PY) -m longalign.reproduction.verify $(PROFILE)
 
 figures: $(READY) ## redraw figures/ from the committed results only
-	@$(PY) -m longalign.plots
+	@$(PY) -m longalign.report.figures.style
 
 pages: $(READY) ## draw all committed pages and figures anew from the committed tables, without training; NB=05 selects
-	@$(PY) -m longalign.redraw $(NB) --jobs $(JOBS)
+	@$(PY) -m longalign.reproduction.redraw $(NB) --jobs $(JOBS)
 
 bases: $(READY) ## rebuild the committed short base models (slow)
-	$(PY) -m longalign.bases
+	$(PY) -m longalign.miniature.pretraining
 
 reference: $(READY) ## make the last run the committed reference: results/ and figures/; NB="05 06" takes these notebooks
-	@$(PY) -m longalign.reference $(PROFILE) $(NB)
+	@$(PY) -m longalign.reproduction.reference $(PROFILE) $(NB)
 
 # Sphinx reads a copy, where pages and what they link to lie as in the repository; a warning is an error.
 site: $(READY) ## build the pages of docs/ with the executed notebooks: open site/html/docs/index.html
@@ -239,8 +239,8 @@ again = make $(if $(NB),notebook,reproduce) $(given)
 $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 		$$(if $$(wildcard $(RUN)/notebooks/$$*.ipynb),,FORCE) | $(READY)
 	@mkdir -p $(@D) && touch $@.started
-	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.claims $(PROFILE))
-	@exec $(PY) -m longalign.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS))) \
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.report.claims $(PROFILE))
+	@exec $(PY) -m longalign.reproduction.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS))) \
 		--with-parent --because '$(reason)' --resume '$(again)'
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=ERROR --to html --no-input \
 		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))

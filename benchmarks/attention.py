@@ -22,10 +22,10 @@ SIZES, TIMED = (2_048, 4_096, 8_192, 16_384), 8_192
 
 
 def ours(query, key, value, lengths: list[int]):  # noqa: ANN001, ANN201
-    """`longalign.attention`; [1, T, heads, features]."""
+    """`longalign.recipe.attention`; [1, T, heads, features]."""
     import torch
 
-    from longalign.attention import block_causal_attention
+    from longalign.recipe.attention import block_causal_attention
 
     offsets = torch.tensor([0, *lengths]).cumsum(0).int()
     return block_causal_attention(query, key, value, offsets, max(lengths))

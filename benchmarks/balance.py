@@ -1,8 +1,8 @@
 """Idle share of plans by the cost model, against the bound, on the lengths that planning is measured on.
 
 10,000 sequences, packs of 65,536 tokens, costs of Llama-2-7B, 8 and 64 ranks; next fit, as the paper packs, is where
-`longalign.balance` starts from. Medians over three draws of the lengths; M is the number of sequences in a step, its
-mean and its standard deviation over the steps. No device is timed: idle shares are computed, not measured.
+`longalign.recipe.balance` starts from. Medians over three draws of the lengths; M is the number of sequences in a step,
+its mean and its standard deviation over the steps. No device is timed: idle shares are computed, not measured.
 
     python -m benchmarks.balance
 """
@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks import common
 from benchmarks.planning import CAPACITY, check, mixture
-from longalign.balance import BALANCES, idle_bound
-from longalign.batching import make_plan
-from longalign.cost import fill_share, idle_share
-from longalign.plan import Plan
+from longalign.recipe.balance import BALANCES, idle_bound
+from longalign.recipe.batching import make_plan
+from longalign.recipe.cost import fill_share, idle_share
+from longalign.recipe.plan import Plan
 
 TARGET = "balance"
 SEQUENCES, SEEDS = 10_000, range(3)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from longalign import paths, record
+from longalign.common import paths, provenance
 
 COLUMNS = ("target", "system", "case", "metric", "unit", "value", "lowest", "highest", "n", "note")
 NUMBERS = ("value", "lowest", "highest")
@@ -153,7 +153,7 @@ def cpu_seconds() -> float:
 
 def peak_mb() -> float:
     """Largest resident size of this process so far, in MB (2^20 bytes)."""
-    return record.peak_memory_mb()
+    return provenance.peak_memory_mb()
 
 
 def user_seconds() -> float:
@@ -207,13 +207,13 @@ def save(target: str, rows: Sequence[Row], *, table: Path | None = None, **more:
     table = table or paths.results() / "benchmarks.csv"
     if wrong := {entry["target"] for entry in rows} - {target}:
         raise ValueError(f"the rows of {target} name other targets: {', '.join(sorted(wrong))}")
-    made = {"versions": record.versions(), "hardware": record.hardware(), "git": record.git_state(),
+    made = {"versions": provenance.versions(), "hardware": provenance.hardware(), "git": provenance.git_state(),
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **more}  # fmt: skip
     notes = table.with_suffix(".json")
-    with record.alone(paths.runs() / "benchmarks.lock"):
+    with provenance.alone(paths.runs() / "benchmarks.lock"):
         known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
-        record.write_csv(table, [*(old for old in read(table) if old["target"] != target), *rows], columns=COLUMNS)
-        record.write_json(notes, {**known, target: made})
+        provenance.write_csv(table, [*(old for old in read(table) if old["target"] != target), *rows], columns=COLUMNS)
+        provenance.write_json(notes, {**known, target: made})
     return table
 
 

@@ -5,9 +5,9 @@ turns: processor seconds of every step but a run's first. The two runs of a meth
 their size, or else the prices of a micro-batch and of a step could not be told apart. A pace is fitted to seven tenths
 of the steps, drawn beforehand, and asked for the rest; one fitted to packing alone is asked for all the others' steps.
 
-Figure 5 (arXiv 2401.18058): `longalign.paper_plan` lays out two epochs on 8 x A800 and counts FLOPs; one of the nine
-hours fits the FLOP/s, the other eight are predicted; then a second hour fits what a micro-step moves of each weight.
-The price: nothing of it is measured, and the lengths are assumed.
+Figure 5 (arXiv 2401.18058): `longalign.experiments.paper_plan` lays out two epochs on 8 x A800 and counts FLOPs; one of
+the nine hours fits the FLOP/s, the other eight are predicted; then a second hour fits what a micro-step moves of each
+weight. The price: nothing of it is measured, and the lengths are assumed.
 
     python -m benchmarks.cost
 """
@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import common
-from longalign import paper_plan, timing
-from longalign.chat import Encoded
-from longalign.cost import Pace, fit_pace, hold_out, prediction_error, step_work
-from longalign.profiles import Profile, load_profile
-from longalign.runs import Run
-from longalign.shapes import Float
-from longalign.store import TokenStore, write_store
-from longalign.trainer import TrainingConfig, make_plans
+from longalign.data.chat import Encoded
+from longalign.data.store import TokenStore, write_store
+from longalign.experiments import paper_plan, timing
+from longalign.experiments.profiles import Profile, load_profile
+from longalign.recipe.array_types import Float
+from longalign.recipe.cost import Pace, fit_pace, hold_out, prediction_error, step_work
+from longalign.train.runs import Run
+from longalign.train.trainer import TrainingConfig, make_plans
 
 TARGET = "cost"
 STEPS, VOCABULARY, CAPACITY = 21, 1238, 1024

@@ -65,7 +65,7 @@ def child(case: str, rounds: str) -> None:
     """What each way takes for a case, by turns, in one process. Raises RuntimeError where answers differ."""
     import torch
 
-    from longalign.models import new_model
+    from longalign.train.models import new_model
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

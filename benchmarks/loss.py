@@ -32,10 +32,10 @@ LIGER = "liger-kernel 0.8.5"
 
 
 def ours(hidden, weight, targets, weights):  # noqa: ANN001, ANN201
-    """`longalign.loss`, whose labels begin with the token that nothing predicts."""
+    """`longalign.recipe.loss`, whose labels begin with the token that nothing predicts."""
     import torch
 
-    from longalign.loss import weighted_cross_entropy
+    from longalign.recipe.loss import weighted_cross_entropy
 
     labels, scales = (torch.nn.functional.pad(row, (1, 0))[None] for row in (targets, weights))
     return weighted_cross_entropy(hidden[None], weight, labels, scales)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import common
-from longalign import paths, record
+from longalign.common import paths, provenance
 
 TARGET = "peers"
 SHOWN = ("torch", "transformers", "accelerate", "datasets", "peft", "trl", "numba", "numpy")
@@ -95,7 +95,7 @@ def install(name: str) -> State:
     except OSError as error:
         reason = f"not installed: {error.strerror}"
     versions = {} if reason else _versions(peer)
-    record.write_json(peer.stamp, {"made_from": _made_from(peer), "versions": versions, "reason": reason})
+    provenance.write_json(peer.stamp, {"made_from": _made_from(peer), "versions": versions, "reason": reason})
     return state(name)
 
 
@@ -175,7 +175,7 @@ def _versions(peer: Peer) -> dict[str, str]:
 def found(name: str) -> dict[str, str]:
     """In a peer's environment: Python's version, the peer's own and those that matter to it; and how many there are."""
     installed = len(list(importlib.metadata.distributions()))
-    return {**record.versions((name, *SHOWN)), "installed": str(installed)}
+    return {**provenance.versions((name, *SHOWN)), "installed": str(installed)}
 
 
 def _made_from(peer: Peer) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common, peers
-from longalign import packing
+from longalign.recipe import packing
 
 TARGET = "planning"
 CAPACITY = 65_536

@@ -40,7 +40,7 @@ TRL_NOTE = "its own _prepare_dataset, num_proc=2"
 
 def write_samples(path: Path, samples: int, seed: int = 0) -> int:
     """Questions of 8k-64k words with short answers as JSONL; returns their tokens: words, three marks a sample."""
-    from longalign.corpus import tokenizer
+    from longalign.miniature import tokenizer
 
     random = Random(seed)
     words = [word.strip() for word in tokenizer.vocabulary() if word.startswith(" ") and len(word) > 2]
@@ -61,8 +61,8 @@ def write_samples(path: Path, samples: int, seed: int = 0) -> int:
 
 def ours(file: Path, out: Path, workers: int) -> str:
     """The token store; returns its sha256."""
-    from longalign.corpus import tokenizer
-    from longalign.tokenizing import tokenize_jsonl
+    from longalign.data.tokenize_files import tokenize_jsonl
+    from longalign.miniature import tokenizer
 
     store = tokenize_jsonl(file, tokenizer.load(), out, workers=workers, progress=lambda *told: None)
     if store.manifest["tokens"] != _tokens(file):
@@ -75,7 +75,7 @@ def trl(file: Path, out: Path) -> str:
     import datasets
     from trl import SFTConfig, SFTTrainer
 
-    from longalign.corpus import tokenizer
+    from longalign.miniature import tokenizer
 
     datasets.disable_progress_bars()
     dataset = datasets.load_dataset("json", data_files=str(file), split="train", cache_dir=str(out))
@@ -117,8 +117,8 @@ def _rows(found: int, file: Path) -> str:
 
 
 def _fill_rows(lines: Sequence[str], part: Path) -> None:
-    from longalign.chat import encode
-    from longalign.corpus import tokenizer
+    from longalign.data.chat import encode
+    from longalign.miniature import tokenizer
 
     inputs = np.zeros((len(lines), LENGTHS[1]), dtype=np.int64)
     labels = np.full((len(lines), LENGTHS[1]), -100, dtype=np.int64)
@@ -177,8 +177,8 @@ def _load(name: str) -> None:
     if name == "trl":
         import datasets  # noqa: F401
         from trl import SFTConfig, SFTTrainer  # noqa: F401
-    from longalign import tokenizing  # noqa: F401
-    from longalign.corpus import tokenizer
+    from longalign.data import tokenize_files  # noqa: F401
+    from longalign.miniature import tokenizer
 
     tokenizer.load()
 

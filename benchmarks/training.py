@@ -1,6 +1,6 @@
 """Training end to end on a CPU: the same tiny Llama, the same conversations, one pack a step, real tokens a second.
 
-Ours is `longalign.trainer`; TRL is `SFTTrainer(packing=True)` as installed, with the prompts masked as its
+Ours is `longalign.train.trainer`; TRL is `SFTTrainer(packing=True)` as installed, with the prompts masked as its
 `completion_mask` does; naive padding is transformers' Trainer with as many conversations a step as a pack holds, padded
 to the longest; LLaMA-Factory is its `run_exp` with `packing` and `neat_packing`. All train in fp32 without gradient
 checkpointing; TRL is measured in its own defaults (bf16, checkpointing), too. Real tokens, padding left out, over
@@ -122,11 +122,12 @@ class Counter:
 
 
 def ours(window: int, part: int, size: str, folder: str) -> None:
-    """`longalign.trainer` on a token store; also what of a step is reading."""
-    from longalign import attention, collators, planned, trainer
-    from longalign.chat import Encoded
-    from longalign.events import read_events
-    from longalign.store import write_store
+    """`longalign.train.trainer` on a token store; also what of a step is reading."""
+    from longalign.data.chat import Encoded
+    from longalign.data.store import write_store
+    from longalign.recipe import attention, collators, dataset
+    from longalign.train import trainer
+    from longalign.train.events import read_events
 
     def encoded(row: dict[str, list[int]]) -> Encoded:
         ids = np.array(row["input_ids"], dtype=np.int32)
@@ -135,7 +136,7 @@ def ours(window: int, part: int, size: str, folder: str) -> None:
     counter = Counter()
     counter.watch(trainer.PlanTrainer)
     store = write_store(Path(folder) / "store", map(encoded, conversations(window, part)), meta={})
-    reading = _timed(planned.PlannedDataset, "__getitem__"), _timed(collators.PackedCollator, "__call__")
+    reading = _timed(dataset.PlannedDataset, "__getitem__"), _timed(collators.PackedCollator, "__call__")
     llama = model(size)
     llama.set_attn_implementation(attention.register())
     config = trainer.TrainingConfig(

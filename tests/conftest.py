@@ -31,7 +31,7 @@ def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from longalign.attention import register
+    from longalign.recipe.attention import register
 
     settings = {
         "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longalign import attention
-from longalign.collators import PackedCollator
-from longalign.engine import Engine
-from longalign.models import new_model
-from longalign.ranks import leave
-from longalign.store import TokenStore
-from longalign.trainer import PlanTrainer, TrainingConfig, train, training_arguments
-from longalign.ulysses import attach, slice_of
+from longalign.data.store import TokenStore
+from longalign.recipe import attention
+from longalign.recipe.collators import PackedCollator
+from longalign.train.launcher import leave
+from longalign.train.models import new_model
+from longalign.train.parallelism import Engine
+from longalign.train.sequence_parallel import attach, slice_of
+from longalign.train.trainer import PlanTrainer, TrainingConfig, train, training_arguments
 from test_trainer import CONFIG, fresh_model
 
 RANKS, ACCUMULATION = 2, 3

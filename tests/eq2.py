@@ -8,11 +8,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from conftest import gradients, random_sequences, tiny_llama
-from longalign.batching import make_plan
-from longalign.collators import PackedCollator, PaddedCollator
-from longalign.loss import weighted_loss
-from longalign.planned import PlannedDataset, measure
-from longalign.shapes import IGNORE_INDEX
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.batching import make_plan
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.dataset import PlannedDataset, measure
+from longalign.recipe.loss import weighted_loss
 
 EXACT = {"weights_dtype": torch.float64}
 

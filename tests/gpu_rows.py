@@ -3,7 +3,7 @@
 import csv
 import json
 
-from longalign.gpu_results import COLUMNS, FIGURE_5, PAPER, PREDICTED, RATIO, RECORDS, TABLE
+from longalign.report.gpu_results import COLUMNS, FIGURE_5, PAPER, PREDICTED, RATIO, RECORDS, TABLE
 
 CARD = "NVIDIA H100 80GB HBM3"
 
@@ -49,7 +49,7 @@ def figure_5(folder, speeds, *, predicted=2.4, **options):
     for system, value in speeds.items():
         given = ("figure5", FIGURE_5, system)
         rows += [row(*given, RATIO, value, "ratio", backend="fit_pace"),
-                 row(*given, PREDICTED, predicted, "ratio", backend="longalign.cost")]  # fmt: skip
+                 row(*given, PREDICTED, predicted, "ratio", backend="longalign.recipe.cost")]  # fmt: skip
     paper = {"packing": 67.2 / 23.4, "sorted": 67.2 / 23.3}
     rows += [row("figure5", PAPER, name, RATIO, value, "ratio", backend="8 x A800") for name, value in paper.items()]
     return add(folder, "figure5", rows, **options)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from longalign import paths
+from longalign.common import paths
 
 
 def make(*arguments: str, root: Path | None = None, **environment: str) -> subprocess.CompletedProcess:

@@ -11,7 +11,7 @@ import transformers
 
 from conftest import gradients, random_sequences, tiny_llama
 from eq2 import LENGTHS
-from longalign.ranks import leave
+from longalign.train.launcher import leave
 
 ACCUMULATION, CAPACITY, RANKS = 3, 24, 2
 HELD_OUT = (11, 2, 5, 23, 9, 1, 3)
@@ -34,7 +34,7 @@ def small(folder):
 
 def encoded_recipe(conversations, tokenizer):
     # recipe: from messages to sequences
-    from longalign.chat import encode
+    from longalign.data.chat import encode
 
     encoded = [encode(messages, tokenizer) for messages in conversations]  # each a list of {"role", "content"}
     sequences = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
@@ -44,11 +44,11 @@ def encoded_recipe(conversations, tokenizer):
 
 def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     # recipe: a plain transformers.Trainer
-    from longalign.batching import plan_packing
-    from longalign.collators import PackedCollator
-    from longalign.loss import weighted_loss
-    from longalign.planned import EvaluationDataset, PlannedDataset, measure
-    from longalign.preflight import preflight
+    from longalign.recipe.batching import plan_packing
+    from longalign.recipe.collators import PackedCollator
+    from longalign.recipe.dataset import EvaluationDataset, PlannedDataset, measure
+    from longalign.recipe.loss import weighted_loss
+    from longalign.train.preflight import preflight
 
     class PackedTrainer(transformers.Trainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
@@ -80,11 +80,11 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
     import datasets
     import trl
 
-    from longalign.batching import plan_packing
-    from longalign.collators import PackedCollator
-    from longalign.loss import weighted_loss
-    from longalign.planned import EvaluationDataset, PlannedDataset, measure
-    from longalign.preflight import preflight
+    from longalign.recipe.batching import plan_packing
+    from longalign.recipe.collators import PackedCollator
+    from longalign.recipe.dataset import EvaluationDataset, PlannedDataset, measure
+    from longalign.recipe.loss import weighted_loss
+    from longalign.train.preflight import preflight
 
     class PackedSFTTrainer(trl.SFTTrainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step

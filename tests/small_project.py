@@ -10,11 +10,11 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from longalign import paths
+from longalign.common import paths
 
 TRAIN = [
-    "import numpy as np\nfrom longalign import crew, paths, record\nfrom longalign.chat import Encoded\n"
-    "from longalign.runs import Run\nfrom longalign.store import write_store\n\nfolder = paths.run_dir(profile)",
+    "import numpy as np\nfrom longalign.train import workers as crew\nfrom longalign.common import paths, provenance as record\nfrom longalign.data.chat import Encoded\n"
+    "from longalign.train.runs import Run\nfrom longalign.data.store import write_store\n\nfolder = paths.run_dir(profile)",
     "rng = np.random.default_rng(0)\nids = [rng.integers(2, 40, n).astype(np.int32) for n in rng.integers(2, 32, 40)]\n"
     "sequences = (Encoded(input_ids=i, labels=i, truncated=0) for i in ids)\n"
     "if not (folder / 'store').exists():\n    write_store(folder / 'store', sequences, meta={})",
@@ -23,11 +23,11 @@ TRAIN = [
     "runs = [Run(f'run {s}', str(folder / 'store'), training | {'seed': s}, new_model=new) for s in range(2)]\n"
     "crew.execute_all(runs, workers=2)",
     "losses = [{'seed': s, 'step': e['step'], 'value': e['loss']} for s, run in enumerate(runs)\n"
-    "          for e in __import__('longalign.events').events.read_events(run.folder / 'events.jsonl')]\n"
+    "          for e in __import__('longalign.train.events').events.read_events(run.folder / 'events.jsonl')]\n"
     "record.write_csv(folder / 'losses.csv', losses);",
 ]
 TABLE = [
-    "import pandas as pd\nfrom longalign import paths, record\n\nfolder = paths.run_dir(profile)",
+    "import pandas as pd\nfrom longalign.common import paths, provenance as record\n\nfolder = paths.run_dir(profile)",
     "losses = pd.read_csv(folder / 'losses.csv')\nlosses.tail(3)",
     "if not (folder / 'items.jsonl').exists():\n    record.write_text(folder / 'items.jsonl', 'one\\ntwo\\n');",
     "record.write_csv(folder / 'means.csv', losses.groupby('seed').value.mean().reset_index());",

@@ -9,14 +9,14 @@ from benchmarks.models.matrix import WAYS, alone, generated, page, quiet, row, t
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
-from longalign import own_attention
-from longalign.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
-from longalign.attention import register
-from longalign.collators import PackedCollator, PaddedCollator
 from longalign.evals.decoding import greedy
 from longalign.evals.forward import target_logits
-from longalign.loss import weighted_loss
-from longalign.models import load_model
+from longalign.recipe import own_attention
+from longalign.recipe.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
+from longalign.recipe.attention import register
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.loss import weighted_loss
+from longalign.train.models import load_model
 
 RECURRENT = {"packed": "refused", "padded": "exact", "decoded": "refused"}
 FEW = {

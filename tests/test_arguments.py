@@ -3,8 +3,8 @@
 import pytest
 from transformers import TrainingArguments
 
-from longalign import arguments
-from longalign.batching import plan_packing
+from longalign.recipe.batching import plan_packing
+from longalign.train import arguments
 
 PLANS = [plan_packing([2, 4, 3], capacity=9, accumulation=2)]
 

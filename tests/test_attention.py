@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import requires_gpu, tiny_llama
-from longalign import attention, attention_kernels
-from longalign.attention import block_causal_attention, register
+from longalign.recipe import attention, attention_kernels
+from longalign.recipe.attention import block_causal_attention, register
 from test_loss import LargestTensor
 
 
@@ -241,7 +241,7 @@ def test_importing_the_module_does_not_import_transformers():
     import subprocess
     import sys
 
-    code = "import sys, longalign.attention, longalign.loss; sys.exit('transformers' in sys.modules)"
+    code = "import sys, longalign.recipe.attention, longalign.recipe.loss; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

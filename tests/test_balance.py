@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign import balance
-from longalign.balance import BALANCES, across_steps, balanced, by_fill, idle_bound, within_steps
-from longalign.batching import make_plan
-from longalign.cost import SequenceCost, fill_share, idle_share, micro_batch_costs
-from longalign.levels import deal_level, fill_empty, swap_level
-from longalign.plan import Step
-from longalign.planned import step_weights
+from longalign.recipe import balance
+from longalign.recipe.balance import BALANCES, across_steps, balanced, by_fill, idle_bound, within_steps
+from longalign.recipe.batching import make_plan
+from longalign.recipe.cost import SequenceCost, fill_share, idle_share, micro_batch_costs
+from longalign.recipe.dataset import step_weights
+from longalign.recipe.leveling import deal_level, fill_empty, swap_level
+from longalign.recipe.plan import Step
 
 BARRIERS = ("step", "micro_step")
 QUADRATIC = SequenceCost(per_token=3.0, per_pair=1.0)
@@ -263,6 +263,6 @@ def test_swaps_end_and_never_raise_the_highest():
 
 
 def test_module_names_its_ways_as_the_command_line_does():
-    from longalign import cli
+    from longalign.cli import main
 
-    assert tuple(balance.BALANCES) == cli.BALANCES
+    assert tuple(balance.BALANCES) == main.BALANCES

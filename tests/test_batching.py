@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.batching import make_plan, plan_naive, plan_packing, plan_sorted
-from longalign.packing import lower_bound
-from longalign.summary import format_summary, summarize
+from longalign.recipe.batching import make_plan, plan_naive, plan_packing, plan_sorted
+from longalign.recipe.packing import lower_bound
+from longalign.recipe.summary import format_summary, summarize
 
 METHODS = {
     "naive": {},
@@ -238,7 +238,7 @@ def test_the_summary_is_plain_json_and_the_text_shows_its_numbers():
 PLANNING_TIME = """
 import json, sys, time
 import numpy as np
-from longalign.batching import make_plan
+from longalign.recipe.batching import make_plan
 
 lengths = np.random.default_rng(0).integers(1, 65_537, 100_000)
 seconds = {}

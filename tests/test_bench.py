@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longalign import paths
+from longalign.common import paths
 
 sys.path.insert(0, str(paths.root()))
 
 from benchmarks import common, peers, planning, training
 
-from longalign.figures.speed import headlines, read_benchmarks
+from longalign.report.figures.speed import headlines, read_benchmarks
 from maketool import make, with_this_python
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from longalign.corpus import lexicon, suites, tasks, tokenizer
-from longalign.corpus.benchmarks import BENCHMARKS, items
-from longalign.corpus.styles import STYLES
-from longalign.profiles import Corpus, Evaluation
+from longalign.experiments.profiles import Corpus, Evaluation
+from longalign.miniature import lexicon, tasks, tokenizer, training_sets
+from longalign.miniature.benchmarks import BENCHMARKS, items
+from longalign.miniature.styles import STYLES
 
 SMALL = Evaluation(
     lengths=(64, 128, 256), per_cell=2, heldout_per_cell=1, needle_lengths=(64, 256), needle_depths=3,
@@ -78,7 +78,7 @@ def test_no_document_of_a_benchmark_is_trained_on(name):
     trained = {
         row["messages"][0]["content"].rpartition("\n\n")[0]
         for suite in ("LongAlign-10k", "LongAlpaca-12k")
-        for row in suites.suite(suite, corpus)
+        for row in training_sets.suite(suite, corpus)
     }
     assert not trained & {split(item)[0] for item in built(name)}
 
@@ -106,7 +106,7 @@ def test_an_unknown_benchmark_is_refused_by_name():
 
 
 def test_test_and_heldout_are_the_evaluation_set_under_their_own_task_names():
-    assert [item["id"] for item in built("test")] == [row["id"] for row in suites.evaluation_set(SMALL)]
+    assert [item["id"] for item in built("test")] == [row["id"] for row in training_sets.evaluation_set(SMALL)]
     assert {item["task"] for item in built("heldout")} == {f"heldout-{task}" for task in SMALL.tasks}
     assert Counter(item["task"] for item in built("heldout")) == dict.fromkeys(
         (f"heldout-{task}" for task in SMALL.tasks), 3

@@ -13,7 +13,7 @@ import urllib.request
 import nbformat
 import pytest
 
-from longalign import paths
+from longalign.common import paths
 
 pytestmark = pytest.mark.browser
 TOKEN = "for-this-test-only"

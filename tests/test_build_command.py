@@ -10,15 +10,16 @@ import time
 import pytest
 
 from fault_server import by_chance, serving
-from longalign import cli, paths
-from longalign.chat import encode
-from longalign.corpus import tokenizer as miniature
-from longalign.endpoints.replies import Reply
-from longalign.jsonl import check_messages, read_lines
+from longalign.cli import main
+from longalign.clients.reply_store import Reply
+from longalign.common import paths
+from longalign.data.chat import encode
+from longalign.data.jsonl import check_messages, read_lines
+from longalign.data.tokenize_files import tokenize_jsonl
+from longalign.miniature import tokenizer as miniature
 from longalign.self_instruct import build
 from longalign.self_instruct.documents import Document
 from longalign.self_instruct.draw import TASKS, Item
-from longalign.tokenizing import tokenize_jsonl
 
 WORDS = miniature.load()
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -40,7 +41,7 @@ CHINESE = """王安住在山里，他每天早上去河边打水。李明在城�
 def run(*arguments):
     """The exit status of a command line."""
     try:
-        return cli.main(["data", "build", *map(str, arguments)])
+        return main.main(["data", "build", *map(str, arguments)])
     except SystemExit as stopped:
         return stopped.code
 
@@ -83,7 +84,7 @@ def teach(text):
 def test_the_oracle_builds_valid_samples_of_all_tasks_and_both_languages_from_real_files(tmp_path, capsys):
     (tmp_path / "zh.txt").write_text(CHINESE)
     out = tmp_path / "long.jsonl"
-    real = [paths.root() / name for name in ("LICENSE", "README.md", "lib/longalign/packing.py", "claims.yaml")]
+    real = [paths.root() / name for name in ("LICENSE", "README.md", "lib/longalign/recipe/packing.py", "claims.yaml")]
     assert run("--documents", *real[:3], tmp_path / "zh.txt", "--out", out, *SIZE, "--count", 20) == 0
     found = rows(out)
     assert 16 <= len(found) <= 20 and {row["type"] for row in found} == set(TASKS)
@@ -113,7 +114,7 @@ def test_longer_documents_give_more_samples_and_a_tenth_is_chinese(folder, tmp_p
 
 def test_a_server_that_fails_in_every_way_teaches_all_samples_and_is_paid_once(folder, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TEACHER_API_KEY", KEY)
-    monkeypatch.setattr("longalign.endpoints.asker.LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr("longalign.clients.client.LONGEST_BACKOFF", 0.05)
     calm, stormy = tmp_path / "calm.jsonl", tmp_path / "stormy.jsonl"
     with serving(answer=teach) as server:
         assert run("--documents", folder, "--teacher", server.url, "--out", calm, *SIZE, "--count", 30) == 0
@@ -137,7 +138,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_again(folder, tmp_path):
     out = tmp_path / "long.jsonl"
     with serving(answer=teach, delay=0.05) as server:
         command = ["--documents", folder, "--teacher", server.url, "--out", out, *SIZE, "--count", 40, "--at-once", 2]
-        words = [sys.executable, "-m", "longalign.cli", "data", "build", *map(str, command)]
+        words = [sys.executable, "-m", "longalign.cli.main", "data", "build", *map(str, command)]
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         while sum(server.paid.values()) < 15:
             time.sleep(0.01)
@@ -156,7 +157,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_again(folder, tmp_path):
 def test_an_interrupt_ends_with_130_and_keeps_what_was_under_way(folder, tmp_path):
     with serving(answer=teach, delay=0.2) as server:
         command = ["--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE, "--count", 40]
-        words = [sys.executable, "-m", "longalign.cli", "data", "build", *map(str, command)]
+        words = [sys.executable, "-m", "longalign.cli.main", "data", "build", *map(str, command)]
         process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         while sum(server.paid.values()) < 4:
             time.sleep(0.01)

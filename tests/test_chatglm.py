@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, GlmForCausalLM
 
-from longalign.attention import register
-from longalign.fetching import chatglm
-from longalign.fetching.chatglm import convert, is_chatglm, native_config
+from longalign.fetch import chatglm
+from longalign.fetch.chatglm import convert, is_chatglm, native_config
+from longalign.recipe.attention import register
 from test_attention import packed_inputs
 
 CONFIG = {

@@ -7,9 +7,9 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 import tiny_spm
-from longalign.chat import encode
-from longalign.fetching import chatglm_tokenizer
-from longalign.rendering import format_of
+from longalign.data.chat import encode
+from longalign.data.chat_formats import format_of
+from longalign.fetch import chatglm_tokenizer
 
 TALK = [{"role": "user", "content": "谁 keeps  the key?"}, {"role": "assistant", "content": "Marlow.\n"}] * 2
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from longalign import checkpoints
-from longalign.engine import Engine
+from longalign.train import checkpoints
+from longalign.train.parallelism import Engine
 
 
 def written(folder, **writer):

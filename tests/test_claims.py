@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from gpu_rows import add, row
-from longalign.claims import COLUMNS, check, main, measure_all, of_notebook, write
-from longalign.ledger import GPU, Claim, Number, load_ledger
-from longalign.stats import t_interval
+from longalign.evals.intervals import t_interval
+from longalign.report.claim_schema import GPU, Claim, Number, load_ledger
+from longalign.report.claims import COLUMNS, check, main, measure_all, of_notebook, write
 
 ARMS = (Number("new", 1.0), Number("old", -1.0))
 

@@ -7,7 +7,9 @@ import time
 
 import pytest
 
-from longalign import batching, cli, rendering
+from longalign.cli import main
+from longalign.data import chat_formats
+from longalign.recipe import batching
 
 KEYS = ["packs", "fill", "idle", "idle_bound", "speedup", "bound", "steps", "sequences_per_step"]
 
@@ -33,7 +35,7 @@ def samples(tmp_path):
 def refused(capsys, *arguments):
     """The one line that a refused command line prints."""
     with pytest.raises(SystemExit) as stopped:
-        cli.main(list(arguments))
+        main.main(list(arguments))
     told = capsys.readouterr()
     assert stopped.value.code == 2 and told.out == ""
     assert told.err.startswith("longalign: ") and told.err.count("\n") == 1
@@ -41,7 +43,7 @@ def refused(capsys, *arguments):
 
 
 def test_a_plan_as_json_has_the_promised_keys_and_the_numbers_of_a_hand_made_plan(lengths, capsys):
-    assert cli.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit", "--json"]) == 0
+    assert main.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert list(summary) == KEYS
     assert summary == {
@@ -51,7 +53,7 @@ def test_a_plan_as_json_has_the_promised_keys_and_the_numbers_of_a_hand_made_pla
 
 
 def test_a_plan_for_readers_says_the_same_numbers(lengths, capsys):
-    assert cli.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit"]) == 0
+    assert main.main(["plan", lengths, "--capacity", "6", "--algorithm", "best_fit"]) == 0
     told = capsys.readouterr().out
     assert "75.00 %" in told and "provable minimum 2" in told
 
@@ -61,7 +63,7 @@ def test_a_plan_for_readers_says_the_same_numbers(lengths, capsys):
 def test_a_plan_of_a_pipe_is_that_of_the_file(tmp_path, rows):
     file = tmp_path / "rows.jsonl"
     file.write_text(f"{json.dumps(rows)}\n" * 3000)  # more than is read at a time
-    command = [sys.executable, "-m", "longalign.cli", "plan", "--capacity", "4096", "--json"]
+    command = [sys.executable, "-m", "longalign.cli.main", "plan", "--capacity", "4096", "--json"]
     found = [
         json.loads(subprocess.run([*command, name], input=sent, capture_output=True, check=True).stdout)
         for name, sent in ((str(file), b""), ("/dev/stdin", file.read_bytes()), ("-", file.read_bytes()))
@@ -76,9 +78,9 @@ def test_ranks_that_wait_in_every_micro_step_are_balanced_and_counted_so(tmp_pat
     plain = ["plan", str(lengths), "--ranks", "4", "--accumulation", "4", "--capacity", "1100", "--json"]
     idle = []
     for options in ([], ["--balance", "steps"]):
-        assert cli.main([*plain, "--barrier", "micro_step", *options]) == 0
+        assert main.main([*plain, "--barrier", "micro_step", *options]) == 0
         idle.append(json.loads(capsys.readouterr().out)["idle"])
-    assert cli.main(plain) == 0
+    assert main.main(plain) == 0
     assert idle[1] < idle[0] and json.loads(capsys.readouterr().out)["idle"] < idle[0]
 
 
@@ -90,14 +92,14 @@ def test_what_is_cut_to_no_capacity_and_packs_that_naive_has_not_are_refused_in_
         assert told in refused(capsys, "plan", lengths, *options)
 
 
-@pytest.mark.parametrize("how", cli.BALANCES)
+@pytest.mark.parametrize("how", main.BALANCES)
 def test_a_balanced_plan_waits_less_and_is_as_many_times_as_fast(tmp_path, capsys, how):
     lengths = tmp_path / "lengths.txt"
     lengths.write_text("\n".join(str(16 * (1 + 60 * (i % 10 == 0)) + i) for i in range(100)))
     plain = ["plan", str(lengths), "--ranks", "4", "--accumulation", "2", "--capacity", "1100", "--json"]
     found = []
     for options in ([], ["--balance", how]):
-        assert cli.main([*plain, *options]) == 0
+        assert main.main([*plain, *options]) == 0
         found.append(json.loads(capsys.readouterr().out))
     before, after = found
     assert after["idle"] < before["idle"] and after["idle"] >= after["idle_bound"] - 1e-9
@@ -107,31 +109,31 @@ def test_a_balanced_plan_waits_less_and_is_as_many_times_as_fast(tmp_path, capsy
     assert after["sequences_per_step"] * after["steps"] == pytest.approx(100)
 
 
-@pytest.mark.parametrize("method", cli.METHODS)
+@pytest.mark.parametrize("method", main.METHODS)
 def test_every_method_plans_for_ranks_and_accumulation(lengths, capsys, method):
     options = ["--method", method, "--ranks", "2", "--accumulation", "2", "--capacity", "9", "--json"]
-    assert cli.main(["plan", lengths, *options]) == 0
+    assert main.main(["plan", lengths, *options]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert list(summary) == KEYS and summary["steps"] == 1 and summary["sequences_per_step"] == 3
 
 
 def test_the_choices_are_those_of_the_library(lengths):
-    for method in cli.METHODS:
+    for method in main.METHODS:
         batching.make_plan(method, [2, 4, 3], capacity=9)
-    for algorithm in cli.ALGORITHMS:
+    for algorithm in main.ALGORITHMS:
         batching.plan_packing([2, 4, 3], capacity=9, algorithm=algorithm)
-    assert set(cli.CHAT_FORMATS) == set(rendering.CHAT_FORMATS)
+    assert set(main.CHAT_FORMATS) == set(chat_formats.CHAT_FORMATS)
 
 
 def test_a_length_over_the_capacity_is_refused_or_cut_and_told(lengths, capsys):
     assert "sequence 1 first" in refused(capsys, "plan", lengths, "--capacity", "3")
-    assert cli.main(["plan", lengths, "--capacity", "3", "--truncate", "--json"]) == 0
+    assert main.main(["plan", lengths, "--capacity", "3", "--truncate", "--json"]) == 0
     told = capsys.readouterr()
     assert "1 of 3 sequences" in told.err and json.loads(told.out)["packs"] == 3
 
 
 def test_samples_without_lengths_are_measured_by_the_miniatures_tokenizer_which_is_said(samples, capsys):
-    assert cli.main(["plan", samples, "--capacity", "64", "--json"]) == 0
+    assert main.main(["plan", samples, "--capacity", "64", "--json"]) == 0
     told = capsys.readouterr()
     assert "miniature's own tokenizer" in told.err
     assert json.loads(told.out)["sequences_per_step"] == 3
@@ -140,18 +142,18 @@ def test_samples_without_lengths_are_measured_by_the_miniatures_tokenizer_which_
 def test_samples_with_lengths_need_no_tokenizer(tmp_path, capsys):
     path = tmp_path / "long.jsonl"
     path.write_text("".join(f'{{"messages": [], "length": {n}}}\n' for n in (2, 4, 3)))
-    assert cli.main(["plan", str(path), "--capacity", "9", "--json"]) == 0
+    assert main.main(["plan", str(path), "--capacity", "9", "--json"]) == 0
     told = capsys.readouterr()
     assert told.err == "" and json.loads(told.out)["packs"] == 1
 
 
 def test_a_tokenized_store_gives_the_plan_of_its_samples(samples, tmp_path, capsys):
     store = str(tmp_path / "store")
-    assert cli.main(["data", "tokenize", samples, "--out", store]) == 0
+    assert main.main(["data", "tokenize", samples, "--out", store]) == 0
     assert "3 sequences" in capsys.readouterr().out
     plans = []
     for data in (samples, store):
-        cli.main(["plan", data, "--capacity", "64", "--json"])
+        main.main(["plan", data, "--capacity", "64", "--json"])
         plans.append(capsys.readouterr().out)
     assert plans[0] == plans[1]
 
@@ -160,11 +162,11 @@ def test_a_bad_sample_is_refused_with_its_line_or_skipped_and_counted(samples, t
     with open(samples, "a") as file:
         file.write('{"messages": [{"role": "robot", "content": "x"}]}\n')
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["data", "tokenize", samples, "--out", str(tmp_path / "store")])
+        main.main(["data", "tokenize", samples, "--out", str(tmp_path / "store")])
     error = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and "line 4" in error and "samples.jsonl" in error
     assert not (tmp_path / "store").exists()
-    assert cli.main(["data", "tokenize", samples, "--out", str(tmp_path / "store"), "--skip-invalid"]) == 0
+    assert main.main(["data", "tokenize", samples, "--out", str(tmp_path / "store"), "--skip-invalid"]) == 0
     told = capsys.readouterr()
     assert "1 samples skipped" in told.err and "3 sequences" in told.out
 
@@ -216,14 +218,14 @@ def test_a_plan_that_the_memory_does_not_hold_is_refused_in_a_sentence(lengths, 
     def make_plan(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("longalign.batching.make_plan", make_plan)
+    monkeypatch.setattr("longalign.recipe.batching.make_plan", make_plan)
     told = refused(capsys, "plan", lengths, "--capacity", "9", "--ranks", "999999999999")
     assert told.strip() == "longalign: this machine's memory does not suffice; ask for fewer ranks, or for less at once"
 
 
 def test_help_is_quick_and_loads_neither_numpy_nor_torch():
     code = (
-        "import sys, longalign.cli as c\ntry: c.main(['--help'])\n"
+        "import sys, longalign.cli.main as c\ntry: c.main(['--help'])\n"
         "except SystemExit: sys.exit(bool({'numpy', 'torch', 'yaml'} & set(sys.modules)))"
     )
     begun = time.monotonic()
@@ -233,6 +235,6 @@ def test_help_is_quick_and_loads_neither_numpy_nor_torch():
 
 
 def test_version_names_the_package_and_torch(capsys):
-    assert cli.main(["version"]) == 0
+    assert main.main(["version"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("longalign ") and "\ntorch " in told

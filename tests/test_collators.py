@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import gradients, random_sequences, tiny_llama
-from longalign.collators import PackedCollator, PaddedCollator
-from longalign.loss import weighted_loss
-from longalign.shapes import IGNORE_INDEX
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.loss import weighted_loss
 
 NO = IGNORE_INDEX
 FEATURES = [

@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from longalign import paths
+from longalign.common import paths
 from test_repository import MEGABYTE, tracked
 
 EXECUTED = sorted((paths.results() / "notebooks").glob("*.ipynb"))

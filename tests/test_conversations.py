@@ -23,11 +23,11 @@ from chat_templates import (
     tokenizer_for,
 )
 from chat_tokenizers import PLAIN, WithoutOffsets, assistant, byte_tokenizer, user, word_tokenizer
-from longalign.chat import encode, encode_prompt
-from longalign.jsonl import DataError
-from longalign.planned import PlannedDataset, measure
-from longalign.shapes import IGNORE_INDEX
-from longalign.truncation import MIN_KEPT, question_in
+from longalign.data.chat import encode, encode_prompt
+from longalign.data.jsonl import DataError
+from longalign.data.truncation import MIN_KEPT, question_in
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.dataset import PlannedDataset, measure
 
 CALL = {"id": "call12345", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}
 AS_TEXT = {**CALL, "function": {"name": "weather", "arguments": '{"city": "Bonn"}'}}
@@ -336,7 +336,7 @@ def test_threads_side_by_side_find_the_same_targets():
 
 
 def test_sequences_of_conversations_are_what_plans_are_made_from():
-    from longalign.batching import plan_packing
+    from longalign.recipe.batching import plan_packing
 
     words = word_tokenizer()
     turns = [[user("w1"), {**assistant("w2 w3"), "weight": weight}] for weight in (1, 0)]

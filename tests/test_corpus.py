@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.corpus import lexicon, samples, suites, tasks, tokenizer
-from longalign.corpus.documents import write_document
-from longalign.corpus.styles import STYLES
-from longalign.profiles import Corpus, Evaluation
-from longalign.store import TokenStore
+from longalign.data.store import TokenStore
+from longalign.experiments.profiles import Corpus, Evaluation
+from longalign.miniature import lexicon, samples, tasks, tokenizer, training_sets
+from longalign.miniature.documents import write_document
+from longalign.miniature.styles import STYLES
 
 SMALL = Corpus(long=10, short=20, longalpaca_long=9, longalpaca_short=3, min_long=128, max_length=512, max_short=128)
 
@@ -114,41 +114,41 @@ def test_short_instructions_have_one_to_three_turns_and_answers_of_many_lengths(
 
 
 def test_suites_are_nested():
-    ids = {name: [row["id"] for row in suites.suite(name, SMALL)] for name in suites.SUITES}
+    ids = {name: [row["id"] for row in training_sets.suite(name, SMALL)] for name in training_sets.SUITES}
     zero, five, ten = (ids[f"LongAlign-{size}k"] for size in (0, 5, 10))
     assert set(zero) < set(five) < set(ten)
     assert (len(zero), len(five), len(ten)) == (20, 25, 30)
 
 
 def test_the_longalpaca_analogue_has_plain_questions_on_papers_and_books_and_the_short_samples_of_every_suite():
-    rows = list(suites.suite("LongAlpaca-12k", SMALL))
+    rows = list(training_sets.suite("LongAlpaca-12k", SMALL))
     own, shared = rows[:12], rows[12:]
     assert {row["source"] for row in own} <= {"arxiv", "books3"}
     assert {row["task"] for row in own} <= {"lookup", "note"}
-    assert shared == list(suites.suite("LongAlign-0k", SMALL))
+    assert shared == list(training_sets.suite("LongAlign-0k", SMALL))
 
 
 def test_the_doses_are_nested_and_a_seed_draws_other_samples():
-    doses = {name: [row["id"] for row in suites.suite(name, SMALL)] for name in suites.DOSES}
+    doses = {name: [row["id"] for row in training_sets.suite(name, SMALL)] for name in training_sets.DOSES}
     long = {name: [i for i in ids if i.startswith("long-")] for name, ids in doses.items()}
     assert [len(ids) for ids in long.values()] == [0, 2, 5, 8, 10]
     assert all(ids == long["LongAlign-10k"][: len(ids)] for ids in long.values())
-    other = next(suites.suite("LongAlign-10k", dataclasses.replace(SMALL, seed=1)))
-    assert other["messages"] != next(suites.suite("LongAlign-10k", SMALL))["messages"]
+    other = next(training_sets.suite("LongAlign-10k", dataclasses.replace(SMALL, seed=1)))
+    assert other["messages"] != next(training_sets.suite("LongAlign-10k", SMALL))["messages"]
 
 
 def test_a_store_that_was_damaged_is_built_again(tmp_path, capsys):
     def build(kind):
         if kind == "suite":
-            return suites.suite_store("LongAlign-0k", SMALL, tmp_path)
-        return suites.documents_store("base", tmp_path / "base", tokens=300, lengths=(64, 96), recall_share=0.5)
+            return training_sets.suite_store("LongAlign-0k", SMALL, tmp_path)
+        return training_sets.documents_store("base", tmp_path / "base", tokens=300, lengths=(64, 96), recall_share=0.5)
 
     for kind in ("suite", "documents"):
         whole = build(kind)
         zeros = b"\0" * whole.manifest["files"]["tokens.bin"]["bytes"]
         for name, damage in (("tokens.bin", zeros), ("manifest.json", b"{")):
             (whole.folder / name).write_bytes(damage)
-            suites._verified.clear()  # as another process sees it
+            training_sets._verified.clear()  # as another process sees it
             assert build(kind).sha256 == whole.sha256 and "it is built again" in capsys.readouterr().out
             assert TokenStore(whole.folder, verify=True).sha256 == whole.sha256
     jsonl = tmp_path / "LongAlign-0k.jsonl"
@@ -160,17 +160,17 @@ def test_a_store_that_was_damaged_is_built_again(tmp_path, capsys):
 
 def test_an_unknown_suite_is_refused_by_name():
     with pytest.raises(KeyError, match="LongAlign-7k.*LongAlign-5k"):
-        list(suites.suite("LongAlign-7k", SMALL))
+        list(training_sets.suite("LongAlign-7k", SMALL))
 
 
 def test_no_test_document_and_no_held_out_template_is_trained_on():
     evaluation = Evaluation(lengths=(128, 256), tasks=tuple(tasks.FAMILIES), per_cell=2)
-    trained = list(suites.suite("LongAlign-10k", SMALL))
+    trained = list(training_sets.suite("LongAlign-10k", SMALL))
     documents = {row["messages"][0]["content"] for row in trained}
     templates = {row["template"] for row in trained}
-    assert not documents & {row["messages"][0]["content"] for row in suites.evaluation_set(evaluation)}
-    assert not templates & {row["template"] for row in suites.evaluation_set(evaluation, heldout=True)}
-    assert {row["template"] for row in suites.evaluation_set(evaluation)} <= {
+    assert not documents & {row["messages"][0]["content"] for row in training_sets.evaluation_set(evaluation)}
+    assert not templates & {row["template"] for row in training_sets.evaluation_set(evaluation, heldout=True)}
+    assert {row["template"] for row in training_sets.evaluation_set(evaluation)} <= {
         template for family in tasks.FAMILIES.values() for texts in family.trained.values() for template in texts
     }
 
@@ -192,8 +192,8 @@ def test_pre_training_documents_keep_to_their_length_and_mark_their_answers(writ
 
 
 def test_a_documents_store_has_answers_and_a_tenth_of_the_rest_as_targets(tmp_path):
-    store = suites.documents_store("base", tmp_path / "s", tokens=20_000, lengths=(96, 96), recall_share=0.0)
-    probe = suites.recall_probe(96, 100)
+    store = training_sets.documents_store("base", tmp_path / "s", tokens=20_000, lengths=(96, 96), recall_share=0.0)
+    probe = training_sets.recall_probe(96, 100)
     answers = sum((row["labels"] != -100).sum() for row in probe) / sum(len(row["labels"]) for row in probe)
     share = store.target_counts.sum() / store.lengths.sum()
     assert share == pytest.approx(answers + 0.1 * (1 - answers), abs=0.03)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.batching import make_plan, plan_naive, plan_packing, plan_sorted
-from longalign.cost import (
+from longalign.recipe.batching import make_plan, plan_naive, plan_packing, plan_sorted
+from longalign.recipe.cost import (
     LLAMA_2_7B,
     Pace,
     SequenceCost,
@@ -22,7 +22,7 @@ from longalign.cost import (
     step_seconds,
     step_work,
 )  # fmt: skip
-from longalign.plan import Plan, Step
+from longalign.recipe.plan import Plan, Step
 
 PER_TOKEN = SequenceCost(per_token=1.0, per_pair=0.0)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from longalign import crew
+from longalign.train import workers
 from naps import Nap
 
-ASK = "import sys; from longalign import crew; from naps import Nap; crew.execute_all(" \
+ASK = "import sys; from longalign.train import workers as crew; from naps import Nap; crew.execute_all(" \
       "[Nap(f'{sys.argv[2]}{n}', sys.argv[1]) for n in range(3)], workers=2)"  # fmt: skip
 
 
@@ -30,12 +30,12 @@ def naps(folder, name, count, **options):
 
 def test_workers_are_kept_for_the_next_jobs_and_leave_when_the_environment_is_another(folder, monkeypatch):
     first, second, third = (naps(folder, name, 2) for name in "abc")
-    crew.execute_all(first, workers=2)
-    crew.execute_all(second, workers=2)
+    workers.execute_all(first, workers=2)
+    workers.execute_all(second, workers=2)
     processes = {nap.record()["process"] for nap in first + second}
     assert len(processes) == 2, "four jobs, two workers"
     monkeypatch.setenv("LONGALIGN_RUNS", str(folder / "others"))
-    crew.execute_all(third, workers=2)
+    workers.execute_all(third, workers=2)
     assert not processes & {nap.record()["process"] for nap in third}
     assert not [p for p in processes if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
 
@@ -49,15 +49,15 @@ def test_two_processes_with_crews_of_two_do_two_jobs_at_a_time(folder):
 
 
 def test_an_idle_worker_leaves_by_itself(folder):
-    code = "import os; from longalign import crew; crew.IDLE_SECONDS = 0.5; crew._serve(os.getppid())"
+    code = "import os; from longalign.train import workers as crew; crew.IDLE_SECONDS = 0.5; crew._serve(os.getppid())"
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert worker.wait(timeout=60) == 0
 
 
 def test_a_job_that_comes_while_its_worker_is_leaving_is_done_by_another(folder):
     first, second = naps(folder, "d", 2, seconds=0.0)
-    crew.execute_all([first], workers=1)
-    (worker,) = [w for w in crew._idle if w.environment["LONGALIGN_RUNS"] == os.environ["LONGALIGN_RUNS"]]
+    workers.execute_all([first], workers=1)
+    (worker,) = [w for w in workers._idle if w.environment["LONGALIGN_RUNS"] == os.environ["LONGALIGN_RUNS"]]
     worker.process.stdin.close()  # as when it has waited too long: it leaves with exit status 0
     worker.process.wait()
     worker.give(second)
@@ -69,10 +69,10 @@ def test_a_job_that_comes_while_its_worker_is_leaving_is_done_by_another(folder)
 def test_no_job_is_begun_when_the_one_around_this_process_is_about_to_be_ended(folder, monkeypatch):
     done, left = naps(folder, "e", 2, seconds=0.0)
     monkeypatch.setenv("LONGALIGN_WARNING", str(folder / "warned"))
-    crew.execute_all([done], workers=1)
+    workers.execute_all([done], workers=1)
     (folder / "warned").touch()
     with pytest.raises(InterruptedError, match="nearly over; 1 are left"):
-        crew.execute_all([done, left], workers=1)
+        workers.execute_all([done, left], workers=1)
     assert done.finished and not left.finished
 
 
@@ -80,7 +80,7 @@ def test_jobs_under_way_are_not_ended_when_one_of_them_stops_for_the_warning(fol
     """A training that is warned saves and stops by an error; another one must have the time to do the same."""
     quick, slow = naps(folder, "f", 1, seconds=0.1, fails=True)[0], naps(folder, "g", 1, seconds=4.0)[0]
     (folder / "warned").touch()
-    monkeypatch.setattr(crew.paths, "warned", lambda: slow.folder.exists() and quick.folder.exists())
+    monkeypatch.setattr(workers.paths, "warned", lambda: slow.folder.exists() and quick.folder.exists())
     with pytest.raises(InterruptedError, match="nearly over; 1 are left"):
-        crew.execute_all([quick, slow], workers=2)
+        workers.execute_all([quick, slow], workers=2)
     assert slow.finished and not quick.finished

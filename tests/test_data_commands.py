@@ -7,14 +7,14 @@ import pytest
 from transformers import LlamaConfig
 
 from chat_tokenizers import MARKED, PLAIN, assistant, byte_tokenizer, user, word_tokenizer
-from longalign import tokenizers
-from longalign.cli import main
-from longalign.commands import show
-from longalign.corpus import tokenizer as miniature
-from longalign.jsonl import DataError
-from longalign.official import local_model
-from longalign.store import TokenStore, write_store
-from longalign.tokenizing import tokenize_jsonl
+from longalign.cli import show
+from longalign.cli.main import main
+from longalign.clients import local_model
+from longalign.data import tokenizers
+from longalign.data.jsonl import DataError
+from longalign.data.store import TokenStore, write_store
+from longalign.data.tokenize_files import tokenize_jsonl
+from longalign.miniature import tokenizer as miniature
 
 WORDS = miniature.load()
 SAID = [user("Who leads?"), assistant("Barvik."), user("Sure?"), assistant("Yes.")]
@@ -78,13 +78,13 @@ def test_a_store_of_which_nothing_is_a_target_is_warned_of(tmp_path, capsys):
 
 
 def test_what_is_counted_of_answers_is_the_same_in_parts(tmp_path, monkeypatch):
-    from longalign import tokenizing
+    from longalign.data import tokenize_files
 
     masked = {"messages": [SAID[0], {**SAID[1], "weight": 0}, SAID[2], SAID[3]]}
     file = rows(tmp_path / "a.jsonl", *[masked] * 20, {"messages": SAID})
     stores = []
     for size in (10**9, 500):
-        monkeypatch.setattr(tokenizing, "PART_BYTES", size)
+        monkeypatch.setattr(tokenize_files, "PART_BYTES", size)
         stores.append(tokenize_jsonl(file, WORDS, tmp_path / f"{size}", workers=1, progress=lambda *told: None))
     assert stores[0].manifest == stores[1].manifest and stores[0].manifest["masked_answers"] == 20
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from longalign.batching import plan_packing, plan_sorted
-from longalign.defects import DEFECTS, cut_pack, faulty_dataset, lost_targets
-from longalign.planned import PlannedDataset
+from longalign.recipe.batching import plan_packing, plan_sorted
+from longalign.recipe.dataset import PlannedDataset
+from longalign.train.released_faults import DEFECTS, cut_pack, faulty_dataset, lost_targets
 
 LENGTHS = [2, 4, 3, 5, 1, 6, 2, 2]
 SEQUENCES = [{"input_ids": np.arange(n) + 10 * i, "labels": np.arange(n) + 10 * i} for i, n in enumerate(LENGTHS)]

@@ -8,11 +8,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from longalign import loss
-from longalign.collators import PackedCollator
-from longalign.cost import LLAMA_2_7B, Pace, decoder_cost
-from longalign.demand import CHUNK, NUMBER, Decoder, demand
-from longalign.models import MINIATURES, new_model
+from longalign.experiments.operations import CHUNK, NUMBER, Decoder, demand
+from longalign.recipe import loss
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.cost import LLAMA_2_7B, Pace, decoder_cost
+from longalign.train.models import MINIATURES, new_model
 
 LENGTHS, TARGETS = [5, 9, 3, 3], [2, 6, 0, 2]
 VOCABULARY = 40

@@ -11,13 +11,13 @@ import time
 import pytest
 
 from fault_server import FAULTS, by_chance, serving
-from longalign.endpoints import replies, side_by_side
-from longalign.endpoints.asker import ATTEMPTS, MOST_FAILURES, Asker, Pace
-from longalign.endpoints.errors import Passing, Refused, Stopped
-from longalign.endpoints.replies import Replies, Reply, Request
-from longalign.endpoints.server import Server
-from longalign.jsonl import DataError
-from longalign.record import Taken
+from longalign.clients import concurrency, reply_store
+from longalign.clients.client import ATTEMPTS, MOST_FAILURES, Asker, Pace
+from longalign.clients.errors import Passing, Refused, Stopped
+from longalign.clients.reply_store import Replies, Reply, Request
+from longalign.clients.server import Server
+from longalign.common.provenance import Taken
+from longalign.data.jsonl import DataError
 
 KEY = "sk-" + "planted-0123456789abcdef"
 
@@ -35,7 +35,7 @@ def ask_all(server, path, questions, *, at_once=8, slow=0, **more):
     with Replies(path) as file:
         ask = asker(server, file, **more)
         ask.server.timeout = ask.server._client.timeout = 60.0 if slow else 2.0
-        found = side_by_side.each(lambda q: ask.ask(request(q)).text, questions, asker=ask, at_once=at_once)
+        found = concurrency.each(lambda q: ask.ask(request(q)).text, questions, asker=ask, at_once=at_once)
     return found, ask
 
 
@@ -374,7 +374,7 @@ def test_a_document_is_not_sent_on_to_another_address(tmp_path):
 
 def test_an_error_that_is_no_servers_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
-        side_by_side.each(lambda n: 1 / n, [2, 4, 0])
+        concurrency.each(lambda n: 1 / n, [2, 4, 0])
 
 
 def test_turns_are_apart_and_a_pause_holds_them_back():
@@ -386,5 +386,5 @@ def test_turns_are_apart_and_a_pause_holds_them_back():
 
 def test_a_key_of_replies_depends_on_model_messages_and_settings():
     one = request("q")
-    others = [request("r"), request("q", tag="x"), replies.Request(one.messages, max_tokens=9)]
+    others = [request("r"), request("q", tag="x"), reply_store.Request(one.messages, max_tokens=9)]
     assert len({r.key("m") for r in (one, *others)} | {one.key("n")}) == 5

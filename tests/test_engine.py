@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from engines import ENGINES, METHODS, methods_of
-from longalign.engine import Engine, deepspeed_config
-from longalign.events import read_events
-from longalign.models import load_model
-from longalign.ranks import command
+from longalign.train.events import read_events
+from longalign.train.launcher import command
+from longalign.train.models import load_model
+from longalign.train.parallelism import Engine, deepspeed_config
 from test_trainer import make_store
 
 EXACT = [name for name, engine in ENGINES.items() if not engine.bf16]
@@ -110,19 +110,19 @@ def test_deepspeed_is_told_every_value():
 
 def test_several_nodes_meet_at_the_first_and_too_few_are_refused():
     engine = Engine(nodes=2, ranks=8, zero=3)
-    made = command(engine, "longalign.runs", "job.json", hosts=["a1", "a2"])
+    made = command(engine, "longalign.train.runs", "job.json", hosts=["a1", "a2"])
     assert "--nnodes=2" in made and "--nproc-per-node=8" in made and any("=a1:" in part for part in made)
     assert made[0] == "srun" and "--nodes=2" in made
     with pytest.raises(ValueError, match=r"2 nodes, but 1 are at hand \(a1\): start it inside a Slurm"):
-        command(engine, "longalign.runs", hosts=["a1"])
+        command(engine, "longalign.train.runs", hosts=["a1"])
 
 
 def test_hosts_in_a_file_are_left_to_deepspeeds_launcher(tmp_path):
     with pytest.raises(ValueError, match="where there is none"):
         Engine(nodes=2, hostfile=str(tmp_path / "hosts"))
     (tmp_path / "hosts").write_text("a1 slots=8\na2 slots=8\n")
-    made = command(Engine(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts")), "longalign.runs", "job.json")
-    assert "deepspeed.launcher.runner" in made and made[-2:] == ["longalign.runs", "job.json"]
+    made = command(Engine(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts")), "longalign.train.runs", "job.json")
+    assert "deepspeed.launcher.runner" in made and made[-2:] == ["longalign.train.runs", "job.json"]
 
 
 @pytest.mark.cluster

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from conftest import largest_difference
 from eq2 import GRID, LENGTHS, case, oracle, run_grid, steps_in_one_process
-from longalign.planned import step_weights
+from longalign.recipe.dataset import step_weights
 
 LOSS, GRADIENT = 1e-10, 1e-8
 

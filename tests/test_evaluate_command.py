@@ -6,9 +6,10 @@ import json
 import pytest
 
 from fault_server import by_chance, serving
-from longalign import cli, paths
-from longalign.evaluations import COLUMNS
-from longalign.fetching import published
+from longalign.cli import main
+from longalign.common import paths
+from longalign.experiments.evaluations import COLUMNS
+from longalign.fetch import benchmark_files
 
 BASE = str(paths.bases() / "mini-7b")
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -18,7 +19,7 @@ def run(benchmark, *arguments, model=None):
     """The exit status of a command line; `model` is asked with a window that its answers fit into."""
     given = () if model is None else ("--model", model, "--window", 512)
     try:
-        return cli.main(["eval", benchmark, *map(str, (*given, *arguments))])
+        return main.main(["eval", benchmark, *map(str, (*given, *arguments))])
     except SystemExit as stopped:
         return stopped.code
 
@@ -52,7 +53,7 @@ def test_a_model_and_a_judge_behind_servers_answer_whatever_fails_and_no_key_get
     monkeypatch.setenv("MODEL_API_KEY", KEY)
     monkeypatch.setenv("JUDGE_API_KEY", KEY[::-1])
     faults = by_chance(0.3, kinds=("500", "cut", "error body", "no choices"))
-    monkeypatch.setattr("longalign.endpoints.asker.LONGEST_BACKOFF", 0.05)
+    monkeypatch.setattr("longalign.clients.client.LONGEST_BACKOFF", 0.05)
     answers = (lambda _: f"my key is {KEY}", lambda _: "[[4]]")
     with serving(faults, answer=answers[0]) as model, serving(faults, answer=answers[1]) as judge:
         status = run("longbench-chat", "--model", model.url, "--judge", judge.url, "--limit", 8, "--out", tmp_path)
@@ -206,8 +207,8 @@ def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tm
 
 def test_a_list_fetches_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
-    monkeypatch.setattr(published, "_bring", lambda *_: pytest.fail("nothing is to be fetched"))
-    assert cli.main(["fetch", "--benchmark", "longbench-chat", "--list"]) == 0
+    monkeypatch.setattr(benchmark_files, "_bring", lambda *_: pytest.fail("nothing is to be fetched"))
+    assert main.main(["fetch", "--benchmark", "longbench-chat", "--list"]) == 0
     assert capsys.readouterr().out == "longbench-chat: not fetched\n"
 
 
@@ -215,7 +216,7 @@ def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_p
     from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
     from threading import Thread
 
-    source = published.BENCHMARKS["longbench-chat"]
+    source = benchmark_files.BENCHMARKS["longbench-chat"]
     assert "/7fc4c6d9a93ae88b3994228503a652877a993dec/" in source.base, "pinned to a commit"
     there = tmp_path / "there"
     there.mkdir()
@@ -225,15 +226,15 @@ def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_p
     Thread(target=server.serve_forever, daemon=True).start()
     base, folder = f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "here"
     with pytest.raises(OSError, match="prompt_fs.txt cannot be had .*what has arrived is kept"):
-        published.fetch("longbench-chat", folder, base=base)
+        benchmark_files.fetch("longbench-chat", folder, base=base)
     (there / source.files[2]).write_text("x")
     (there / source.files[0]).unlink()  # it has arrived and is not asked for again
-    assert published.fetch("longbench-chat", folder, base=base) == folder
+    assert benchmark_files.fetch("longbench-chat", folder, base=base) == folder
     server.shutdown()
     assert (folder / source.files[0]).read_text() == source.files[0]
-    assert published.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
+    assert benchmark_files.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
     (folder / source.files[1]).write_text("changed")
     with pytest.raises(ValueError, match="few_shots.json is not what was fetched first"):
-        published.fetch("longbench-chat", folder)
+        benchmark_files.fetch("longbench-chat", folder)
     with pytest.raises(ValueError, match="longbench-chat"):
-        published.fetch("longbench", tmp_path)
+        benchmark_files.fetch("longbench", tmp_path)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from longalign import crew
-from longalign.corpus import benchmarks, suites, tokenizer
-from longalign.evaluations import LOSS, Evaluation, Scored, loaded, tidy, write_items
-from longalign.models import new_model
-from longalign.profiles import load_profile
+from longalign.experiments.evaluations import LOSS, Evaluation, Scored, loaded, tidy, write_items
+from longalign.experiments.profiles import load_profile
+from longalign.miniature import benchmarks, tokenizer, training_sets
+from longalign.train import workers
+from longalign.train.models import new_model
 
 SETTINGS = load_profile("smoke").evaluation
 
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
         model = new_model("mini-6b", vocab_size=len(tokenizer.load()), max_length=256, seed=seed)
         model.save_pretrained(folder / f"model-{seed}")
     for name in ("test", "short"):
-        suites.write_jsonl(folder / "items" / f"{name}.jsonl", benchmarks.items(name, SETTINGS, window=256))
+        training_sets.write_jsonl(folder / "items" / f"{name}.jsonl", benchmarks.items(name, SETTINGS, window=256))
     return folder
 
 
@@ -44,14 +44,14 @@ def test_weights_of_another_dtype_are_another_evaluation_and_positions_stay_exac
         with torch.no_grad():
             got, expected = model(ids).logits.float(), plain(ids).logits
         assert not torch.equal(got, expected) and (got - expected).abs().max() < 0.05 * expected.abs().max()
-    crew.execute(rounded)
+    workers.execute(rounded)
     assert len(rounded.rows()) == len(list(benchmarks.items("test", SETTINGS, window=256))) * 2
 
 
 def test_an_evaluation_keeps_a_score_for_every_item_and_is_not_done_twice(evaluation):
-    crew.execute(evaluation)
+    workers.execute(evaluation)
     written = (evaluation.folder / "record.json").stat().st_mtime_ns
-    crew.execute(evaluation)
+    workers.execute(evaluation)
     assert (evaluation.folder / "record.json").stat().st_mtime_ns == written
     rows = pd.DataFrame(evaluation.rows())
     items = len(SETTINGS.tasks) * len(SETTINGS.lengths) * SETTINGS.per_cell
@@ -72,7 +72,7 @@ def test_the_table_is_the_mean_over_items_and_the_wide_file_holds_each_of_them(e
         for name in ("test", "short")
     }
     for one in scored.values():
-        crew.execute(one)
+        workers.execute(one)
     table = pd.DataFrame(tidy("methods", scored))
     rows = pd.DataFrame([row for one in scored.values() for row in one.rows()])
     assert set(rows.benchmark) == {"test", "short"}
@@ -87,14 +87,14 @@ def test_the_table_is_the_mean_over_items_and_the_wide_file_holds_each_of_them(e
 def test_a_prompt_over_the_window_loses_its_middle_and_is_still_scored(evaluation):
     short = dataclasses.replace(evaluation, window=160)
     for one in (evaluation, short):
-        crew.execute(one)
+        workers.execute(one)
     assert len(short.rows()) == len(evaluation.rows())
     assert [row["item"] for row in short.rows()] == [row["item"] for row in evaluation.rows()]
 
 
 def test_the_tokenizer_is_that_of_a_folder_where_one_is_named(evaluation, folder):
     corpus = dataclasses.replace(load_profile("smoke").corpus, long=2, short=4)
-    store = suites.suite_store("LongAlign-10k", corpus, folder / "few")
+    store = training_sets.suite_store("LongAlign-10k", corpus, folder / "few")
     evaluation = dataclasses.replace(evaluation, benchmark=LOSS, train=str(store.folder))
     tokenizer.load().save_pretrained(folder / "same")
     other = AutoTokenizer.from_pretrained(folder / "same")
@@ -102,7 +102,7 @@ def test_the_tokenizer_is_that_of_a_folder_where_one_is_named(evaluation, folder
     other.save_pretrained(folder / "other")
     named = [dataclasses.replace(evaluation, tokenizer=str(folder / name)) for name in ("same", "other")]
     for one in (evaluation, *named):
-        crew.execute(one)
+        workers.execute(one)
     losses = [{row["task"]: row["value"] for row in one.rows()} for one in (evaluation, *named)]
     assert losses[0] == losses[1] and losses[2]["train-loss"] == losses[0]["train-loss"]
     assert losses[2]["test-loss"] != losses[0]["test-loss"]
@@ -111,9 +111,9 @@ def test_the_tokenizer_is_that_of_a_folder_where_one_is_named(evaluation, folder
 
 def test_losses_are_taken_on_training_data_and_on_the_test_items(evaluation, folder):
     corpus = dataclasses.replace(load_profile("smoke").corpus, long=2, short=4)
-    store = suites.suite_store("LongAlign-10k", corpus, folder / "data")
+    store = training_sets.suite_store("LongAlign-10k", corpus, folder / "data")
     losses = dataclasses.replace(evaluation, benchmark=LOSS, train=str(store.folder))
-    crew.execute(losses)
+    workers.execute(losses)
     values = {row["task"]: row["value"] for row in losses.rows()}
     assert set(values) == {"train-loss", "test-loss"}
     assert all(6 < value < 9 for value in values.values()), "an untrained model is near the logarithm of the vocabulary"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from longalign.evals.exact_match import answer_match, exact_match, fact_match, target_hits
-from longalign.models import new_model
+from longalign.train.models import new_model
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from longalign import execute as ex
-from longalign.execution import files, outcomes, terminal
-from longalign.profiles import load_profile
-from longalign.typed import ProfileError
+from longalign.common.typed import ProfileError
+from longalign.experiments.profiles import load_profile
+from longalign.reproduction import execute as ex
+from longalign.reproduction import files, outcomes, terminal
 
 PARAMETERS = (
     'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'
@@ -85,7 +85,7 @@ def runs(tmp_path, monkeypatch):
 
 def run_in(folder, source, *options):
     """In a process of its own, since it may be killed; returns exit status, output and errors."""
-    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke", *options]
+    command = [sys.executable, "-m", "longalign.reproduction.execute", str(source), "--profile", "smoke", *options]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return ended.returncode, ended.stdout, ended.stderr
 
@@ -134,7 +134,7 @@ def test_what_a_kernel_that_died_had_started_ends_with_it(runs):
 
 def test_an_interrupt_ends_the_kernel_too_and_keeps_what_was_printed(runs):
     source = notebook(runs, "import os\nprint('kernel', os.getpid(), flush=True)\n" + SLEEP, LAST)
-    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke"]
+    command = [sys.executable, "-m", "longalign.reproduction.execute", str(source), "--profile", "smoke"]
     # tests that were started in the background inherit that interrupts are ignored
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -154,7 +154,7 @@ def test_an_interrupt_ends_the_kernel_too_and_keeps_what_was_printed(runs):
 def test_a_cell_that_does_not_heed_an_interrupt_is_ended_by_force(runs):
     stubborn = "while True:\n    try:\n        time.sleep(60)\n    except KeyboardInterrupt:\n        pass"
     source = notebook(runs, "import time\nprint('here', flush=True)\n" + stubborn)
-    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke"]
+    command = [sys.executable, "-m", "longalign.reproduction.execute", str(source), "--profile", "smoke"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     next(line for line in process.stdout if "here" in line)
     process.terminate()
@@ -163,7 +163,7 @@ def test_a_cell_that_does_not_heed_an_interrupt_is_ended_by_force(runs):
 
 def test_who_asked_for_it_has_gone_and_so_goes_the_notebook(runs):
     source = notebook(runs, "import os\nprint('kernel', os.getpid(), flush=True)\n" + SLEEP)
-    command = f"'{sys.executable}' -m longalign.execute '{source}' --profile smoke --with-parent; true"
+    command = f"'{sys.executable}' -m longalign.reproduction.execute '{source}' --profile smoke --with-parent; true"
     shell = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True)
     kernel = int(next(line for line in shell.stdout if "kernel" in line).split()[-1])
     shell.kill()
@@ -176,7 +176,7 @@ def test_who_asked_for_it_has_gone_and_so_goes_the_notebook(runs):
 
 def test_two_executions_of_the_same_notebook_do_not_meet(runs):
     source = notebook(runs, SLEEP)
-    command = [sys.executable, "-m", "longalign.execute", str(source), "--profile", "smoke"]
+    command = [sys.executable, "-m", "longalign.reproduction.execute", str(source), "--profile", "smoke"]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     next(line for line in first.stdout if "seen" in line)
     status, _, errors = run_in(runs, source)
@@ -186,7 +186,7 @@ def test_two_executions_of_the_same_notebook_do_not_meet(runs):
 
 
 def test_a_whole_execution_lists_what_it_wrote_and_leaves_no_marks_of_an_earlier_one(runs):
-    writes = "from longalign import paths, record\n"
+    writes = "from longalign.common import paths, provenance as record\n"
     writes += "path = record.write_csv(paths.run_dir(profile) / 'fill.csv', [{'length': 2}, {'length': 4}])"
     assert ex.main([str(notebook(runs, "1 / 0", writes)), "--profile", "smoke"]) == 1
     assert ex.main([str(notebook(runs, "'right'", writes)), "--profile", "smoke"]) == 0
@@ -205,7 +205,7 @@ def test_what_is_around_the_engine_costs_less_than_a_second_a_notebook(tmp_path)
     """Processor seconds of the whole process, imports and all, against the engine's own command line; the best of
     three each."""
     source = notebook(tmp_path, "1 + 1")
-    ours = [sys.executable, "-m", "longalign.execute", str(source), "--profile=smoke", f"--folder={tmp_path / 'out'}"]
+    ours = [sys.executable, "-m", "longalign.reproduction.execute", str(source), "--profile=smoke", f"--folder={tmp_path / 'out'}"]
     bare = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "bare.ipynb"), f"--cwd={tmp_path}"]
     best = {}
     for name, command in {"ours": ours, "bare": bare}.items():

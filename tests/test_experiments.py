@@ -5,12 +5,14 @@ import json
 
 import pytest
 
-from longalign import crew, experiments, tables
-from longalign.evaluations import LOSS
-from longalign.experiments import Arm
-from longalign.profiles import load_profile
-from longalign.store import TokenStore
-from longalign.trainer import TrainingConfig, make_plans
+from longalign.data.store import TokenStore
+from longalign.experiments import design
+from longalign.experiments.design import Arm
+from longalign.experiments.evaluations import LOSS
+from longalign.experiments.profiles import load_profile
+from longalign.report import tables
+from longalign.train import workers
+from longalign.train.trainer import TrainingConfig, make_plans
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +20,9 @@ def profile(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LONGALIGN_RUNS", str(tmp_path_factory.mktemp("experiments")))
         profile = load_profile("smoke")
-        windows = [experiments.extension(experiments.windowed(profile, w), "mini-7b") for w in profile.windows]
-        starts = [*experiments.long_bases(profile), experiments.short_continual_training(profile), *windows]
-        crew.execute_all(starts, workers=2)
+        windows = [design.extension(design.windowed(profile, w), "mini-7b") for w in profile.windows]
+        starts = [*design.long_bases(profile), design.short_continual_training(profile), *windows]
+        workers.execute_all(starts, workers=2)
         yield profile
 
 
@@ -30,7 +32,7 @@ def data(run):
 
 def test_every_experiment_has_its_arms_and_runs_that_two_ask_for_are_the_same(profile):
     names = ("data_scale", "data_source", "methods", "model_scale", "windows", "exponents", "grid", "released_code")
-    found = {name: getattr(experiments, name)(profile) for name in names}
+    found = {name: getattr(design, name)(profile) for name in names}
     assert {arm.model for arm in found["methods"]} == {"mini-6b", "mini-7b"}
     sorted_10k = found["data_scale"][Arm("LongAlign-10k", "mini-6b", 0)].key
     assert sorted_10k == found["methods"][Arm("sorted", "mini-6b", 0)].key
@@ -46,21 +48,21 @@ def test_every_experiment_has_its_arms_and_runs_that_two_ask_for_are_the_same(pr
 
 
 def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):
-    arms = experiments.data_source(profile, 2)
+    arms = design.data_source(profile, 2)
     first, second = (arms[Arm("LongAlign-10k", "mini-6b", seed)] for seed in (0, 1))
     assert first.start == second.start and data(first) != data(second)
     assert first.training["seed"] != second.training["seed"]
 
 
 def test_more_seeds_add_runs_and_keep_those_there_are(profile):
-    few, many = experiments.data_scale(profile, 1), experiments.data_scale(profile, 3)
+    few, many = design.data_scale(profile, 1), design.data_scale(profile, 3)
     assert {arm: run.key for arm, run in few.items()}.items() <= {arm: run.key for arm, run in many.items()}.items()
     assert len(many) == 3 * len(few)
 
 
 def test_equal_steps_are_as_many_as_the_full_dose_takes(profile):
     profile = dataclasses.replace(profile, corpus=dataclasses.replace(profile.corpus, long=36))
-    arms = experiments.data_scale(profile, 1)
+    arms = design.data_scale(profile, 1)
 
     def steps(run):
         config = TrainingConfig(**run.training)
@@ -74,8 +76,8 @@ def test_equal_steps_are_as_many_as_the_full_dose_takes(profile):
 
 
 def test_benchmarks_do_not_depend_on_the_seed_or_the_arm_and_only_losses_read_the_training_data(profile):
-    arms = experiments.data_source(profile, 2)
-    scored = experiments.evaluations(profile, arms, names=["test", LOSS])
+    arms = design.data_source(profile, 2)
+    scored = design.evaluations(profile, arms, names=["test", LOSS])
     assert len(scored) == 2 * len(arms) and len({one.items for one in scored.values()}) == 1
     for what, one in scored.items():
         assert one.benchmark == what.benchmark
@@ -83,12 +85,12 @@ def test_benchmarks_do_not_depend_on_the_seed_or_the_arm_and_only_losses_read_th
 
 
 def test_what_trainings_took_is_told_by_arm(profile):
-    base = experiments.long_bases(profile)[0]
-    told = experiments.trainings({Arm("long base", "mini-13b", 0): base})["long base mini-13b 0"]
+    base = design.long_bases(profile)[0]
+    told = design.trainings({Arm("long base", "mini-13b", 0): base})["long base mini-13b 0"]
     assert told["key"] == base.key and told["steps"] >= 1 and told["peak_memory_mb"] > 100
     assert profile.extension.tokens <= told["tokens"] < 2 * profile.extension.tokens
     assert 0 < told["cpu_seconds"] and 0 < told["seconds"]
 
 
 def test_methods_have_the_same_names_where_they_train_and_where_they_are_drawn():
-    assert tuple(experiments.METHODS) == tables.METHODS
+    assert tuple(design.METHODS) == tables.METHODS

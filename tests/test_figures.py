@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-import longalign.figures  # noqa: F401  enters the figures
-from longalign import plots
-from longalign.record import write_csv
+import longalign.report.figures  # noqa: F401  enters the figures
+from longalign.common.provenance import write_csv
+from longalign.report.figures import style
 
 POSITIONS = list(enumerate("aabbbbccc"))
 EXAMPLES = {
@@ -29,7 +29,7 @@ EXAMPLES = {
     ],
 }  # fmt: skip
 DRAW_TWICE = (
-    "import sys; from longalign import plots; data, *folders = sys.argv[1:];"
+    "import sys; from longalign.report.figures import style as plots; data, *folders = sys.argv[1:];"
     "[plots.draw_all(data, folder) for folder in folders]; sys.exit('torch' in sys.modules)"
 )
 
@@ -50,14 +50,14 @@ def test_every_figure_drawn_twice_is_the_same_bytes_and_loads_no_torch(tmp_path)
 @each_figure
 def test_a_figure_reads_the_csv_of_its_own_name_and_names_it_when_it_is_missing(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{name}.csv"):
-        plots.draw(name, tmp_path)
+        style.draw(name, tmp_path)
 
 
 @each_figure
 def test_other_numbers_are_another_figure(name, tmp_path):
     for folder, rows in (("all", EXAMPLES[name]), ("fewer", EXAMPLES[name][:-1])):
         write_csv(tmp_path / folder / f"{name}.csv", rows)
-        plots.plt.close(plots.draw(name, tmp_path / folder, tmp_path / folder))
+        style.plt.close(style.draw(name, tmp_path / folder, tmp_path / folder))
     drawn = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("all", "fewer")]
     assert drawn[0] != drawn[1]
 
@@ -68,10 +68,10 @@ def test_the_share_of_idle_time_in_a_panel_is_worked_out_by_hand(tmp_path):
         {"method": "naive", "rank": 1, "micro_step": 0, "place": 0, "cost": 4.0},
         {"method": "naive", "rank": 0, "micro_step": 1, "place": 0, "cost": 3.0},
     ])  # fmt: skip
-    drawn = plots.draw("batching", tmp_path)
+    drawn = style.draw("batching", tmp_path)
     # the barriers fall at 4 and 7: two ranks have 14, of which 9 are work
     assert drawn.axes[0].get_title(loc="left") == "naive: 3 sequences, 36 % idle"
-    plots.plt.close(drawn)
+    style.plt.close(drawn)
 
 
 def test_seeds_of_different_length_meet_at_the_same_share_of_the_steps(tmp_path):
@@ -84,8 +84,8 @@ def test_seeds_of_different_length_meet_at_the_same_share_of_the_steps(tmp_path)
         for task, metric in (("chat-coding", "score"), ("multi-turn", "exact_match")) for arm in ("raw", "smoothed")
     ]  # fmt: skip
     write_csv(tmp_path / "curves.csv", rows)
-    figure = plots.draw("learning_curves", tmp_path)
+    figure = style.draw("learning_curves", tmp_path)
     for axes in figure.axes:
         (mean,) = (line for line in axes.lines if line.get_label() == "smoothed, mean over seeds")
         assert mean.get_xdata().tolist() == [0, 0.5, 1] and mean.get_ydata() == pytest.approx([0.5, 1, 1])
-    plots.plt.close(figure)
+    style.plt.close(figure)

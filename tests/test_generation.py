@@ -7,15 +7,15 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from longalign import cli
-from longalign.chat import encode_prompt
-from longalign.corpus import tokenizer as miniature
-from longalign.endpoints.replies import Request
+from longalign.cli import main
+from longalign.clients.generation import end_tokens
+from longalign.clients.local_model import LocalModel
+from longalign.clients.reply_store import Request
+from longalign.common.provenance import hash_model
+from longalign.data.chat import encode_prompt
 from longalign.evals.decoding import greedy
-from longalign.evals.generation import end_tokens
-from longalign.models import load_model
-from longalign.official.local_model import LocalModel
-from longalign.record import hash_model
+from longalign.miniature import tokenizer as miniature
+from longalign.train.models import load_model
 
 WORDS, ROOM = miniature.load(), 24
 ASKED = Request([{"role": "user", "content": "the old town stands there " * 4}], ROOM)
@@ -121,21 +121,21 @@ def test_a_folder_without_a_tokenizer_is_refused_by_every_evaluation(benchmark, 
                          num_attention_heads=2)  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["eval", benchmark, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
+        main.main(["eval", benchmark, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2 and "holds no tokenizer: name one with --tokenizer" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_named_as_a_tokenizer_and_holds_none_is_refused(plain, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["eval", "longbench-chat", "--model", str(plain), "--tokenizer", str(tmp_path / "empty"),
+        main.main(["eval", "longbench-chat", "--model", str(plain), "--tokenizer", str(tmp_path / "empty"),
                   "--out", str(tmp_path / "out")])  # fmt: skip
     assert stopped.value.code == 2 and "holds no tokenizer" in capsys.readouterr().err
 
 
 def test_that_a_miniatures_own_tokenizer_is_taken_is_told(plain, tmp_path, capsys):
     given = ("--model", str(plain), "--window", "512", "--limit", "1", "--out", str(tmp_path))
-    assert cli.main(["eval", "longbench-chat", *given]) == 0
+    assert main.main(["eval", "longbench-chat", *given]) == 0
     assert "holds no tokenizer; its vocabulary and end token are the miniature's" in capsys.readouterr().err
 
 

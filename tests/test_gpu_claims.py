@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from gpu_rows import CARD, add, ratios, row
-from longalign.claims import main, measure_all
-from longalign.ledger import GPU, Claim, Number, load_ledger
+from longalign.report.claim_schema import GPU, Claim, Number, load_ledger
+from longalign.report.claims import main, measure_all
 
 FASTER = Claim(
     "faster", "Figure 5", "Packing is twice as fast.", "22_gpu", scale=GPU, results="figure5", metric="seconds",
@@ -88,7 +88,7 @@ def test_files_that_do_not_fit_together_are_told_in_one_line(tmp_path, monkeypat
     ratios(tmp_path / "results" / "gpu" / "h100", 1, note_rows=99)
     (tmp_path / "runs" / "smoke").mkdir(parents=True)
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("longalign.paths.results", lambda: tmp_path / "results")
+    monkeypatch.setattr("longalign.common.paths.results", lambda: tmp_path / "results")
     assert main(["smoke"]) == 2
     said = capsys.readouterr()
     assert "h100/gpu.csv" in said.err and said.err.count("\n") == 1

@@ -5,8 +5,8 @@ import torch
 from benchmarks.gpu import exact, figure5, learning, ranks, rows
 from benchmarks.gpu.rows import Context
 
-from longalign import gpu_results
-from longalign.ledger import GPU, load_ledger
+from longalign.report import gpu_results
+from longalign.report.claim_schema import GPU, load_ledger
 
 
 @pytest.fixture

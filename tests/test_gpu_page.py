@@ -6,9 +6,10 @@ import nbformat
 import pytest
 
 from gpu_rows import CARD, add, row, whole
-from longalign import paths, plots
-from longalign.figures import gpu as pages
-from longalign.gpu_results import NEEDLE, exactness, figure_5, learning, read_cards, wide
+from longalign.common import paths
+from longalign.report.figures import gpu as pages
+from longalign.report.figures import style
+from longalign.report.gpu_results import NEEDLE, exactness, figure_5, learning, read_cards, wide
 
 STAGES = ("run", "exact", "ceilings", "kernels", "figure 5", "training", "learning", "needles", "the rest", "failed")
 """The tables of the page, a card each."""
@@ -27,7 +28,7 @@ def execute(results, monkeypatch, capsys):
     names = {"display": shown.append}
     for cell in (cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"):
         exec(compile(cell.source, NOTEBOOK.name, "exec"), names)
-    plots.plt.close("all")
+    style.plt.close("all")
     return capsys.readouterr().out, shown, json.loads((results / "runs" / "smoke" / "22_gpu.json").read_text())
 
 
@@ -56,7 +57,7 @@ def test_a_stage_that_was_not_run_is_said_to_be_not_measured(tmp_path, monkeypat
 def drawn(tmp_path):
     whole(tmp_path / "gpu" / "h100")
     yield pages.gpu(tmp_path)
-    plots.plt.close("all")
+    style.plt.close("all")
 
 
 def test_the_figure_has_a_panel_for_each_question_and_the_numbers_of_the_rows(drawn):
@@ -78,12 +79,12 @@ def test_each_card_has_a_page_of_its_own(tmp_path):
     drawn = pages.gpu(tmp_path)
     assert [page.get_suptitle().partition(",")[0] for page in drawn.subfigs] == [CARD, "H200"]
     assert all("not measured" in [text.get_text() for text in axes.texts] for axes in drawn.subfigs[1].axes)
-    plots.plt.close("all")
+    style.plt.close("all")
 
 
 def test_without_a_card_there_is_no_figure_and_the_missing_table_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="gpu.csv"):
-        plots.draw("gpu", tmp_path)
+        style.draw("gpu", tmp_path)
 
 
 def test_the_tables_name_case_system_backend_and_unit(tmp_path):

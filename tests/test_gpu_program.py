@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longalign import attention_kernels, gpu_results, paths
+from longalign.common import paths
+from longalign.recipe import attention_kernels
+from longalign.report import gpu_results
 
 sys.path.insert(0, str(paths.root()))
 

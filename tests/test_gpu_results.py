@@ -3,7 +3,7 @@
 import pytest
 
 from gpu_rows import CARD, add, row
-from longalign.gpu_results import RECORDS, TABLE, read_cards, stages
+from longalign.report.gpu_results import RECORDS, TABLE, read_cards, stages
 
 
 def product(value, **options):
@@ -32,11 +32,11 @@ def test_what_is_measured_again_counts_as_it_was_measured_last(tmp_path):
 
 
 def test_a_number_by_two_backends_of_one_run_stands_twice_and_an_earlier_backend_does_not_stay(tmp_path):
-    for backends in (("sequences",), ("varlen_attn", "longalign.cost")):
+    for backends in (("sequences",), ("varlen_attn", "longalign.recipe.cost")):
         rows = [row("figure5", "8 ranks", "packing", "naive / this", 2.0, "ratio", backend=name) for name in backends]
         add(tmp_path / "h100", "figure5", rows)
     (card,) = read_cards(tmp_path)
-    assert card.of("figure5").backend.tolist() == ["varlen_attn", "longalign.cost"]
+    assert card.of("figure5").backend.tolist() == ["varlen_attn", "longalign.recipe.cost"]
 
 
 def test_a_failure_that_was_mended_is_counted_and_one_that_was_not_is_shown(tmp_path):

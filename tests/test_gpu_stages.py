@@ -15,9 +15,10 @@ from benchmarks.gpu.trainers import Job, Turn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign import cost, paths
-from longalign.batching import plan_naive, plan_packing
-from longalign.cost import Pace, SequenceCost
+from longalign.common import paths
+from longalign.recipe import cost
+from longalign.recipe.batching import plan_naive, plan_packing
+from longalign.recipe.cost import Pace, SequenceCost
 
 PACE = Pace(per_position=2e-3, per_pair=1e-5, per_micro_batch=0.05, per_step=0.0)
 """Of all 32 layers, for a clock that is made up."""
@@ -159,7 +160,7 @@ class TestFigure5:
         found = list(figure5.run(context(tmp_path)))
         assert [row for row in found if row.status != "ok" or not math.isfinite(row.value)] == []
         assert all(row.backend for row in found)
-        assert {"sequences", "sdpa", "fit_pace", "longalign.cost", "8 x A800"} == {row.backend for row in found}
+        assert {"sequences", "sdpa", "fit_pace", "longalign.recipe.cost", "8 x A800"} == {row.backend for row in found}
         written = (tmp_path / figure5.TABLE).read_text().splitlines()
         assert len(written) == 1 + len(figure5.sizes(context(tmp_path)).micro_batches)
 

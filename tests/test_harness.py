@@ -13,11 +13,11 @@ from lm_eval import evaluator
 from lm_eval.models import huggingface
 
 from conftest import tiny_llama
-from longalign.corpus import tokenizer
-from longalign.evaluations import COLUMNS
-from longalign.jsonl import DataError
-from longalign.official import harness
-from longalign.official.harness import SHIPPED, SHORT_TASKS, evaluate, means
+from longalign.data.jsonl import DataError
+from longalign.evals.benchmarks import harness
+from longalign.evals.benchmarks.harness import SHIPPED, SHORT_TASKS, evaluate, means
+from longalign.experiments.evaluations import COLUMNS
+from longalign.miniature import tokenizer
 
 ITEMS = {"arc": 10, "hellaswag": 10, "truthfulqa": 10, "mmlu-astronomy": 8, "mmlu-global_facts": 8}
 LEADERBOARD = {"arc": 25, "hellaswag": 10, "truthfulqa": 0, "mmlu-astronomy": 5, "mmlu-global_facts": 5}

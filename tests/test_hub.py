@@ -17,9 +17,12 @@ from transformers import AutoModelForCausalLM
 import test_chatglm
 import tiny_spm
 from hub_server import TOKEN, serving
-from longalign import models, paths, seals, starts
-from longalign.fetching import hub, sources
-from longalign.source import Source
+from longalign.common import checksums, paths
+from longalign.experiments import base_models
+from longalign.fetch import fetching as sources
+from longalign.fetch import hub
+from longalign.fetch.source import Source
+from longalign.train import models
 
 MODEL, DATA = "someone/tiny", "datasets/someone/lines"
 COMMIT, LATER = "a" * 40, "b" * 40
@@ -76,7 +79,7 @@ def test_a_fetched_model_loads_with_the_weights_it_has_on_the_hub(server, tiny, 
     weights = tiny[0].state_dict()
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
-    assert hub.commit_of(folder) == COMMIT and seals.is_sealed(folder)
+    assert hub.commit_of(folder) == COMMIT and checksums.is_sealed(folder)
     assert contents(folder).keys() == tiny[1].keys() | {"source.json", "sha256.json"}
     assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
 
@@ -133,7 +136,7 @@ def test_a_chatglm_is_converted_with_longaligns_rope_base_and_its_tokenizer(serv
     folder = hub.fetch(source, tmp_path / "glm", endpoint=server.url)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert type(model).__name__ == "GlmForCausalLM" and model.config.rope_parameters["rope_theta"] == 2_000_000
-    words = starts.load_tokenizer(str(folder))
+    words = base_models.load_tokenizer(str(folder))
     assert words("a")["input_ids"][:2] == words.convert_tokens_to_ids(["[gMASK]", "sop"])
     kept = contents(folder / "original").keys()
     assert kept == {"tokenization_chatglm.py", "tokenizer.model", "config.json"} and hub.is_whole(source, folder)
@@ -226,7 +229,7 @@ def test_a_fetch_that_was_killed_goes_on_and_fetches_no_whole_file_twice(server,
     folder, work = tmp_path / "tiny", tmp_path / ".tiny.part"
     server.stalls = "model.safetensors"
     code = (
-        "import sys; from longalign.fetching import hub; from longalign.source import Source;"
+        "import sys; from longalign.fetch import hub; from longalign.fetch.source import Source;"
         f"hub.fetch(Source('tiny', 'model', hub={MODEL!r}), sys.argv[1], endpoint=sys.argv[2])"
     )
     fetching = subprocess.Popen([sys.executable, "-c", code, str(folder), server.url], stderr=subprocess.DEVNULL)
@@ -260,7 +263,7 @@ def project(server, tmp_path):
             **os.environ, "HF_ENDPOINT": server.url, "LONGALIGN_RUNS": str(tmp_path / "shared"),
             "HF_HOME": str(tmp_path / "home"), **environment,
         }  # fmt: skip
-        command = [sys.executable, "-m", "longalign.cli", "fetch", "--profile", str(tmp_path / "mine.yaml"), *options]
+        command = [sys.executable, "-m", "longalign.cli.main", "fetch", "--profile", str(tmp_path / "mine.yaml"), *options]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return run

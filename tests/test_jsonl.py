@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import longalign.jsonl
+import longalign.data.jsonl
 from chat_tokenizers import assistant, user
-from longalign.jsonl import DataError, Line, check_messages, read_lines
+from longalign.data.jsonl import DataError, Line, check_messages, read_lines
 
 GOOD = [user("why?"), assistant("because")]
 
@@ -109,7 +109,7 @@ def test_a_conversation_passes_with_role_and_content_alone():
 )
 def test_a_bad_line_is_refused_and_the_lines_around_it_are_read(tmp_path, monkeypatch, raw, message):
     if "too long" in message:
-        monkeypatch.setattr(longalign.jsonl, "MAX_LINE_BYTES", 1000)
+        monkeypatch.setattr(longalign.data.jsonl, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"a": 1}\n' + raw + b'\n{"a": 3}\n')
     first, bad, last = read_lines(path)

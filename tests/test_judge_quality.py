@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from longalign.judging import judges, quality
-from longalign.judging.judges import Judgment, Rubric
-from longalign.official import longbench_chat
+from longalign.evals.benchmarks import longbench_chat
+from longalign.evals.judges import judges, quality
+from longalign.evals.judges.judges import Judgment, Rubric
 
 QUESTIONS = longbench_chat.questions()
 SHOTS = longbench_chat.examples()

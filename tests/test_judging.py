@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from fault_server import serving
-from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import EndpointError
-from longalign.endpoints.replies import Replies, Reply, Request
-from longalign.judging import judges, prompts, scoring
-from longalign.judging.judges import Case, Judgment, ModelJudge, Rubric
-from longalign.judging.ratings import Unrated, neutral, rating
-from longalign.official.questions import Answer
+from longalign.clients.client import Asker
+from longalign.clients.errors import EndpointError
+from longalign.clients.reply_store import Replies, Reply, Request
+from longalign.evals.benchmarks.questions import Answer
+from longalign.evals.judges import judges, prompts, scoring
+from longalign.evals.judges.judges import Case, Judgment, ModelJudge, Rubric
+from longalign.evals.judges.ratings import Unrated, neutral, rating
 
 SHOTS = (("Calis leads.", 10), ("Somebody leads.", 4), ("No.", 1))
 
@@ -197,7 +197,7 @@ def test_the_rubric_rates_each_scale_by_the_share_of_right_sentences():
 def test_a_judge_behind_a_server_that_fails_leaves_the_others_rated(tmp_path):
     cases = [Case(answer(i, f"Answer {i}."), "qa") for i in range(5)]
     with serving(lambda q, _: "400" if "Answer 3" in q else None, answer=lambda _: "[[3]]") as server:
-        from longalign.endpoints.server import Server
+        from longalign.clients.server import Server
 
         with Replies(tmp_path / "j.jsonl") as file:
             asker = Asker(Server(server.url, key_variable="JUDGE_API_KEY"), file)

@@ -32,7 +32,7 @@ def processes(top):
             command = process.cmdline()
         except psutil.Error:
             continue
-        kind = {"make": "make", "longalign.crew": "training", "ipykernel_launcher": "kernel"}
+        kind = {"make": "make", "longalign.train.workers": "training", "ipykernel_launcher": "kernel"}
         for word, name in kind.items():
             if any(part == word or part.endswith(f"/{word}") for part in command[:4]):
                 found[name].append(process)

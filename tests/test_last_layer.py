@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import gradients, largest_difference, random_sequences, tiny_llama
-from longalign import attention, lora
-from longalign.attention import block_causal_attention
-from longalign.collators import PackedCollator, PaddedCollator
-from longalign.last_layer import _last_layer, predicting, read_only_at
-from longalign.loss import weighted_loss
+from longalign.recipe import attention
+from longalign.recipe.attention import block_causal_attention
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.last_layer import _last_layer, predicting, read_only_at
+from longalign.recipe.loss import weighted_loss
+from longalign.train import lora
 from test_attention import dense, offsets, states
 from test_loss import LargestTensor
 
@@ -26,7 +27,7 @@ def batch(lengths=(2, 4, 3, 40, 7), *, kind="packed", share=0.2, **options):
 def whole_loss(model, inputs, monkeypatch):
     """The oracle: the last layer computed everywhere."""
     with monkeypatch.context() as patch:
-        patch.setattr("longalign.last_layer._last_layer", lambda model: None)
+        patch.setattr("longalign.recipe.last_layer._last_layer", lambda model: None)
         return weighted_loss(model, inputs)
 
 

@@ -13,16 +13,17 @@ import psutil
 import pytest
 import yaml
 
-from longalign import launch, paths
-from longalign.balance import within_steps
-from longalign.cost import micro_batch_costs
-from longalign.engine import Engine
-from longalign.events import read_events
-from longalign.footprint import GIB, ModelShape, footprint, smallest_that_fits
-from longalign.models import load_model
-from longalign.store import TokenStore
-from longalign.trainer import TrainingConfig
-from longalign.typed import ProfileError
+from longalign.common import paths
+from longalign.common.typed import ProfileError
+from longalign.data.store import TokenStore
+from longalign.recipe.balance import within_steps
+from longalign.recipe.cost import micro_batch_costs
+from longalign.train import jobs
+from longalign.train.events import read_events
+from longalign.train.memory import GIB, ModelShape, footprint, smallest_that_fits
+from longalign.train.models import load_model
+from longalign.train.parallelism import Engine
+from longalign.train.trainer import TrainingConfig
 from test_trainer import make_store
 
 TRAINING = {"capacity": 24, "accumulation": 2, "epochs": 6, "checkpoint_every": 3}
@@ -44,7 +45,7 @@ def job(tmp_path):
 
 
 def start(job, *options):
-    command = [sys.executable, "-m", "longalign.launch", str(job), "--out", str(job.parent / "trained"), *options]
+    command = [sys.executable, "-m", "longalign.train.jobs", str(job), "--out", str(job.parent / "trained"), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -62,11 +63,11 @@ def trained(job):
 
 def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
     path = job(zero=3, offload="all", gradient_checkpointing=True)
-    assert launch.main([str(path), "--dry-run"]) == 0
+    assert jobs.main([str(path), "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert '"offload_param"' in told and '"train_batch_size": 2' in told and "--nproc-per-node=2" in told
     assert "memory of a device: about" in told and "an estimate" in told
-    plans = launch.load_job(path).plans(launch.TokenStore(path.parent / "store"))
+    plans = jobs.load_job(path).plans(jobs.TokenStore(path.parent / "store"))
     steps = [step for plan in plans for step in plan.steps]
     tokens = sum(int(plans[0].lengths[i]) for step in steps for i in step.sequences)
     assert f"{len(steps)} steps, {tokens:,} tokens" in told and " hours on 2 devices of 312 TFLOP/s" in told
@@ -92,7 +93,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
 def test_a_job_that_cannot_be_is_refused_in_one_line(job, capsys, change, told):
     path = job()
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | change))
-    assert launch.main([str(path), "--dry-run"]) == 2
+    assert jobs.main([str(path), "--dry-run"]) == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1, error
 
@@ -112,7 +113,7 @@ def test_what_would_fit_takes_as_little_communication_as_it_can():
 
 def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequences_a_slice_of_activations():
     base, engine = paths.bases() / "mini-6b", Engine(ranks=2, zero=0)
-    whole, adapted = launch.model_shape(base), launch.model_shape(base, lora_rank=4)
+    whole, adapted = jobs.model_shape(base), jobs.model_shape(base, lora_rank=4)
     assert whole.trained is None and 0 < adapted.trained < whole.parameters / 5
     assert adapted.parameters == whole.parameters + adapted.trained
     found = footprint(adapted, engine, positions=0, targets=0)
@@ -126,15 +127,15 @@ def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequence
 
 
 def test_the_key_of_a_run_is_the_same_on_every_engine_that_computes_the_same(job):
-    run, alone = launch.load_job(job(zero=2)).run(), launch.load_job(job("alone")).run()
+    run, alone = jobs.load_job(job(zero=2)).run(), jobs.load_job(job("alone")).run()
     assert run.engine != alone.engine and run.key == alone.key
-    assert launch.load_job(job("rounded", zero=2, bf16=True)).run().key != run.key
+    assert jobs.load_job(job("rounded", zero=2, bf16=True)).run().key != run.key
 
 
 def test_ranks_that_share_packs_take_as_long_as_ranks_that_have_their_own(job, capsys):
     hours = {}
     for shared in (1, 2):
-        assert launch.main([str(job(zero=2, sequence_parallel=shared)), "--dry-run"]) == 0
+        assert jobs.main([str(job(zero=2, sequence_parallel=shared)), "--dry-run"]) == 0
         hours[shared] = float(re.search(r"about (\S+) hours on 2 devices", capsys.readouterr().out)[1])
     assert 0.5 < hours[2] / hours[1] <= 1, "shared packs leave no rank waiting"
 
@@ -143,9 +144,9 @@ def test_under_zero_3_ranks_wait_in_every_micro_step_and_are_balanced_for_it(job
     store = TokenStore(job(zero=3).parent / "store")
     hours, found = {}, {}
     for zero in (2, 3):
-        made = replace(launch.load_job(job(zero=zero)), training=TrainingConfig(capacity=24, accumulation=6))
+        made = replace(jobs.load_job(job(zero=zero)), training=TrainingConfig(capacity=24, accumulation=6))
         plain = made.plans(store)
-        hours[zero] = launch.training_hours(made, plain, tflops=1.0, utilisation=1.0)
+        hours[zero] = jobs.training_hours(made, plain, tflops=1.0, utilisation=1.0)
         balanced = replace(made, training=replace(made.training, balance="steps"))
         found[zero] = [plan.order_hash() for plan in balanced.plans(store)]
         expected = [within_steps(plan, cost=made.cost(), barrier=made.engine.barrier) for plan in plain]
@@ -157,7 +158,7 @@ def test_under_zero_3_ranks_wait_in_every_micro_step_and_are_balanced_for_it(job
 
 
 def test_ranks_that_cannot_share_a_step_evenly_are_refused(job, capsys):
-    assert launch.main([str(job(ranks=3, zero=2)), "--dry-run"]) == 2
+    assert jobs.main([str(job(ranks=3, zero=2)), "--dry-run"]) == 2
     assert "accumulation is 2" in (told := capsys.readouterr().err) and "make it a multiple of 3" in told
 
 
@@ -167,7 +168,7 @@ def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_however_its_steps
     quiet, path = job("quiet", zero=zero), job("killed", zero=zero)
     quiet_folder = quiet.parent / "whole"
     status = subprocess.run(
-        [sys.executable, "-m", "longalign.launch", str(quiet), "--out", str(quiet_folder)],
+        [sys.executable, "-m", "longalign.train.jobs", str(quiet), "--out", str(quiet_folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert status.returncode == 0 and "trained: " in status.stdout, status.stderr
@@ -176,7 +177,7 @@ def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_however_its_steps
     while process.poll() is None and not checkpoints:
         time.sleep(0.02)
         checkpoints = list(path.parent.glob("trained/trained/*/work/checkpoint-*/sha256.json"))
-    running = [p for p in psutil.Process(process.pid).children(recursive=True) if "longalign.runs" in p.cmdline()
+    running = [p for p in psutil.Process(process.pid).children(recursive=True) if "longalign.train.runs" in p.cmdline()
                and "torch.distributed.run" not in p.cmdline()]  # fmt: skip
     assert len(running) == 2
     running[1].kill()
@@ -220,9 +221,9 @@ def test_ranks_end_with_the_process_that_asked_for_them(job):
 def test_a_job_that_yaml_cannot_hold_is_named(tmp_path, text):
     (tmp_path / "deep.yaml").write_text(text)
     with pytest.raises(ProfileError, match=r"deep.yaml: not readable as YAML"):
-        launch.load_job(tmp_path / "deep.yaml")
+        jobs.load_job(tmp_path / "deep.yaml")
 
 
 def test_a_job_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(ProfileError, match=r"none.yaml: No such file"):
-        launch.load_job(tmp_path / "none.yaml")
+        jobs.load_job(tmp_path / "none.yaml")

@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from longalign.ledger import GPU, LAPTOP, load_ledger
-from longalign.typed import ProfileError
+from longalign.common.typed import ProfileError
+from longalign.report.claim_schema import GPU, LAPTOP, load_ledger
 
 FIRST = {
     "id": "first", "source": "Table 2", "statement": "Long data help.", "notebook": "05_data_scale",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
-from longalign import lengths
-from longalign.jsonl import DataError
-from longalign.lengths import read_lengths
-from longalign.tokenizing import tokenize_jsonl
+from longalign.data import lengths
+from longalign.data.jsonl import DataError
+from longalign.data.lengths import read_lengths
+from longalign.data.tokenize_files import tokenize_jsonl
 from rows import BAD, GOOD, write_rows
 
 WORDS = word_tokenizer()

@@ -10,13 +10,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longalign import lora
-from longalign.attention import register
-from longalign.crew import execute_all
-from longalign.events import read_events
-from longalign.models import load_model, new_model
-from longalign.runs import Run
-from longalign.trainer import TrainingConfig, train
+from longalign.recipe.attention import register
+from longalign.train import lora
+from longalign.train.events import read_events
+from longalign.train.models import load_model, new_model
+from longalign.train.runs import Run
+from longalign.train.trainer import TrainingConfig, train
+from longalign.train.workers import execute_all
 from test_trainer import fresh_model, make_store
 
 IDS_OF_A_MODEL = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from conftest import gradients, largest_difference, requires_gpu, tiny_llama
-from longalign.loss import LossHead, attach_loss_head, weighted_cross_entropy, weighted_loss
-from longalign.shapes import IGNORE_INDEX
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.loss import LossHead, attach_loss_head, weighted_cross_entropy, weighted_loss
 
 
 def plain(hidden, weight, labels, loss_weights):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from benchmarks import attention, common, cost, loss
 
-from longalign import paper_plan
-from longalign.cost import Pace
-from longalign.profiles import load_profile
+from longalign.experiments import paper_plan
+from longalign.experiments.profiles import load_profile
+from longalign.recipe.cost import Pace
 
 PACE = Pace(per_position=4e-5, per_pair=8e-8, per_micro_batch=5e-3, per_step=2e-2)
 

@@ -18,8 +18,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from longalign import bases, models, paths, record
-from longalign.corpus import suites, tokenizer
+from longalign.common import paths, provenance
+from longalign.miniature import pretraining, tokenizer, training_sets
+from longalign.train import models
 
 committed = pytest.mark.parametrize("name", models.MINIATURES)
 
@@ -133,33 +134,33 @@ def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path):
 
 
 def test_a_stage_with_other_lessons_has_other_documents_in_the_same_place(tmp_path):
-    stage = replace(bases.FIRST, tokens=1000)
+    stage = replace(pretraining.FIRST, tokens=1000)
     other = replace(stage, recall_share=0.0)
-    assert bases.documents(stage, tmp_path).sha256 == bases.documents(stage, tmp_path).sha256
-    assert bases.documents(stage, tmp_path).sha256 != bases.documents(other, tmp_path).sha256
+    assert pretraining.documents(stage, tmp_path).sha256 == pretraining.documents(stage, tmp_path).sha256
+    assert pretraining.documents(stage, tmp_path).sha256 != pretraining.documents(other, tmp_path).sha256
 
 
 @committed
 def test_a_committed_base_is_the_one_its_record_describes(name):
     folder = paths.bases() / name
     entry = json.loads((folder / "record.json").read_text())
-    assert entry["sha256"] == record.hash_files(folder / "model.safetensors")
-    assert entry["stages"] == json.loads(json.dumps([vars(stage) for stage in bases.CURRICULA[name]]))
+    assert entry["sha256"] == provenance.hash_files(folder / "model.safetensors")
+    assert entry["stages"] == json.loads(json.dumps([vars(stage) for stage in pretraining.CURRICULA[name]]))
 
 
 @committed
 def test_the_recipe_still_gives_the_losses_that_the_committed_base_recorded(name, tmp_path, monkeypatch):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
     entry = json.loads((paths.bases() / name / "record.json").read_text())
-    assert bases.rehearse(name, tmp_path) == pytest.approx(entry["rehearsal_losses"], abs=2e-3)
+    assert pretraining.rehearse(name, tmp_path) == pytest.approx(entry["rehearsal_losses"], abs=2e-3)
 
 
 @committed
 def test_a_committed_base_looks_facts_up_in_short_documents_where_a_fresh_one_cannot(name):
     from longalign.evals.exact_match import token_recall
 
-    probe = suites.recall_probe(bases.MAX_LENGTH, 60)
-    fresh = models.new_model(name, vocab_size=len(tokenizer.load()), max_length=bases.MAX_LENGTH, seed=0)
+    probe = training_sets.recall_probe(pretraining.MAX_LENGTH, 60)
+    fresh = models.new_model(name, vocab_size=len(tokenizer.load()), max_length=pretraining.MAX_LENGTH, seed=0)
     assert token_recall(fresh, probe) < 0.1
     assert token_recall(models.load_model(paths.bases() / name), probe) > 0.6
 

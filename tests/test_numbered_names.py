@@ -8,11 +8,11 @@ from statistics import mean
 
 import pytest
 
-from longalign.corpus import samples, tokenizer
-from longalign.corpus.documents import write_document
-from longalign.corpus.pools import PairedKeys, RepeatedWords
-from longalign.corpus.styles import STYLES
-from longalign.corpus.world import FactSource
+from longalign.miniature import samples, tokenizer
+from longalign.miniature.documents import write_document
+from longalign.miniature.pools import PairedKeys, RepeatedWords
+from longalign.miniature.styles import STYLES
+from longalign.miniature.world import FactSource
 
 BEFORE_PAIRS = "3d1412dceb74f5e1a989ad401fa7000219c671be862779f9871edf04861fcdbe"
 """sha256 of the samples below, as they were drawn before keys could be pairs."""

@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from longalign import paths
-from longalign.chat import encode_prompt
-from longalign.corpus import tokenizer as miniature
-from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import Refused
-from longalign.endpoints.replies import Replies, Reply, Request
+from longalign.clients.client import Asker
+from longalign.clients.errors import Refused
+from longalign.clients.local_model import LocalModel, load_tokenizer
+from longalign.clients.reply_store import Replies, Reply, Request
+from longalign.common import paths
+from longalign.data.chat import encode_prompt
+from longalign.data.jsonl import DataError
 from longalign.evals import rubric
-from longalign.evals.conversation import ANSWER_ROOM as ROOM
+from longalign.evals.benchmarks import answering, longbench, longbench_chat, mt_bench, needle, shipped, window
+from longalign.evals.benchmarks.catalogue import BENCHMARKS
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, language_of, read_answers, write
+from longalign.evals.chat_answers import ANSWER_ROOM as ROOM
 from longalign.evals.decoding import greedy
-from longalign.evaluations import COLUMNS
-from longalign.jsonl import DataError
-from longalign.judging.prompts import SCALES
-from longalign.models import load_model
-from longalign.official import answering, longbench, longbench_chat, mt_bench, needle, shipped, window
-from longalign.official.catalogue import BENCHMARKS
-from longalign.official.local_model import LocalModel, load_tokenizer
-from longalign.official.questions import MISSING, Answer, Question, language_of, read_answers, write
+from longalign.evals.judges.prompts import SCALES
+from longalign.experiments.evaluations import COLUMNS
+from longalign.miniature import tokenizer as miniature
+from longalign.train.models import load_model
 
 BASE = paths.bases() / "mini-7b"
 WORDS = miniature.load()
@@ -61,7 +61,7 @@ class Says:
 def test_the_shipped_files_are_those_that_the_generator_writes_now():
     folder = Path(shipped.__file__).parent / "data"
     for name, text in shipped.files().items():
-        assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: python -m longalign.official.shipped"
+        assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: python -m longalign.evals.benchmarks.shipped"
 
 
 def test_the_miniature_of_longbench_chat_has_fifty_questions_ten_of_them_chinese_with_three_scored_answers():
@@ -382,7 +382,7 @@ def test_remote_code_is_not_run_whoever_is_asked(tmp_path, monkeypatch):
     for load in (lambda: LocalModel(str(tmp_path)), lambda: load_tokenizer(str(tmp_path))):
         with pytest.raises(ValueError, match="code of its own, which is not run here"):
             load()
-    from longalign import evaluations
+    from longalign.experiments import evaluations
 
     with pytest.raises(Exception), evaluations.loaded(tmp_path):  # noqa: B017  whatever the library says of it
         pass

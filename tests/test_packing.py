@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.packing import (
+from longalign.recipe.packing import (
     best_fit_decreasing,
     cu_seqlens,
     fill,

@@ -6,11 +6,13 @@ import shutil
 import pandas as pd
 import pytest
 
-from longalign import crew, evaluations, experiments, paths
-from longalign.evaluations import Scored, write_items
-from longalign.experiments import Arm
-from longalign.pages import Page, origin, read_items
-from longalign.profiles import load_profile
+from longalign.common import paths
+from longalign.experiments import design, evaluations
+from longalign.experiments.design import Arm
+from longalign.experiments.evaluations import Scored, write_items
+from longalign.experiments.pages import Page, origin, read_items
+from longalign.experiments.profiles import load_profile
+from longalign.train import workers
 
 ARMS = dict.fromkeys(Arm(name, "mini-6b", seed) for name in ("packing", "naive") for seed in (0, 1))
 """In an order that is not that of the alphabet, as tables are sorted."""
@@ -35,10 +37,10 @@ def run(tmp_path, monkeypatch):
     done = []
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "run"))
     monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
-    monkeypatch.setattr(crew, "execute_all", lambda jobs, **_: done.extend(jobs))
-    monkeypatch.setattr(experiments, "trainings", lambda arms: {" ".join(map(str, a)): {"steps": a.seed} for a in arms})
+    monkeypatch.setattr(workers, "execute_all", lambda jobs, **_: done.extend(jobs))
+    monkeypatch.setattr(design, "trainings", lambda arms: {" ".join(map(str, a)): {"steps": a.seed} for a in arms})
     scored = {Scored(*arm, "test"): Scores(arm.seed) for arm in ARMS}
-    monkeypatch.setattr(experiments, "evaluations", lambda *_, **__: scored)
+    monkeypatch.setattr(design, "evaluations", lambda *_, **__: scored)
     page = Page(NAME, "smoke")
     page.done = done
     return page

@@ -9,8 +9,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from longalign import cli, cost, paper_plan, paper_table, paths
-from longalign.profiles import load_profile
+from longalign.cli import main
+from longalign.common import paths
+from longalign.experiments import paper_plan, paper_plan_report
+from longalign.experiments.profiles import load_profile
+from longalign.recipe import cost
 
 TINY = """
 name: tiny
@@ -52,7 +55,7 @@ def paper_file(tmp_path_factory):
 @pytest.fixture(scope="module", params=paper_plan.DISTRIBUTIONS)
 def assumed(request, paper_file):
     """What the command says of the paper's settings under either assumption: its name and the report."""
-    command = [sys.executable, "-m", "longalign.cli", "plan", "--profile", str(paper_file), "--long", request.param]
+    command = [sys.executable, "-m", "longalign.cli.main", "plan", "--profile", str(paper_file), "--long", request.param]
     told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     known = {field.name: told[field.name] for field in fields(paper_plan.Report)}
     rows = tuple(paper_plan.Row(**row) for row in told["rows"])
@@ -133,7 +136,7 @@ def test_fitted_to_one_number_that_one_comes_out_and_the_others_keep_their_propo
 
 
 def test_the_papers_hours_stand_beside_what_it_trained_and_are_those_of_figure_5(tiny):
-    times = pytest.importorskip("longalign.figures.times")
+    times = pytest.importorskip("longalign.report.figures.times")
     found = paper_plan.report(tiny, LENGTHS)
     beside = [(row.model, row.method, row.longest) for row in found.rows if row.paper_hours]
     assert len(beside) == 9 and ("ChatGLM3-6B", "sorted", 7) in beside and ("Llama-2-7B", "sorted", 8) in beside
@@ -165,7 +168,7 @@ def test_what_fits_the_paper_under_the_assumed_lengths_and_what_does_not(assumed
     long, found = assumed
     packed = pick(found, "packing")
     assert all(pick(found, method).steps == 1750 for method in ("naive", "sorted"))
-    said = paper_table.as_text(found)
+    said = paper_plan_report.as_text(found)
     if long == "log-uniform":
         assert round(packed.sequences_per_pack) == 12 and 1500 <= packed.steps <= 2000
         assert "here outside of that: nothing" in said
@@ -188,7 +191,7 @@ def test_the_page_of_the_command_line_says_what_the_command_prints(assumed):
 
 
 def test_the_table_says_what_it_is_and_fits_a_terminal(assumed):
-    told = paper_table.as_text(assumed[1])
+    told = paper_plan_report.as_text(assumed[1])
     assert told.startswith("Simulated from lengths by a cost model, not measured.\nassumed lengths: ")
     assert max(map(len, told.splitlines())) <= 100
     assert len(re.findall(r"^(?:ChatGLM3|Llama-2)-", told, flags=re.M)) == 15 and told.count(" *\n") == 1
@@ -197,7 +200,7 @@ def test_the_table_says_what_it_is_and_fits_a_terminal(assumed):
 def test_json_has_the_rows_and_what_they_rest_on(paper_file, tmp_path, capsys):
     data = tmp_path / "lengths.txt"
     data.write_text("60000\n4000\n300\n")
-    assert cli.main(["plan", str(data), "--profile", str(paper_file), "--json"]) == 0
+    assert main.main(["plan", str(data), "--profile", str(paper_file), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["simulated"] is True and told["lengths"] == "lengths of lengths.txt: 3 sequences"
     assert told["fitted"] == "Llama-2-7B packing" and told["barrier"] == "micro_step"
@@ -214,11 +217,11 @@ def test_data_over_the_capacity_are_refused_in_a_line_or_cut_and_told(paper_file
     data.write_text("60000\n70000\n")
     command = ["plan", str(data), "--profile", str(paper_file)]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(command)
+        main.main(command)
     told = capsys.readouterr()
     assert stopped.value.code == 2 and told.out == "" and told.err.count("\n") == 1
     assert "1 of 2 sequences" in told.err and "that of profile paperlike; cut them with --truncate" in told.err
-    assert cli.main([*command, "--truncate", "--utilisation", "0.4"]) == 0
+    assert main.main([*command, "--truncate", "--utilisation", "0.4"]) == 0
     told = capsys.readouterr()
     assert "are cut to it" in told.err and "125 TFLOP/s a device (40% of 312), given by --utilisation" in told.out
     assert "*" not in told.out and "assumed" not in told.out

@@ -11,15 +11,17 @@ import test_chatglm
 import test_released
 import tiny_spm
 from hub_server import serving
-from longalign import datasets, experiments, paths, smoke, starts
-from longalign.corpus import released
-from longalign.engine import Engine
-from longalign.execute import execute, prepare
-from longalign.fetching import sources
-from longalign.models import load_model
-from longalign.profiles import load_profile
-from longalign.rendering import format_of
-from longalign.store import TokenStore
+from longalign.common import paths
+from longalign.data.chat_formats import format_of
+from longalign.data.store import TokenStore
+from longalign.experiments import base_models, design, training_data
+from longalign.experiments.profiles import load_profile
+from longalign.fetch import fetching
+from longalign.miniature import released_sets
+from longalign.reproduction import smoke
+from longalign.reproduction.execute import execute, prepare
+from longalign.train.models import load_model
+from longalign.train.parallelism import Engine
 from test_hub import contents
 
 WINDOW = 1024
@@ -88,21 +90,21 @@ def profile(tmp_path_factory):
         for source in profile.sources:
             kind = "datasets/" if source.kind == "data" else ""
             server.add(kind + source.hub, files[source.name], commit=source.revision or "b" * 40)
-            sources.fetch(source, endpoint=server.url)
+            fetching.fetch(source, endpoint=server.url)
         environment.setenv("HF_HUB_OFFLINE", "1")
         yield profile
 
 
 def test_models_come_with_tokenizers_that_write_longaligns_formats(profile):
-    formats = {model: format_of(starts.encode(profile, model)) for model in profile.models}
+    formats = {model: format_of(base_models.encode(profile, model)) for model in profile.models}
     assert formats == {"chatglm3-6b-64k": "chatglm", "llama-2-7b-64k": "llama", "llama-2-13b-64k": "llama"}
-    assert type(load_model(starts.short_base(profile, "chatglm3-6b-64k"))).__name__ == "GlmForCausalLM"
+    assert type(load_model(base_models.short_base(profile, "chatglm3-6b-64k"))).__name__ == "GlmForCausalLM"
 
 
 def test_a_suite_holds_the_released_samples_in_the_format_and_tokens_of_each_model(profile):
     begins = {"chatglm3-6b-64k": "[gMASK]sop[Round 1]\n\n问：", "llama-2-7b-64k": "<s>[INST]"}
     for model, begin in begins.items():
-        store, words = datasets.suite_store(profile, "LongAlign-10k", model=model), starts.encode(profile, model)
+        store, words = training_data.suite_store(profile, "LongAlign-10k", model=model), base_models.encode(profile, model)
         assert isinstance(store, TokenStore) and len(store) == 8 + 6 and store.lengths.max() <= WINDOW
         text = words.decode(store[0]["input_ids"]).replace(" [", "[").replace("sop ", "sop")
         assert text.startswith(begin + "Long ") and text.endswith("Yes.</s>"), text
@@ -113,17 +115,17 @@ def test_a_suite_holds_the_released_samples_in_the_format_and_tokens_of_each_mod
 
 
 def test_nothing_is_extended_and_trainings_start_at_what_was_fetched(profile):
-    assert experiments.long_bases(profile) == []
-    runs = experiments.model_scale(profile)
+    assert design.long_bases(profile) == []
+    runs = design.model_scale(profile)
     assert {arm.model: run.start for arm, run in runs.items()} == {
-        model: str(starts.short_base(profile, model)) for model in profile.models
+        model: str(base_models.short_base(profile, model)) for model in profile.models
     }
     assert len({run.key for run in runs.values()}) == len(runs)
 
 
 def test_a_fetched_model_is_tried_by_lora_where_its_engine_has_no_devices(profile):
     model = "llama-2-7b-64k"
-    folder, encode = starts.short_base(profile, model), starts.encode(profile, model)
+    folder, encode = base_models.short_base(profile, model), base_models.encode(profile, model)
     run = smoke.training(replace(profile, engine=Engine(ranks=8, zero=3)), model, folder, encode, whole=False)
     assert run.engine == {} and run.training["lora_rank"] == profile.training.lora_rank
     run.perform()
@@ -132,9 +134,9 @@ def test_a_fetched_model_is_tried_by_lora_where_its_engine_has_no_devices(profil
 
 
 def test_data_that_a_suite_needs_and_the_profile_does_not_name_are_asked_for(profile):
-    less = replace(profile, sources=tuple(s for s in profile.sources if s.name != released.ALPACA))
+    less = replace(profile, sources=tuple(s for s in profile.sources if s.name != released_sets.ALPACA))
     with pytest.raises(ValueError, match="profile tiny: sources name LongAlign-10k, ShareGPT, and not LongAlpaca-12k"):
-        datasets.suite_store(less, "LongAlpaca-12k")
+        training_data.suite_store(less, "LongAlpaca-12k")
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ from multiprocessing import connection
 
 import pytest
 
-from longalign import parts
+from longalign.data import file_parts
 
 FORKED = """
 import os, signal
 import psutil
-from longalign.parts import Part, in_order
+from longalign.data.file_parts import Part, in_order
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -48,7 +48,7 @@ def test_an_error_that_cannot_be_sent_says_the_same_in_another_class(kind):
         raise kind("a fault", "line 3")
 
     with pytest.raises(RuntimeError, match=f"{kind.__name__}: a fault at line 3"):
-        list(parts.in_order(iter([parts.Part(0, 2, 0, "")]), work, workers=1))
+        list(file_parts.in_order(iter([file_parts.Part(0, 2, 0, "")]), work, workers=1))
 
 
 def test_a_process_that_dies_while_it_sends_is_told(monkeypatch):
@@ -61,5 +61,5 @@ def test_a_process_that_dies_while_it_sends_is_told(monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(connection.Connection, "_send", half)
-    with pytest.raises(parts.WorkerDied, match="signal 9"):
-        list(parts.in_order(iter([parts.Part(0, 2, 0, "")]), lambda part, tell: bytes(10**7), workers=1))
+    with pytest.raises(file_parts.WorkerDied, match="signal 9"):
+        list(file_parts.in_order(iter([file_parts.Part(0, 2, 0, "")]), lambda part, tell: bytes(10**7), workers=1))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longalign import paths
+from longalign.common import paths
 
 
 def test_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):

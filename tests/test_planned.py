@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import random_sequences
-from longalign.batching import make_plan, plan_naive, plan_packing
-from longalign.planned import PlannedDataset, measure, step_weights
-from longalign.shapes import IGNORE_INDEX
-from longalign.weights import loss_weights
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.batching import make_plan, plan_naive, plan_packing
+from longalign.recipe.dataset import PlannedDataset, measure, step_weights
+from longalign.recipe.weights import loss_weights
 
 
 def planned(lengths, *, seed=0, without_targets=(), dataset=None, **plan_options):

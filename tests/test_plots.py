@@ -7,8 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
-from longalign import plots
-from longalign.record import write_csv
+from longalign.common.provenance import write_csv
+from longalign.report.figures import style as plots
 
 LENGTHS = [{"method": m, "length": n, "exact_match": n / 10} for m in ("naive", "packing") for n in (2, 4, 3)]
 
@@ -16,7 +16,7 @@ LENGTHS = [{"method": m, "length": n, "exact_match": n / 10} for m in ("naive", 
 @pytest.fixture
 def example(monkeypatch):
     """A registry with one figure, which reads lengths.csv."""
-    importlib.import_module("longalign.figures")  # before the registry is replaced, or they would enter this one
+    importlib.import_module("longalign.report.figures")  # before the registry is replaced, or they would enter this one
     monkeypatch.setattr(plots, "FIGURES", {})
 
     @plots.figure("example")
@@ -67,7 +67,7 @@ def test_names_are_told_apart_by_colour_and_by_marker():
 
 def test_drawing_all_figures_does_not_load_torch(tmp_path):
     code = (
-        "import sys, pathlib; from longalign import plots, paths; out = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib; from longalign.report.figures import style as plots; from longalign.common import paths; out = pathlib.Path(sys.argv[1]);"
         "plots.draw_all(paths.results(), out); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0

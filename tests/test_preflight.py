@@ -11,11 +11,12 @@ import yaml
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longalign import alone, architectures, attention, launch, masks, preflight, probes, store_check
-from longalign.chat import Encoded
-from longalign.models import load_model, new_model, outline
-from longalign.store import write_store
-from longalign.trainer import TrainingConfig, train
+from longalign.data.chat import Encoded
+from longalign.data.store import write_store
+from longalign.recipe import architectures, attention, masks, probes
+from longalign.train import alone, jobs, preflight, store_check
+from longalign.train.models import load_model, new_model, outline
+from longalign.train.trainer import TrainingConfig, train
 from test_trainer import CONFIG, fresh_model, make_store
 
 IDS = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -358,7 +359,7 @@ def refusal(path, capsys):
     lines = set()
     for more in (["--dry-run"], ["--out", str(path.parent / "out")]):
         capsys.readouterr()
-        assert launch.main([str(path), *more]) == 2
+        assert jobs.main([str(path), *more]) == 2
         told = capsys.readouterr().err
         assert told.count("\n") == 1 and "Traceback" not in told, told
         lines.add(told)
@@ -389,11 +390,11 @@ def test_a_model_that_cannot_have_the_attention_is_refused(job, capsys):
 
 def test_a_dry_run_tries_the_model_itself_where_memory_has_room(job, capsys, monkeypatch):
     path = job("gpt2", lora_rank=2)
-    assert launch.main([str(path), "--dry-run"]) == 0
+    assert jobs.main([str(path), "--dry-run"]) == 0
     assert "preflight: a few sequences through the model" in capsys.readouterr().out
-    monkeypatch.setattr(launch, "free_memory", lambda: 1000)
-    monkeypatch.setattr("longalign.models.load_model", lambda *_, **__: pytest.fail("no room"))
-    assert launch.main([str(path), "--dry-run"]) == 0
+    monkeypatch.setattr(jobs, "free_memory", lambda: 1000)
+    monkeypatch.setattr("longalign.train.models.load_model", lambda *_, **__: pytest.fail("no room"))
+    assert jobs.main([str(path), "--dry-run"]) == 0
     assert "is tried by the training, before its first step" in capsys.readouterr().out
     assert outline(path.parent / "model").device.type == "meta"
 
@@ -409,7 +410,7 @@ def test_a_training_reads_the_whole_store_first(tmp_path):
 def test_a_folder_that_is_not_whole_is_refused_by_every_loader(job):
     from safetensors.torch import load_file, save_file
 
-    from longalign.official.local_model import LocalModel
+    from longalign.clients.local_model import LocalModel
 
     folder = job().parent / "model"
     weights = load_file(folder / "model.safetensors")
@@ -454,7 +455,7 @@ def test_a_table_of_positions_that_max_length_would_change_is_refused_by_its_nam
 
 
 def test_an_attention_that_the_config_names_and_is_not_installed_is_not_needed(job):
-    assert launch.model_shape(changed(job(), attn_implementation="flash_attention_2").parent / "model").layers == 2
+    assert jobs.model_shape(changed(job(), attn_implementation="flash_attention_2").parent / "model").layers == 2
 
 
 @pytest.mark.parametrize("name", [-1, 40], ids=["-1", "one too large"])
@@ -547,9 +548,9 @@ def test_a_model_that_was_not_saved_as_it_was_trained_keeps_its_checkpoints(tmp_
 
 
 def test_where_memory_has_no_room_the_files_are_compared(tmp_path, monkeypatch):
-    from longalign import footprint, saved
+    from longalign.train import memory, saved
 
-    monkeypatch.setattr(footprint, "free_memory", lambda: 0)
+    monkeypatch.setattr(memory, "free_memory", lambda: 0)
     whole = fresh_model()
     whole.save_pretrained(tmp_path / "model")
     state = whole.state_dict()

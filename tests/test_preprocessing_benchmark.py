@@ -4,7 +4,7 @@ import pytest
 from benchmarks import common, preprocessing
 from benchmarks.preprocessing import DENSE, TWO, dense, ours, write_samples
 
-from longalign.store import TokenStore
+from longalign.data.store import TokenStore
 
 
 def taken(**metrics):

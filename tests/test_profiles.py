@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign import paths
-from longalign.batching import make_plan
-from longalign.profiles import NAMES, Profile, load_profile
-from longalign.summary import summarize
-from longalign.typed import ProfileError, nearest, typed
+from longalign.common import paths
+from longalign.common.typed import ProfileError, nearest, typed
+from longalign.experiments.profiles import NAMES, Profile, load_profile
+from longalign.recipe.batching import make_plan
+from longalign.recipe.summary import summarize
 
 PROFILES = sorted(p.stem for p in paths.profiles().glob("*.yaml"))
 
@@ -203,9 +203,9 @@ def test_a_name_that_resembles_nothing_gets_the_list_of_valid_ones():
 
 
 def test_the_names_that_a_profile_may_hold_are_those_that_exist():
-    from longalign.batching import plan_packing
-    from longalign.corpus.tasks import FAMILIES
-    from longalign.models import MINIATURES
+    from longalign.miniature.tasks import FAMILIES
+    from longalign.recipe.batching import plan_packing
+    from longalign.train.models import MINIATURES
 
     assert set(NAMES["models"]) == set(MINIATURES)
     assert set(NAMES["evaluation.tasks"]) == set(FAMILIES)

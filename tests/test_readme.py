@@ -10,7 +10,9 @@ import pytest
 from transformers import LlamaConfig
 
 from gpu_rows import CARD, exact, figure_5
-from longalign import launch, page_blocks, paths, readme
+from longalign.common import paths
+from longalign.report import page_blocks, readme
+from longalign.train import jobs
 
 README = paths.root() / "README.md"
 DOCS = paths.root() / "docs"
@@ -119,7 +121,7 @@ def test_the_job_that_is_shown_is_one_that_can_be_launched(tmp_path):
         block = block.replace(f": {name} ", f": {tmp_path / name} ")
     LlamaConfig().save_pretrained(tmp_path / "my-base")
     (tmp_path / "job.yaml").write_text(block)
-    job = launch.load_job(tmp_path / "job.yaml")
+    job = jobs.load_job(tmp_path / "job.yaml")
     assert job.engine.zero == 3 and job.engine.world_size == 8 and job.training.capacity == job.max_length == 65_536
 
 

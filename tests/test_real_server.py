@@ -14,12 +14,13 @@ import pytest
 import sklearn
 import yaml
 
-from longalign import cli, paths
-from longalign.chat import encode
-from longalign.fetching import smollm2
-from longalign.jsonl import check_messages, read_lines
-from longalign.official.local_model import LocalModel
-from longalign.profiles import load_profile
+from longalign.cli import main
+from longalign.clients.local_model import LocalModel
+from longalign.common import paths
+from longalign.data.chat import encode
+from longalign.data.jsonl import check_messages, read_lines
+from longalign.experiments.profiles import load_profile
+from longalign.fetch import smollm2
 
 pytestmark = pytest.mark.slow
 DOCUMENTS = 20
@@ -62,7 +63,7 @@ def _is_up(port):
 
 def run(*arguments):
     try:
-        return cli.main([str(word) for word in arguments])
+        return main.main([str(word) for word in arguments])
     except SystemExit as stopped:
         return stopped.code
 
@@ -134,7 +135,7 @@ def test_a_server_answers_as_the_same_model_does_in_this_process(model, address,
 
 
 def test_a_real_judge_rates_over_http_and_its_recording_gives_the_same(model, address, tmp_path, monkeypatch):
-    monkeypatch.setattr("longalign.judging.judges.MOST_TOKENS", 32)  # so small a model goes on and on
+    monkeypatch.setattr("longalign.evals.judges.judges.MOST_TOKENS", 32)  # so small a model goes on and on
     base = ("eval", "longbench-chat", "--limit", 3)
     assert run(*base, "--model", paths.bases() / "mini-7b", "--window", 512, "--out", tmp_path / "a") == 0
     judged = ("--judge", address, "--judge-name", model, "--runs", 2)

@@ -10,9 +10,9 @@ import torch
 
 from conftest import largest_difference, random_sequences, tiny_llama
 from eq2 import LENGTHS, oracle
-from longalign.batching import plan_packing
-from longalign.corpus import tokenizer as corpus_tokenizer
-from longalign.planned import measure
+from longalign.miniature import tokenizer as corpus_tokenizer
+from longalign.recipe.batching import plan_packing
+from longalign.recipe.dataset import measure
 from recipes import ACCUMULATION, CAPACITY, HELD_OUT, RANKS, encoded_recipe
 
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign.profiles import load_profile
-from longalign.record import (
+from longalign.common.provenance import (
     atomic,
     config_hash,
     hash_files,
@@ -25,6 +24,7 @@ from longalign.record import (
     write_record,
     write_text,
 )  # fmt: skip
+from longalign.experiments.profiles import load_profile
 
 
 def test_an_atomic_file_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
@@ -116,12 +116,12 @@ def test_versions_leave_out_what_is_not_installed():
 
 
 def test_peak_memory_grows_with_what_a_process_takes():
-    code = "from longalign.record import peak_memory_mb as p; b = p(); x = b'1' * 2**27; print(p() - b)"
+    code = "from longalign.common.provenance import peak_memory_mb as p; b = p(); x = b'1' * 2**27; print(p() - b)"
     grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert 100 < grown < 200
     assert peak_memory_mb() > 1
 
 
 def test_recording_does_not_load_torch():
-    code = "import sys, longalign.record as r; r.hardware(); r.versions(); sys.exit('torch' in sys.modules)"
+    code = "import sys, longalign.common.provenance as r; r.hardware(); r.versions(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

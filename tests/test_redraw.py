@@ -8,9 +8,10 @@ import nbformat
 import pandas as pd
 import pytest
 
-from longalign import paths, redraw
-from longalign.execute import declared_parameters
-from longalign.tables import primary, scores_by_seed
+from longalign.common import paths
+from longalign.report.tables import primary, scores_by_seed
+from longalign.reproduction import redraw
+from longalign.reproduction.execute import declared_parameters
 
 SOURCES = {path.stem: nbformat.read(path, as_version=4) for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
 

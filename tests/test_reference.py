@@ -4,10 +4,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from longalign import paths
-from longalign.execution import outcomes
-from longalign.record import hash_files, write_csv, write_json
-from longalign.reference import check_part, main, promote, scrub
+from longalign.common import paths
+from longalign.common.provenance import hash_files, write_csv, write_json
+from longalign.reproduction import outcomes
+from longalign.reproduction.reference import check_part, main, promote, scrub
 
 
 def executed():

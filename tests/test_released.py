@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from chat_tokenizers import latin_tokenizer
-from longalign.corpus import released, suites
-from longalign.corpus.length import count_chat, in_tokens_of
-from longalign.jsonl import DataError
-from longalign.profiles import Corpus
+from longalign.data.jsonl import DataError
+from longalign.experiments.profiles import Corpus
+from longalign.miniature import released_sets, training_sets
+from longalign.miniature.token_length import count_chat, in_tokens_of
 
 CORPUS = Corpus(long=8, short=6, longalpaca_long=3, longalpaca_short=2, max_short=64)
 
@@ -23,18 +23,18 @@ def talk(*texts, first="human"):
 
 def write(folder):
     """The three data sets, small, with what real ones hold: empty answers, beginnings by the other side, long ones."""
-    for name in (released.LONG, released.SHORT, released.ALPACA):
+    for name in (released_sets.LONG, released_sets.SHORT, released_sets.ALPACA):
         (folder / name).mkdir()
         (folder / name / "source.json").write_text("{}")
     rows = [{"messages": [{"role": "user", "content": f"Long {i}?"}, {"role": "assistant", "content": "Yes."}],
              "length": 9} for i in range(10)]  # fmt: skip
-    (folder / released.LONG / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / released_sets.LONG / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     conversations = [talk(f"Question {i}?", f"Answer {i}.") for i in range(9)]
     conversations += [talk("Why?", ""), talk("Greeting.", "Why?", "So.", first="gpt"), talk("Long?", "word " * 200),
                       talk(), talk("Why?"), talk("Why?", "\u200b"), {"id": "none"}]  # fmt: skip
-    (folder / released.SHORT / "sg.json").write_text(json.dumps(conversations))
+    (folder / released_sets.SHORT / "sg.json").write_text(json.dumps(conversations))
     alpaca = [{"instruction": f"Book {i}?", "output": "Good.", "input": ""} for i in range(7)]
-    (folder / released.ALPACA / "alpaca.json").write_text(json.dumps(alpaca))
+    (folder / released_sets.ALPACA / "alpaca.json").write_text(json.dumps(alpaca))
     return folder
 
 
@@ -44,7 +44,7 @@ def folders(tmp_path):
 
 
 def samples(folders, name, corpus=CORPUS):
-    return list(released.suite(name, corpus, folders.joinpath))
+    return list(released_sets.suite(name, corpus, folders.joinpath))
 
 
 def kinds(rows):
@@ -77,15 +77,15 @@ def test_short_samples_have_answers_fit_and_begin_with_a_question(folders):
 
 def test_an_answer_for_which_a_tokenizer_has_no_token_is_left_out(folders):
     with in_tokens_of(latin_tokenizer()):
-        (folders / released.SHORT / "sg.json").write_text(json.dumps([talk("w", "问"), talk("w", "a")]))
+        (folders / released_sets.SHORT / "sg.json").write_text(json.dumps([talk("w", "问"), talk("w", "a")]))
         assert [row["id"] for row in samples(folders, "LongAlign-0k")] == ["short-1"]
 
 
 def test_half_of_a_surrogate_pair_is_written_as_it_was_escaped_and_its_sample_left_out(folders, capsys):
-    path = folders / released.LONG / "long.jsonl"
+    path = folders / released_sets.LONG / "long.jsonl"
     path.write_text('{"messages": [{"role": "user", "content": "\\ud835"}, {"role": "assistant", "content": "a"}]}\n')
-    rows = partial(released.suite, "LongAlign-10k", CORPUS, folders.joinpath)
-    store = suites.rows_store(folders / "suite", rows, max_length=64, skip_invalid=True)
+    rows = partial(released_sets.suite, "LongAlign-10k", CORPUS, folders.joinpath)
+    store = training_sets.rows_store(folders / "suite", rows, max_length=64, skip_invalid=True)
     assert len(store) == 6 and sum(store.manifest["dropped"].values()) == 1
     assert "1 samples skipped" in capsys.readouterr().err
 
@@ -99,8 +99,8 @@ def test_longalpaca_stands_in_the_place_of_the_long_ones(folders):
 def test_conversations_end_where_the_sides_do_not_take_turns():
     told = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "gpt", "value": "c"},
             {"from": "human", "value": "d"}]  # fmt: skip
-    assert [message["content"] for message in released.turns(told)] == ["a", "b"]
-    assert released.turns([{"from": "system", "value": "s"}, *told])[0]["content"] == "a"
+    assert [message["content"] for message in released_sets.turns(told)] == ["a", "b"]
+    assert released_sets.turns([{"from": "system", "value": "s"}, *told])[0]["content"] == "a"
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [

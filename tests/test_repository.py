@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from longalign import paths
+from longalign.common import paths
 from maketool import make
 
 ROOT = paths.root()
@@ -89,7 +89,7 @@ def test_the_lower_floors_are_imported_with_numpy_and_torch_alone(floor):
 def test_importing_floor_0_takes_less_than_half_a_processor_second_and_no_torch():
     code = (
         "import sys, time; begun = time.process_time();"
-        "import longalign.batching, longalign.weights, longalign.summary; print(time.process_time() - begun);"
+        "import longalign.recipe.batching, longalign.recipe.weights, longalign.recipe.summary; print(time.process_time() - begun);"
         "sys.exit(bool({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     )
     times = []
@@ -178,7 +178,8 @@ def small(tmp_path):
         (tmp_path / "notebooks" / f"{name}.ipynb").touch()
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    # stands for `python -m longalign.execute notebooks/x.ipynb --profile p`: says what it was given, leaves the copy
+    # stands for `python -m longalign.reproduction.execute notebooks/x.ipynb --profile p`: says what it was given,
+    # leaves the copy
     python.write_text('#!/bin/sh\necho "ran $3"\nmkdir -p out/$5/notebooks && touch out/$5/$3\n')
     python.chmod(0o755)
 
@@ -199,7 +200,7 @@ def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(s
     )
     told = make("one-by-one", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
     modules = re.findall(r"ran (\S+)", told)
-    assert modules == [*["longalign.execute"] * 2, "longalign.claims", "longalign.execute", "nbconvert"]
+    assert modules == [*["longalign.reproduction.execute"] * 2, "longalign.report.claims", "longalign.reproduction.execute", "nbconvert"]
 
 
 def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small):
@@ -261,7 +262,7 @@ def test_no_shell_stands_between_make_and_a_run(small):
 def test_a_process_ends_with_the_topmost_make_that_asked_for_it(tmp_path):
     """A make that is killed tells nobody, and the one below it goes on waiting."""
     (tmp_path / "watch.py").write_text(
-        "import pathlib, time\nfrom longalign.execution.askers import Askers\n"
+        "import pathlib, time\nfrom longalign.reproduction.askers import Askers\n"
         "askers, until = Askers(), time.monotonic() + 20\npathlib.Path('ready').touch()\n"
         "while not askers.gone() and time.monotonic() < until: time.sleep(0.05)\n"
         "pathlib.Path('gone' if askers.gone() else 'late').touch()\n"
@@ -303,7 +304,7 @@ def test_one_notebook_runs_with_what_it_needs_and_only_once(small):
         ("notebooks/04_bases.ipynb", ["04_bases", "05_methods"]),
         ("notebooks/05_methods.ipynb", ["05_methods"]),
         ("profiles/laptop.yaml", ["04_bases", "05_methods"]),
-        ("lib/longalign/packing.py", ["04_bases", "05_methods"]),
+        ("lib/longalign/recipe/packing.py", ["04_bases", "05_methods"]),
     ],
 )
 def test_what_depends_on_a_changed_file_runs_again(small, changed, again):

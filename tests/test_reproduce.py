@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from longalign.execution import estimate, outcomes, terminal
-from longalign.execution.outcomes import Outcome
-from longalign.record import Taken, alone, write_json
-from longalign.reproduce import Make, _lock, summary
+from longalign.common.provenance import Taken, alone, write_json
+from longalign.reproduction import estimate, outcomes, terminal
+from longalign.reproduction.outcomes import Outcome
+from longalign.reproduction.reproduce import Make, _lock, summary
 from small_project import Project, write_notebook
 
-QUICK = ["from longalign import paths, record\nfolder = paths.run_dir(profile)",
+QUICK = ["from longalign.common import paths, provenance as record\nfolder = paths.run_dir(profile)",
          "record.write_csv(folder / 'losses.csv', [{'seed': s, 'value': 2.0 + s} for s in range(3)]);"]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_a_run_its_repetition_a_changed_library_and_damaged_files(tmp_path):
     time.sleep(1.1)  # files have times of whole seconds for some makes
     (tmp_path / "lib" / "longalign" / "packing.py").touch()
     status, told = project.make("reproduce")
-    assert status == 0 and "04_train (smoke) starts: lib/longalign/packing.py is newer" in told
+    assert status == 0 and "04_train (smoke) starts: lib/longalign/recipe/packing.py is newer" in told
     assert "2 of 2 notebooks are to be executed: about " in told and " GB of memory, as measured on " in told
 
     (project.run / "losses.csv").write_text("seed,val")
@@ -81,7 +81,7 @@ def test_two_runs_in_one_clone_do_not_meet_and_an_interrupt_is_told(tmp_path):
     told = first.communicate(timeout=60)[0]
     assert first.returncode != 0 and "04_train: interrupted" in told and "not reached 1" in told
     status, told = project.make("reproduce", "-n")
-    assert "longalign.reproduce" in told and " starts" not in told
+    assert "longalign.reproduction.reproduce" in told and " starts" not in told
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.6, 1.0, 1.4])

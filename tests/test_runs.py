@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from longalign import runs
-from longalign.chat import Encoded
-from longalign.crew import execute, execute_all, order
-from longalign.events import read_events
-from longalign.runs import Run
-from longalign.store import write_store
+from longalign.data.chat import Encoded
+from longalign.data.store import write_store
+from longalign.train import runs
+from longalign.train.events import read_events
+from longalign.train.runs import Run
+from longalign.train.workers import execute, execute_all, order
 
 NEW = {"name": "mini-6b", "vocab_size": 40, "max_length": 32, "seed": 0}
 
@@ -40,7 +40,7 @@ def packed(store, **changes):
 
 
 def weights(run):
-    from longalign.models import load_model
+    from longalign.train.models import load_model
 
     return torch.cat([p.flatten() for p in load_model(run.model).parameters()])
 
@@ -84,7 +84,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
     run.folder.mkdir(parents=True)
     specification = order(run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "longalign.crew", str(os.getpid())], stdin=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "longalign.train.workers", str(os.getpid())], stdin=subprocess.PIPE, text=True, env=os.environ
     )
     process.stdin.write(specification + "\n")
     process.stdin.flush()
@@ -109,7 +109,7 @@ def _models(run):
 def stopped_at_the_end(run, monkeypatch):
     """A run that was killed when its last step was done: the folder `work` with its checkpoints is left."""
     with monkeypatch.context() as broken:
-        broken.setattr("longalign.runs._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("longalign.train.runs._finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             execute(run)
     by_step = lambda folder: int(folder.name.split("-")[1])  # noqa: E731
@@ -160,7 +160,7 @@ def test_a_damaged_run_is_not_finished_before_all_its_files_are_written_anew(sto
     execute(run)
     run.model.joinpath("model.safetensors").unlink()
     finish, finished = runs._finish, []
-    monkeypatch.setattr("longalign.runs._finish", lambda *given: (finished.append(run.finished), finish(*given)))
+    monkeypatch.setattr("longalign.train.runs._finish", lambda *given: (finished.append(run.finished), finish(*given)))
     execute(run)
     assert finished == [False] and run.finished
 
@@ -168,8 +168,8 @@ def test_a_damaged_run_is_not_finished_before_all_its_files_are_written_anew(sto
 def test_a_run_that_was_killed_among_its_last_files_has_all_its_snapshots(store, monkeypatch):
     run = packed(store, snapshots=3)
     with monkeypatch.context() as broken:
-        broken.setattr("longalign.record.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        broken.setattr("longalign.seals.seal", lambda *_: None)
+        broken.setattr("longalign.common.provenance.write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr("longalign.common.checksums.seal", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             execute(run)
     execute(run)
@@ -180,7 +180,7 @@ def test_two_processes_that_ask_for_the_same_run_train_it_once(store):
     run = packed(store)
     run.folder.mkdir(parents=True)
     specification = order(run) + "\n"
-    command = [sys.executable, "-m", "longalign.crew", str(os.getpid())]
+    command = [sys.executable, "-m", "longalign.train.workers", str(os.getpid())]
     both = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         process.stdin.write(specification)
@@ -220,7 +220,7 @@ def test_a_worker_whose_parent_dies_before_training_has_begun_does_not_train(sto
     specification = order(run) + "\n"
     code = (
         "import os, subprocess, sys, time\n"
-        "command = [sys.executable, '-m', 'longalign.crew', str(os.getpid())]\n"
+        "command = [sys.executable, '-m', 'longalign.train.workers', str(os.getpid())]\n"
         "worker = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)\n"
         "worker.stdin.write(sys.argv[1])\nworker.stdin.flush()\nprint(worker.pid, flush=True)\nos._exit(1)"
     )
@@ -261,7 +261,7 @@ def test_the_first_loss_of_every_method_is_the_mean_over_sequences_of_the_token_
 
 def mean_of_token_means(store):
     """Eq. 2, one sequence at a time, on the same fresh model."""
-    from longalign.models import new_model
+    from longalign.train.models import new_model
 
     model, means = new_model(**NEW), []
     for sequence in (store[i] for i in range(len(store))):

@@ -8,16 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign import chat
-from longalign.corpus import tokenizer
-from longalign.corpus.benchmarks import BENCHMARKS, items
-from longalign.evals import conversation
-from longalign.evals.conversation import answers
+from longalign.data import chat
+from longalign.evals import chat_answers
+from longalign.evals.chat_answers import answers
 from longalign.evals.likelihood import preferred, sequence_nll
 from longalign.evals.rubric import ceiling, points, sentences
-from longalign.evals.score import BEST, CHANCE, mean_loss, option_sequences, score
-from longalign.models import new_model
-from longalign.profiles import Evaluation
+from longalign.evals.scores import BEST, CHANCE, mean_loss, option_sequences, score
+from longalign.experiments.profiles import Evaluation
+from longalign.miniature import tokenizer
+from longalign.miniature.benchmarks import BENCHMARKS, items
+from longalign.train.models import new_model
 
 SMALL = Evaluation(
     lengths=(64, 128), per_cell=1, heldout_per_cell=1, needle_lengths=(64,), needle_depths=2, needle_per_cell=1,
@@ -156,13 +156,13 @@ def test_an_options_targets_are_its_own_tokens_and_the_end_of_a_chat():
 
 def test_the_longest_prompts_are_cut_in_the_middle_and_facts_lost_there_lower_the_ceiling(monkeypatch, chat_items):
     shown = []
-    monkeypatch.setattr(conversation, "greedy", lambda model, asked, **_: shown.extend(asked) or [[] for _ in asked])
+    monkeypatch.setattr(chat_answers, "greedy", lambda model, asked, **_: shown.extend(asked) or [[] for _ in asked])
     rows = answers(torch.nn.Linear(1, 1), chat_items, window=512)
     assert [row["item"] for row in rows] == [item["id"] for item in chat_items]
     for row, item, prompt in zip(rows, chat_items, shown, strict=True):
         whole = item["length"] - tokenizer.count_tokens(row["reference"]) - 1
         text = tokenizer.load().decode(prompt)
-        assert row["truncated"] == max(0, whole - (512 - conversation.ANSWER_ROOM)) == whole - len(prompt)
+        assert row["truncated"] == max(0, whole - (512 - chat_answers.ANSWER_ROOM)) == whole - len(prompt)
         assert row["question"] in text and text.startswith(f"<|user|> {item['messages'][0]['content'][:8]}")
         lost = [fact for fact in sentences(row["reference"]) if fact not in text]
         assert (row["ceiling"] < 10) == bool(lost)
@@ -173,7 +173,7 @@ def test_the_longest_prompts_are_cut_in_the_middle_and_facts_lost_there_lower_th
 
 def test_the_longest_reference_and_more_fits_into_the_room_for_an_answer(chat_items):
     longest = max(tokenizer.count_tokens(item["messages"][-1]["content"]) for item in chat_items)
-    assert longest + 16 <= conversation.ANSWER_ROOM, longest
+    assert longest + 16 <= chat_answers.ANSWER_ROOM, longest
 
 
 # rows
@@ -201,9 +201,9 @@ def test_every_item_gives_one_row_a_metric_within_its_bounds(model, name):
 def test_a_model_that_answers_right_scores_ten_and_one_that_is_silent_scores_one(monkeypatch, model, chat_items):
     asked = chat_items[:5]
     replies = [tokenizer.load()(item["messages"][-1]["content"])["input_ids"] for item in asked]
-    monkeypatch.setattr(conversation, "greedy", lambda *_, **__: replies)
+    monkeypatch.setattr(chat_answers, "greedy", lambda *_, **__: replies)
     assert [row["value"] for row in score(model, "longbench_chat", asked, window=2048)[0]] == [10.0] * 5
-    monkeypatch.setattr(conversation, "greedy", lambda *_, **__: [[]] * 5)
+    monkeypatch.setattr(chat_answers, "greedy", lambda *_, **__: [[]] * 5)
     rows, told = score(model, "longbench_chat", asked, window=2048)
     assert [row["value"] for row in rows] == [CHANCE["score"]] * 5
     assert list(told[0]) == ["item", "question", "reference", "answer", "score", "truncated", "ceiling"]

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from longalign import seals
-from longalign.record import write_json
+from longalign.common import checksums
+from longalign.common.provenance import write_json
 
 
 @pytest.fixture
@@ -29,37 +29,37 @@ def damage(file, how):
 
 
 def test_a_sealed_folder_is_whole_until_a_file_changes(folder):
-    assert not seals.is_sealed(folder)
-    seals.seal(folder)
-    assert seals.is_sealed(folder)
+    assert not checksums.is_sealed(folder)
+    checksums.seal(folder)
+    assert checksums.is_sealed(folder)
     (folder / ".lock").write_text("process 2")
     (folder / "new.txt").write_text("what came later does not count")
-    assert seals.is_sealed(folder)
+    assert checksums.is_sealed(folder)
 
 
 @pytest.mark.parametrize("how", ["cut", "bit", "gone"])
 @pytest.mark.parametrize("name", ["model/weights.bin", "events.jsonl"])
 def test_a_damaged_file_breaks_the_seal_and_the_record(folder, name, how):
-    seals.seal(folder)
-    write_json(folder / "record.json", {"files": seals.hashes(folder, "model", "events.jsonl"), "steps": 3})
-    assert seals.finished_record(folder)["steps"] == 3
+    checksums.seal(folder)
+    write_json(folder / "record.json", {"files": checksums.hashes(folder, "model", "events.jsonl"), "steps": 3})
+    assert checksums.finished_record(folder)["steps"] == 3
     damage(folder / name, how)
-    assert not seals.is_sealed(folder) and seals.finished_record(folder) is None
+    assert not checksums.is_sealed(folder) and checksums.finished_record(folder) is None
 
 
 def test_a_change_of_equal_size_and_time_in_another_process_is_still_found(folder):
     """The memory of what was read is one process's own, and a rewritten file has another time."""
-    seals.seal(folder)
-    assert seals.is_sealed(folder)
+    checksums.seal(folder)
+    assert checksums.is_sealed(folder)
     file = folder / "events.jsonl"
     before = file.stat().st_mtime_ns
     file.write_text("2\n4\n7\n")
     os.utime(file, ns=(before + 1, before + 1))
-    assert not seals.is_sealed(folder)
+    assert not checksums.is_sealed(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 3}', '{"steps": 3}', "null"])
 def test_a_record_that_is_torn_or_lists_no_files_is_none(folder, text):
     (folder / "record.json").write_text(text)
-    (folder / seals.SEAL).write_text(text)
-    assert seals.finished_record(folder) is None and not seals.is_sealed(folder)
+    (folder / checksums.SEAL).write_text(text)
+    assert checksums.finished_record(folder) is None and not checksums.is_sealed(folder)

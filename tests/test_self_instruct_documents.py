@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.jsonl import DataError
+from longalign.data.jsonl import DataError
 from longalign.self_instruct.documents import MOST_BYTES, Refusal, chinese_share, language, read
 
 ROOT = Path(__file__).parents[1]

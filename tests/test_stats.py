@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign.stats import (
+from longalign.evals.intervals import (
     bootstrap_p,
     bootstrap_tost,
     contrast,

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from longalign.chat import Encoded
-from longalign.jsonl import DataError
-from longalign.shapes import IGNORE_INDEX
-from longalign.store import TokenStore, write_store
-from longalign.store_writer import manifest_checksum
+from longalign.data.chat import Encoded
+from longalign.data.jsonl import DataError
+from longalign.data.store import TokenStore, write_store
+from longalign.data.store_writer import manifest_checksum
+from longalign.recipe.array_types import IGNORE_INDEX
 
 
 def sequence(ids, targets):
@@ -228,9 +228,9 @@ MEASURE = """
 import sys
 import numpy as np
 import psutil
-from longalign.chat import Encoded
-from longalign.store import write_store
-from longalign.lengths import read_lengths
+from longalign.data.chat import Encoded
+from longalign.data.store import write_store
+from longalign.data.lengths import read_lengths
 
 folder, samples, length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 memory = []

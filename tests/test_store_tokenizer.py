@@ -6,12 +6,14 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from longalign import launch, paths, store_tokenizer
-from longalign.chat import tokenizer_hash
-from longalign.corpus import tokenizer as miniature
-from longalign.crew import execute
-from longalign.runs import Run
-from longalign.tokenizing import tokenize_jsonl
+from longalign.common import paths
+from longalign.data import store_tokenizer
+from longalign.data.chat import tokenizer_hash
+from longalign.data.tokenize_files import tokenize_jsonl
+from longalign.miniature import tokenizer as miniature
+from longalign.train import jobs
+from longalign.train.runs import Run
+from longalign.train.workers import execute
 
 WORDS = ["<e>", "who", "Marlow", "leads"]
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}<e>{% endfor %}"
@@ -81,6 +83,6 @@ def test_the_trainings_command_compares_before_anything_is_trained(tmp_path, cap
         (tmp_path / "m" / file).symlink_to(paths.bases() / "mini-6b" / file)
     (tmp_path / "job.yaml").write_text("model: m\ndata: store\ntraining: {capacity: 64}\n")
     for options in (["--dry-run"], []):
-        assert launch.main(["job.yaml", "--out", "trained", *options]) == 2
+        assert jobs.main(["job.yaml", "--out", "trained", *options]) == 2
         assert "the store was made with the tokenizer miniature" in capsys.readouterr().err
     assert not (tmp_path / "trained").exists()

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from scipy import stats as distributions
 
-from longalign import paths, tables
-from longalign.evals.score import BEST, CHANCE
+from longalign.common import paths
+from longalign.evals.scores import BEST, CHANCE
+from longalign.report import tables
 
 LENGTHS = (64, 128, 256, 512)
 

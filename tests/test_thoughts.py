@@ -6,18 +6,19 @@ from dataclasses import asdict
 import pytest
 
 from fault_server import serving
-from longalign import cli, paths
-from longalign.corpus import tokenizer as miniature
-from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import NoReply
-from longalign.endpoints.replies import Replies, Reply, Request
-from longalign.endpoints.server import Server
-from longalign.endpoints.thoughts import is_mark, opened_by, split
-from longalign.evals import conversation
-from longalign.judging.ratings import Unrated, rating
-from longalign.official import answering
-from longalign.official.local_model import LocalModel
-from longalign.official.questions import Question, read_answers
+from longalign.cli import main
+from longalign.clients.client import Asker
+from longalign.clients.errors import NoReply
+from longalign.clients.local_model import LocalModel
+from longalign.clients.reply_store import Replies, Reply, Request
+from longalign.clients.server import Server
+from longalign.clients.thoughts import is_mark, opened_by, split
+from longalign.common import paths
+from longalign.evals import chat_answers
+from longalign.evals.benchmarks import answering
+from longalign.evals.benchmarks.questions import Question, read_answers
+from longalign.evals.judges.ratings import Unrated, rating
+from longalign.miniature import tokenizer as miniature
 
 BASE = str(paths.bases() / "mini-7b")
 WORDS = miniature.load()
@@ -33,7 +34,7 @@ RATING = "<think>\nAt first sight [[3]], but the reference agrees.\n</think>\n\n
 def run(*arguments):
     """The exit status of a command line."""
     try:
-        return cli.main([str(argument) for argument in arguments])
+        return main.main([str(argument) for argument in arguments])
     except SystemExit as stopped:
         return stopped.code
 
@@ -393,10 +394,10 @@ def test_the_miniatures_own_evaluation_rates_what_follows_the_thoughts(monkeypat
     item = {"id": "i", "family": "people", "messages": [{"role": "user", "content": "Marlow leads.\n\nWho leads?"},
                                                         {"role": "assistant", "content": "Marlow leads."}]}  # fmt: skip
     written = [WORDS("<think>Calis leads.</think>Marlow leads.", add_special_tokens=False)["input_ids"]]
-    monkeypatch.setattr(conversation, "greedy", lambda *_, **__: written)
+    monkeypatch.setattr(chat_answers, "greedy", lambda *_, **__: written)
 
     class Model:
         generation_config = None
 
-    (told,) = conversation.answers(Model(), [item], window=256)
+    (told,) = chat_answers.answers(Model(), [item], window=256)
     assert told["answer"] == "Marlow leads." and told["score"] == 10 and "Calis" in told["thoughts"]

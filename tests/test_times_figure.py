@@ -3,8 +3,8 @@
 import pytest
 from matplotlib.container import BarContainer, ErrorbarContainer
 
-from longalign import plots
-from longalign.record import write_csv
+from longalign.common.provenance import write_csv
+from longalign.report.figures import style
 
 SECONDS = {"naive": 12.0, "sorted": 6.0, "packing": 4.0, "packing + loss weighting": 4.0}
 TASKS = [
@@ -30,9 +30,9 @@ def rows():
 @pytest.fixture
 def drawn(tmp_path, request):
     write_csv(tmp_path / "times.csv", rows())
-    figure = plots.draw(request.param, tmp_path)
+    figure = style.draw(request.param, tmp_path)
     yield figure
-    plots.plt.close(figure)
+    style.plt.close(figure)
 
 
 def of_kind(kind, axes):

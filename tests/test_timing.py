@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from longalign import timing
-from longalign.chat import Encoded
-from longalign.cost import Pace, step_seconds
-from longalign.crew import execute
-from longalign.runs import Run
-from longalign.store import write_store
-from longalign.trainer import TrainingConfig, make_plans
+from longalign.data.chat import Encoded
+from longalign.data.store import write_store
+from longalign.experiments import timing
+from longalign.recipe.cost import Pace, step_seconds
+from longalign.train.runs import Run
+from longalign.train.trainer import TrainingConfig, make_plans
+from longalign.train.workers import execute
 
 NEW = {"name": "mini-6b", "vocab_size": 40, "max_length": 32, "seed": 0}
 PADDED = {"method": "naive", "rows": 2, "accumulation": 4, "epochs": 3}

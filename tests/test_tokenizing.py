@@ -16,11 +16,13 @@ import psutil
 import pytest
 
 from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokenizer
-from longalign import cli, jsonl, record, tokenizing
-from longalign.chat import encode, tokenizer_hash
-from longalign.jsonl import DataError
-from longalign.store import TokenStore
-from longalign.tokenizing import print_progress, tokenize_jsonl
+from longalign.cli import main
+from longalign.common import provenance
+from longalign.data import jsonl, tokenize_files
+from longalign.data.chat import encode, tokenizer_hash
+from longalign.data.jsonl import DataError
+from longalign.data.store import TokenStore
+from longalign.data.tokenize_files import print_progress, tokenize_jsonl
 from rows import BAD, GOOD, write_rows
 
 WORDS = word_tokenizer()
@@ -110,7 +112,7 @@ def test_progress_is_told_after_every_sample_and_prints_plain_lines(tmp_path, mo
 def test_speed_is_that_of_the_last_seconds(monkeypatch):
     stream, clock = io.StringIO(), iter(range(0, 1000, 5))
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(tokenizing.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(tokenize_files.time, "monotonic", lambda: float(next(clock)))
     show = print_progress()
     for number in range(6):  # half of the file is there already; then 100 tokens a second
         show(number, 1_000_000 + 500 * number, 0.5 + 0.01 * number)
@@ -135,16 +137,16 @@ def quiet(*told):
 @pytest.fixture
 def parts_of(monkeypatch):
     """Sets the least bytes of a part; returns what `_known` answered, part by part, of the calls that follow."""
-    answers, known = [], tokenizing.Job._known
+    answers, known = [], tokenize_files.Job._known
 
     def noted(*given):
         answers.append(known(*given))
         return answers[-1]
 
-    monkeypatch.setattr(tokenizing.Job, "_known", noted)
+    monkeypatch.setattr(tokenize_files.Job, "_known", noted)
 
     def set_bytes(size):
-        monkeypatch.setattr(tokenizing, "PART_BYTES", size)
+        monkeypatch.setattr(tokenize_files, "PART_BYTES", size)
         answers.clear()
         return answers
 
@@ -209,7 +211,7 @@ def test_an_error_nobody_foresaw_comes_with_the_place_where_it_was_raised(tmp_pa
     def broken(way, line):
         return {}["nothing"]
 
-    monkeypatch.setattr(tokenizing.Way, "encode", broken)
+    monkeypatch.setattr(tokenize_files.Way, "encode", broken)
     parts_of(1)
     with pytest.raises(KeyError, match="nothing") as error:
         tokenize_jsonl(write_rows(tmp_path / "data.jsonl", [GOOD] * 3), WORDS, tmp_path / "store")
@@ -233,7 +235,7 @@ def test_a_process_that_dies_is_told_and_the_next_call_goes_on(tmp_path, parts_o
 
     file = write_rows(tmp_path / "data.jsonl", [GOOD] * 60)
     whole = tokenize_jsonl(file, WORDS, tmp_path / "whole", progress=quiet)
-    monkeypatch.setattr(tokenizing.Way, "encode", dies_once)
+    monkeypatch.setattr(tokenize_files.Way, "encode", dies_once)
     parts_of(500)
     with pytest.raises(RuntimeError, match=r"bytes [\d,]+ to [\d,]+ of the file died .signal 9: was memory short"):
         tokenize_jsonl(file, WORDS, tmp_path / "store", workers=2, progress=quiet)
@@ -303,7 +305,7 @@ def test_parts_of_another_tokenizer_format_or_length_are_not_taken(half_done, pa
 
 
 def test_parts_of_another_code_are_not_taken(half_done, parts_of, monkeypatch):
-    monkeypatch.setattr(tokenizing, "source_hash", lambda *names, without: "other")
+    monkeypatch.setattr(tokenize_files, "source_hash", lambda *names, without: "other")
     assert reused(parts_of, half_done)[0] == 0
 
 
@@ -336,8 +338,8 @@ def test_parts_that_left_samples_out_serve_only_calls_that_may(tmp_path, parts_o
 
 def test_two_calls_do_not_make_the_same_store_at_a_time(tmp_path):
     file = write_rows(tmp_path / "data.jsonl", [GOOD])
-    with record.alone(tmp_path / ".store.parts" / "lock"):
-        with pytest.raises(record.Taken, match="being done already by process"):
+    with provenance.alone(tmp_path / ".store.parts" / "lock"):
+        with pytest.raises(provenance.Taken, match="being done already by process"):
             tokenize_jsonl(file, WORDS, tmp_path / "store")
 
 
@@ -351,7 +353,7 @@ def test_what_a_killed_call_had_begun_goes_with_the_next(tmp_path):
 SCRIPT = """
 import signal, sys, time
 from chat_tokenizers import word_tokenizer
-from longalign import tokenizing
+from longalign.data import tokenize_files
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell would ignore it
 encode = tokenizing.Way.encode
@@ -400,7 +402,7 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(tmp_path, parts_of
     file = write_rows(tmp_path / "data.jsonl", [sample(n) for n in range(40)])
     parts_of(size)
     with monkeypatch.context() as broken:
-        broken.setattr(tokenizing.StoreWriter, "finish", full)
+        broken.setattr(tokenize_files.StoreWriter, "finish", full)
         with pytest.raises(
             DataError, match="store: cannot be written .no space left on device; make room and call again"
         ):
@@ -446,11 +448,11 @@ def test_the_command_takes_a_number_of_workers(tmp_path, parts_of, capsys):
     rows = [{"messages": [user("Who guards it?"), assistant("Marlow.")]}] * 50
     file = write_rows(tmp_path / "data.jsonl", rows)
     parts_of(500)
-    assert cli.main(["data", "tokenize", str(file), "--out", str(tmp_path / "store"), "--workers", "2"]) == 0
+    assert main.main(["data", "tokenize", str(file), "--out", str(tmp_path / "store"), "--workers", "2"]) == 0
     assert "store: 50 sequences, " in capsys.readouterr().out
     assert len(TokenStore(tmp_path / "store", verify=True)) == 50
     with pytest.raises(SystemExit):
-        cli.main(["data", "tokenize", str(file), "--out", str(tmp_path / "store"), "--workers", "0"])
+        main.main(["data", "tokenize", str(file), "--out", str(tmp_path / "store"), "--workers", "0"])
     assert "--workers" in capsys.readouterr().err
 
 
@@ -458,7 +460,7 @@ MEASURE = """
 import sys, threading
 import psutil
 from chat_tokenizers import word_tokenizer
-from longalign import tokenizing
+from longalign.data import tokenize_files
 
 tokenizing.PART_BYTES = 500_000
 peak, over = 0, threading.Event()

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from longalign import trainer
-from longalign.chat import Encoded
-from longalign.cost import LLAMA_2_7B
-from longalign.events import read_events
-from longalign.models import load_model, new_model, sequence_cost
-from longalign.ranks import leave
-from longalign.store import TokenStore, write_store
-from longalign.trainer import TrainingConfig, dealt, make_plans, train
+from longalign.data.chat import Encoded
+from longalign.data.store import TokenStore, write_store
+from longalign.recipe.cost import LLAMA_2_7B
+from longalign.train import trainer
+from longalign.train.events import read_events
+from longalign.train.launcher import leave
+from longalign.train.models import load_model, new_model, sequence_cost
+from longalign.train.trainer import TrainingConfig, dealt, make_plans, train
 
 RANKS, ACCUMULATION = 2, 3
 # Weight decay 0 and few steps: what differs is only the order in which fp32 numbers are added.

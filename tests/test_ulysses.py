@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.collators import PackedCollator
-from longalign.engine import Engine
-from longalign.loss import weighted_cross_entropy
-from longalign.trainer import TrainingConfig, train
-from longalign.ulysses import attach, slice_of
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.loss import weighted_cross_entropy
+from longalign.train.parallelism import Engine
+from longalign.train.sequence_parallel import attach, slice_of
+from longalign.train.trainer import TrainingConfig, train
 from test_trainer import fresh_model, make_store
 
 

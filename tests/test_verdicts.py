@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign.verdicts import RULES, TOO_SMALL, UNMEASURED, Evidence, decision_table, verdict
+from longalign.report.verdicts import RULES, TOO_SMALL, UNMEASURED, Evidence, decision_table, verdict
 
 SURE, UNSURE, NONE = 0.001, 0.4, float("nan")
 

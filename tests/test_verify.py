@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from longalign import paths, verify
-from longalign.record import write_json
-from longalign.verify_gaps import broken_ledger
+from longalign.common import paths
+from longalign.common.provenance import write_json
+from longalign.reproduction import verify
+from longalign.reproduction.verify_gaps import broken_ledger
 
 REFERENCE = paths.results()
 
@@ -265,12 +266,12 @@ def test_tables_that_the_reference_lacks_and_records_that_the_run_lacks_are_told
 TRAIN = """
 import sys
 import numpy as np
-from longalign import record
-from longalign.chat import Encoded
-from longalign.crew import execute
-from longalign.events import read_events
-from longalign.runs import Run
-from longalign.store import write_store
+from longalign.common import provenance
+from longalign.data.chat import Encoded
+from longalign.train.workers import execute
+from longalign.train.events import read_events
+from longalign.train.runs import Run
+from longalign.data.store import write_store
 
 folder = sys.argv[1]
 rng = np.random.default_rng(0)

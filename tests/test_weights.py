@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign.packing import next_fit
-from longalign.weights import eq3_weights, loss_weights, released_weights
+from longalign.recipe.packing import next_fit
+from longalign.recipe.weights import eq3_weights, loss_weights, released_weights
 
 COUNTS = st.lists(st.integers(0, 50), min_size=1, max_size=30)
 CLOSE = {"rel": 1e-12, "abs": 0}

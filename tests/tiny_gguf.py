@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from longalign.fetching import smollm2
+from longalign.fetch import smollm2
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BYTES = sorted(ByteLevel.alphabet())

@@ -4,7 +4,7 @@ import io
 
 import sentencepiece
 
-from longalign.corpus import samples
+from longalign.miniature import samples
 
 
 def corpus():

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu import machine, rows
 from benchmarks.gpu.rows import Context, Row
-from longalign import attention, attention_kernels
+from longalign.recipe import attention, attention_kernels
 
 SEQUENCES = "sequences"
 PACKAGE = {"flash_attn": "flash-attn", "varlen": "torch"}

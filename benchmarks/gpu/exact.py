@@ -30,11 +30,11 @@ from torch.nn import functional
 from benchmarks.gpu import backends, exact_loss, repository_tests, rows, timing
 from benchmarks.gpu.exact_loss import LARGEST, distance, over
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign.attention import register
-from longalign.collators import PackedCollator
-from longalign.loss import weighted_loss
-from longalign.shapes import IGNORE_INDEX
-from longalign.weights import eq3_weights, loss_weights
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.attention import register
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.loss import weighted_loss
+from longalign.recipe.weights import eq3_weights, loss_weights
 
 NAME = "exact"
 PACKS = [[8, 4095, 2, 4096], [1, 9, 0]]

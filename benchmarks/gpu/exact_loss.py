@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks.gpu import rows
 from benchmarks.gpu.rows import Context, Row
-from longalign.loss import weighted_cross_entropy
+from longalign.recipe.loss import weighted_cross_entropy
 
 LARGEST = 2.0
 """Largest ratio of distances from an exact result at which one computation is as good as another."""

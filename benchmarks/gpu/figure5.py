@@ -8,9 +8,9 @@ by waiting alone. From these times follows what the step takes on 8 ranks, naive
 micro-batches, composed ranks".
 
 For the whole mixture of 10,000 lengths, on 8 and 64 ranks and for each `--balance`, times are those of a pace
-(`longalign.cost.fit_pace`: seconds a token, a pair, a micro-batch) that is fitted to seven tenths of the measured
-micro-batches, each weighing the same; its error on the other three tenths is a row. Beside every ratio stands what
-`longalign.cost` predicts from lengths by counting FLOPs, and by how much it is off.
+(`longalign.recipe.cost.fit_pace`: seconds a token, a pair, a micro-batch) that is fitted to seven tenths of the
+measured micro-batches, each weighing the same; its error on the other three tenths is a row. Beside every ratio stands
+what `longalign.recipe.cost` predicts from lengths by counting FLOPs, and by how much it is off.
 
 A step ends when the slowest rank has ended it; under ZeRO-3, as in the paper, ranks wait in every micro-step. What is
 not in it: communication, the optimizer's step, offloading. All tokens but the first of a sequence are targets.
@@ -31,9 +31,9 @@ import numpy as np
 from benchmarks.gpu import backends, ceilings, llama, ranks, rows, timing
 from benchmarks.gpu.ranks import BARRIERS, MicroBatch
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign.cost import Pace, SequenceCost, hold_out, micro_batch_costs, prediction_error
-from longalign.loss import weighted_loss
-from longalign.plan import Plan
+from longalign.recipe.cost import Pace, SequenceCost, hold_out, micro_batch_costs, prediction_error
+from longalign.recipe.loss import weighted_loss
+from longalign.recipe.plan import Plan
 
 NAME = "figure5"
 DEPTHS, LAYERS = (2, 4), 32
@@ -106,7 +106,7 @@ class Timed:
 
     @property
     def work(self) -> list[float]:
-        """Positions, pairs, micro-batches, steps, as `longalign.cost.step_work` has them; it is no whole step."""
+        """Positions, pairs, micro-batches, steps, as `longalign.recipe.cost.step_work` has them; it is no whole step."""
         lengths = np.array(self.lengths, dtype=float)
         return [lengths.sum(), (lengths**2).sum(), 1.0, 0.0]
 
@@ -232,7 +232,7 @@ def _fit(timed: Sequence[Timed], chosen: Sizes, backend: str) -> Generator[Row, 
         ("per micro-batch", pace.per_micro_batch * 1e3, "ms"),
     ):  # fmt: skip
         yield row("fit_pace", metric, value, unit, note=note)
-    for system, one, told in (("fit_pace", pace, note), ("longalign.cost", flops, f"FLOPs times one factor, {note}")):
+    for system, one, told in (("fit_pace", pace, note), ("longalign.recipe.cost", flops, f"FLOPs times one factor, {note}")):
         error = prediction_error(one, work[held], seconds[held])
         for metric in ("median", "ninetieth", "total"):
             yield row(system, f"held-out error, {metric}", getattr(error, metric), "share", note=told)
@@ -270,8 +270,8 @@ def _against_naive(
             continue
         ratio, predicted = walls["naive"] / walls[name], counted["naive"] / counted[name]
         yield row("naive / this", ratio, "ratio", backend, note)
-        yield row("naive / this, predicted", predicted, "ratio", "longalign.cost", "from lengths, by FLOPs alone")
-        yield row("error of the prediction", predicted / ratio - 1, "share", "longalign.cost", "predicted / ours - 1")
+        yield row("naive / this, predicted", predicted, "ratio", "longalign.recipe.cost", "from lengths, by FLOPs alone")
+        yield row("error of the prediction", predicted / ratio - 1, "share", "longalign.recipe.cost", "predicted / ours - 1")
 
 
 def _pass(model: Any, batch: dict[str, Any]) -> None:

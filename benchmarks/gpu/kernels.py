@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.gpu import backends, ceilings, kernels_loss, rows, timing
 from benchmarks.gpu.exact_loss import distance
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign.packing import best_fit_decreasing
+from longalign.recipe.packing import best_fit_decreasing
 
 NAME = "kernels"
 LONGEST, SEQUENCES = 65_536, 2_000

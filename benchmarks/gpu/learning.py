@@ -42,13 +42,13 @@ import torch
 from benchmarks.gpu import backends, learning_data, rows, timing
 from benchmarks.gpu.learning_data import Size
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign import paths
-from longalign.batching import plan_packing
-from longalign.collators import PackedCollator
+from longalign.common import paths
 from longalign.evals.exact_match import exact_match, token_recall
-from longalign.loss import weighted_loss
-from longalign.models import load_model, sequence_cost
-from longalign.planned import PlannedDataset, measure
+from longalign.recipe.batching import plan_packing
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.dataset import PlannedDataset, measure
+from longalign.recipe.loss import weighted_loss
+from longalign.train.models import load_model, sequence_cost
 
 NAME = "learning"
 MODEL = "mini-7b"
@@ -103,9 +103,9 @@ def budget(context: Context) -> Budget:
 
 
 def size_budget(context: Context, size: Size) -> Budget:
-    """FLOPs by `longalign.cost` over the lengths that a size draws: once through the documents, EPOCHS times through
-    the short instructions for both arms and the long ones for one; a third of that, the forward pass, for questions.
-    Data that was not prepared is made first.
+    """FLOPs by `longalign.recipe.cost` over the lengths that a size draws: once through the documents, EPOCHS times
+    through the short instructions for both arms and the long ones for one; a third of that, the forward pass, for
+    questions. Data that was not prepared is made first.
     """
     from transformers import AutoConfig
 

@@ -8,7 +8,7 @@ on the names of size and part and on its number alone, so that any number of pro
 stored in 16 bits, compressed: of 1:64, 1:16 and 1:1 some 4, 3 and 19 million in 3, 3 and 17 MiB. They take 4 minutes of
 one core, three of them for 1:1, at 70,000 to 250,000 tokens a second.
 
-The keys of facts are pairs of words (`longalign.corpus.pools`), at all sizes, so that facts keep their share of a
+The keys of facts are pairs of words (`longalign.miniature.pools`), at all sizes, so that facts keep their share of a
 document and a larger size asks for more of the same.
 """
 
@@ -26,11 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from longalign import chat, corpus
-from longalign.corpus import samples, suites, tokenizer
-from longalign.corpus.benchmarks.long import needle_item
-from longalign.jsonl import DataError
-from longalign.shapes import IGNORE_INDEX
+from longalign import miniature
+from longalign.data import chat
+from longalign.data.jsonl import DataError
+from longalign.miniature import samples, tokenizer, training_sets
+from longalign.miniature.benchmarks.long import needle_item
+from longalign.recipe.array_types import IGNORE_INDEX
 
 TOKENS_PER_SECOND, START_SECONDS = 70_000, 10.0
 """What one core makes, and what starting the processes takes."""
@@ -106,7 +107,7 @@ def moments(size: Size, part: str) -> tuple[float, float]:
 def key(size: Size) -> str:
     """What a file of this size is made from, as a hash: the size, this module and the generator."""
     # bytes and not syntax trees, which other versions of Python print otherwise
-    files = [Path(__file__), *sorted(Path(corpus.__file__).parent.rglob("*.py"))]
+    files = [Path(__file__), *sorted(Path(miniature.__file__).parent.rglob("*.py"))]
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(json.dumps([asdict(size), *code]).encode()).hexdigest()[:16]
 
@@ -119,7 +120,7 @@ def sequence(size: Size, part: str, index: int) -> Sequence:
     if part == "probe":
         length = size.lengths[index // size.per_probe]
         document = samples.base_document(f"{kind}-{length}", 0, index % size.per_probe, length=length, pairs=True)
-        return {**_tokens(suites.encode_document(document, None)), "cell": (length, None)}
+        return {**_tokens(training_sets.encode_document(document, None)), "cell": (length, None)}
     if part == "test":
         place, number = divmod(index, size.per_cell)
         length, family = size.lengths[place // len(FAMILIES)], FAMILIES[place % len(FAMILIES)]
@@ -147,7 +148,7 @@ def _document(size: Size, kind: str, index: int) -> Sequence:
         document = samples.recall_document(kind, 0, index, **options, same_order=0.0)
     else:
         document = samples.base_document(kind, 0, index, **options)
-    return _tokens(suites.encode_document(document, None, rng))
+    return _tokens(training_sets.encode_document(document, None, rng))
 
 
 def _instruction(kind: str, index: int, shortest: int, longest: int, families: tuple[str, ...]) -> dict[str, Any]:

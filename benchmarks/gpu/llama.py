@@ -13,9 +13,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.rows import Context
-from longalign import attention
-from longalign.collators import PackedCollator, PaddedCollator
-from longalign.cost import SequenceCost, decoder_cost
+from longalign.recipe import attention
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.cost import SequenceCost, decoder_cost
 
 CHECKPOINTING = 4 / 3
 """FLOPs of a layer with gradient checkpointing over those without: forward, forward again, and backward as two."""
@@ -72,7 +72,7 @@ def mixture(sequences: int, longest: int, *, seed: int = 0) -> np.ndarray:
 
 
 def cost(layers: int, shape: dict[str, int]) -> SequenceCost:
-    """FLOPs to train on a sequence once, all tokens being targets, as `longalign.cost` counts them.
+    """FLOPs to train on a sequence once, all tokens being targets, as `longalign.recipe.cost` counts them.
 
     What checkpointing computes again is not in it.
     """

@@ -14,13 +14,13 @@ from transformers.trainer_utils import SaveStrategy
 
 from benchmarks.gpu import backends, llama, ranks, timing
 from benchmarks.gpu.rows import Context
-from longalign import attention
-from longalign.attention_kernels import why_unusable
-from longalign.collators import PackedCollator
-from longalign.engine import Engine
-from longalign.planned import PlannedDataset
-from longalign.shapes import IGNORE_INDEX
-from longalign.trainer import PlanTrainer, TrainingConfig, training_arguments
+from longalign.recipe import attention
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.attention_kernels import why_unusable
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.dataset import PlannedDataset
+from longalign.train.parallelism import Engine
+from longalign.train.trainer import PlanTrainer, TrainingConfig, training_arguments
 
 LEARNING_RATE = 1e-6
 MOST_ROWS = 4
@@ -78,7 +78,7 @@ class Clock(TrainerCallback):
 
 
 def longalign(job: Job) -> Turn:
-    """This package's trainer, as `longalign.trainer.train` builds it; without checkpoints and event log."""
+    """This package's trainer, as `longalign.train.trainer.train` builds it; without checkpoints and event log."""
     _use(job, attention.register())
     lengths = [[len(ids) for ids in pack] for pack in job.packs]
     sequences = [{"input_ids": ids, "labels": ids} for pack in job.packs for ids in pack]

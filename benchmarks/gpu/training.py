@@ -13,8 +13,8 @@ compute less than the others. All train on the same sequences in as many optimiz
     flattened, flex   the loop with FlexAttention: once, last, on a card without flash-attn when there is time
 
 A turn is one step that is not timed and `STEPS` that are. Tokens are those of real sequences, padding left out; FLOPs
-are those that `longalign.cost` counts for these sequences, without what padding, a dense mask or checkpointing add.
-Where memory is short, all are measured at packs of half as many tokens, too; what did not fit is a failed row.
+are those that `longalign.recipe.cost` counts for these sequences, without what padding, a dense mask or checkpointing
+add. Where memory is short, all are measured at packs of half as many tokens, too; what did not fit is a failed row.
 
 Budget: 2 rounds of 1 + STEPS steps of three systems (`llama.computed`; of a dense mask both halves of the square; of
 plain losses 30 bytes a logit), and half as much again for packs of half as many tokens; at 40 % of the assumed
@@ -31,8 +31,8 @@ from benchmarks.gpu import ceilings, llama, rows, timing, trainers
 from benchmarks.gpu.machine import is_installed
 from benchmarks.gpu.rows import Budget, Context, Row
 from benchmarks.gpu.trainers import Job, Turn
-from longalign.balance import balanced
-from longalign.batching import make_plan
+from longalign.recipe.balance import balanced
+from longalign.recipe.batching import make_plan
 
 NAME = "training"
 LLAMA_1B = {
@@ -78,7 +78,7 @@ def budget(context: Context) -> Budget:
 
 
 def packs(capacity: int) -> list[list[int]]:
-    """Lengths in 1 + STEPS packs of like cost, 98 % full (`longalign.balance.by_fill`)."""
+    """Lengths in 1 + STEPS packs of like cost, 98 % full (`longalign.recipe.balance.by_fill`)."""
     plan = make_plan("packing", llama.mixture(1000, capacity), capacity=capacity, accumulation=1 + STEPS)
     return [plan.lengths[list(row)].tolist() for row in balanced(plan, "fill").steps[0].rows]
 

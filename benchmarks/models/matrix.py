@@ -28,14 +28,15 @@ from transformers import PreTrainedModel
 from transformers import logging as transformers_logging
 
 from benchmarks.models import small
-from longalign import lora, paths
-from longalign.architectures import why_not_loaded, why_not_packed, why_not_padded
-from longalign.attention import register
-from longalign.batching import make_plan, plan_packing
-from longalign.collators import PackedCollator, PaddedCollator
+from longalign.common import paths
 from longalign.evals.decoding import greedy
-from longalign.loss import weighted_loss
-from longalign.planned import PlannedDataset, measure
+from longalign.recipe.architectures import why_not_loaded, why_not_packed, why_not_padded
+from longalign.recipe.attention import register
+from longalign.recipe.batching import make_plan, plan_packing
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.dataset import PlannedDataset, measure
+from longalign.recipe.loss import weighted_loss
+from longalign.train import lora
 
 WAYS = ("packed", "padded", "lora", "generated", "decoded")
 COLUMNS = ("architecture", "class", *WAYS, "reason")

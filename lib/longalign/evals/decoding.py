@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.architectures import OF_THE_LONGEST, mixers
-from longalign.attention import NAME
-from longalign.last_layer import logits_at, read_only_at
-from longalign.shapes import Float, Int
+from longalign.recipe.architectures import OF_THE_LONGEST, mixers
+from longalign.recipe.array_types import Float, Int
+from longalign.recipe.attention import NAME
+from longalign.recipe.last_layer import logits_at, read_only_at
 
 TOKENS_AT_ONCE = 16_384
 """Positions of a batch, room for answers included."""
@@ -109,8 +109,8 @@ class KeyValues:
     ) -> Float[Tensor, "rows 1 H D"]:  # fmt: skip
         """Add one token's key and value [rows, G, 1, D] to each row, and attend from it to all of its row.
 
-        `visible` says which of them a window leaves (`longalign.masks`), `own` is the model's own attention, where it
-        is more than softmax of scaled products (`longalign.own_attention`).
+        `visible` says which of them a window leaves (`longalign.recipe.masks`), `own` is the model's own attention,
+        where it is more than softmax of scaled products (`longalign.recipe.own_attention`).
         """
         every = torch.arange(len(self.lengths), device=query.device)
         longest = int(self.lengths.max()) + 1

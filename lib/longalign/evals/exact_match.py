@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from longalign.evals.forward import CAPACITY, target_logits
-from longalign.shapes import IGNORE_INDEX
+from longalign.recipe.array_types import IGNORE_INDEX
 
 
 def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = CAPACITY) -> np.ndarray:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from longalign.collators import PackedCollator
-from longalign.last_layer import logits_at, predicting, read_only_at
-from longalign.packing import next_fit
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.last_layer import logits_at, predicting, read_only_at
+from longalign.recipe.packing import next_fit
 
 CAPACITY = 2048
 """Tokens of a pack; on one thread a seventh faster than 8,192, because what is computed stays in the caches."""

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from longalign.evals.forward import CAPACITY, target_logits
-from longalign.shapes import Float, Int
+from longalign.recipe.array_types import Float, Int
 
 
 def sequence_nll(

@@ -12,11 +12,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from longalign import chat, record
-from longalign.endpoints import side_by_side
-from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import EndpointError, NoReply
-from longalign.jsonl import DataError, check_messages, read_lines
+from longalign.clients import concurrency
+from longalign.clients.client import Asker
+from longalign.clients.errors import EndpointError, NoReply
+from longalign.common import provenance
+from longalign.data import chat
+from longalign.data.jsonl import DataError, check_messages, read_lines
 from longalign.self_instruct import checks
 from longalign.self_instruct.draw import Item
 from longalign.self_instruct.teachers import Teacher
@@ -48,7 +49,7 @@ def build(
     items: Sequence[Item], teacher: Teacher, bounds: Bounds, *, asker: Asker | None = None, at_once: int = 1
 ) -> list[Outcome]:
     """The outcome of every item, in their order."""
-    found = side_by_side.each(
+    found = concurrency.each(
         lambda item: make(item, teacher, bounds), items, asker=asker, at_once=at_once, label="built"
     )
     return [Outcome(item, error=str(said)) if isinstance(said, EndpointError) else said
@@ -86,7 +87,7 @@ def asked_in_turn(item: Item, proposed: Sequence[str]) -> list[str]:
 def write(path: Path, outcomes: Iterable[Outcome]) -> int:
     """The samples as JSONL in LongAlign-10k's schema, read back and checked as training does; returns how many."""
     samples = [outcome.sample for outcome in outcomes if outcome.sample is not None]
-    with record.atomic(path) as file:
+    with provenance.atomic(path) as file:
         file.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     return sum(1 for line in read_lines(path) if check_messages(line.row()["messages"]))
 

@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from functools import cache, lru_cache
 
-from longalign.jsonl import VISIBLE
+from longalign.data.jsonl import VISIBLE
 from longalign.self_instruct import prompts
 from longalign.self_instruct.documents import CHINESE_SHARE, HAN, chinese_share
 from longalign.self_instruct.draw import Item

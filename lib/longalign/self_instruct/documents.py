@@ -7,7 +7,8 @@ left out is named with its reason.  The price: all are in memory at once, and la
     .jsonl           one document a line: {"text": str, optional "source": str, "license": str}, other keys ignored
 
 Files are untrusted: UTF-8 alone, without NUL bytes, control characters at most one in a hundred, lines of at most
-MOST_LINE characters, files of at most MOST_BYTES (JSONL is read by lines, of which each has longalign.jsonl's bound).
+MOST_LINE characters, files of at most MOST_BYTES (JSONL is read by lines, of which each has longalign.data.jsonl's
+bound).
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from longalign.jsonl import VISIBLE, DataError, read_lines
+from longalign.data.jsonl import VISIBLE, DataError, read_lines
 
 PROSE, ROWS = (".txt", ".md", ".rst"), ".jsonl"
 CODE = (

@@ -7,9 +7,9 @@ price of a server: two requests a sample at least, each with the whole document.
 from dataclasses import replace
 from typing import Protocol
 
-from longalign.endpoints.asker import Asker
-from longalign.endpoints.errors import CUT_OFF, NoReply
-from longalign.endpoints.replies import Reply, Request
+from longalign.clients.client import Asker
+from longalign.clients.errors import CUT_OFF, NoReply
+from longalign.clients.reply_store import Reply, Request
 from longalign.self_instruct import prompts
 from longalign.self_instruct.draw import Item
 from longalign.self_instruct.oracle import Oracle
@@ -19,7 +19,7 @@ PROPOSAL_TOKENS = 256
 
 
 class Teacher(Protocol):
-    """What proposes questions on an item and answers them. May raise `longalign.endpoints.errors.EndpointError`."""
+    """What proposes questions on an item and answers them. May raise `longalign.clients.errors.EndpointError`."""
 
     name: str
 

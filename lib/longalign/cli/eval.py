@@ -1,0 +1,73 @@
+"""longalign eval BENCHMARK: a model's answers, their judgments, their scores; each step is a file, made once.
+
+    answers.jsonl              an answer a question (a turn, in MT-Bench)
+    judgments.jsonl            a judgment an answer and run, with the judge's own words
+    items.csv, summary.json    the score of each item; means, intervals, what is missing, and what they were made with
+    *.replies.jsonl            every reply that was paid for, so that nothing is asked twice
+
+Answers and judgments are separate steps: without --judge there are answers alone, without --model those of --out are
+judged.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from longalign.cli.parsing import Parser, add_server_options, fail, is_address, positive, seed
+
+BENCHMARKS = ("longbench-chat", "longbench", "needle", "mt-bench", "short")
+NEEDLE_OPTIONS = ("lengths", "haystack", "needle", "question", "answer")
+
+
+def add(children: Any, top: Parser) -> None:
+    """The subcommand and its options."""
+    command = top.add_child(children, "eval", run, help="a model's scores on a published benchmark, or its miniature")
+    command.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
+    command.add_argument("--model", help="folder, Hub name, or a server's address (http://...); else those of --out")
+    judges = "rubric (exact, for the miniature), a server's address, a model's folder, or a file of replies"
+    command.add_argument("--judge", help=judges)
+    command.add_argument("--out", type=Path, required=True, help="folder of answers, judgments and scores")
+    command.add_argument("--data", type=Path, help="the official files (default: the miniature's)")
+    command.add_argument("--tokenizer", default="", help="folder or Hub name (default: the model's)")
+    command.add_argument("--window", type=positive, help="tokens the model reads and writes (default: its own)")
+    command.add_argument("--runs", type=positive, default=2, help="of the judge, averaged (default: 2)")
+    command.add_argument("--zero-shot", action="store_true", help="longbench-chat: show the judge no scored answers")
+    command.add_argument("--seed", type=seed, default=0, help="of the order of the scored answers (default: 0)")
+    command.add_argument("--limit", type=positive, metavar="N", help="of the questions, N evenly spaced")
+    command.add_argument("--lengths", type=positive, nargs="+", help="needle: tokens of the haystacks")
+    command.add_argument("--depths", type=positive, default=10, help="needle: how many (default: 10)")
+    command.add_argument("--haystack", type=Path, nargs="+", help="needle: folders or files (default: generated texts)")
+    command.add_argument("--needle", help="needle: the sentence that is hidden in --haystack")
+    command.add_argument("--question", help="needle: what is asked")
+    command.add_argument("--answer", help="needle: what must be found")
+    add_server_options(command, "model", "judge")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Answer, judge, score; leaves with status 1 where something is missing."""
+    from longalign.cli import eval_answers, eval_scores
+
+    _check(options)
+    if options.benchmark == "short":
+        eval_scores.short(options)
+        return
+    missing = eval_answers.run(options) if options.model is not None else 0
+    if options.model is None or not options.dry_run:
+        missing += eval_scores.run(options)
+    if missing:
+        sys.exit(1)
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.out.is_file():
+        fail(f"--out {options.out} is a file: name a folder")
+    if options.benchmark != "needle" and (given := [name for name in NEEDLE_OPTIONS if getattr(options, name)]):
+        fail(f"--{given[0]} is for the needle test; leave it out")
+    if options.benchmark == "short":
+        if options.model is None or is_address(options.model):
+            fail("short reads log-likelihoods, which servers do not give: name a folder or a Hub name with --model")
+        if options.judge or options.dry_run:
+            fail("short needs no judge and asks no server: leave --judge and --dry-run out")
+    elif options.model is None and options.judge is None and options.benchmark not in ("needle", "longbench"):
+        fail("name a model to be asked (--model), or a judge of the answers in --out (--judge), or both")

@@ -1,0 +1,130 @@
+"""The first step of longalign eval: a benchmark's questions to a model, its answers to answers.jsonl."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from longalign.cli import asking
+from longalign.cli.parsing import fail, is_address
+from longalign.clients.client import Asker
+from longalign.clients.errors import EndpointError, NoReply
+from longalign.clients.local_model import LocalModel
+from longalign.clients.reply_store import Replies
+from longalign.data import tokenizers
+from longalign.evals.benchmarks import answering, needle
+from longalign.evals.benchmarks.catalogue import BENCHMARKS
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, evenly, write
+from longalign.self_instruct import documents
+
+DERIVED = ("judgments.jsonl", "items.csv", "summary.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer, and say what came of it; returns how many questions have no answer."""
+    server = is_address(options.model)
+    if options.dry_run and not server:
+        fail("--dry-run says what a server would be asked; the model is here, so leave it out")
+    with _model(options) as (asker, tokenizer, window):
+        found = _questions(options, tokenizer)
+        questions = evenly(found, options.limit or len(found))
+        if server:
+            first = answering.requests(
+                questions, tokenizer=tokenizer, window=window, thinking_tokens=asker.thinking_tokens
+            )
+            counted = [(request, asking.count_tokens(request.messages, tokenizer)) for request, _ in first]
+            asking.tell("model", asking.estimate(asker, counted), options)
+        if options.dry_run:
+            return 0
+        if options.benchmark == "needle":
+            _check_room(questions, tokenizer, window, asker.thinking_tokens)
+        asking.tell_borrowed(asker.server)
+        answers, missing = answering.answer_all(
+            questions, asker, tokenizer=tokenizer, window=window, at_once=options.at_once if server else 1
+        )
+    if all(answer.finish == MISSING for answer in answers):
+        _advise(missing)
+        fail(f"no question was answered: {missing[0][1]}")
+    _tell(_written(options.out / "answers.jsonl", answers), answers, missing)
+    return len(missing)
+
+
+def _written(path: Path, answers: Sequence[Answer]) -> Path:
+    """The answers in their file; what was made of other answers goes away."""
+    before = path.read_bytes() if path.is_file() else b""
+    write(path, answers)
+    if before != path.read_bytes():
+        for name in DERIVED:
+            (path.parent / name).unlink(missing_ok=True)
+    return path
+
+
+def _tell(path: Path, answers: Sequence[Answer], missing: Sequence[answering.Missing]) -> None:
+    cut, unended = sum(a.truncated > 0 for a in answers), sum(a.finish == "length" for a in answers)
+    there = sum(a.finish != MISSING for a in answers)
+    print(f"{path}: {there:,} answers; {cut:,} prompts lost their middle to fit the window, {unended:,} answers "
+          "were cut off at the most tokens they may have", flush=True)  # fmt: skip
+    if empty := sum(not a.answer.strip() for a in answers):
+        print(f"longalign: {empty:,} answers are empty", file=sys.stderr)
+    for name, error in missing[:3]:
+        print(f"longalign: {name} has no answer: {' '.join(str(error).split())}", file=sys.stderr)
+    if unheard := sum(isinstance(error, EndpointError) and not isinstance(error, NoReply) for _, error in missing):
+        print(f"longalign: {unheard:,} questions have none: give the same command again to ask these alone",
+              file=sys.stderr)  # fmt: skip
+    _advise(missing)
+
+
+def _advise(missing: Sequence[answering.Missing]) -> None:
+    if any(isinstance(error, NoReply) for _, error in missing):
+        asking.advise_on_thoughts("model")
+
+
+@contextmanager
+def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None]]:
+    """An asker of the model, its tokenizer and window, None where a server's are not given."""
+    replies = options.out / "model.replies.jsonl"
+    if is_address(options.model):
+        tokenizer = tokenizers.load(options.tokenizer) if options.tokenizer else None
+        if options.window and tokenizer is None:
+            fail("--window of a server needs --tokenizer, which counts the tokens")
+        with asking.open_asker(options, "model", replies) as asker:
+            yield asker, tokenizer, options.window
+    else:
+        model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
+        with Replies(replies) as file:
+            yield Asker(model, file, thinking_tokens=options.model_thinking_tokens), model.tokenizer, model.window
+
+
+def _questions(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
+    if options.benchmark == "needle":
+        return _needles(options, tokenizer)
+    benchmark = BENCHMARKS[options.benchmark]
+    return benchmark.read(options.data or benchmark.shipped)
+
+
+def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | None, thinking_tokens: int) -> None:
+    """A haystack that loses its middle may lose the needle."""
+    requests = answering.requests(questions, tokenizer=tokenizer, window=window, thinking_tokens=thinking_tokens)
+    for question, (_, cut) in zip(questions, requests, strict=True):
+        if cut:
+            fail(f"a haystack of {question.length:,} tokens is {cut:,} too long for the window of {window:,}, with its "
+                 "question and answer: take shorter --lengths")  # fmt: skip
+
+
+def _needles(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
+    if tokenizer is None:
+        fail("the lengths of haystacks are tokens: name the server's tokenizer with --tokenizer")
+    if not options.lengths:
+        fail("name the lengths of the haystacks in tokens: --lengths 1000 2000 4000")
+    size = {"lengths": options.lengths, "depths": options.depths}
+    given = {name: getattr(options, name) for name in ("needle", "question", "answer") if getattr(options, name)}
+    if options.haystack is not None:
+        texts, refused = documents.read(options.haystack)
+        if not texts:
+            fail(f"{options.haystack[0]} holds no text: {refused[0] if refused else 'it is empty'}")
+        return needle.in_texts([text.text for text in texts], tokenizer, **size, **given)
+    if given:
+        fail(f"--{next(iter(given))} needs --haystack: generated texts have needles of their own")
+    return needle.generated(**size, tokenizer=tokenizer)

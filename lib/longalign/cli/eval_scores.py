@@ -1,0 +1,147 @@
+"""The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from longalign.cli import asking
+from longalign.cli.parsing import fail
+from longalign.clients.errors import THOUGHTS_ALONE
+from longalign.common import provenance
+from longalign.evals.benchmarks import longbench, longbench_chat
+from longalign.evals.benchmarks.catalogue import BENCHMARKS, Benchmark
+from longalign.evals.benchmarks.questions import MISSING, Answer, read_answers, write
+from longalign.evals.judges import judges, scoring
+from longalign.evals.judges.prompts import SCALES
+from longalign.experiments.evaluations import COLUMNS
+
+Rows = list[dict[str, Any]]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge and score what is in the folder; returns how many judgments hold no rating."""
+    answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
+    if (found := answers[0].benchmark.replace("_", "-")) != options.benchmark:
+        fail(f"{options.out} holds answers of {found}: name another folder")
+    there = [answer for answer in answers if answer.finish != MISSING]
+    tables = _by_metric(benchmark.exact(there))
+    judgments = _judgments(options, there, benchmark) if options.judge else []
+    if judgments is None:
+        return 0
+    if judgments:
+        tables[benchmark.metric] = _rated(there, judgments, benchmark)
+    if not tables:
+        print("the answers are not judged yet: give --judge")
+        return 0
+    _write(options, answers, tables, judgments)
+    return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
+
+
+def short(options: argparse.Namespace) -> None:
+    """ARC, HellaSwag, TruthfulQA and MMLU by lm-evaluation-harness: scores of all items, means on the screen."""
+    from longalign.clients.local_model import LocalModel
+    from longalign.evals.benchmarks import harness
+
+    model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
+    asking.tell_borrowed(model)
+    rows: Rows = []
+    for task in harness.SHORT_TASKS:  # each is on the disk when it is done
+        rows += _one_short(options, model, task)
+        means = harness.means(rows)
+        print(f"{task:12} {means[task]:6.1f} %", flush=True)
+        provenance.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
+    config = asking.config(options) | {"model": model.model}
+    provenance.write_record(options.out / "summary.json", config=config, results={"percent": means})
+
+
+def _one_short(options: argparse.Namespace, model: Any, task: str) -> Rows:
+    from longalign.evals.benchmarks import harness
+
+    try:
+        return harness.evaluate(
+            model.loaded, model.tokenizer, tasks=(task,), data=options.data, limit=options.limit,
+            max_length=model.window,
+        )  # fmt: skip
+    except OSError as error:
+        fail(f"{task}: {' '.join(str(error).split())[:200]}: see to the connection, or name files with --data")
+
+
+def _judgments(
+    options: argparse.Namespace, answers: Sequence[Answer], benchmark: Benchmark
+) -> list[judges.Judgment] | None:
+    """The judgments, written; None where nothing was to be asked (--dry-run)."""
+    cases = judges.cases_of(answers, benchmark.scale, _examples(options, answers))
+    if options.judge == "rubric":
+        found = judges.judge_all(cases, judges.Rubric(), runs=1)
+    else:
+        with asking.open_asker(options, "judge", options.out / "judge.replies.jsonl") as asker:
+            judge = judges.ModelJudge(
+                asker, seed=options.seed, few_shot=not options.zero_shot, template=_template(options)
+            )
+            wanted = [judge.request(case, run) for run in range(options.runs) for case in cases]
+            counted = [(request, asking.count_tokens(request.messages)) for request in wanted]
+            asking.tell("judge", asking.estimate(asker, counted), options)
+            asking.tell_borrowed(asker.server)
+            if options.dry_run:
+                return None
+            found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)
+        if any(judgment.problem == THOUGHTS_ALONE for judgment in found):
+            asking.advise_on_thoughts("judge")
+    write(options.out / "judgments.jsonl", found)
+    return found
+
+
+def _examples(options: argparse.Namespace, answers: Sequence[Answer]) -> dict[str, Any] | None:
+    """LongBench-Chat's scored answers, by the answers' ids."""
+    if options.benchmark != "longbench-chat":
+        return None
+    folder = options.data or longbench_chat.SHIPPED
+    found = longbench_chat.examples(folder)
+    if without := [answer.id for answer in answers if answer.id not in found]:
+        fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
+    return found
+
+
+def _template(options: argparse.Namespace) -> str:
+    return longbench_chat.template(options.data) if options.benchmark == "longbench-chat" and options.data else ""
+
+
+def _rated(answers: Sequence[Answer], judgments: Sequence[judges.Judgment], benchmark: Benchmark) -> Rows:
+    rows = scoring.item_rows(answers, judgments, metric=benchmark.metric)
+    if not benchmark.percent:
+        return rows
+    scales = {answer.id: SCALES[benchmark.scale(answer)] for answer in answers}
+    return [row | {"value": longbench.scaled(row["value"], scales[row["item"]].lowest, scales[row["item"]].highest)}
+            for row in rows]  # fmt: skip
+
+
+def _by_metric(rows: Rows) -> dict[str, Rows]:
+    tables: dict[str, Rows] = {}
+    for row in rows:
+        tables.setdefault(row["metric"], []).append(row)
+    return tables
+
+
+def _write(
+    options: argparse.Namespace, answers: Sequence[Answer], tables: dict[str, Rows],
+    judgments: Sequence[judges.Judgment],
+) -> None:  # fmt: skip
+    problems = scoring.problems(judgments)
+    results: dict[str, Any] = {"without a rating": problems}
+    benchmark = BENCHMARKS[options.benchmark]
+    for metric, rows in tables.items():
+        scored = {row["item"] for row in rows}
+        # a string metric is of some datasets only; of what a judge was asked, all count, answered or not
+        mine = [answer for answer in answers if metric in (benchmark.metric, "found") or answer.id in scored]
+        means = scoring.by_group(mine, rows, benchmark.group)
+        results[metric] = [dataclasses.asdict(mean) for mean in means]
+        print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")
+    if problems:
+        print("judgments without a rating: " + ", ".join(f"{count} ({why})" for why, count in sorted(problems.items())))
+    provenance.write_csv(options.out / "items.csv", [row for rows in tables.values() for row in rows], columns=COLUMNS)
+    named = {"answered by": answers[0].model, "judged by": judgments[0].judge if judgments else None}
+    provenance.write_record(
+        options.out / "summary.json", config=asking.config(options), results=results, seeds=[options.seed], **named,
+        data_hash=provenance.hash_files(options.out / "answers.jsonl"),
+    )  # fmt: skip

@@ -1,0 +1,50 @@
+"""What a model's folder says of how answers are written: its end tokens are used, and all else is ignored and told.
+
+Answers are greedy, the most probable token each time (argmax), so that two models differ by what they have learnt
+alone. generation_config.json may ask for something else: sampling, a penalty for repetition, a least length. The hash
+of a model (`longalign.common.provenance.hash_model`) counts the file.
+"""
+
+import sys
+from typing import Any
+
+USED = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
+OF_NO_EFFECT = (
+    "transformers_version", "_from_model_config", "use_cache", "cache_", "max_cache_len", "output_", "return_dict",
+)  # fmt: skip
+"""Beginnings of the names of what changes no answer."""
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The ids of the tokens that end an answer, ascending: those of the model's settings, and the tokenizer's own.
+
+    Raises ValueError where neither names one.
+    """
+    told = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = [told] if isinstance(told, int) else list(told or [])
+    found = sorted({*several, tokenizer.eos_token_id} - {None})
+    if not found:
+        raise ValueError("neither the model nor its tokenizer names a token that ends an answer: set eos_token_id in "
+                         "generation_config.json")  # fmt: skip
+    return found
+
+
+def ignored(model: Any) -> dict[str, Any]:
+    """The settings of generation that greedy answers do not follow.
+
+    >>> from types import SimpleNamespace
+    >>> from transformers import GenerationConfig
+    >>> ignored(SimpleNamespace(generation_config=GenerationConfig(eos_token_id=[1, 2], repetition_penalty=3.0)))
+    {'repetition_penalty': 3.0}
+    """
+    settings = getattr(model, "generation_config", None)
+    told = settings.to_diff_dict() if settings is not None else {}
+    return {name: value for name, value in told.items()
+            if name not in USED and not name.startswith(OF_NO_EFFECT) and value is not False}  # fmt: skip
+
+
+def tell_ignored(model: Any) -> None:
+    """One line on stderr, where a model asks for what greedy answers do not follow."""
+    if told := ", ".join(f"{setting} {value}" for setting, value in ignored(model).items()):
+        print(f"longalign: {model.config.name_or_path}: answers are greedy (argmax); ignored is what its settings of "
+              f"generation ask for: {told}", file=sys.stderr, flush=True)  # fmt: skip

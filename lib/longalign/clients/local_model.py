@@ -1,0 +1,120 @@
+"""A model in this process that is asked as a server is: greedy answers (argmax), the same every time.
+
+What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`). The price:
+one request at a time, a forward pass for every token of the answer.
+"""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging
+
+from longalign.clients.generation import end_tokens, tell_ignored
+from longalign.clients.reply_store import Reply, Request
+from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
+from longalign.common import provenance
+from longalign.data import tokenizers
+from longalign.data.chat import encode_prompt, tokenizer_hash
+from longalign.miniature import tokenizer as miniature
+from longalign.train import saved
+from longalign.train.models import device
+
+
+class LocalModel:
+    """The model and tokenizer of a folder or Hub name, with transformers' own attention; no remote code is run.
+
+    `model` is its identity, by weights, tokenizer and settings of generation; `window` the tokens that it may read and
+    write. A folder without a tokenizer is refused, unless it is a miniature's: as large a vocabulary with the same end
+    token; `borrowed` says so, but of the committed bases. Raises ValueError for what cannot be loaded.
+    """
+
+    def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
+        self.name, self._alone = name, threading.Lock()
+        _check_folder(name)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            loaded, told = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+            )  # fmt: skip
+            saved.told_whole(told, name, loaded)
+        except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
+            raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
+        self.loaded = loaded.to(device()).eval()
+        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
+        is_base = (Path(name) / "record.json").is_file()  # of the committed ones, which are known to be miniatures
+        self.borrowed = not tokenizer and not is_base and _without_tokenizer(name)
+        self.window = window or getattr(loaded.config, "max_position_embeddings", None)
+        if self.window is None:
+            raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
+        self.ends = end_tokens(loaded, self.tokenizer)
+        tell_ignored(loaded)
+        self.model = self._identity()
+        loaded.generation_config = GenerationConfig()  # `generate` follows whatever stands there
+
+    @torch.no_grad()
+    def ask(self, request: Request) -> Reply:
+        """The most probable tokens after the messages, up to the end token or `max_tokens` of them."""
+        with self._alone:
+            return self._ask(request)
+
+    def _ask(self, request: Request) -> Reply:
+        prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
+        written = self.loaded.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=request.max_tokens, do_sample=False,
+            use_cache=True, eos_token_id=self.ends, pad_token_id=self.tokenizer.pad_token_id or self.ends[0],
+        )[0, prompt.shape[1] :].tolist()  # fmt: skip
+        ended = bool(written) and written[-1] in self.ends
+        opened = opened_by(self.tokenizer.decode(prompt[0, -LONGEST_MARK:]))
+        text = opened + self._decoded(written[:-1] if ended else written).strip()
+        return Reply(text, "stop" if ended else "length", prompt.shape[1], len(written))
+
+    def _decoded(self, ids: list[int]) -> str:
+        """The text without special tokens; marks of thoughts stay, which are special tokens in some models."""
+        added = {token: str(word) for token, word in self.tokenizer.added_tokens_decoder.items() if word.special}
+        special = added | dict(zip(self.tokenizer.all_special_ids, self.tokenizer.all_special_tokens, strict=True))
+        if any(is_mark(special.get(token, "")) for token in ids):
+            told = self.tokenizer.decode([token for token in ids if token not in special or is_mark(special[token])])
+            if split(told).thoughts:
+                return told
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _identity(self) -> str:
+        """What its answers depend on: weights, settings of generation, tokenizer, the tokens that end an answer."""
+        name = self.name
+        weights = provenance.hash_model(name) if Path(name).is_dir() else f"{name}@{self.loaded.config._commit_hash}"
+        how = {"tokenizer": tokenizer_hash(self.tokenizer), "ends": self.ends}
+        return provenance.config_hash({"weights": weights, **how})
+
+
+def load_tokenizer(name: str, config: Any = None) -> Any:
+    """The tokenizer of a folder or Hub name; the miniature's, where a folder has none and holds a miniature.
+
+    `config` is the configuration of the model in the folder: a miniature's has that vocabulary and that end token.
+    Raises ValueError where there is none, naming what can be done (`longalign.data.tokenizers.load`).
+    """
+    if _without_tokenizer(name) and config is not None:
+        own = miniature.load()
+        if (config.vocab_size, config.eos_token_id) == (len(own), own.eos_token_id):
+            return own
+    return tokenizers.load(name)
+
+
+def _without_tokenizer(name: str) -> bool:
+    return Path(name).is_dir() and not tokenizers.holds_tokenizer(Path(name))
+
+
+def _check_folder(name: str) -> None:
+    if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"--model {name}: there is no such folder")
+    settings = Path(name) / "generation_config.json"  # transformers passes over one that it cannot read, end tokens too
+    try:
+        if settings.is_file() and not isinstance(json.loads(settings.read_bytes()), dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise ValueError(f"{settings}: it is no JSON ({error}): mend it, or remove it") from None

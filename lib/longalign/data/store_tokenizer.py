@@ -1,0 +1,75 @@
+"""The tokenizer that a token store was made with: the model must share its vocabulary, and what is trained keeps it.
+
+A store names its tokenizer and holds the hash of it, not the tokenizer itself: where that is gone or was changed since,
+a line says that nothing could be compared, and the trained model gets the tokenizer of the model that it started as.
+"""
+
+import copy
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from longalign.data import tokenizers
+from longalign.data.chat import tokenizer_hash
+
+BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template*")
+"""Files of a tokenizer beside those of `longalign.data.tokenizers.FILES`."""
+
+
+def load(manifest: Mapping[str, Any]) -> Any:
+    """The tokenizer of the store with this manifest; None where the manifest names none, and where it is not there or
+    not as it was."""
+    made_with, chat_format = manifest.get("tokenizer_sha256"), manifest.get("chat_format", "template")
+    if made_with is None:
+        return None
+    try:
+        found = tokenizers.load(manifest.get("tokenizer", tokenizers.MINIATURE))
+    except ValueError:
+        return None
+    same = tokenizer_hash(found) == made_with
+    if chat_format != "template":
+        found = copy.deepcopy(found)  # the miniature's is everybody's
+        found.init_kwargs["chat_format"] = chat_format  # what is saved writes conversations as the store did
+    return found if same or tokenizer_hash(found) == made_with else None
+
+
+def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
+    """What ought to be known of a store's ids and the tokenizer in a model's folder; nothing where they agree.
+
+    Raises ValueError where an id is one word in the store and another in the model. Tokens that were added to a
+    vocabulary may differ: they are put to uses of one's own.
+    """
+    if not tokenizers.holds_tokenizer(Path(model)):
+        return []
+    try:
+        own = tokenizers.load(str(model))
+    except ValueError as error:
+        return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: {error}"]
+    if tokenizer_hash(own) == manifest.get("tokenizer_sha256"):
+        return []
+    if (used := load(manifest)) is None:
+        name = f" ({manifest['tokenizer']})" if "tokenizer" in manifest else ""
+        return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: the tokenizer that "
+                f"made the store{name} is not there, or not as it was"]  # fmt: skip
+    added = {*own.get_added_vocab(), *used.get_added_vocab()}
+    words = {number: word for word, number in own.get_vocab().items()}
+    for word, number in sorted(used.get_vocab().items(), key=lambda item: item[1]):
+        there = words.get(number, word)
+        if there != word and not {there, word} & added:
+            raise ValueError(
+                f"the store was made with the tokenizer {manifest.get('tokenizer', tokenizers.MINIATURE)}, in which "
+                f"token {number} is {word!r}; in the model's own, in {model}, it is {there!r}: tokenize with "
+                f"--tokenizer {model}"
+            )
+    return []
+
+
+def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:
+    """Put the store's tokenizer into the folder of a model that was trained on it, or else that of the folder `start`;
+    nothing where neither is there."""
+    if (used := load(manifest)) is not None:
+        used.save_pretrained(folder)
+    elif start and tokenizers.holds_tokenizer(Path(start)):
+        for file in (file for pattern in (*tokenizers.FILES, *BESIDE) for file in Path(start).glob(pattern)):
+            shutil.copy(file, folder)

@@ -1,0 +1,140 @@
+"""LongBench as published (arXiv 2308.14508): its JSONL files, prompts and string metrics, for the paper's three groups.
+
+    {"input", "context", "answers": [...], "length", "dataset", "language", "all_classes", "_id"}, one a line
+
+Prompts, lengths of answers and metrics (F1, ROUGE-L; Chinese cut into words by jieba) are those that
+lm-evaluation-harness keeps of LongBench, called as they stand there. The price: the other groups (few-shot, synthetic,
+code) are left out, as in the paper; a row of a dataset that is none of the twelve is refused.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module, resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from longalign.data.jsonl import DataError, read_lines
+from longalign.evals.benchmarks.questions import Answer, Question, check_ids
+
+GROUPS = {
+    "single-document-qa": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
+    "multi-document-qa": ("hotpotqa", "2wikimqa", "musique", "dureader"),
+    "summarization": ("gov_report", "qmsum", "multi_news", "vcsum"),
+}
+GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
+SHIPPED = Path(__file__).parent / "data" / "longbench"
+OTHERS = re.compile(r"trec|triviaqa|samsum|lsht|passage_\w+|lcc|repobench-p|\w+_e")
+"""Files of data.zip that hold no dataset of the three groups; those in _e hold other samples, by length."""
+MINIATURE = "miniature_"
+"""Begins the names of the miniature's datasets; what follows is the official one whose prompt and metric they take."""
+FIELDS = {"input": str, "context": str, "answers": list, "dataset": str, "language": str, "_id": str}
+
+
+def questions(folder: Path | str = SHIPPED) -> list[Question]:
+    """The questions of a folder's .jsonl files, sorted by their names; LongBench's other datasets are passed over.
+
+    Raises DataError with file, line and field.
+    """
+    files = [file for file in sorted(Path(folder).glob("*.jsonl")) if not OTHERS.fullmatch(file.stem)]
+    if not files:
+        detail = "LongBench's data.zip, unpacked, has qasper.jsonl and eleven more"
+        raise DataError("no file of the three groups", detail).at(folder)
+    return check_ids([question for file in files for question in _read(file)], folder)
+
+
+def metrics(answers: list[Answer]) -> list[dict[str, Any]]:
+    """Tidy rows: the official string metric of each answer, 0 to 100, the best over the references."""
+    return [
+        {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id,
+         "metric": _settings(a.task)["metric"], "value": 100 * _metric(a)}
+        for a in answers
+    ]  # fmt: skip
+
+
+def group_of(answer: Answer) -> str:
+    """single-document-qa, multi-document-qa or summarization."""
+    return GROUP_OF[_official(answer.task)]
+
+
+def scale_of(answer: Answer) -> str:
+    """The judge's scale (`longalign.evals.judges.prompts`): "summary" for summaries, "qa" for the others."""
+    return "summary" if group_of(answer) == "summarization" else "qa"
+
+
+def scaled(rating: float, lowest: int, highest: int) -> float:
+    """A rating from 0 (the lowest) to 100 (the highest); the paper says "normalized between 0-100" and no more.
+
+    >>> scaled(2, 1, 3), scaled(1, 1, 5), scaled(4.5, 1, 5)
+    (50.0, 0.0, 87.5)
+    """
+    return 100 * (rating - lowest) / (highest - lowest)
+
+
+def _read(file: Path) -> Iterator[Question]:
+    for line in read_lines(file):
+        try:
+            yield _question(line.row())
+        except DataError as error:
+            raise error.at(file, line.number) from None
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    for name, kind in FIELDS.items():
+        if not isinstance(row.get(name), kind):
+            raise DataError("no question of LongBench", f"an item holds {', '.join(FIELDS)}", field=name)
+    if not row["answers"] or not all(isinstance(text, str) for text in row["answers"]):
+        raise DataError("no reference", "answers is a list of texts, one or more", field="answers")
+    if _official(row["dataset"]) not in GROUP_OF:
+        raise DataError("unknown dataset", f"one of {', '.join(GROUP_OF)}", field="dataset")
+    settings = _settings(row["dataset"])
+    return Question(
+        id=f"{row['dataset']}-{row['_id']}", benchmark="longbench", task=row["dataset"], language=row["language"],
+        turns=(_prompt(settings["prompt"], row),), query=row["input"], references=tuple(row["answers"]),
+        most_tokens=settings["most_tokens"], ordered=row.get("ordered") is True,
+    )  # fmt: skip
+
+
+def _official(dataset: str) -> str:
+    return dataset.removeprefix(MINIATURE)
+
+
+def _prompt(template: str, row: Mapping[str, Any]) -> str:
+    # one pass over the template: what a document says is never read as a place of it
+    pieces = template.replace("{{question}}", "{{input}}").split("{{input}}")
+    return row["input"].join(row["context"].join(piece.split("{{context}}")) for piece in pieces)
+
+
+def _metric(answer: Answer) -> float:
+    metric = getattr(_functions(), _settings(answer.task)["function"])
+    return float(metric({"answers": list(answer.references)}, [answer.answer])["score"])
+
+
+@cache
+def _functions() -> ModuleType:
+    """The harness's metrics; what they import tells of its dictionary and of a faster library, both no news."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = import_module("lm_eval.tasks.longbench.metrics")
+    logging.getLogger("jieba").setLevel(logging.WARNING)  # it sets its own level when it is imported
+    return found
+
+
+@cache
+def _settings(dataset: str) -> dict[str, Any]:
+    """The official prompt, most tokens of an answer, and metric of a dataset, from the harness's own file."""
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node).rpartition(".")[2])
+    file = resources.files("lm_eval") / "tasks" / "longbench" / f"{_official(dataset)}.yaml"
+    told = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)
+    names = [metric["metric"] for metric in told["metric_list"] if metric["metric"] != "score"]
+    return {"prompt": told["doc_to_text"], "most_tokens": told["generation_kwargs"]["max_gen_toks"],
+            "function": told["process_results"], "metric": names[0]}  # fmt: skip

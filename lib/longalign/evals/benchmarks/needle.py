@@ -1,0 +1,104 @@
+"""A needle at any depth of any context, in the user's own texts or a generated one, and whether it was found, exactly.
+
+The paper's Figure 4 (arXiv 2401.18058, C.3): ten depths, 1k to 60k tokens, and the needle and question of the original
+test (github.com/gkamradt/LLMTest_NeedleInAHaystack) as defaults. The price: an answer in other words is not found,
+though a judge may rate it (`longalign.evals.judges`, scale "qa").
+"""
+
+import itertools
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from longalign.evals.benchmarks.questions import Answer, Question, language_of
+from longalign.experiments.profiles import Evaluation
+from longalign.miniature import benchmarks
+from longalign.miniature.token_length import in_tokens_of
+
+NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
+QUESTION = "What is the best thing to do in San Francisco?"
+ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
+MOST_TOKENS = 64
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+
+
+def generated(*, lengths: Sequence[int], depths: int, tokenizer: Any = None) -> list[Question]:
+    """Needles in generated English documents whose other facts distract, three a cell (`corpus.benchmarks.long`).
+
+    Lengths are tokens of `tokenizer` (None: the miniature's) and hold question and answer.
+    """
+    evaluation = Evaluation(needle_lengths=tuple(lengths), needle_depths=depths)
+    with in_tokens_of(tokenizer):
+        items = list(benchmarks.items("needle", evaluation, window=max(lengths)))
+    return [
+        _question(item["id"], item["cell"], item["messages"][0]["content"],
+                  item["messages"][0]["content"].rpartition("\n\n")[2], item["messages"][1]["content"])
+        for item in items
+    ]  # fmt: skip
+
+
+def in_texts(
+    texts: Sequence[str], tokenizer: Any, *, lengths: Sequence[int], depths: int, needle: str = NEEDLE,
+    question: str = QUESTION, answer: str = ANSWER,
+) -> list[Question]:  # fmt: skip
+    """One needle at each of `depths` depths, even from 0 to 1, of a haystack of each length (tokens, question apart).
+
+    The haystack is the texts one after the other, again from the first where they are too short; its length holds the
+    needle, which stands between the two sentences that are nearest to its depth in tokens. `answer` is what must be
+    found. Raises ValueError for texts without a sentence, lengths without room, and a needle without this answer.
+    """
+    if answer.lower() not in needle.lower():
+        raise ValueError("the needle does not hold the answer that is looked for: correct --needle or --answer")
+    sentences = [s for text in texts for s in _SENTENCE_END.split(text) if s.strip()]
+    if not sentences:
+        raise ValueError("the haystack holds no sentence: name other texts with --haystack")
+    gap = "" if language_of(needle) == "zh" else " "
+    own = len(tokenizer(gap + needle, add_special_tokens=False)["input_ids"])
+    stacked, ends = _stacked(sentences, gap, tokenizer, max(lengths))
+    found = []
+    for length, place in itertools.product(lengths, range(depths)):
+        count = bisect_right(ends, length - own)
+        if not count:
+            raise ValueError(f"{length} tokens hold no needle and a sentence of the haystack: take longer --lengths")
+        starts = [0, *ends[:count]]
+        stack, wanted = stacked[:count], place / max(1, depths - 1) * ends[count - 1]
+        stack.insert(min(range(count + 1), key=lambda at: abs(starts[at] - wanted)), needle)
+        prompt = f"{gap.join(stack)}\n\n{question}"
+        found.append(_question(f"needle-{length}-{place}-0", length, prompt, question, answer))
+    return found
+
+
+def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Tidy rows: 1 where the answer holds the reference, whatever its case and white space, else 0.
+
+    `length` is the haystack's; the item is needle-LENGTH-DEPTH'S INDEX-INDEX, as in the miniature's benchmark.
+    """
+    return [
+        {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id, "metric": "found",
+         "value": float(_plain(a.references[0]) in _plain(a.answer))}
+        for a in answers
+    ]  # fmt: skip
+
+
+def _stacked(sentences: Sequence[str], gap: str, tokenizer: Any, length: int) -> tuple[list[str], list[int]]:
+    """The sentences again and again, at least `length` tokens, and how many tokens there are up to the end of each."""
+    once = len(tokenizer(gap.join(sentences), add_special_tokens=False, verbose=False)["input_ids"])
+    stacked = list(sentences) * (length // once + 2)
+    encoding = tokenizer(
+        gap.join(stacked), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+    )
+    ends = itertools.accumulate(stacked, lambda end, sentence: end + len(gap) + len(sentence), initial=-len(gap))
+    starts = [start for start, _ in encoding["offset_mapping"]]
+    return stacked, [bisect_left(starts, end) for end in itertools.islice(ends, 1, None)]
+
+
+def _question(name: str, length: int, prompt: str, query: str, reference: str) -> Question:
+    return Question(
+        id=name, benchmark="needle", task="needle", language=language_of(reference),
+        turns=(prompt,), query=query, references=(reference,), most_tokens=MOST_TOKENS, length=length,
+    )  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,206 @@
+"""Intervals and tests for paired scores: exact for what they assume, and NaN where the data cannot carry them.
+
+Two sources of chance are kept apart. Seeds (draw and order of the training data): Student's t on the paired contrast
+of every seed. Items (the questions of a benchmark): a percentile bootstrap that draws the same items for all arms and
+seeds. The price: neither holds the other's chance, so both are shown. With one seed, or with seeds that do not differ
+at all, there is no t interval (NaN), and the items stand in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats as distributions
+
+from longalign.recipe.array_types import Float, Int
+
+CONFIDENCE = 0.95
+DRAWS = 10_000
+RESOLUTION = 1e-5
+"""Contrasts that differ by less are one number: tables hold six digits, and sums of equal scores differ in the last."""
+
+
+class Interval(NamedTuple):
+    """A lower and an upper end, in the units of the values; both NaN where there is no interval."""
+
+    low: float
+    high: float
+
+
+NONE = Interval(float("nan"), float("nan"))
+
+
+def contrast(values: Float[np.ndarray, "arms *rest"], weights: Sequence[float], *, log: bool = False) -> np.ndarray:
+    """sum over arms of weight x value (of weight x log value with `log`): one number per seed, or per draw.
+
+    With `log` a difference is the logarithm of a ratio, so that twice as fast and half as fast lie equally far from
+    1. Raises ValueError for a value of 0 or below under `log`, or when the weights are not one per arm.
+
+    >>> contrast(np.array([[4.0, 3.0], [2.0, 2.0]]), [1, -1])
+    array([2., 1.])
+    >>> np.exp(contrast(np.array([[4.0, 3.0], [2.0, 2.0]]), [1, -1], log=True)).round(6)
+    array([2. , 1.5])
+    """
+    values, weights = np.asarray(values, dtype=float), np.asarray(weights, dtype=float)
+    if weights.shape != values.shape[:1]:
+        raise ValueError(f"{weights.size} weights for {len(values)} arms: give one weight to each arm")
+    if log and not (values > 0).all():
+        raise ValueError(f"a ratio needs values above 0, not {values.min()}")
+    return np.tensordot(weights, np.log(values) if log else values, axes=1)
+
+
+def t_interval(values: Float[np.ndarray, "seeds"], *, confidence: float = CONFIDENCE) -> Interval:
+    """Student's t interval of the mean of paired contrasts, one per seed; NaN where `has_spread` is false.
+
+    Mean 3 and standard error 1 / sqrt(3) of 2, 4, 3; t(0.975, 2 degrees of freedom) = 4.302653:
+
+    >>> [round(end, 4) for end in t_interval(np.array([2.0, 4.0, 3.0]))]
+    [0.5159, 5.4841]
+    """
+    if not has_spread(values):
+        return NONE
+    return Interval(*map(float, distributions.ttest_1samp(values, 0).confidence_interval(confidence)))
+
+
+def p_value(values: Float[np.ndarray, "seeds"], *, null: float = 0.0, alternative: str = "two-sided") -> float:
+    """p of the paired t test that the mean is `null`; `alternative` is "two-sided", "greater" or "less".
+
+    NaN where `has_spread` is false. t = 3 sqrt(3) = 5.196 for 2, 4, 3 against 0:
+
+    >>> round(p_value(np.array([2.0, 4.0, 3.0])), 4), round(p_value(np.array([2.0, 4.0, 3.0]), alternative="less"), 4)
+    (0.0351, 0.9825)
+    """
+    if not has_spread(values):
+        return float("nan")
+    return float(distributions.ttest_1samp(values, null, alternative=alternative).pvalue)
+
+
+def tost(values: Float[np.ndarray, "seeds"], *, margin: float, null: float = 0.0) -> float:
+    """p of two one-sided t tests: small where the mean is shown to lie within `margin` of `null`.
+
+    The larger of the two p (Schuirmann 1987); p < 0.05 is the same as a 90 % t interval inside the margin. NaN where
+    `has_spread` is false; raises ValueError for a margin of 0 or below.
+
+    >>> round(tost(np.array([-0.01, 0.01, 0.0]), margin=0.05), 4)  # t = 0.05 / 0.005774 = 8.66, both sides
+    0.0065
+    """
+    _check_margin(margin)
+    above = p_value(values, null=null - margin, alternative="greater")
+    below = p_value(values, null=null + margin, alternative="less")
+    return max(above, below)
+
+
+def has_spread(values: Float[np.ndarray, "seeds"]) -> bool:
+    """Whether seeds can carry a t test: two or more, and not all equal (no spread seen is no proof that there is none).
+
+    >>> has_spread(np.array([2.0, 4.0, 3.0])), has_spread(np.array([2.0])), has_spread(np.array([3.0, 3.0]))
+    (True, False, False)
+    """
+    values = np.asarray(values, dtype=float)
+    return values.size >= 2 and float(np.ptp(values)) > RESOLUTION
+
+
+def holm(p: Sequence[float]) -> Float[np.ndarray, "tests"]:
+    """Holm's step-down adjustment of a family of p values (Holm 1979), in the order given.
+
+    The k-th smallest of m is multiplied by m - k + 1, then no value may fall below an earlier one, nor exceed 1.
+    Comparing the result with 0.05 keeps the chance of any false rejection in the family at 5 % or below. NaN (no test
+    was made) stays NaN and does not count.
+
+    >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 x 0.01, 2 x 0.03, then 1 x 0.04 may not fall below 0.06
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p, dtype=float)
+    adjusted = np.full(p.shape, np.nan)
+    order = np.argsort(p, kind="stable")[: int(np.isfinite(p).sum())]  # NaN sorts last
+    steps = p[order] * np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def item_means(values: Float[np.ndarray, "... items"], strata: Int[np.ndarray, "items"]) -> Float[np.ndarray, "..."]:
+    """Mean of the strata's means: a stratum (task at a length) counts once, however many items it has.
+
+    >>> item_means(np.array([2.0, 4.0, 3.0]), np.array([0, 0, 1]))
+    array(3.)
+    """
+    means = [np.asarray(values)[..., np.asarray(strata) == stratum].mean(axis=-1) for stratum in np.unique(strata)]
+    return np.asarray(np.mean(means, axis=0))
+
+
+def item_bootstrap(
+    values: Float[np.ndarray, "arms seeds items"],
+    weights: Sequence[float],
+    *,
+    strata: Int[np.ndarray, "items"] | None = None,
+    log: bool = False,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Float[np.ndarray, "draws"]:
+    """The contrast, averaged over seeds, for `draws` resamples of the items, each within its stratum.
+
+    Every resample holds the same items for all arms and seeds, so what makes an item hard or easy cancels (Koehn
+    2004, "Statistical significance tests for machine translation evaluation"). Resamples of n items vary by (n - 1) / n
+    too little, which matters in strata of a few: deviations are widened by sqrt(n / (n - 1)) (Davison and Hinkley 1997,
+    3.2). Same `seed`, same draws.
+
+    >>> scores = np.array([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 1.0]]])  # two arms, one seed, three items
+    >>> sample = item_bootstrap(scores, [1, -1], draws=1000)
+    >>> sorted(set(sample.round(3).tolist()))  # 2 / 3 + (k - 2) / 3 x sqrt(3 / 2), k = 0 to 3
+    [-0.15, 0.258, 0.667, 1.075]
+    """
+    values = np.asarray(values, dtype=float)
+    strata = np.zeros(values.shape[-1], dtype=int) if strata is None else np.asarray(strata)
+    generator, groups = np.random.default_rng(seed), np.unique(strata)
+    means = np.zeros((*values.shape[:2], draws))
+    for group in groups:
+        inside = values[:, :, strata == group]
+        size = inside.shape[-1]
+        counts = generator.multinomial(size, np.full(size, 1 / size), size=draws)
+        drawn, mean = inside @ (counts.T / size), inside.mean(axis=-1, keepdims=True)
+        means += (mean + (drawn - mean) * np.sqrt(size / max(1, size - 1))) / len(groups)
+    if log:
+        means = np.maximum(means, np.finfo(float).tiny)  # a draw without a single hit is a ratio near 0, not an error
+    return contrast(means, weights, log=log).mean(axis=0)
+
+
+def percentile_interval(draws: Float[np.ndarray, "draws"], *, confidence: float = CONFIDENCE) -> Interval:
+    """The middle `confidence` of bootstrap draws.
+
+    >>> [round(end, 3) for end in percentile_interval(np.arange(1001) / 1000)]
+    [0.025, 0.975]
+    """
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high))
+
+
+def bootstrap_p(draws: Float[np.ndarray, "draws"], *, null: float = 0.0) -> float:
+    """Two-sided p by inverting the percentile interval: twice the smaller share of draws beyond `null`, at most 1.
+
+    One draw at `null` is counted as well, so p is never 0 (Davison and Hinkley 1997, 4.2.5).
+
+    >>> bootstrap_p(np.array([1.0] * 98 + [-1.0]))  # 2 x (1 + 1) / (99 + 1)
+    0.04
+    """
+    draws = np.asarray(draws)
+    below, above = (draws <= null + RESOLUTION).sum(), (draws >= null - RESOLUTION).sum()
+    return min(1.0, 2 * (1 + int(min(below, above))) / (draws.size + 1))
+
+
+def bootstrap_tost(draws: Float[np.ndarray, "draws"], *, margin: float, null: float = 0.0) -> float:
+    """p of equality within `margin` of `null`: the larger share of draws at or beyond either margin, one draw added.
+
+    >>> bootstrap_tost(np.array([0.0] * 98 + [0.2]), margin=0.1)
+    0.02
+    """
+    _check_margin(margin)
+    draws = np.asarray(draws)
+    below, above = (draws <= null - margin + RESOLUTION).sum(), (draws >= null + margin - RESOLUTION).sum()
+    return (1 + int(max(below, above))) / (draws.size + 1)
+
+
+def _check_margin(margin: float) -> None:
+    if not margin > 0:
+        raise ValueError(f"the margin of an equality must be above 0, not {margin}")

@@ -1,0 +1,89 @@
+"""What judges are asked, in the protocol of arXiv 2401.18058 (C.1, C.2) and our own words.
+
+| scale | of | ratings | a judge sees |
+|---|---|---|---|
+| chat | LongBench-Chat | 1 to 10 | question, reference, three scored answers in an order drawn for each run |
+| qa | LongBench's questions | 1 to 3 | question, reference |
+| summary | LongBench's summaries | 1 to 5 | reference |
+| turns | MT-Bench | 1 to 10 | the conversation, a reference where there is one |
+
+No judge sees the document. The paper's own wording of `chat` is a file beside the official questions, prompt_fs.txt; it
+takes our wording's place where it is given. The price of our own: scores are not the paper's to a tenth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from longalign.evals.benchmarks.questions import Example
+from longalign.evals.judges.ratings import neutral
+
+SYSTEM = "You grade answers of AI assistants carefully and impartially."
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Lowest and highest rating, and what they go by."""
+
+    lowest: int
+    highest: int
+    criteria: str
+
+
+SCALES = {
+    "chat": Scale(1, 10, """\
+Compare the answer with the reference answer. What counts most is that it is correct; then that it answers the \
+question directly and completely, and that all of it belongs to the question. Look for every error and weigh how \
+much it harms. What the answer says beyond the reference must be right and to the point, or it costs points."""),
+    "qa": Scale(1, 3, """\
+Compare the answer with the reference answers, by whether it is correct and whether it covers all their points. \
+1: wrong, or about something else. 2: right in part. 3: right and complete."""),
+    "summary": Scale(1, 5, """\
+Compare the summary with the reference summary, by whether it is correct, whether it covers all points, and whether it \
+hangs together. 1 is the lowest rating, 5 the highest."""),
+    "turns": Scale(1, 10, """\
+Grade the assistant's last answer by how helpful, relevant, correct, deep and detailed it is. Where there is a \
+reference answer, look for errors by comparing with it."""),
+}  # fmt: skip
+
+
+def prompt(
+    scale: str, *, query: str, references: Sequence[str], answer: str, examples: Sequence[Example] = (),
+    template: str = "",
+) -> list[dict[str, str]]:  # fmt: skip
+    """The messages that ask a judge for a rating; without `examples` it is the paper's zero-shot prompt.
+
+    `template` is the official text with nine places {} (question, reference, three times answer and rating, answer); it
+    needs three examples. What stands in a place cannot have the form of a rating, nor open another place.
+    """
+    parts = [neutral(text) for text in (query, "\n\n".join(references), answer)]
+    shown = [(neutral(text), rating) for text, rating in examples]
+    if template:
+        return _messages(_filled(template, [*parts[:2], *(x for pair in shown for x in pair), parts[2]]))
+    return _messages("\n\n".join(_sections(scale, *parts, shown)))
+
+
+def _sections(scale: str, query: str, reference: str, answer: str, examples: Sequence[Example]) -> list[str]:
+    rules = SCALES[scale]
+    form = f'End with one whole number from {rules.lowest} to {rules.highest} in double square brackets, like "[[2]]".'
+    sections = [f"Rate an AI assistant's answer. {rules.criteria}\n{form}"]
+    if query and scale != "summary":
+        sections.append(f"[Question]\n{query}")
+    if reference:
+        sections.append(f"[Reference answer]\n{reference}\n[End of reference answer]")
+    if examples:
+        sections.append("Other answers to the same question, and their ratings:")
+    for text, rating in examples:
+        sections.append(f"[Answer]\n{text}\n[End of answer]\nRating: [[{rating}]]")
+    return [*sections, f"The answer to rate now:\n\n[Answer]\n{answer}\n[End of answer]\nRating:"]
+
+
+def _filled(template: str, values: Sequence[object]) -> str:
+    pieces = template.split("{}")
+    if len(pieces) != len(values) + 1:
+        raise ValueError(f"the judge's template has {len(pieces) - 1} places {{}}, {len(values)} are filled: use the "
+                         "official prompt_fs.txt with three examples")  # fmt: skip
+    return pieces[0] + "".join(f"{value}{piece}" for value, piece in zip(values, pieces[1:], strict=True))
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]

@@ -1,0 +1,106 @@
+"""A model's score on a benchmark, as tidy rows: one for every item and metric; and its loss on a set of sequences.
+
+| metric | of | what | chance | best |
+|---|---|---|---|---|
+| exact_match | all others | share of the item's answers that are exact (multi-turn has several) | 0 | 1 |
+| fact_match | all others | share of the facts of its answers that are exact | 0 | 1 |
+| accuracy | multiple choice | the right one of four options has the highest mean log-likelihood per token | 1/4 | 1 |
+| score | longbench_chat | points of the decoded answer (`longalign.evals.rubric`) | 1 | 10 |
+
+All but `score` come from one forward pass over packs. What is longer than the window is cut in the middle.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from longalign.data import chat
+from longalign.evals.chat_answers import answers
+from longalign.evals.exact_match import answer_match, fact_match, target_hits
+from longalign.evals.likelihood import preferred, sequence_nll
+from longalign.miniature import tokenizer
+from longalign.recipe.array_types import IGNORE_INDEX
+
+CHANCE = {"exact_match": 0.0, "fact_match": 0.0, "accuracy": 0.25, "score": 1.0}
+BEST = {"exact_match": 1.0, "fact_match": 1.0, "accuracy": 1.0, "score": 10.0}
+MARKS = (".", "。")
+
+Row = dict[str, Any]
+
+
+def score(
+    model: PreTrainedModel, name: str, items: Iterable[dict[str, Any]], *, window: int, encode: Any = None
+) -> tuple[list[Row], list[Row]]:
+    """Rows (benchmark, task, length, item, metric, value) of benchmark `name`, in the order of its items.
+
+    `length` is the item's `cell`. The second list holds what `conversation.answers` tells of every item of
+    longbench_chat, and is empty for the other benchmarks. `window`: tokens that the model may read. `encode`: the
+    model's tokenizer, with a chat template; None is the miniature's.
+    """
+    items, encode = list(items), encode or tokenizer.load()
+    if name == "longbench_chat":
+        told = answers(model, items, window=window, encode=encode)
+        return [_row(name, item, "score", row["score"]) for item, row in zip(items, told, strict=True)], told
+    asked = [item for item in items if "options" not in item]
+    choices = [item for item in items if "options" in item]
+    return [*_matches(model, name, asked, window, encode), *_accuracies(model, name, choices, window, encode)], []
+
+
+def mean_loss(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> float:
+    """Mean over sequences of the mean NLL of their targets: Eq. 2 of arXiv 2401.18058, over a whole data set.
+
+    Sequences without targets do not count. Raises ValueError if none has any.
+    """
+    sums, counts = sequence_nll(model, sequences)
+    if not counts.any():
+        raise ValueError(f"none of the {len(counts)} sequences has a target token: label the answers")
+    return float((sums[counts > 0] / counts[counts > 0]).mean())
+
+
+def _matches(model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int, encode: Any) -> list[Row]:
+    marks = [encode.convert_tokens_to_ids(mark) for mark in MARKS]
+    sequences = [_conversation(item["messages"], window, encode) for item in items]
+    rows = []
+    for item, sequence, hits in zip(items, sequences, target_hits(model, sequences), strict=True):
+        rows.append(_row(name, item, "exact_match", answer_match(hits, sequence["labels"])))
+        rows.append(_row(name, item, "fact_match", fact_match(hits, sequence["labels"], marks=marks)))
+    return rows
+
+
+def _accuracies(
+    model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int, encode: Any
+) -> list[Row]:
+    chosen = preferred(model, [option_sequences(item, window=window, encode=encode) for item in items])
+    return [
+        _row(name, item, "accuracy", float(choice == item["right"]))
+        for item, choice in zip(items, chosen, strict=True)
+    ]  # fmt: skip
+
+
+def option_sequences(item: dict[str, Any], *, window: int, encode: Any = None) -> list[dict[str, np.ndarray]]:
+    """One sequence for each option of a multiple-choice item, the option (and its end token in a chat) as target."""
+    encode = encode or tokenizer.load()
+    *prompt, answer = item["messages"]
+    if item["form"] == "text":
+        return [_text(prompt[0]["content"], option, item["language"], encode) for option in item["options"]]
+    return [_conversation([*prompt, {**answer, "content": option}], window, encode) for option in item["options"]]
+
+
+def _conversation(messages: list[dict[str, str]], window: int, encode: Any) -> dict[str, np.ndarray]:
+    encoded = chat.encode(messages, encode, max_length=window)
+    return {"input_ids": encoded.input_ids, "labels": encoded.labels}
+
+
+def _text(prompt: str, option: str, language: str, encode: Any) -> dict[str, np.ndarray]:
+    before = len(encode(prompt)["input_ids"])
+    ids = np.array(encode(prompt + ("" if language == "zh" else " ") + option)["input_ids"], dtype=np.int32)
+    return {"input_ids": ids, "labels": np.where(np.arange(len(ids)) < before, np.int32(IGNORE_INDEX), ids)}
+
+
+def _row(name: str, item: dict[str, Any], metric: str, value: float) -> Row:
+    return {
+        "benchmark": name, "task": item["task"], "length": item["cell"], "item": item["id"], "metric": metric,
+        "value": float(value),
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""A profile, the arms of every experiment, and what they score."""

@@ -1,0 +1,280 @@
+"""What the notebooks train, from a profile: every arm of every experiment, for each seed, as runs with keys.
+
+Notebooks that ask for the same model get the same run, so nothing is trained twice. A seed varies the draw of the
+training data and its order; base models, context extension and benchmarks are the same for all seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longalign.data.store import TokenStore
+from longalign.experiments import base_models, training_data
+from longalign.experiments.evaluations import LOSS, Evaluation, Scored
+from longalign.experiments.profiles import Profile
+from longalign.miniature import training_sets
+from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
+from longalign.train.runs import Run
+
+# Table 3's methods: how sequences are batched, and how their losses are weighted (see longalign.recipe.dataset).
+METHODS = {
+    "naive": ("naive", "sequence"),
+    "sorted": ("sorted", "sequence"),
+    "packing": ("packing", "eq3"),
+    "packing + loss weighting": ("packing", "sequence"),
+}
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+IN_TABLES = ("test", "longbench", "longbench_chat", "short")
+"""The benchmarks that every table shows (`longalign.report.tables`); held-out templates and needles are asked for by name."""
+
+
+class Arm(NamedTuple):
+    """One trained model of an experiment: what was done, to which model, with which seed."""
+
+    arm: str
+    model: str
+    seed: int
+
+
+def extension(profile: Profile, model: str, **changes: Any) -> Run:
+    """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
+
+    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `changes` are
+    fields of the profile's extension.
+    """
+    settings = replace(profile.extension, **changes)
+    name = "-".join(["extension", *(f"{field}-{changes[field]}" for field in sorted(changes))])
+    store = training_data.extension_store(profile, model, name, settings)
+    training = {
+        "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
+        "learning_rate": settings.learning_rate, "seed": profile.seed,
+        **({"accumulation": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
+    }  # fmt: skip
+    return Run(
+        f"{model} context extension", str(store.folder), training, start=str(base_models.short_base(profile, model)),
+        rope_factor=settings.rope_factor, rope_type=settings.rope_type,
+        max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.of_a_run(),
+    )  # fmt: skip
+
+
+def fine_tuning(
+    profile: Profile,
+    model: str,
+    *,
+    method: str,
+    suite: str = "LongAlign-10k",
+    seed: int = 0,
+    start: Run | None = None,
+    **changes: Any,
+) -> Run:
+    """Supervised fine-tuning by one of `METHODS` from the long base, or from the run `start`.
+
+    That must have been trained: the run's key holds the hash of its weights. `changes` are fields of
+    `trainer.TrainingConfig` beside the profile's.
+    """
+    settings = profile.training
+    batching, weighting = METHODS[method]
+    packed = batching == "packing"
+    training = {
+        "method": batching, "weighting": weighting, "epochs": settings.epochs, "learning_rate": settings.learning_rate,
+        "schedule": settings.schedule, "warmup_ratio": settings.warmup_ratio, "beta1": settings.beta1,
+        "beta2": settings.beta2, "weight_decay": settings.weight_decay, "capacity": settings.capacity,
+        "rows": 1 if packed else settings.rows,
+        "accumulation": settings.packs_per_step if packed else settings.accumulation,
+        "packing_algorithm": settings.packing_algorithm, "seed": seed, "checkpoint_every": settings.checkpoint_every,
+    }  # fmt: skip
+    if batching == "sorted" and settings.group_size:
+        training["group_size"] = settings.group_size
+    if weighting == "sequence":
+        training["exponent"] = settings.exponent
+    if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
+        training["snapshots"] = settings.snapshots  # the learning curves' arm
+    store = training_data.suite_store(profile, suite, seed=seed, model=model)
+    if start is None and profile.extension.tokens:
+        start = extension(profile, model)
+    begin = str(start.model if start else base_models.short_base(profile, model))
+    label = f"{model} {suite} {method} seed {seed}"
+    # ranks share packs alone
+    engine = profile.engine if packed else replace(profile.engine, sequence_parallel=1)
+    return Run(label, str(store.folder), training | changes, start=begin, engine=engine.of_a_run())
+
+
+def long_bases(profile: Profile, *models: str) -> list[Run]:
+    """The context extension of `models` (all of the profile's, the largest first); to be finished before arms, which
+    start there. None where the profile extends nothing: its models are long as they come."""
+    return [extension(profile, model) for model in models or profile.models[::-1] if profile.extension.tokens]
+
+
+def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 2: the first model on five nested doses of long instructions; 0k and 5k with as many steps as 10k, too.
+
+    Sorted batching, so that a step holds the same number of sequences at every dose: with packs, a dose of short ones
+    alone would have twice as many, and dose and batch size could not be told apart (the paper's 0k was not packed).
+    """
+    model = profile.models[0]
+    arms = {
+        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        for suite in training_sets.DOSES
+        for seed in profile.seeds_for(seeds, slow=suite in ("LongAlign-2.5k", "LongAlign-7.5k"))
+    }
+    for suite in ("LongAlign-0k", "LongAlign-5k"):
+        for seed in profile.seeds_for(seeds, slow=True):
+            steps = _steps(arms[Arm("LongAlign-10k", model, seed)])
+            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, model, seed)]))
+            run = fine_tuning(profile, model, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
+            arms[Arm(f"{suite}, equal steps", model, seed)] = run
+    return arms
+
+
+def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 2: diverse long instructions against ones of two kinds on papers and books only (LongAlpaca's analogue)."""
+    model = profile.models[0]
+    return {
+        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        for suite in ("LongAlign-10k", "LongAlpaca-12k")
+        for seed in profile.seeds_for(seeds, slow=suite == "LongAlpaca-12k")
+    }
+
+
+def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 3: four training methods on the first two models; what is packed on the first has all seeds."""
+    return {
+        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
+        for model in profile.models[:2]
+        for method, (batching, _) in METHODS.items()
+        for seed in profile.seeds_for(seeds, slow=batching != "packing" or model != profile.models[0])
+    }
+
+
+def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 4: the largest model, packed with loss weighting and sorted, beside the same of the other two."""
+    return {
+        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
+        for model in profile.models
+        for method in ("packing + loss weighting", "sorted")
+        for seed in profile.seeds_for(seeds, slow=method == "sorted" or model != profile.models[0])
+    }
+
+
+def windowed(profile: Profile, window: int) -> Profile:
+    """The profile with another context window: extension, long instructions and capacity all end there."""
+    return replace(
+        profile,
+        corpus=replace(profile.corpus, max_length=window),
+        extension=replace(profile.extension, max_length=window),
+        training=replace(profile.training, capacity=window),
+    )
+
+
+def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """The second model extended to, and trained on instructions of, each of the profile's windows."""
+    model = profile.models[1]
+    return {
+        Arm(f"window {window}", model, seed): fine_tuning(windowed(profile, window), model, method="sorted", seed=seed)
+        for window in profile.windows
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Weights w_i ~ N_i^a: from a = 0, the mean over sequences (LongAlign), to a = 1, the mean over tokens."""
+    model, method = profile.models[0], "packing + loss weighting"
+    changes = {a: {} if a == profile.training.exponent else {"exponent": a} for a in EXPONENTS}
+    return {
+        Arm(f"a = {a:g}", model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes[a])
+        for a in EXPONENTS
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """All weights trained, or LoRA's update of them alone: the same samples, packs and steps."""
+    model, method, settings = profile.models[0], "packing + loss weighting", profile.training
+    update = {"lora_rank": settings.lora_rank, "learning_rate": settings.lora_learning_rate}
+    return {
+        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        for name, changes in {"all weights": {}, "LoRA": update}.items()
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Packs in random order, and plans balanced by cost (`longalign.recipe.balance`) that put other samples into a step."""
+    model, method = profile.models[0], "packing + loss weighting"
+    ways = {"random packs": {}, "98 % full": {"balance": "fill"}, "like costs": {"balance": "compose"}}
+    return {
+        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        for name, changes in ways.items()
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def short_continual_training(profile: Profile) -> Run:
+    """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
+    return extension(profile, profile.models[0], max_length=MAX_LENGTH)
+
+
+def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Long or short continual training, then fine-tuning with or without long instructions (arXiv 2410.02660)."""
+    model = profile.models[0]
+    starts = {"long": extension(profile, model), "short": short_continual_training(profile)}
+    return {
+        Arm(f"{name} continual training, {suite}", model, seed): fine_tuning(
+            profile, model, method="sorted", suite=suite, seed=seed, start=start
+        )
+        for name, start in starts.items()
+        for suite in ("LongAlign-0k", "LongAlign-10k")
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Faults of the released code that change training (longalign.train.released_faults), beside the same training without them."""
+    model, packing = profile.models[0], "packing + loss weighting"
+    faults = {
+        "packing + loss weighting": (packing, {}),
+        "first packs cut": (packing, {"defect": "first packs"}),
+        "last pack lost": (packing, {"defect": "last pack"}),
+        "K of one machine": (packing, {"weighting": "released", "exponent": 0.0}),
+        "mean over tokens": (packing, {"exponent": 1.0}),
+        "sorted": ("sorted", {}),
+        "sorted, longest dropped": ("sorted", {"defect": "longest dropped"}),
+    }
+    return {
+        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        for name, (method, changes) in faults.items()
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def _steps(run: Run) -> int:
+    from longalign.train.trainer import TrainingConfig, make_plans
+
+    return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
+
+
+def evaluations(
+    profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = IN_TABLES
+) -> dict[Scored, Evaluation]:
+    """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
+    folder = str(training_data.benchmark_folder(profile))
+    return {
+        Scored(*arm, name): Evaluation(
+            " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
+            train=run.store if name == LOSS else "", **base_models.tokenizer_of(profile, arm.model),
+            **({"dtype": "bfloat16"} if profile.engine.bf16 else {}),
+        )
+        for arm, run in arms.items() for name in names
+    }  # fmt: skip
+
+
+def trainings(arms: Mapping[Arm, Run]) -> dict[str, dict[str, Any]]:
+    """What the training of each arm was and took, for a record: key, steps, tokens read, seconds, megabytes.
+
+    `seconds` are wall time with whatever ran beside it, `cpu_seconds` processor time of one thread; `peak_memory_mb` is
+    that of the process. Raises FileNotFoundError for a run that has not been trained.
+    """
+    names = ("key", "steps", "tokens", "seconds", "cpu_seconds", "peak_memory_mb")
+    records = {" ".join(map(str, arm)): run.record() for arm, run in arms.items()}
+    return {arm: {name: found[name] for name in names} for arm, found in records.items()}

@@ -1,0 +1,102 @@
+"""Guarantees that a benchmark's published files lie in a folder whole, from one commit, or not at all.
+
+The price: Git's hosts tell no hash of a file, so the first fetch notes what came, and any later one insists on the
+same. Files that arrived before an interruption are kept.
+"""
+
+import json
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from longalign.common import checksums, paths, provenance
+from longalign.data.store_writer import file_sha256
+
+SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a benchmark's files are published: `base` names repository and commit."""
+
+    base: str
+    files: tuple[str, ...]
+
+
+BENCHMARKS = {
+    # arXiv 2401.18058's own repository, at the commit that brought questions, scored answers and the judge's prompt
+    "longbench-chat": Published(
+        "https://raw.githubusercontent.com/THUDM/LongAlign/7fc4c6d9a93ae88b3994228503a652877a993dec/LongBench-Chat",
+        ("test_cases.json", "few_shots.json", "prompt_fs.txt"),
+    ),
+}
+
+
+def folder_of(name: str) -> Path:
+    """Where a benchmark lies once it is fetched.
+
+    >>> folder_of("longbench-chat").parts[-2:]
+    ('sources', 'longbench-chat')
+    """
+    return paths.runs() / "sources" / name
+
+
+def state(name: str) -> str:
+    """What is in a benchmark's folder; nothing is fetched. Raises ValueError for a name that is not known."""
+    _check_name(name)
+    return f"there: {folder_of(name)}" if checksums.is_sealed(folder_of(name)) else "not fetched"
+
+
+def fetch(name: str, folder: Path | str | None = None, *, base: str = "") -> Path:
+    """The folder with the files of benchmark `name`, fetched where it is not whole; `base` is in the published place's
+    stead.
+
+    Raises ValueError for a name that is not known and for files that are not those that came before, OSError where they
+    cannot be had.
+    """
+    _check_name(name)
+    source, folder = BENCHMARKS[name], Path(folder or folder_of(name))
+    if checksums.is_sealed(folder):
+        return folder
+    with provenance.alone(folder.parent / f".{folder.name}.lock"):
+        for file in source.files:
+            if not (folder / file).is_file():
+                _bring(f"{base or source.base}/{file}", folder / file)
+        _check(folder, source)
+        provenance.write_json(folder / "source.json", {"base": source.base, "files": _hashes(folder, source)})
+        checksums.seal(folder)
+    return folder
+
+
+def _check_name(name: str) -> None:
+    if name not in BENCHMARKS:
+        raise ValueError(f"no benchmark called {name!r} is fetched; there is {', '.join(BENCHMARKS)}")
+
+
+def _bring(url: str, path: Path) -> None:
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer, provenance.atomic(path, "wb") as file:
+            shutil.copyfileobj(answer, file)
+            expected = answer.headers.get("Content-Length")
+            if expected and file.tell() != int(expected):
+                raise OSError(f"it was cut short after {file.tell():,} of {int(expected):,} bytes")
+    except (OSError, urllib.error.URLError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise OSError(f"{url} cannot be had ({reason}): see to the connection and its proxy, then give the same "
+                      "command again: what has arrived is kept") from None  # fmt: skip
+
+
+def _check(folder: Path, source: Published) -> None:
+    """The files are those that came the first time. Raises ValueError."""
+    try:
+        known = json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return
+    if changed := [name for name, value in _hashes(folder, source).items() if known.get(name, value) != value]:
+        raise ValueError(f"{folder}: {', '.join(changed)} is not what was fetched first: remove it to fetch it again")
+
+
+def _hashes(folder: Path, source: Published) -> dict[str, str]:
+    return {name: file_sha256(folder / name) for name in source.files}

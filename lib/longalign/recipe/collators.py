@@ -1,0 +1,154 @@
+"""Guarantees one typed batch per micro-batch in which no sequence predicts another's first token.
+
+A feature is `{"input_ids", "labels", "loss_weight"}`: lists, arrays or tensors of one sequence, labels not shifted, and
+the weight of each of its target tokens.  That weight depends on the whole optimizer step (Eq. 2 of arXiv 2401.18058
+divides by all its sequences), which no collator sees: `PlannedDataset` sets it.  Both collators take a list of
+features, or a list that holds one such list (a DataLoader with batch_size=1 over micro-batches).
+
+Lengths 2, 4, 3 (targets marked *) as a packed batch and as a padded one:
+    input_ids     a a b b b b c c c         a a . .    labels  - * - -
+    position_ids  0 1 0 1 2 3 0 1 2         b b b b            - * * *
+    labels        - * - * - * - * *         c c c .            - * * -
+    cu_seqlens    0 2 6 9
+An empty micro-batch becomes a filler, one pad token without target: its loss is exactly 0 with a gradient graph, so
+that ranks which ran out of sequences take part in every collective.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longalign.recipe.array_types import IGNORE_INDEX, Float, Int
+
+Feature = Mapping[str, Any]
+
+
+class PackedBatch(TypedDict):
+    """All sequences of a micro-batch in one row of T tokens; `offsets` = sequences + 1, ascending from 0 to T."""
+
+    input_ids: Int[Tensor, "1 T"]
+    position_ids: Int[Tensor, "1 T"]
+    cu_seqlens: Int[Tensor, " offsets"]
+    max_seqlen: int
+    labels: Int[Tensor, "1 T"]
+    loss_weights: Float[Tensor, "1 T"]
+    use_cache: bool
+
+
+class PaddedBatch(TypedDict):
+    """One sequence a row, padded on the right to the longest; empty sequences are left out.
+
+    There is no attention_mask: a causal model never looks to the right, so no token sees the padding, and what the
+    padding sees is not read. With one, kernels compute both halves of the square instead of the causal one.
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    position_ids: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]
+    loss_weights: Float[Tensor, "B T"]
+    use_cache: bool
+
+
+class PackedCollator:
+    """Concatenates every sequence of a micro-batch, all of its packs, into one row; needs the "longalign" attention.
+
+    `weights_dtype` is the dtype of `loss_weights` (fp64 for exact comparisons).  Raises ValueError for a feature
+    without `loss_weight`, one whose labels and input_ids differ in length or are no integers, and more than one
+    micro-batch.
+
+    >>> batch = PackedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
+    >>> batch["cu_seqlens"].tolist(), batch["max_seqlen"], batch["position_ids"].tolist()
+    ([0, 2, 6, 9], 4, [[0, 1, 0, 1, 2, 3, 0, 1, 2]])
+    >>> batch["labels"].tolist()
+    [[-100, 7, -100, 7, 7, 7, -100, 7, 7]]
+    """
+
+    def __init__(self, pad_token_id: int, *, weights_dtype: torch.dtype = torch.float32):
+        self.pad_token_id, self.weights_dtype = pad_token_id, weights_dtype
+
+    def __call__(self, batch: Sequence[Feature] | Sequence[Sequence[Feature]]) -> PackedBatch:
+        sequences = _sequences(batch)
+        if not sum(len(tokens) for tokens, _, _ in sequences):
+            sequences = [_filler(self.pad_token_id)]
+        tokens, labels, weights = (np.concatenate(parts) for parts in zip(*sequences, strict=True))
+        lengths = [len(sequence[0]) for sequence in sequences]
+        return {
+            "input_ids": torch.from_numpy(tokens)[None],
+            "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+            "cu_seqlens": torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32),
+            "max_seqlen": max(lengths),
+            "labels": torch.from_numpy(labels)[None],
+            "loss_weights": torch.from_numpy(weights)[None].to(self.weights_dtype),
+            "use_cache": False,
+        }
+
+
+class PaddedCollator:
+    """One sequence a row, padded on the right; works with every causal attention.  Arguments, errors: `PackedCollator`.
+
+    >>> batch = PaddedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
+    >>> batch["input_ids"].tolist()
+    [[7, 7, 0, 0], [7, 7, 7, 7], [7, 7, 7, 0]]
+    >>> batch["labels"].tolist()
+    [[-100, 7, -100, -100], [-100, 7, 7, 7], [-100, 7, 7, -100]]
+    """
+
+    def __init__(self, pad_token_id: int, *, weights_dtype: torch.dtype = torch.float32):
+        self.pad_token_id, self.weights_dtype = pad_token_id, weights_dtype
+
+    def __call__(self, batch: Sequence[Feature] | Sequence[Sequence[Feature]]) -> PaddedBatch:
+        # A row without tokens would attend to nothing; it carries no loss either.
+        sequences = [sequence for sequence in _sequences(batch) if len(sequence[0])] or [_filler(self.pad_token_id)]
+        longest = max(len(sequence[0]) for sequence in sequences)
+        fill = (self.pad_token_id, IGNORE_INDEX, 0.0)
+        tokens, labels, weights = (
+            torch.from_numpy(np.stack([np.pad(row, (0, longest - len(row)), constant_values=value) for row in rows]))
+            for rows, value in zip(zip(*sequences, strict=True), fill, strict=True)
+        )
+        return {
+            "input_ids": tokens,
+            "position_ids": torch.arange(longest).repeat(len(sequences), 1),
+            "labels": labels,
+            "loss_weights": weights.to(self.weights_dtype),
+            "use_cache": False,
+        }
+
+
+def _sequences(batch: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(input_ids, labels, weights) of each sequence, as fresh arrays."""
+    if batch and not isinstance(batch[0], Mapping):
+        if len(batch) != 1:
+            raise ValueError(
+                f"got {len(batch)} micro-batches at once; an element of the dataset is a whole micro-batch, so set the "
+                "DataLoader's batch_size to 1 (per_device_train_batch_size=1, per_device_eval_batch_size=1; both are 8 "
+                "by default) and choose rows in the plan."
+            )
+        batch = batch[0]
+    return [_sequence(index, feature) for index, feature in enumerate(batch)]
+
+
+def _sequence(index: int, feature: Feature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if "loss_weight" not in feature:
+        raise ValueError(
+            f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
+            "features from PlannedDataset, or set it from longalign.weights."
+        )
+    given = [np.asarray(feature[name]) for name in ("input_ids", "labels")]
+    if any(len(array) and array.dtype.kind not in "iu" for array in given):
+        raise ValueError(f"feature {index} of the micro-batch has input_ids or labels that are no integers.")
+    tokens, labels = (array.astype(np.int64) for array in given)
+    if tokens.shape != labels.shape or tokens.ndim != 1:
+        raise ValueError(
+            f"feature {index} of the micro-batch has input_ids of shape {tokens.shape} and labels of "
+            f"shape {labels.shape}; give one label per token, unshifted."
+        )
+    # Nothing within a sequence predicts its first token; the last token of the sequence before must not.
+    labels[:1] = IGNORE_INDEX
+    return tokens, labels, np.full(len(tokens), float(feature["loss_weight"]))
+
+
+def _filler(pad_token_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.array([pad_token_id]), np.array([IGNORE_INDEX]), np.zeros(1)

@@ -1,0 +1,232 @@
+"""Guarantees that a DataLoader deals the micro-batches of a plan, each sequence weighted by its true optimizer step.
+
+Element i is one micro-batch: a list of features with `loss_weight` set, [] where the plan has a filler.  The price:
+nothing may reorder or regroup the elements, so sampling is sequential and the batch size is 1.  Elements go step by
+step, within a step micro-step by micro-step, and within that rank by rank, which is how accelerate deals batches to
+processes in turn.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from longalign.recipe.array_types import IGNORE_INDEX, Int
+from longalign.recipe.batching import plan_packing
+from longalign.recipe.plan import Plan, Step
+from longalign.recipe.weights import eq3_weights, loss_weights, released_weights
+
+Weighting = Literal["sequence", "eq3", "released"]
+
+
+@runtime_checkable
+class Sequences(Protocol):
+    """A list of `{"input_ids", "labels"}`, a token store, or anything with the same two methods."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Mapping[str, Any]: ...
+
+
+def measure(sequences: Sequences) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " sequences"]]:
+    """Lengths and target counts N_i of the sequences, which is what a plan is made from; position 0 never counts.
+
+    Raises ValueError for a sequence that is padded, packed already, or whose labels are shifted.
+
+    >>> lengths, target_counts = measure([{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)])
+    >>> lengths.tolist(), target_counts.tolist()
+    ([2, 4, 3], [1, 3, 2])
+    """
+    pairs = [_measured(index, sequences[index]) for index in range(len(sequences))]
+    lengths, target_counts = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    return lengths, target_counts
+
+
+def step_weights(
+    plan: Plan,
+    step: Step,
+    *,
+    exponent: float = 0.0,
+    weighting: Weighting = "sequence",
+    local_gpus: int | None = None,
+) -> dict[int, float]:
+    """Weight of each target token, by sequence index, of all sequences in an optimizer step; see
+    `longalign.recipe.weights`.
+
+    "sequence": N^(exponent - 1) / sum N^exponent: Eq. 2 and 4 of arXiv 2401.18058 at exponent 0, the token mean at 1;
+    "eq3": plain packing, Eq. 3; "released": the official code's, `local_gpus` devices a machine (default: all ranks).
+    Raises ValueError for another name, and for an exponent beside 0 or `local_gpus` where they mean nothing.
+
+    >>> from longalign.recipe.batching import plan_packing
+    >>> plan = plan_packing([2, 4, 3], capacity=9)                              # N = 1, 3, 2, one pack
+    >>> [round(step_weights(plan, plan.steps[0])[i], 4) for i in range(3)]      # 1/(3 N)
+    [0.3333, 0.1111, 0.1667]
+    >>> [round(step_weights(plan, plan.steps[0], weighting="eq3")[i], 4) for i in range(3)]
+    [0.1667, 0.1667, 0.1667]
+    """
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")
+    if exponent and weighting != "sequence":
+        raise ValueError(f'exponent belongs to weighting "sequence"; leave it out for {weighting!r}')
+    if local_gpus is not None and weighting != "released":
+        raise ValueError(f'local_gpus belongs to weighting "released"; leave it out for {weighting!r}')
+    sequences = step.sequences
+    counts = plan.target_counts[list(sequences)]
+    place = {sequence: number for number, sequence in enumerate(sequences)}
+    if weighting == "sequence":
+        weights = loss_weights(counts, exponent)
+    elif weighting == "eq3":
+        weights = eq3_weights(counts, [[place[i] for i in row] for row in step.rows])
+    else:
+        # The released formula counts packs by position, so a short micro-batch is filled up with empty ones.
+        turns = itertools.chain.from_iterable(zip(*step.micro_batches, strict=True))
+        rows = [row for turn in turns for row in (*turn, *[()] * (plan.rows - len(turn)))]
+        weights = released_weights(
+            counts,
+            [[place[i] for i in row] for row in rows],
+            local_gpus=plan.ranks if local_gpus is None else local_gpus,
+            ranks=plan.ranks,
+            accumulation=plan.accumulation,
+        )
+    return dict(zip(sequences, weights.tolist(), strict=True))
+
+
+class PlannedDataset(Dataset):
+    """The micro-batches of one or more plans (epochs, one after the other) as a map-style dataset.
+
+    `rank=None` holds those of all ranks in turn, for a sampler that is sharded by process (accelerate, Trainer);
+    `rank=r` only rank r's, for a DataLoader of one's own.  `exponent`, `weighting` and `local_gpus` are those of
+    `step_weights`.
+
+    Raises ValueError when plans differ in ranks or accumulation, a plan is not of these sequences, a rank is not in the
+    plan, or (when read) a sequence has other tokens or targets than the plan was made from.
+
+    >>> from longalign.recipe.batching import plan_packing
+    >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    >>> dataset = PlannedDataset(sequences, [plan_packing([2, 4, 3], capacity=9, ranks=2)])
+    >>> [[(len(f["input_ids"]), round(f["loss_weight"], 4)) for f in micro_batch] for micro_batch in dataset]
+    [[(3, 0.1667), (2, 0.3333), (4, 0.1111)], []]
+    """
+
+    def __init__(
+        self,
+        sequences: Sequences,
+        plans: Sequence[Plan],
+        *,
+        exponent: float = 0.0,
+        weighting: Weighting = "sequence",
+        local_gpus: int | None = None,
+        rank: int | None = None,
+    ):
+        shapes = {(plan.ranks, plan.accumulation) for plan in plans}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"give plans of one shape, at least one; these have (ranks, accumulation) {sorted(shapes)}"
+            )
+        self.ranks, self.accumulation = shapes.pop()
+        for plan in plans:
+            if len(plan.lengths) != len(sequences):
+                raise ValueError(f"the plan is for {len(plan.lengths)} sequences, but {len(sequences)} were given")
+        if rank is not None and not 0 <= rank < self.ranks:
+            raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
+        self.sequences, self.rank = sequences, rank
+        self.steps = [(plan, step) for plan in plans for step in plan.steps]
+        self._options = {"exponent": exponent, "weighting": weighting, "local_gpus": local_gpus}
+        self._latest: tuple[int, dict[int, float]] | None = None
+
+    @property
+    def per_step(self) -> int:
+        """Elements of an optimizer step: accumulation, times ranks where all ranks are held."""
+        return self.accumulation * (self.ranks if self.rank is None else 1)
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.per_step
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        number, place = divmod(range(len(self))[index], self.per_step)
+        micro_step, rank = divmod(place, self.ranks) if self.rank is None else (place, self.rank)
+        plan, step = self.steps[number]
+        # Elements of a step follow each other, so one step's weights are enough to keep.
+        if self._latest is None or self._latest[0] != number:
+            self._latest = number, step_weights(plan, step, **self._options)
+        weights = self._latest[1]
+        return [self._feature(plan, i, weights[i]) for row in step.micro_batches[rank][micro_step] for i in row]
+
+    def _feature(self, plan: Plan, index: int, loss_weight: float) -> dict[str, Any]:
+        sequence = self.sequences[index]
+        input_ids, labels = sequence["input_ids"], sequence["labels"]
+        found = _measured(index, sequence)
+        expected = int(plan.lengths[index]), int(plan.target_counts[index])
+        if found != expected:
+            raise ValueError(
+                f"sequence {index} has {found[0]} tokens and {found[1]} targets, but the plan was made from "
+                f"{expected[0]} and {expected[1]}; make it from the lengths and target_counts of these "
+                "sequences (`measure` gives both)."
+            )
+        return {"input_ids": input_ids, "labels": labels, "loss_weight": loss_weight}
+
+
+class EvaluationDataset(PlannedDataset):
+    """A held-out set in packs, weighted so that the *mean* of `weighted_loss` over its elements is Eq. 2 over the set.
+
+    All sequences belong to one step, whatever pack they are in, and the weights are multiplied by the number of
+    elements, fillers included, because evaluation loops (`Trainer.evaluate`) take the mean over batches and ranks. So
+    the evaluation's loss is the mean over sequences of their mean loss (arXiv 2401.18058, Eq. 2), for any capacity and
+    any number of ranks; nothing is to be multiplied by the number of ranks.
+
+    Args:
+        sequences: as for `PlannedDataset`.
+        capacity: tokens that a pack can hold.
+        ranks: processes that share the evaluation (`TrainingArguments.world_size`).
+
+    Raises:
+        ValueError: there is no sequence, or one is longer than the capacity.
+
+    >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]            # N = 1, 3, 2
+    >>> held_out = EvaluationDataset(sequences, capacity=5)                   # two packs: weights are 2 x 1/(3 N)
+    >>> [[(len(f["input_ids"]), round(f["loss_weight"], 4)) for f in micro_batch] for micro_batch in held_out]
+    [[(4, 0.2222)], [(3, 0.3333), (2, 0.6667)]]
+    """
+
+    def __init__(self, sequences: Sequences, *, capacity: int, ranks: int = 1):
+        if not len(sequences):
+            raise ValueError("the evaluation has no sequence; leave eval_dataset out, or give it some")
+        lengths, target_counts = measure(sequences)
+        options = {"target_counts": target_counts, "capacity": capacity, "algorithm": "best_fit"}
+        packs = len(plan_packing(lengths, **options).steps)
+        plan = plan_packing(lengths, **options, ranks=ranks, accumulation=-(-packs // ranks))
+        super().__init__(sequences, [plan])
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        return [
+            {**feature, "loss_weight": feature["loss_weight"] * len(self)} for feature in super().__getitem__(index)
+        ]
+
+
+def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
+    """Length and targets of a sequence; raises ValueError for one that stands for another than its ids and labels."""
+    ids, labels = np.asarray(sequence["input_ids"]), np.asarray(sequence["labels"])
+    if "attention_mask" in sequence and not np.all(sequence["attention_mask"]):
+        raise ValueError(f"sequence {index} is padded (zeros in its attention_mask); give its own tokens alone")
+    if "position_ids" in sequence and not np.array_equal(sequence["position_ids"], np.arange(len(ids))):
+        raise ValueError(f"sequence {index} has position_ids of its own, as packs have; give each sequence apart")
+    if ids.ndim == 1 and ids.shape == labels.shape and _shifted(ids, labels):
+        raise ValueError(
+            f"sequence {index} has labels that are shifted (each is the next token's id); the loss shifts them, so "
+            "give each token's own id"
+        )
+    return len(ids), int(np.count_nonzero(labels[1:] != IGNORE_INDEX))
+
+
+def _shifted(ids: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether every label is the id of the next token, and none that of its own.
+
+    >>> _shifted(np.array([4, 5, 6]), np.array([-100, 6, -100])), _shifted(np.array([4, 5, 6]), np.array([-100, 5, 6]))
+    (True, False)
+    """
+    at = np.flatnonzero(labels != IGNORE_INDEX)
+    if not len(at) or (labels[at] == ids[at]).any():
+        return False
+    inside = at[at < len(ids) - 1]  # behind the last token nothing is known
+    return bool(len(inside)) and bool((labels[inside] == ids[inside + 1]).all())

@@ -1,0 +1,148 @@
+"""Weight of each target token in an optimizer step, such that the step's loss is the plain sum of weight x CE.
+
+`loss_weights` is right for any placement of the sequences: packs, ranks and micro-steps do not enter it. The price: it
+needs the target counts of the whole optimizer step, which the plan has and a single rank has not. `eq3_weights` and
+`released_weights` put two other normalisations into the same form, to be compared with it.
+
+All weights are float64, one per sequence; a sequence without targets weighs 0 and is not counted. L_i is the summed
+cross entropy over the N_i target tokens of sequence i (arXiv 2401.18058).
+"""
+
+from collections.abc import Sequence
+from operator import index
+from typing import SupportsIndex
+
+import numpy as np
+
+from longalign.recipe.array_types import Counts, Float, Int, as_counts
+
+Packing = Sequence[Sequence[SupportsIndex]]
+
+
+def loss_weights(target_counts: Counts, exponent: float = 0.0) -> Float[np.ndarray, " sequences"]:
+    """w_i = N_i^(a - 1) / sum_j N_j^a: the weight of each target token of sequence i; sum_i w_i N_i = 1.
+
+    a = 0: Eq. 2, the mean over the M sequences of their token means, w_i = 1 / (N_i M): LongAlign's loss weighting;
+    a = 1: the mean over all target tokens, w_i = 1 / sum_j N_j;
+    a = 1/2: between the two (InternVL 2.5, arXiv 2412.05271).
+    Eq. 4 writes a = 0 as a factor K / (N_i M) = K w_i on L_i, summed within each of K packs and averaged over the
+    packs: the same number, whatever K is.
+
+    Args:
+        target_counts: N_i of all sequences in the optimizer step, on all ranks and micro-steps, shape [sequences].
+        exponent: a, from 0 to 1.
+
+    Returns:
+        Weights, shape [sequences], aligned with target_counts; all 0 where no sequence has a target.
+
+    Raises:
+        ValueError: the exponent is outside [0, 1] (beyond it, one sequence would outweigh both means), or the counts
+        are not valid.
+
+    >>> loss_weights([2, 4, 3]).round(4).tolist()  # 1/6, 1/12, 1/9: each sequence has a share of 1/3
+    [0.1667, 0.0833, 0.1111]
+    >>> loss_weights([2, 4, 3], exponent=1.0).round(4).tolist()  # 1/9 everywhere: each token has the same share
+    [0.1111, 0.1111, 0.1111]
+    """
+    if not 0.0 <= exponent <= 1.0:
+        raise ValueError(f"exponent must lie from 0 (sequence mean) to 1 (token mean), not {exponent}")
+    counts = as_counts(target_counts, name="target_counts").astype(np.float64)
+    present = counts > 0
+    weights = np.zeros_like(counts)
+    weights[present] = counts[present] ** (exponent - 1.0) / (counts[present] ** exponent).sum()
+    return weights
+
+
+def eq3_weights(target_counts: Counts, packs: Packing) -> Float[np.ndarray, " sequences"]:
+    """Plain packing (Eq. 3): the token mean of each pack, averaged over the packs, in the form of `loss_weights`.
+
+    w_i = 1 / (K sum of N_j over the pack of i). Biased twice: within a pack, to sequences with many targets; between
+    packs, to sequences in packs with few targets. A pack without targets has no mean and is not counted in K.
+
+    Args:
+        target_counts: N_i, shape [sequences].
+        packs: the packs of the optimizer step (`step.rows`), as indices into target_counts.
+
+    Returns:
+        Weights, shape [sequences]; 0 for sequences in none of the packs.
+
+    Raises:
+        ValueError: an index is out of range or occurs twice, or the counts are not valid.
+
+    >>> eq3_weights([2, 4, 3], [[0, 1], [2]]).round(4).tolist()  # 1/12, 1/12, 1/6; Eq. 2 wants 1/6, 1/12, 1/9
+    [0.0833, 0.0833, 0.1667]
+    """
+    counts = as_counts(target_counts, name="target_counts")
+    pack_of = _pack_of(packs, len(counts))
+    placed = pack_of >= 0
+    totals = np.bincount(pack_of[placed], weights=counts[placed], minlength=len(packs))
+    weights = np.zeros(len(counts))
+    counted = placed & (counts > 0)
+    weights[counted] = 1.0 / (np.count_nonzero(totals) * totals[pack_of[counted]])
+    return weights
+
+
+def released_weights(
+    target_counts: Counts, packs: Packing, *, local_gpus: int, ranks: int, accumulation: int = 1
+) -> Float[np.ndarray, " sequences"]:
+    """What the released code's loss weighting amounts to after the engine's mean over ranks and micro-steps.
+
+    It scales 1 / N_i by local_gpus / n, where n counts the sequences in a block of local_gpus consecutive packs and
+    local_gpus is the device count of one machine; a micro-batch takes the n of its first pack. The engine then divides
+    by ranks x accumulation. On one machine, with one pack a device and no accumulation, that is Eq. 2. With several
+    machines or accumulation each block has the same share, so that a sequence weighs less the more there are in its
+    block; with R packs a device the loss is about R times too large. The released code's other defects (shortened first
+    packs, the unwritten last pack) are not part of this formula.
+
+    Args:
+        target_counts: N_i, shape [sequences].
+        packs: the packs of one optimizer step in the data's order, as indices into target_counts.
+        local_gpus: devices of one machine.
+        ranks: devices of all machines.
+        accumulation: micro-steps per optimizer step; packs per device and micro-step follow from the number of packs.
+
+    Returns:
+        Weights, shape [sequences]; 0 for sequences in none of the packs, and for a block without targets (where the
+        released code divides zero by zero).
+
+    Raises:
+        ValueError: local_gpus is below 1 (the released code divides by zero on a CPU), ranks is not a multiple of it,
+            the packs do not fill ranks x accumulation micro-batches evenly, or packs or counts are not valid.
+
+    >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=2, ranks=2).round(4).tolist()  # Eq. 2
+    [0.1667, 0.0833, 0.1111]
+    >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=1, ranks=2).round(4).tolist()  # two machines
+    [0.125, 0.0625, 0.1667]
+    """
+    counts = as_counts(target_counts, name="target_counts")
+    pack_of = _pack_of(packs, len(counts))
+    if local_gpus < 1 or accumulation < 1 or ranks < local_gpus or ranks % local_gpus:
+        raise ValueError(
+            f"local_gpus and accumulation must be at least 1 and ranks a multiple of local_gpus, not {local_gpus}, "
+            f"{accumulation} and {ranks}"
+        )
+    if len(packs) % (ranks * accumulation):
+        raise ValueError(f"{len(packs)} packs do not fill {ranks} ranks x {accumulation} micro-steps evenly")
+    rows = len(packs) // (ranks * accumulation)
+    counted = (pack_of >= 0) & (counts > 0)
+    in_block = np.bincount(pack_of[counted] // local_gpus, minlength=len(packs) // local_gpus)
+    weights = np.zeros(len(counts))
+    if rows:
+        first_of_micro_batch = pack_of[counted] // rows * rows
+        divisor = in_block[first_of_micro_batch // local_gpus]
+        scale = np.divide(local_gpus, divisor, out=np.zeros(len(divisor)), where=divisor > 0)
+        weights[counted] = scale / (ranks * accumulation * counts[counted])
+    return weights
+
+
+def _pack_of(packs: Packing, sequences: int) -> Int[np.ndarray, " sequences"]:
+    """Number of the pack that each sequence is in, -1 for none."""
+    pack_of = np.full(sequences, -1)
+    for number, pack in enumerate(packs):
+        for sequence in map(index, pack):
+            if not 0 <= sequence < sequences:
+                raise ValueError(f"pack {number} holds sequence {sequence}, but target_counts has {sequences} entries")
+            if pack_of[sequence] >= 0:
+                raise ValueError(f"sequence {sequence} occurs twice, in packs {pack_of[sequence]} and {number}")
+            pack_of[sequence] = number
+    return pack_of

@@ -1,0 +1,1 @@
+"""Claims, verdicts, tables, figures, and the pages that commands write."""

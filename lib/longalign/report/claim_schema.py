@@ -1,0 +1,140 @@
+"""claims.yaml, typed: each claim of the paper as a statement that numbers can decide, fixed before they are known.
+
+An unknown key, a wrong type, an unknown group of tasks or a margin where none belongs is refused with file and claim
+named. The price: a claim is a weighted sum over arms of mean scores (or of their logarithms), nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from longalign.common import paths, strict_yaml
+from longalign.common.typed import ProfileError, nearest, typed
+
+LAPTOP = "laptop"
+"""The scale of a claim that a run of the notebooks can test."""
+GPU = "gpu"
+"""The scale of a claim that `make gpu` can test: its numbers are those of results/gpu/<card>/."""
+MEASURABLE = (LAPTOP, GPU)
+"""Any other scale is the reason why a claim cannot be tested here."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of an arm: its weight in a contrast, or its score in the paper. "model|arm" is an arm of that model."""
+
+    arm: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One testable statement of the paper; claims.yaml explains the fields. Tasks or lengths of None mean all."""
+
+    id: str
+    source: str
+    statement: str
+    notebook: str
+    scale: str = LAPTOP
+    paper: tuple[Number, ...] = ()
+    unit: str = ""
+    results: str = ""
+    model: str = ""
+    metric: str = ""
+    tasks: tuple[str, ...] | None = None
+    lengths: tuple[int, ...] | None = None
+    arms: tuple[Number, ...] = ()
+    statistic: str = "difference"
+    threshold: float | None = None
+    direction: str = ""
+    margin: float | None = None
+
+    @property
+    def log(self) -> bool:
+        """Whether the statistic is a ratio, tested on the log scale."""
+        return self.statistic == "log_ratio"
+
+    @property
+    def null(self) -> float:
+        """What the contrast is compared with, on the scale of the test: 0, or the (logarithm of the) threshold."""
+        if self.log:
+            return float(np.log(1.0 if self.threshold is None else self.threshold))
+        return self.threshold or 0.0
+
+    @property
+    def weights(self) -> list[float]:
+        """The weights of the arms, in their order."""
+        return [arm.value for arm in self.arms]
+
+    def run(self, arm: Number) -> tuple[str, str]:
+        """Model and name of an arm."""
+        model, _, name = arm.arm.rpartition("|")
+        return model or self.model, name
+
+
+def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
+    """The claims of a ledger, in its order. Raises ProfileError that names the file, the claim and the key."""
+    path = path or paths.root() / "claims.yaml"
+    where = paths.relative(path)
+    try:
+        data = strict_yaml.load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    parts = ("tasks", "lengths", "claims")
+    if not isinstance(data, dict) or set(data) != set(parts) or not isinstance(data["claims"], list):
+        raise ProfileError(f"{where}: it must hold the keys {', '.join(parts)}, the last one a list of claims")
+    ledger = tuple(_claim(entry, data, f"{where}, claim {n}") for n, entry in enumerate(data["claims"]))
+    ids = [claim.id for claim in ledger]
+    for repeated in sorted({name for name in ids if ids.count(name) > 1}):
+        raise ProfileError(f"{where}: two claims have the id {repeated}: give each its own")
+    return ledger
+
+
+def _claim(entry: Any, groups: dict[str, Any], where: str) -> Claim:
+    """One entry with its groups filled in and {arm: number} as numbers, typed and checked."""
+    if isinstance(entry, dict):
+        where = f"{where.rpartition(' ')[0]} {entry['id']}" if "id" in entry else where
+        entry = dict(entry)
+        for key in ("arms", "paper"):
+            if isinstance(entry.get(key), dict):
+                entry[key] = [{"arm": arm, "value": value} for arm, value in entry[key].items()]
+        for key in ("tasks", "lengths"):
+            name = entry.get(key)
+            if isinstance(name, str):
+                if name not in groups[key]:
+                    raise ProfileError(f"{where}: no group {name!r} of {key}: {nearest(name, groups[key])}")
+                entry[key] = groups[key][name]
+    claim = typed(entry, Claim, where=where)
+    for holds, message in _demands(claim):
+        if not holds:
+            raise ProfileError(f"{where}: {message}")
+    return claim
+
+
+def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:
+    yield bool(re.fullmatch(r"[0-9]{2}_\w+", claim.notebook)), f"no numbered notebook: {claim.notebook!r}"
+    if claim.scale not in MEASURABLE:
+        scales = " or ".join(MEASURABLE)
+        yield not claim.arms, f"it cannot be shown at this scale, so it has no arms to compare; or scale: {scales}"
+        return
+    if claim.scale == GPU:
+        bare = claim.tasks is None and claim.lengths is None
+        yield bare, "rows of a GPU have no tasks and no lengths: model is their case, arms are their systems"
+    for key in ("results", "metric", "arms"):
+        yield bool(getattr(claim, key)), f"the key {key} is missing"
+    yield all(claim.run(arm)[0] for arm in claim.arms), "the key model is missing (or write the arms as model|arm)"
+    yield any(claim.weights), "all weights are 0"
+    for key, valid in (("statistic", ("difference", "log_ratio")), ("direction", ("greater", "less", "equal"))):
+        yield getattr(claim, key) in valid, f"{key} is {getattr(claim, key)!r}: {nearest(getattr(claim, key), valid)}"
+    equal = claim.direction == "equal"
+    yield equal == (claim.margin is not None), "direction equal, and only this, needs a margin"
+    yield claim.margin is None or claim.margin > 0, "margin must be above 0"
+    yield not (equal and claim.log), "direction equal needs statistic difference"
+    yield not claim.log or claim.threshold is None or claim.threshold > 0, "the threshold of a ratio must be above 0"

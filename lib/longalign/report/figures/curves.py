@@ -1,0 +1,48 @@
+"""Figure of the learning curves (the paper's Figure 6, in miniature)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, look
+from longalign.report.tables import CHAT, intervals
+
+KINDS = {"long tasks (chat on long prompts)": CHAT, "short tasks (multi-turn)": ("multi-turn",)}
+MARKS = {"paper: fast until step 500 of 2,000": (0.25, ":"), "paper: flat after step 1,000": (0.5, "--")}
+
+
+@figure("learning_curves")
+def learning_curves(folder: Path) -> Figure:
+    """Score relative to its final (smoothed) value against the share of the steps, raw for each seed and smoothed.
+
+    A panel a kind of task. The line is the mean over seeds of the smoothed curves, the band its 95 % t interval.
+    """
+    table = pd.read_csv(folder / "curves.csv")
+    drawn, panels = plt.subplots(1, len(KINDS), figsize=(TEXT_WIDTH, 2.4), sharey=True)
+    for axes, (kind, tasks), style in zip(panels, KINDS.items(), look(list(KINDS)).values(), strict=True):
+        raw, smooth = (_relative(table[table.task.isin(tasks)], arm) for arm in ("raw", "smoothed"))
+        for number, (_, part) in enumerate(raw.groupby("seed")):
+            label = None if number else "one seed, raw"
+            axes.plot(part.share, part.value, color="0.6", linewidth=0.6, marker=".", label=label)
+        found = intervals(smooth, ["share"]).sort_values("share")
+        axes.fill_between(found.share, found["mean"] - found.half, found["mean"] + found.half,
+                          color=style["color"], alpha=0.2, linewidth=0)  # fmt: skip
+        axes.plot(found.share, found["mean"], label="smoothed, mean over seeds", **style)
+        for label, (share, line) in MARKS.items():
+            axes.axvline(share, color="black", linestyle=line, linewidth=1, marker="", label=label)
+        axes.set(title=kind, xlabel="share of the steps", xlim=(-0.02, 1.02))
+    panels[0].set(ylabel="score / final score", ylim=(0, None))  # after all: the panels share the axis
+    legend_above(drawn, panels[0], ncols=4, columnspacing=1)
+    return drawn
+
+
+def _relative(table: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """seed, share, value: the mean over tasks, divided by the seed's final smoothed mean (NaN where that is 0)."""
+    table = table[table.metric.isin(["score", "exact_match"])]
+    means = table.groupby(["arm", "seed", "share"]).value.mean()
+    final = means["smoothed"].groupby("seed").last().replace(0, np.nan)
+    found = means[arm].reset_index()
+    return found.assign(value=found.value / found.seed.map(final))

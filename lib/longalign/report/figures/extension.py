@@ -1,0 +1,51 @@
+"""Figures of the context extension."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.report.figures.style import TEXT_WIDTH, figure, look
+from longalign.report.tables import size
+
+
+@figure("extension_loss")
+def extension_loss(folder: Path) -> Figure:
+    """Loss of the continual training on long documents, one line a model, smoothed over about ten steps."""
+    table = pd.read_csv(folder / "extension_loss.csv")
+    drawn, axes = plt.subplots()
+    models = sorted(table.model.unique(), key=size)
+    styles = look(models)
+    for model in models:
+        part = table[table.model == model]
+        axes.plot(part.tokens / 1e6, part.loss.ewm(span=10).mean(), label=model, **styles[model], markevery=0.2)
+    axes.set(xlabel="million tokens of long documents", ylabel="loss (mean over targets)")
+    axes.legend()
+    return drawn
+
+
+@figure("extension_recall")
+def extension_recall(folder: Path) -> Figure:
+    """Recall against length for the short base, the untrained change of RoPE and the long base, one panel a model."""
+    table = pd.read_csv(folder / "extension_recall.csv")
+    (changed,) = (stage for stage in table.stage.unique() if stage.endswith("untrained"))
+    stages = ["short base", changed, "long base"]
+    models = sorted(table.model.unique(), key=size)
+    drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False)
+    styles = look(stages)
+    for axes, model in zip(panels[0], models, strict=True):
+        for stage in stages:
+            part = table[(table.model == model) & (table.stage == stage)].sort_values("length")
+            axes.plot(part.length, part.recall, label=stage, **styles[stage])
+        short = table[table.model == model].short_length.iloc[0]  # what the short base has read
+        axes.axvline(short, color="black", linestyle=":", linewidth=1.2, marker="")
+        lengths = sorted(table.length.unique())
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
+        axes.set(title=model, xlabel="tokens of the document, at most", ylim=(-0.03, 1.03))
+    panels[0][0].set_ylabel("recall of answer tokens")
+    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    return drawn

@@ -1,0 +1,31 @@
+"""Figures of judges: which sentinels each passes."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.report.figures.style import TEXT_WIDTH, figure
+
+
+@figure("judges")
+def judges(folder: Path) -> Figure:
+    """A row a judge, a column a sentinel, the share of questions that it passes as shade and number."""
+    table = pd.read_csv(folder / "judges.csv")
+    # the table's order is alphabetical; the exact rule first, as what the others are held against
+    names = sorted(table.judge.unique(), key=lambda name: (name != "exact rule", "(simulated)" not in name, name))
+    passed = table.pivot(index="judge", columns="test", values="passed").loc[names]
+    drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.32 * len(names) + 0.7))
+    axes.imshow(passed, cmap="Blues", vmin=0, vmax=2, aspect="auto")
+    for (row, column), share in zip(
+        ((r, c) for r in range(len(names)) for c in range(passed.shape[1])), passed.to_numpy().ravel(), strict=True
+    ):
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7)
+    axes.set_xticks(range(passed.shape[1]), passed.columns)
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(visible=False)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    drawn.tight_layout()
+    return drawn

@@ -1,0 +1,33 @@
+"""The needle test as heat maps (the paper's Figure 4, in miniature)."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.report.figures.style import TEXT_WIDTH, figure
+
+
+@figure("needle")
+def needle(folder: Path) -> Figure:
+    """Exact match by depth and length, a panel an arm with its mean above, one colour bar; means over seeds.
+
+    needle.csv: tidy rows with a column depth (0: the needle stands first, 1: last).
+    """
+    table = pd.read_csv(folder / "needle.csv").query("metric == 'exact_match'")
+    arms = sorted(table.arm.unique(), key=lambda arm: ("Alpaca" in arm, len(arm), arm))
+    drawn, panels = plt.subplots(
+        1, len(arms), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, arm in zip(panels[0], arms, strict=True):
+        cells = table[table.arm == arm].pivot_table(index="depth", columns="length", values="value")
+        image = axes.imshow(cells.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
+        axes.set_title(f"{arm}\nmean {cells.to_numpy().mean():.2f}")
+        axes.set_xticks(range(len(cells.columns)), cells.columns, rotation=90)
+        axes.set_yticks(range(len(cells.index)), [f"{depth:.0%}" for depth in cells.index])
+        axes.grid(visible=False)
+    panels[0][0].set_ylabel("depth of the needle")
+    drawn.supxlabel("tokens of the sample, at most", fontsize=8)
+    drawn.colorbar(image, ax=panels[0], label="exact match")
+    return drawn

@@ -1,0 +1,69 @@
+"""Figures of the training data (the paper's Table 2, in miniature): scores against the amount and source of data."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from longalign.report import tables
+from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, grouped_bars, look
+
+EQUAL_STEPS = ", equal steps"
+PANELS = {"test long": "exact match, long", "LBC": "chat score, 1-10", "test short": "exact match, short"}
+DOSE = "long instructions (1,000s in the paper)"
+
+
+def _dose(arm: str) -> float:
+    return float(arm.removesuffix(EQUAL_STEPS).removeprefix("LongAlign-").removesuffix("k"))
+
+
+@figure("data_scale")
+def data_scale(folder: Path) -> Figure:
+    """Scores against the dose of long instructions, equal epochs and equal steps, the paper's scores apart.
+
+    data_scale.csv: tidy rows; error bars are 95 % t intervals over seeds.
+    """
+    seeds = tables.scores_by_seed(pd.read_csv(folder / "data_scale.csv"))
+    found = tables.intervals(seeds, ["arm", "column"])
+    found["dose"] = found.arm.map(_dose)
+    drawn, panels = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 2.3), layout="constrained")
+    styles = look(["equal epochs", "equal steps"])
+    for axes, (column, label) in zip(panels, PANELS.items(), strict=False):
+        part = found[found.column == column].sort_values("dose")
+        equal = part.arm.str.endswith(EQUAL_STEPS)
+        for name, rows in (("equal epochs", part[~equal]), ("equal steps", part[equal])):
+            axes.errorbar(rows.dose, rows["mean"], yerr=rows.half, capsize=2, label=name, **styles[name])
+        axes.set(title=label)
+        if column == "LBC":
+            axes.set_ylim(0.8, 10.2)
+        else:
+            axes.set_ylim(-3, 103)
+    panels[0].set_ylabel("here")
+    paper = tables.printed("Table 2").LBC.droplevel("model").drop("LongAlpaca-12k")
+    panels[3].plot([_dose(arm) for arm in paper.index], paper, color="black", marker="*")
+    panels[3].set(title="paper: LongBench-Chat", ylim=(0.8, 10.2))
+    drawn.supxlabel(DOSE, fontsize=8)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return drawn
+
+
+@figure("data_source")
+def data_source(folder: Path) -> Figure:
+    """Exact match in and out of LongAlpaca's domain, a bar per suite, error bars over seeds.
+
+    data_source_domains.csv: arm, seed, domain, value (0 to 1).
+    """
+    found = tables.intervals(pd.read_csv(folder / "data_source_domains.csv"), ["arm", "domain"])
+    domains, arms = sorted(found.domain.unique()), found.arm.unique().tolist()
+    drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5), layout="constrained")
+    table = found.set_index(["domain", "arm"])[["mean", "half"]].unstack("arm").loc[domains]
+    grouped_bars(axes, table["mean"][arms], table["half"])
+    axes.set_xticks(
+        range(len(domains)),
+        [domain.replace(", ", ",\n").replace(" and ", "\nand ").replace("other s", "other\ns") for domain in domains],
+        fontsize=6,
+    )
+    axes.set(ylabel="exact match", ylim=(0, 1.03))
+    drawn.legend(loc="outside upper center", ncols=2)
+    return drawn

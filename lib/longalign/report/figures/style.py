@@ -1,0 +1,177 @@
+"""Figures are drawn from saved CSV files only: same CSV, same bytes. No model, no torch.
+
+A figure is a function from a folder of CSV files to a matplotlib figure, entered in FIGURES by the decorator
+`figure(name)`. Notebooks draw one from their run (`draw`), `make figures` draws all from the committed results.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from longalign.common import paths
+from longalign.common.provenance import atomic
+
+COLUMN_WIDTH = 3.3
+"""Inches of a single column of the paper; two columns are TEXT_WIDTH."""
+TEXT_WIDTH = 6.9
+
+# Okabe and Ito's palette: told apart with every common colour blindness, and by lightness in grey print
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+STYLE = {
+    "figure.figsize": (COLUMN_WIDTH, 2.2),
+    "figure.dpi": 110,
+    "savefig.dpi": 220,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.02,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS, marker=MARKERS),
+}
+
+WHISKERS = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
+"""Intervals over bars, as keywords of `Axes.errorbar`."""
+
+HATCHES = ("", "//", "..", "xx")
+
+FIGURES: dict[str, Callable[[Path], Figure]] = {}
+"""Every figure by name: a function of the folder that holds its CSV files."""
+
+
+def use_style() -> None:
+    """Take the paper's style for all figures of this process: one column wide, small print, markers besides colours."""
+    plt.rcParams.update(STYLE)
+
+
+def look(names: list[str] | tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """One colour and one marker for each name, the same wherever the same names are drawn in the same order.
+
+    >>> look(["naive", "packing"])["packing"]
+    {'color': '#E69F00', 'marker': 's'}
+    """
+    return {n: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8]} for i, n in enumerate(names)}
+
+
+def grouped_bars(
+    axes: plt.Axes, means: pd.DataFrame, halves: pd.DataFrame | None = None, *, bottom: float = 0
+) -> None:
+    """A group of bars for each row of `means`, in it a bar for each of up to four columns, with half-widths `halves`.
+
+    Bars start at `bottom`; colour and hatch tell the columns apart.
+
+    >>> axes = plt.figure().subplots()
+    >>> grouped_bars(axes, pd.DataFrame({"naive": [45.4, 67.2], "packing": [20.5, 23.4]}, index=["6B", "7B"]))
+    >>> [float(bar.get_x().round(1)) + 0 for bar in axes.patches], axes.get_legend_handles_labels()[1]
+    ([-0.4, 0.6, 0.0, 1.0], ['naive', 'packing'])
+    """
+    width = 0.8 / means.shape[1]
+    for number, name in enumerate(means):
+        places = np.arange(len(means)) + (number - (means.shape[1] - 1) / 2) * width
+        look_of = {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": "white", "linewidth": 0.3}
+        axes.bar(places, means[name] - bottom, width, bottom=bottom, label=name, **look_of)
+        if halves is not None:
+            axes.errorbar(places, means[name], halves[name], **WHISKERS)
+    axes.set_xticks(range(len(means)), means.index)
+    axes.grid(axis="x", visible=False)
+
+
+def legend_above(drawn: Figure, axes: plt.Axes, *, ncols: int, **options: object) -> None:
+    """One legend over all panels, with the entries of `axes`, and the panels laid out below it."""
+    drawn.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=ncols, **options)
+    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+
+
+def figure(name: str) -> Callable[[Callable[[Path], Figure]], Callable[[Path], Figure]]:
+    """Decorator: enter a function in FIGURES under `name`, which is also the stem of its files. Names are unique."""
+
+    def enter(function: Callable[[Path], Figure]) -> Callable[[Path], Figure]:
+        if name in FIGURES:
+            raise ValueError(f"there are two figures called {name!r}")
+        FIGURES[name] = function
+        return function
+
+    return enter
+
+
+def draw(name: str, data: Path | str, folder: Path | str | None = None) -> Figure:
+    """Draw the figure `name` from the CSV files in `data`; with a `folder`, save it there as PDF and PNG.
+
+    Raises KeyError for an unknown name and FileNotFoundError when a CSV is missing.
+    """
+    if name not in FIGURES:
+        import longalign.report.figures  # noqa: F401  enters them all; at import time it would be a circle
+    # A notebook's backend turns interactive when it is first used. Inside the context that would be undone at its end,
+    # and no figure but the first would be shown.
+    if not plt.get_fignums():
+        plt.switch_backend(matplotlib.get_backend())
+    with plt.rc_context(STYLE):
+        drawn = FIGURES[name](Path(data))
+        if folder is not None:
+            save_figure(drawn, name, folder)
+    return drawn
+
+
+def save_figure(drawn: Figure, name: str, folder: Path | str) -> tuple[Path, Path]:
+    """Write `name`.pdf and `name`.png into `folder`, without dates, so that the same figure is the same bytes."""
+    written = []
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        with plt.rc_context(STYLE):
+            drawn.savefig(buffer, format=kind, metadata=metadata)
+        with atomic(Path(folder) / f"{name}.{kind}", "wb") as file:
+            file.write(buffer.getvalue())
+        written.append(Path(folder) / f"{name}.{kind}")
+    return written[0], written[1]
+
+
+def draw_all(data: Path | str, folder: Path | str) -> list[str]:
+    """Draw every registered figure whose CSV files are in `data`; returns their names and says which are left out."""
+    import longalign.report.figures  # noqa: F401  enters them all; at import time it would be a circle
+
+    drawn = []
+    for name in sorted(FIGURES):
+        try:
+            plt.close(draw(name, data, folder))
+        except FileNotFoundError as error:
+            print(f"{name}: not drawn, {Path(str(error.filename)).name} is not in {paths.relative(data)}")
+            continue
+        drawn.append(name)
+    return drawn
+
+
+def main() -> int:
+    """Redraw the reference's figures from the committed results."""
+    matplotlib.use("agg")
+    drawn = draw_all(paths.results(), paths.figures())
+    print(f"{len(drawn)} of {len(FIGURES)} figures drawn in {paths.relative(paths.figures())}: {', '.join(drawn)}")
+    return 0
+
+
+if __name__ == "__main__":
+    # run as a script this module is another one than longalign.report.figures.style, which holds the figures
+    from longalign.report.figures import style
+
+    sys.exit(style.main())

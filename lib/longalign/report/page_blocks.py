@@ -1,0 +1,207 @@
+"""What commands write into pages: each block is Markdown that is made from committed tables, and never typed.
+
+Each function takes the folder of results and raises FileNotFoundError when a table is missing, KeyError when a row is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
+from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
+from longalign.report.verdicts import PILOT, TOO_SMALL, UNMEASURED, VERDICTS
+
+PROFILE = "laptop"
+HOW = (
+    "`make gpu` (that is `python -m benchmarks.gpu --minutes 6 --out FOLDER`) measures exactness, kernels, Figure 5, "
+    "training and learning in six minutes, from a checkout with torch, transformers and numpy. Send its `gpu.csv` and "
+    "`gpu.jsonl`: a card of yours goes to `results/gpu/`, and `22_gpu` draws it."
+)
+SPEED_ROWS = (
+    ("planning", "time", "10k", "axolotl 0.19.0: groups of 100,000"),
+    ("planning", "time", "1M", "axolotl 0.19.0: groups of 100,000"),
+    ("attention", "time", "8,192 in 1,024s", "sdpa, dense mask"),
+    ("loss", "memory", "16,384 tokens", "plain"),
+    ("training", "speed", "packs of 8,192, all tokens", "trl 1.16.0"),
+    ("training", "speed", "packs of 8,192, answers", "llamafactory 0.9.5"),
+    ("preprocessing", "cpu", "200 long samples", "as released: dense rows"),
+    ("decoding", "time", "long", "transformers, padded batches of 16"),
+)
+"""The comparisons on the front page: target, metric, case, the other's code. The page of benchmarks has all of them."""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table of Markdown.
+
+    >>> print(table(["sequence", "tokens"], [["a", 2], ["b", 4], ["c", 3]]))
+    | sequence | tokens |
+    |---|---|
+    | a | 2 |
+    | b | 4 |
+    | c | 3 |
+    """
+    lines = [head, *rows]
+    told = [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]
+    return "\n".join([told[0], "|" + "---|" * len(head), *told[1:]])
+
+
+def scale(results: Path) -> str:
+    """What a run of the laptop profile is beside the paper's: models, lengths, samples, time and memory."""
+    profile = yaml.safe_load((results.parent / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
+    times = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
+    sizes = [_parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
+    corpus, cards = profile["corpus"], read_cards(results / "gpu")
+    ran = "ran on " + ", ".join(card.name for card in cards) if cards else "nothing has run on one yet"
+    return table(["", "here (`make reproduce`)", "the paper"], [
+        ["models", f"{len(sizes)}, of {min(sizes):.1f} to {max(sizes):.1f} million parameters, trained here",
+         "3, of 6 to 13 billion parameters"],
+        ["longest sequence", f"{corpus['max_length']:,} tokens", "65,536 tokens (128k once)"],
+        ["long instructions", f"{corpus['long']:,}, generated, with exact answers", "10,000, written by Claude 2.1"],
+        ["hardware", f"a CPU with {times.cores.max()} cores", "8 A800 GPUs of 80 GB"],
+        ["time", f"{times.seconds.sum() / 60:.0f} minutes of notebooks, two side by side",
+         "19 to 117 hours a training"],
+        ["memory and disk", f"{times.peak_memory_mb.max() / 1024:.1f} GB for the largest notebook; 4 GB of disk", ""],
+        ["GPU", f"the program for one: {ran}", ""],
+    ])  # fmt: skip
+
+
+def _parameters(weights: Path) -> int:
+    """How many numbers a file of safetensors holds, by its header: its length in 8 bytes, then JSON."""
+    with weights.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+
+
+def findings(results: Path) -> str:
+    """A figure, the count of all verdicts, and a row for each table and figure of the paper.
+
+    The row shows the first claim in the order of `claims.yaml` that was measured here; where none was, the first one.
+    """
+    claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False)
+    written = yaml.safe_load((results.parent / "claims.yaml").read_text(encoding="utf-8"))["claims"]
+    claims = claims.loc[[claim["id"] for claim in written]]
+    entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
+    rows = [_of_source(source, of_it) for source, of_it in claims.groupby("source", sort=True)]
+    provisional = int((claims.provisional.astype(str) == "True").sum())
+    return "\n\n".join([
+        "![scores against the number of long instructions](figures/data_scale.png)",
+        f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {provisional} of the verdicts rest on fewer "
+        "than five seeds and are provisional. Each table and figure has a row below, with the first of its claims that "
+        f"could be measured; the last column counts all of them. Run on {entry['hardware']['cores']} cores "
+        f"({entry['hardware']['processor']}) with torch {entry['versions']['torch']}.",
+        table(["paper", "claim", "here (95 % interval over seeds)", "verdict", "all its claims"], rows),
+    ])  # fmt: skip
+
+
+def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
+    decided = claims[~claims.verdict.isin([TOO_SMALL, UNMEASURED, PILOT])]
+    claim = (decided if len(decided) else claims).iloc[0]
+    said = claim.verdict + (" (provisional)" if str(claim.provisional) == "True" else "")
+    return [source, claim.statement, _measured(claim), said, _counts(claims.verdict)]
+
+
+def _measured(claim: pd.Series) -> str:
+    """The estimate with its unit: a ratio where the claim is one of a ratio, points of LongBench-Chat, else a share."""
+    if pd.isna(claim.estimate):
+        return ""
+    unit = "times" if claim.threshold >= 1 else "points of 10" if claim.metric == "score" else "of all questions"
+    ends = f" ({claim.low:.3g} to {claim.high:.3g})" if pd.notna(claim.low) else ""
+    return f"{claim.estimate:.3g} {unit}{ends}"
+
+
+def _counts(verdicts: pd.Series) -> str:
+    """Verdicts with how many there are of each.
+
+    >>> _counts(pd.Series(["contradicted", "reproduced", "reproduced"]))
+    '2 reproduced, 1 contradicted'
+    """
+    counts = verdicts.value_counts()
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+
+
+def models(results: Path) -> str:
+    """How many architectures of transformers are exact, in a sentence."""
+    found = pd.read_csv(results / "models.csv", keep_default_na=False)
+    packed, padded = found.packed == "exact", found.padded == "exact"
+    both, only_padded, neither = ((packed & padded).sum(), (padded & ~packed).sum(), (~padded & ~packed).sum())
+    wrong = int((found[["packed", "padded", "lora", "generated", "decoded"]] == "wrong").any(axis=1).sum())
+    return (
+        f"Of {len(found)} architectures of transformers, built small by `make models`, {both} are exact packed and "
+        f"padded, {only_padded} only padded, and {neither} are refused with the reason. {wrong or 'None'} "
+        f"{'are' if wrong > 1 else 'is'} wrong in silence. [Which](results/models.md)."
+    )
+
+
+def speed(results: Path) -> str:
+    """The comparisons of `SPEED_ROWS` with another's code."""
+    rows = headlines(read_benchmarks(results)).set_index(["target", "metric", "case", "peer"])
+    found = []
+    for key in SPEED_ROWS:
+        line, (target, metric, case, peer) = rows.loc[key], key
+        what = f"{target}, memory" if metric == "memory" else target
+        ends = f"{line.lowest:.2g} to {line.highest:.2g}" if line.n > 1 else "once"
+        found.append([what, case, peer, f"{line.ratio:.2g}", ends])
+    return table(["", "case", "beside", "times as fast (or as small)", "lowest to highest"], found)
+
+
+def benchmarks(results: Path) -> str:
+    """Every comparison with another's code, the machine and the versions."""
+    made = json.loads((results / "benchmarks.json").read_text(encoding="utf-8"))
+    rows, found = read_benchmarks(results), []
+    for line in notable(headlines(rows)).itertuples():
+        what = f"{line.target}, {line.metric}" if line.metric not in ("time", "speed") else line.target
+        ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.n > 1 else "once"
+        found.append([what, line.case, line.peer, f"{line.ratio:.3g}", ends])
+    told = ((one["hardware"]["processor"], one["versions"]) for one in made.values())
+    machines = dict.fromkeys(f"{name}, torch {of['torch']}, transformers {of['transformers']}" for name, of in told)
+    absent = [f"{line.target}, {line.case}, {line.system} ({line.note})" for line in not_compared(rows).itertuples()]
+    return table(["", "case", "beside", "times as fast (or as small)", "lowest to highest"], found) + (
+        f"\n\n{'; '.join(machines)} (peers have "
+        "versions of their own, in `results/benchmarks.json`). Of planning, smaller sizes stand here where a peer is "
+        f"ahead; `results/benchmarks.csv` has every number. Not compared: {'; '.join(absent) or 'nothing'}."
+    )
+
+
+def gpu(results: Path) -> str:
+    """What each card showed, or that nothing has run on one; and how to run the program.
+
+    Raises ValueError when committed files do not belong together.
+    """
+    cards = read_cards(results / "gpu")
+    if not cards:
+        return (
+            "Nothing here has run on a GPU yet: the CUDA paths (flash-attn, torch's `varlen_attn`) are written and "
+            f"have tests that wait for one. {HOW}"
+        )
+    return "\n\n".join([*map(_of_card, cards), f"Nothing here has run on several GPUs yet. {HOW}"])
+
+
+def _of_card(card: Card) -> str:
+    found, told = exactness(card), [f"On {card.name} ({card.date}, torch {card.torch}):"]
+    checks = found[~found.control]
+    if len(checks):
+        good = int((checks.status == "ok").sum())
+        told.append(
+            f"{good} of {len(checks)} distances of packs and losses from an oracle of higher precision are within what "
+            "is allowed, twice that of separate sequences or of the plain loss "
+            f"(the largest is {checks.share.max():.2f} of it)."
+        )
+    speed = figure_5(card)
+    speed = speed[speed.index.get_level_values("case") == FIGURE_5].droplevel("case")
+    times = [f"{name} {line.kernels:.1f} (the paper: {line.paper:.1f})" for name, line in speed.iterrows()
+             if pd.notna(line.paper)]  # fmt: skip
+    if times:
+        told.append(
+            f"How many times as fast as naive batching, with layers of Llama-2-7B's shape and 8 ranks put together "
+            f"from one card: {', '.join(times)}."
+        )
+    failed = len(card.failed)
+    reasons = ", with reasons in `22_gpu`" if failed else ""
+    told.append(f"{failed or 'No'} row{'' if failed == 1 else 's'} failed{reasons}.")
+    return " ".join(told)

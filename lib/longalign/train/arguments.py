@@ -1,0 +1,40 @@
+"""Settings of a Trainer, transformers' or TRL's, under which it would not do what a plan and its weights say."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from longalign.recipe.plan import Plan
+
+WANTED = {
+    "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),
+    "loss_type": ("nll", "which the weighted loss leaves out"),
+    "neftune_noise_alpha": (None, "whose noise is less in a longer row, whatever sequences share it"),
+    "train_sampling_strategy": ("sequential", "so that micro-batches would leave the step that they are weighted for"),
+    "per_device_train_batch_size": (1, "but an element of the dataset is a micro-batch"),
+    "per_device_eval_batch_size": (1, "but an element of the dataset is a micro-batch"),
+}
+"""What settings must be, and why not another value."""
+
+
+def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
+    """Raise ValueError, naming the setting, unless a Trainer with these `arguments` trains the `plans` as they are.
+
+    >>> from types import SimpleNamespace
+    >>> check(SimpleNamespace(label_smoothing_factor=0.1))
+    Traceback (most recent call last):
+    ValueError: label_smoothing_factor is 0.1, which the weighted loss leaves out: set it to 0.0
+    """
+    for name, (wanted, why) in WANTED.items():
+        given = getattr(arguments, name, wanted)
+        if given != wanted and getattr(given, "value", given) != wanted:
+            raise ValueError(f"{name} is {given!r}, {why}: set it to {wanted!r}")
+    if getattr(arguments, "n_gpu", 1) > 1:
+        raise ValueError(f"one process has {arguments.n_gpu} GPUs, between which the Trainer would cut the packs: "
+                         "start with torchrun or accelerate launch")  # fmt: skip
+    for plan in plans:
+        for name, planned, given in (
+            ("gradient_accumulation_steps", plan.accumulation, arguments.gradient_accumulation_steps),
+            ("world_size", plan.ranks, arguments.world_size),
+        ):
+            if planned != given:
+                raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make it for {given}")

@@ -1,0 +1,127 @@
+"""What happens at the steps of a training beside the training: events, seals, snapshots, and the end of a run that
+has lost its way.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from longalign.common import paths, provenance
+from longalign.recipe.plan import Step
+from longalign.train import checkpoints, preflight
+from longalign.train.events import read_events
+
+
+class EventLog(TrainerCallback):
+    """Appends one JSON line per optimizer step: step, steps, loss, grad_norm, learning_rate, tokens, seconds,
+    cpu_seconds, memory_mb (the largest so far, of rank 0's device or process).
+
+    After a resume the lines past the checkpoint are dropped, and time goes on from the last line kept.
+    """
+
+    def __init__(self, path: Path, tokens_per_step: list[int]):
+        self.path, self.tokens_per_step = path, tokens_per_step
+        self.offset = {"seconds": 0.0, "cpu_seconds": 0.0}
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        kept = [event for event in read_events(self.path) if event["step"] <= state.global_step]
+        if kept:
+            self.offset = {name: kept[-1][name] for name in self.offset}
+        if state.is_world_process_zero:
+            whole = self.path.with_suffix(".part")  # in one step: who is killed meanwhile loses no line
+            whole.write_text("".join(json.dumps(event) + "\n" for event in kept))
+            whole.replace(self.path)
+        self.tokens = sum(self.tokens_per_step[: state.global_step])
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        self.tokens += self.tokens_per_step[state.global_step - 1]
+        event = {
+            "step": state.global_step, "steps": state.max_steps, "loss": logs["loss"],
+            "grad_norm": logs.get("grad_norm"), "learning_rate": logs["learning_rate"], "tokens": self.tokens,
+            "seconds": round(self.offset["seconds"] + time.perf_counter() - self.started, 3),
+            "cpu_seconds": round(self.offset["cpu_seconds"] + time.process_time() - self.cpu_started, 3),
+            "memory_mb": round(_peak_memory_mb()),
+        }  # fmt: skip
+        with self.path.open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+class Preflight(TrainerCallback):
+    """Proves, before the first step and with the engine ready, that this training is exact (`longalign.train.preflight`)."""
+
+    def __init__(self, method: str, longest: int, sequence_parallel: int):
+        self.method, self.options = method, {"longest": longest, "sequence_parallel": sequence_parallel}
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        preflight.prove(model, self.method, **self.options)
+
+
+class Finite(TrainerCallback):
+    """Stops at the first step whose loss is no number, before it can be saved; `steps` are the plan's."""
+
+    def __init__(self, steps: list[Step]):
+        self.steps = steps
+
+    def on_log(self, args, state, control, logs=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if logs and not math.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"the loss of step {state.global_step} is {logs['loss']}; its sequences are "
+                f"{sorted(self.steps[state.global_step - 1].sequences)}. The last checkpoint is kept: look at these "
+                "sequences, or lower the learning rate"
+            )
+
+
+class Seal(TrainerCallback):
+    """Seals every checkpoint: only a sealed one is gone on from. Mends what is amiss with one that was loaded."""
+
+    def on_train_begin(self, args, state, control, optimizer=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if args.deepspeed and args.deepspeed["checkpoint"]["load_universal"]:
+            checkpoints.separate_steps(optimizer.optimizer.optimizer, args.weight_decay)
+
+    def on_save(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        if args.world_size > 1:
+            torch.distributed.barrier()  # every rank has written its part
+        if state.is_world_process_zero:
+            zero = args.deepspeed["zero_optimization"]["stage"] if args.deepspeed else None
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoints.finish(checkpoint, world_size=args.world_size, zero=zero)
+        if args.world_size > 1:
+            torch.distributed.barrier()  # it is sealed: whoever ends now ends nobody's work
+
+
+class Warned(TrainerCallback):
+    """Saves a checkpoint and stops, all ranks at the same step, when the job around it is about to be ended; `stopped`
+    says whether it did."""
+
+    stopped = False
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        warned = torch.tensor(float(paths.warned()), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.broadcast(warned, src=0)
+        if warned.item() and state.global_step < state.max_steps:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+
+class Snapshots(TrainerCallback):
+    """Keeps the model at `count` evenly spaced steps, the last one included, as `snapshots/step-00042` and so on."""
+
+    def __init__(self, trainer: Any, folder: Path, steps: int, count: int):
+        self.trainer, self.folder = trainer, folder
+        self.steps = {round(steps * (i + 1) / count) for i in range(count)} - {0}
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        if state.global_step in self.steps:
+            self.trainer.write_model(self.folder / "snapshots" / f"step-{state.global_step:05d}")
+
+
+def _peak_memory_mb() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else provenance.peak_memory_mb()

@@ -1,0 +1,290 @@
+"""From one YAML file to a training on any number of devices, and what it will take before it is started.
+
+    python -m longalign.train.jobs job.yaml --out trained --dry-run       (longalign train)
+
+The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
+process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `engine.Engine`), and
+for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was, on
+other ranks if need be; the same job is done once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from longalign.common import paths, strict_yaml
+from longalign.common.typed import ProfileError, typed
+from longalign.data.store import TokenStore
+from longalign.recipe.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
+from longalign.recipe.plan import Plan
+from longalign.recipe.summary import summarize
+from longalign.train import launcher, workers
+from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
+from longalign.train.parallelism import Engine, deepspeed_config
+from longalign.train.runs import Run
+from longalign.train.trainer import TrainingConfig, dealt, make_plans
+
+SOON = 2**31
+"""Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, how, and where; paths as in the file."""
+
+    model: str
+    data: str
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    engine: Engine = field(default_factory=Engine)
+    rope_factor: float = 1.0
+    rope_type: str = "default"
+    max_length: int | None = None
+
+    def plans(self, store: TokenStore) -> list[Plan]:
+        """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
+        ranks = self.engine.batches
+        cost = self.cost() if self.training.balance else LLAMA_2_7B
+        return make_plans(store, dealt(self.training, ranks), ranks=ranks, cost=cost, barrier=self.engine.barrier)
+
+    def cost(self) -> SequenceCost:
+        """What a sequence costs the model."""
+        from transformers import AutoConfig
+
+        from longalign.train.models import sequence_cost
+
+        return sequence_cost(AutoConfig.from_pretrained(self.model, trust_remote_code=False))
+
+    def run(self) -> Run:
+        """The training run; equal jobs are equal runs."""
+        return Run(
+            Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
+            rope_type=self.rope_type, max_length=self.max_length, engine=self.engine.of_a_run(),
+        )  # fmt: skip
+
+
+def load_job(path: Path | str) -> Job:
+    """The job in a YAML file. Raises ProfileError, naming file and key, for what is unknown, missing or cannot be."""
+    where = str(path)
+    try:
+        data = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
+        job = typed(data, Job, where=where)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ProfileError(f"{where}: {error.strerror}") from None
+    for key, value in (("model", job.model), ("data", job.data)):
+        if not Path(value).is_dir():
+            raise ProfileError(f"{where}: {key} is {value}, where there is no folder")
+    if (job.rope_factor, job.rope_type) != (1.0, "default"):
+        _check_rope(job, where)
+    if (shared := job.engine.sequence_parallel) > 1:
+        _check_shared(job, shared, where)
+    return job
+
+
+def _check_rope(job: Job, where: str) -> None:
+    from transformers import AutoConfig
+
+    from longalign.train.models import extend_rope
+
+    try:
+        extend_rope(
+            AutoConfig.from_pretrained(job.model, trust_remote_code=False), job.rope_factor, job.rope_type,
+            job.max_length, Path(job.model),
+        )
+    except ValueError as error:
+        raise ProfileError(f"{where}: {error}") from None
+
+
+def _check_shared(job: Job, ranks: int, where: str) -> None:
+    from transformers import AutoConfig
+
+    from longalign.train.sequence_parallel import repeats_of
+
+    if job.training.method != "packing":
+        raise ProfileError(f"{where}: sequence_parallel is for method packing, not {job.training.method}")
+    config = AutoConfig.from_pretrained(job.model, trust_remote_code=False)
+    try:
+        repeats_of(config.num_attention_heads, config.num_key_value_heads, ranks)
+    except ValueError as error:
+        raise ProfileError(f"{where}: {error}") from None
+
+
+def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
+    """The shape of a saved model, of which no weight is read, and what LoRA of a rank would train of it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        if lora_rank:
+            from longalign.train import lora
+
+            lora.adapt(model, lora_rank, seed=0)
+    parameters, trained = {id(p): p.numel() for p in model.parameters()}, None
+    if lora_rank:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    config = config.get_text_config()
+    shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
+    return ModelShape(sum(parameters.values()), *shape, trained)
+
+
+def _shape(job: Job) -> ModelShape:
+    return model_shape(job.model, lora_rank=job.training.lora_rank)
+
+
+def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:
+    """Positions that are computed and targets, each of the micro-batch that has most."""
+    positions = targets = 0
+    for step in (step for plan in plans for step in plan.steps):
+        for batch in (batch for batches in step.micro_batches for batch in batches):
+            rows = [sum(int(plans[0].lengths[i]) for i in row) for row in batch]
+            padded = sum(rows) if plans[0].method == "packing" else len(rows) * max(rows, default=0)
+            positions = max(positions, padded)
+            targets = max(targets, sum(int(target_counts[i]) for row in batch for i in row))
+    return positions, targets
+
+
+def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
+    """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
+    from longalign.data import store_tokenizer
+
+    store, run = TokenStore(Path(job.data), verify=True), job.run()
+    notes = store_tokenizer.compare(store.manifest, job.model)
+    plans, notes = job.plans(store), [*notes, *proofs(job, store)]
+    yield f"job: {json.dumps(asdict(job), indent=2)}"
+    if job.engine.zero is not None:
+        options = {"accumulation": plans[0].accumulation, "max_grad_norm": job.training.max_grad_norm}
+        yield f"deepspeed: {json.dumps(deepspeed_config(job.engine, **options), indent=2)}"
+    hosts = launcher.allocated() or [f"node{number}" for number in range(job.engine.nodes)]
+    yield f"command: {shlex.join(launcher.command(job.engine, 'longalign.train.runs', f'{run.folder}/job.json', hosts=hosts))}"
+    found = estimated(job, store, plans)
+    parts = {name: value for name, value in asdict(found).items() if name != "node"}
+    yield (
+        f"memory of a device: about {found.device:.2f} GiB ("
+        + ", ".join(f"{name} {value:.2f}" for name, value in parts.items())
+        + f"), of a node {found.node:.2f} GiB; an estimate"
+    )
+    steps = [step for plan in plans for step in plan.steps][: job.training.steps or None]
+    tokens = sum(int(store.lengths[i]) for step in steps for i in step.sequences)
+    summary = summarize(plans[0])
+    yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']:.1f} sequences a step"
+    hours = training_hours(job, plans, tflops=tflops, utilisation=utilisation) * len(steps)
+    hours /= max(1, sum(len(plan.steps) for plan in plans))
+    yield (
+        f"about {hours:.2g} hours on {job.engine.world_size} devices of {tflops:g} TFLOP/s used at {utilisation:.0%}; "
+        "an estimate"
+    )
+    yield from notes
+
+
+def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]:
+    """What the preflight says of the job's model and data (`longalign.train.preflight`), on the model itself where it
+    takes no more than `room` bytes and memory has them. Raises ValueError where the job cannot be trained exactly."""
+    from transformers.utils import logging
+
+    from longalign.train import models, preflight
+
+    method, rank = job.training.method, job.training.lora_rank
+    extension = {name: getattr(job, name) for name in ("rope_factor", "rope_type", "max_length")}
+    notes, longest = preflight.look(models.outline(job.model, **extension), method, store)
+    yield from notes
+    needed = 6 * _shape(job).parameters  # fp32, and what loading takes
+    if needed > min(room, free_memory()):
+        yield f"the model itself, {needed / 2**30:.0f} GiB, is tried by the training, before its first step"
+        return
+    logging.disable_progress_bar()  # a refusal is one line
+    model = models.load_model(job.model, **extension)
+    if rank:
+        from longalign.train import lora
+
+        lora.adapt(model, rank, seed=job.training.seed)
+    preflight.prove(model, method, longest=longest)
+    yield "preflight: a few sequences through the model, together and alone, gave the same outputs, loss and gradients"
+
+
+def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
+    """The memory that the job is going to take of each device."""
+    positions, targets = largest_micro_batch(plans, store.target_counts)
+    return footprint(_shape(job), job.engine, positions=positions, targets=targets)
+
+
+def training_hours(job: Job, plans: list[Plan], *, tflops: float, utilisation: float) -> float:
+    """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every barrier."""
+    again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
+    cost = job.cost()
+    pace = Pace(cost.per_token, cost.per_pair, per_micro_batch=0.0, per_step=0.0)
+    flops = sum(float(step_seconds(plan, pace, barrier=job.engine.barrier).sum()) for plan in plans) * again
+    # ranks that share a pack divide its work
+    return flops / job.engine.sequence_parallel / (tflops * 1e12 * utilisation) / 3600
+
+
+def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
+    """Raises ValueError, saying what would fit, when this machine has too few devices or too little memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    there, needed = torch.cuda.device_count(), job.engine.ranks
+    if there < needed:
+        raise ValueError(f"the engine has {needed} ranks a node, this one {there} GPUs: set engine.ranks to {there}")
+    device = min(torch.cuda.mem_get_info(number)[1] for number in range(needed)) / 2**30
+    found = estimated(job, store, plans).device
+    if found > device:
+        positions, targets = largest_micro_batch(plans, store.target_counts)
+        fits = smallest_that_fits(
+            _shape(job), job.engine, positions=positions, targets=targets, device=device
+        )
+        offer = f"this would fit: {asdict(fits)}" if fits else "nothing on these devices would fit: take more of them"
+        raise ValueError(f"about {found:.1f} GiB are needed of each device, which have {device:.1f}; {offer}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train the job of a file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m longalign.train.jobs", description=__doc__.splitlines()[0])
+    parser.add_argument("job", type=Path, help="a YAML file")
+    parser.add_argument("--out", type=Path, help="folder for what is trained (default: results/run)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and what it would take")
+    parser.add_argument("--tflops", type=float, default=A800, help=f"of a device, for the hours (default: {A800:g})")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="share of them that is used (default: 0.4)")
+    options = parser.parse_args(arguments)
+    from longalign.data import store_tokenizer
+
+    if options.out:
+        os.environ["LONGALIGN_RUNS"] = str(options.out.resolve())
+    try:
+        job = load_job(options.job)
+        if options.dry_run:
+            for text in describe(job, tflops=options.tflops, utilisation=options.utilisation):
+                print(text)
+            return 0
+        store = TokenStore(Path(job.data), verify=True)
+        check_devices(job, store, job.plans(store))
+        run = job.run()
+        if not run.finished:
+            for note in store_tokenizer.compare(store.manifest, job.model):
+                print(f"longalign.train.jobs: {note}", file=sys.stderr)
+            for _ in proofs(job, store, room=SOON):
+                pass
+        workers.execute_all([run])
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"longalign.train.jobs: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        return 130
+    print(f"trained: {paths.relative(run.model)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

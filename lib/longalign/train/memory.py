@@ -1,0 +1,100 @@
+"""What a training will take of each device, before it is started: an estimate, never a measurement.
+
+States of mixed-precision Adam are 16 bytes a parameter (ZeRO, arXiv 1910.02054, section 3.1), dealt to the ranks by
+stage. Activations are 34 bytes per token and feature of a layer where attention keeps no square (arXiv 2205.05198,
+equation 2, without its last term), with checkpoints 2 bytes for every layer and 34 for one. The price: buffers of
+communication, fragments and kernels' own memory are not in it; take a tenth more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from longalign.train.parallelism import Engine
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What of a decoder counts here: `parameters` in all, widths in features; `trained` of them, None for all."""
+
+    parameters: int
+    hidden_size: int
+    layers: int
+    vocab_size: int
+    trained: int | None = None
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """GiB on each device, and on each node's memory what is offloaded."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+    node: float = 0.0
+
+    @property
+    def device(self) -> float:
+        """GiB on a device in all."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def footprint(shape: ModelShape, engine: Engine, *, positions: int, targets: int) -> Footprint:
+    """The states and activations of a training whose largest micro-batch has so many `positions` and `targets`.
+
+    ZeRO's own example, 7.5 billion parameters on 64 devices, whose states take 120, 31.4, 16.6 and 1.9 GB (10^9):
+
+    >>> example = ModelShape(7_500_000_000, 4096, 32, 32_000)
+    >>> for zero in range(4):
+    ...     states = footprint(example, Engine(ranks=64, zero=zero, bf16=True), positions=0, targets=0)
+    ...     print(round(states.device * GIB / 1e9, 1))
+    120.0
+    31.4
+    16.6
+    1.9
+    """
+    # without DeepSpeed bf16 is a matter of the kernels: weights, gradients and states stay fp32
+    dealt, rounded = engine.world_size, engine.bf16 and engine.zero is not None
+    size = 2 if rounded else 4
+    stage, trained = engine.zero or 0, shape.parameters if shape.trained is None else shape.trained
+    parameters = size * shape.parameters / (dealt if stage == 3 else 1)
+    gradients = size * trained / (dealt if stage >= 2 else 1)
+    optimizer = (12 if rounded else 8) * trained / (dealt if stage >= 1 else 1)
+    node = 0.0
+    if engine.offload != "none":
+        node, optimizer = node + optimizer * engine.ranks, 0.0
+    if engine.offload == "all":
+        node, parameters, gradients = node + (parameters + gradients) * engine.ranks, 0.0, 0.0
+    token = shape.hidden_size if engine.bf16 else 2 * shape.hidden_size
+    layers = (2 * shape.layers + 34) if engine.gradient_checkpointing else 34 * shape.layers
+    activations = positions * token * layers / engine.sequence_parallel
+    logits = 2 * 4 * targets * shape.vocab_size / engine.sequence_parallel  # fp32, and their gradient
+    return Footprint(*(part / GIB for part in (parameters, gradients, optimizer, activations, logits, node)))
+
+
+def smallest_that_fits(
+    shape: ModelShape, engine: Engine, *, positions: int, targets: int, device: float
+) -> Engine | None:
+    """The first engine on the same devices that needs at most `device` GiB of each, less communication first.
+
+    None where none does: then take more devices or a smaller capacity.
+    """
+    offers = [replace(engine, zero=zero, offload=offload, gradient_checkpointing=checkpointing)
+              for offload in ("none", "optimizer", "all") for checkpointing in (False, True) for zero in range(4)
+              if (offload != "optimizer" or zero >= 1) and (offload != "all" or zero == 3)]  # fmt: skip
+    sizes = {"positions": positions, "targets": targets}
+    return next((offer for offer in offers if footprint(shape, offer, **sizes).device <= device), None)
+
+
+def free_memory() -> int:
+    """Bytes that this machine can still give; where it does not say, as many as are asked for."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 2**63
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), 2**63)

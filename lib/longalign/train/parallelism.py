@@ -1,0 +1,138 @@
+"""Over how many devices a training is spread, and what of it each of them holds: typed, checked, then DeepSpeed's JSON.
+
+ZeRO (arXiv 1910.02054) deals the optimizer's states (stage 1), the gradients too (2) and the parameters too (3) to the
+ranks; offload keeps them in the nodes' memory. None of it changes what is computed. Without a stage a run is one plain
+process, or data-parallel by torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+OFFLOADS = ("none", "optimizer", "all")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`nodes` machines of `ranks` processes, a device each.
+
+    `zero` is DeepSpeed's stage, 0 to 3; None takes no DeepSpeed. `offload` puts the optimizer's states ("optimizer",
+    from stage 1 on) or the parameters too ("all", stage 3) into the nodes' memory. `bf16` computes in bfloat16 with
+    fp32 states. `gradient_checkpointing` keeps one activation a layer and computes the others twice. As many
+    neighbouring ranks as `sequence_parallel` says share every pack, a slice each (`longalign.train.sequence_parallel`).
+    `hostfile` names the nodes where no Slurm does, DeepSpeed's way: a line "node1 slots=8" for each.
+
+    Raises ValueError for what cannot be.
+
+    >>> Engine(nodes=2, ranks=4, zero=3).world_size
+    8
+    """
+
+    nodes: int = 1
+    ranks: int = 1
+    zero: int | None = None
+    offload: str = "none"
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    sequence_parallel: int = 1
+    hostfile: str = ""
+
+    def __post_init__(self) -> None:
+        for holds, message in (
+            (min(self.nodes, self.ranks) >= 1, f"nodes are {self.nodes}, ranks {self.ranks}; both must be at least 1"),
+            (self.zero in (None, 0, 1, 2, 3), f"zero is {self.zero}; ZeRO has the stages 0, 1, 2 and 3"),
+            (self.offload in OFFLOADS, f"offload is {self.offload!r}; it is one of {', '.join(OFFLOADS)}"),
+            (self.offload != "optimizer" or (self.zero or 0) >= 1, "offload of the optimizer needs zero: 1, 2 or 3"),
+            (self.offload != "all" or self.zero == 3, "offload of all needs zero: 3"),
+            (self.sequence_parallel >= 1 and self.ranks % self.sequence_parallel == 0,
+             f"sequence_parallel is {self.sequence_parallel}, which does not divide a node's {self.ranks} ranks"),
+            (self.sequence_parallel == 1 or self.zero is not None, "sequence_parallel needs zero: 0, 1, 2 or 3"),
+            (not self.hostfile or Path(self.hostfile).is_file(), f"hostfile is {self.hostfile}, where there is none"),
+            (not self.hostfile or self.nodes > 1, "a hostfile is for several nodes: set nodes, or leave it out"),
+        ):
+            if not holds:
+                raise ValueError(message)
+
+    @property
+    def world_size(self) -> int:
+        """Processes in all, each with one device."""
+        return self.nodes * self.ranks
+
+    @property
+    def barrier(self) -> str:
+        """Where ranks wait for each other: in every "micro_step" under ZeRO-3, which gathers each layer's weights, else
+        at the end of a "step"."""
+        return "micro_step" if self.zero == 3 else "step"
+
+    @property
+    def batches(self) -> int:
+        """Micro-batches that are computed at the same time: one a rank, or one for all ranks that share a sequence.
+
+        >>> Engine(ranks=8, zero=3, sequence_parallel=4).batches
+        2
+        """
+        return self.world_size // self.sequence_parallel
+
+    def of_a_run(self) -> dict[str, Any]:
+        """The fields as `runs.Run` takes them: none where it is one plain process.
+
+        >>> Engine().of_a_run()
+        {}
+        """
+        return asdict(self) if self != ONE_PROCESS else {}
+
+
+ONE_PROCESS = Engine()
+
+
+def deepspeed_config(
+    engine: Engine, *, accumulation: int, max_grad_norm: float, universal: bool = False
+) -> dict[str, Any]:
+    """DeepSpeed's JSON, every value written out. A micro-batch is one element of a plan, whatever its rows.
+
+    The optimizer is torch's AdamW, offloaded or not, so that no kernel has to be compiled and every stage takes the
+    same steps; the price is that an offloaded step is slower than with DeepSpeed's own. `universal` goes on from a
+    checkpoint of other ranks that was put together (`longalign.train.checkpoints`).
+
+    Raises ValueError without a stage.
+
+    >>> config = deepspeed_config(Engine(ranks=8, zero=2), accumulation=3, max_grad_norm=1.0)
+    >>> config["train_batch_size"], config["zero_optimization"]["stage"]
+    (24, 2)
+    """
+    if engine.zero is None:
+        raise ValueError("without zero there is no DeepSpeed to configure; set zero: 0, 1, 2 or 3")
+    zero: dict[str, Any] = {"stage": engine.zero}
+    if engine.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if engine.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
+    if engine.zero == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": accumulation,
+        "train_batch_size": engine.world_size * accumulation, "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": engine.bf16}, "fp16": {"enabled": False}, "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False,
+        "checkpoint": {"load_universal": universal}, "steps_per_print": 1_000_000_000,
+    }  # fmt: skip
+
+
+def skip_compiled_operations() -> None:
+    """Call before DeepSpeed starts: on CPUs it would compile a shared-memory operation for minutes, and gloo serves."""
+    import deepspeed.ops
+    import torch
+
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def know_the_ranks() -> None:
+    """Call when torch's ranks have met and before a model is loaded: DeepSpeed deals it to the ranks it knows of."""
+    import deepspeed.comm
+    import torch
+
+    if torch.distributed.is_initialized():
+        deepspeed.comm.init_distributed(torch.distributed.get_backend())

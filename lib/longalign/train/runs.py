@@ -1,0 +1,180 @@
+"""Training runs addressed by what determines them: the same start, data, configuration and code are trained once, ever.
+
+The key of a run is a hash of the starting weights, the token store, the resolved configuration and the code that
+training uses (`longalign.common.source_hash`): evaluation and plots do not invalidate a run, a changed loss does.
+"""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from longalign.common import checksums, paths, provenance
+from longalign.common.source_hash import source_hash
+from longalign.train import checkpoints, launcher
+from longalign.train.events import read_events
+from longalign.train.parallelism import ONE_PROCESS, Engine
+
+SOMETIMES = {"balance": ("recipe.balance", "recipe.leveling", "recipe.cost"), "defect": ("train.released_faults",), "lora_rank": ("train.lora",)}
+"""Modules that only those trainings use which set a field."""
+WITHOUT = (
+    "common.paths", "common.provenance", "common.checksums", "train.events", "data.jsonl", "data.store_writer", "train.runs._finish",  # read, write and name files
+    "train.parallelism", "train.checkpoints", "train.sequence_parallel",  # held to compute the same, and to go on as before
+    "train.preflight", "recipe.probes", "train.store_check", "train.saved", "train.memory",  # look, and leave everything as it is
+)  # fmt: skip
+"""What a training uses that changes no number."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
+
+    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig` as one
+    process would have them, `engine` those of `engine.Engine`, which deals them to its ranks. An engine computes the
+    same, so that a run may go on with another; only bf16 does not, and enters the key.
+    """
+
+    label: str
+    store: str
+    training: dict[str, Any]
+    start: str = ""
+    new_model: dict[str, Any] = field(default_factory=dict)
+    rope_factor: float = 1.0
+    max_length: int | None = None
+    rope_type: str = "default"
+    engine: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """Sixteen hex digits; equal keys mean equal runs. Computed once: start and store are there when it is asked
+        for."""
+        start = provenance.hash_model(self.start) if self.start else ""
+        data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
+        return provenance.config_hash({
+            "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
+            "data": data, "training": self.training, **({"bf16": True} if self.engine.get("bf16") else {}),
+            **({"rope_type": self.rope_type} if self.rope_type != "default" else {}),
+            "code": self.code,
+        })  # fmt: skip
+
+    @property
+    def code(self) -> str:
+        """Hash of the code that this training uses."""
+        unused = [names for field, names in SOMETIMES.items() if not self.training.get(field)]
+        return source_hash("train.runs._train", without=(*WITHOUT, *chain(*unused)))
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lives: `model/`, `events.jsonl`, `record.json` (written last), checkpoints while it runs."""
+        return paths.trained() / self.key
+
+    @property
+    def model(self) -> Path:
+        """The trained model's folder."""
+        return self.folder / "model"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the models kept on the way, `step-00042` and so on; absent where none were asked for."""
+        return self.folder / "snapshots"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete, and its files are those that it wrote."""
+        return checksums.finished_record(self.folder) is not None
+
+    def record(self) -> dict[str, Any]:
+        """What the finished run recorded. Raises FileNotFoundError before."""
+        return json.loads((self.folder / "record.json").read_text())
+
+    def perform(self) -> None:
+        """Train, or go on from the last checkpoint: in this process, or in those of the engine."""
+        engine = Engine(**self.engine)
+        checkpoints.make_ready(self.folder / "work", engine)
+        if engine == ONE_PROCESS:
+            return _train(self)
+        job = provenance.write_json(self.folder / "job.json", asdict(self))
+        launcher.run(engine, "longalign.train.runs", str(job), log=self.folder / "log.txt")
+
+    def progress(self) -> str:
+        """Step, loss, speed and time left of a run that is under way."""
+        events = read_events(self.folder / "work" / "events.jsonl")
+        if not events:
+            return "waiting for a core"
+        last = events[-1]
+        left = (last["steps"] - last["step"]) * last["seconds"] / last["step"]
+        rate = f"{last['tokens'] / max(last['seconds'], 1e-9):,.0f} tokens/s"
+        return f"step {last['step']}/{last['steps']} loss {last['loss']:.3f} {rate} {left:.0f} s left"
+
+    def summary(self) -> str:
+        """Steps, tokens, time and speed of a run that is finished."""
+        done = self.record()
+        rate = f"{done['tokens'] / max(done['seconds'], 1e-9):,.0f} tokens/s"
+        return f"{done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
+
+
+def extension_of(run: Run) -> dict[str, Any]:
+    """How the context of a run's start is extended as it is loaded (`models.load_model`)."""
+    return {"rope_factor": run.rope_factor, "rope_type": run.rope_type, "max_length": run.max_length}
+
+
+def _train(run: Run) -> None:
+    from transformers import dynamic_module_utils
+
+    from longalign.data.store import TokenStore
+    from longalign.train import models, trainer
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a model with code of its own is refused, and nobody is asked
+    work, engine = run.folder / "work", Engine(**run.engine)
+    config = trainer.dealt(trainer.TrainingConfig(**run.training), engine.batches)
+    # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
+    arguments = trainer.training_arguments(config, work, engine)
+    if run.start:
+        model = models.load_model(run.start, **extension_of(run))
+    else:
+        model = models.new_model(**run.new_model)
+    store = TokenStore(Path(run.store))
+    trained = trainer.train(
+        model, store, config, work, arguments=arguments, sequence_parallel=engine.sequence_parallel
+    )
+    trained.write_model(run.model)
+    if arguments.process_index == 0:
+        _finish(run, store)
+
+
+def _finish(run: Run, store: Any) -> None:
+    from longalign.data import store_tokenizer
+
+    if (run.folder / "work" / "snapshots").is_dir():
+        shutil.rmtree(run.snapshots, ignore_errors=True)
+        shutil.copytree(run.folder / "work" / "snapshots", run.snapshots)  # who is killed here finds them all again
+    for folder in (run.model, *run.snapshots.glob("step-*")):
+        store_tokenizer.write(store.manifest, run.start, folder)
+    shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
+    last = read_events(run.folder / "events.jsonl")[-1]
+    where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}
+    provenance.write_json(run.folder / "record.json", {
+        **{name: last[name] for name in ("steps", "tokens", "seconds", "cpu_seconds")},
+        "files": checksums.hashes(run.folder, "model", "snapshots", "events.jsonl"),
+        "key": run.key, "run": asdict(run) | where,
+        "peak_memory_mb": round(provenance.peak_memory_mb(), 1), "data": store.sha256, "code": run.code,
+        "versions": provenance.versions(), "hardware": provenance.hardware(),
+    })  # fmt: skip
+    shutil.rmtree(run.folder / "work")
+
+
+def main(job: Path) -> None:
+    """Be one rank of the run in `job`, which lies in the run's folder."""
+    os.environ["LONGALIGN_RUNS"] = str(job.parents[2])  # not every launcher hands the environment on to other nodes
+    launcher.leave_with_the_asker()
+    _train(Run(**json.loads(job.read_text())))
+    launcher.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

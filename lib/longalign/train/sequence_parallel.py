@@ -1,0 +1,104 @@
+"""Sequence parallelism for contexts beyond one device: DeepSpeed-Ulysses (arXiv 2309.14509) on packs, exactly.
+
+The P ranks of a group hold the same pack and a slice of T / P tokens each; within attention they exchange slices for
+heads, so that each sees all T tokens of a share of the heads (deepspeed.sequence does that), with the pack's own
+boundaries. Weights, gradients and optimizer know nothing of it: the losses of the slices add up to the pack's, as those
+of packs add up to the step's. The price: two exchanges in every layer, forward and backward, and packs alone.
+
+    lengths 2, 4, 3 on two ranks    a a b b b | b c c c .      . is a filler, of a sequence of its own
+    labels, one more than tokens    - * - * * * | * - * * - -  the last hidden state of a slice predicts beyond it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.recipe.attention import attention_forward
+from longalign.recipe.masks import mask_forward
+
+NAME = "longalign-ulysses"
+
+
+def slice_of(batch: Mapping[str, Any], index: int, count: int, *, pad_token_id: int) -> dict[str, Any]:
+    """Slice `index` of `count` of a `PackedBatch`: ids, positions [1, T/P], labels and weights [1, T/P + 1].
+
+    The boundaries stay the whole pack's, which attention sees; what fills T up to a multiple of `count` is one more
+    sequence, without targets.
+
+    >>> from longalign.recipe.collators import PackedCollator
+    >>> batch = PackedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
+    >>> second = slice_of(batch, 1, 2, pad_token_id=0)
+    >>> second["input_ids"].tolist(), second["labels"].tolist(), second["cu_seqlens"].tolist()
+    ([[7, 7, 7, 7, 0]], [[7, -100, 7, 7, -100, -100]], [0, 2, 6, 9, 10])
+    """
+    tokens = batch["input_ids"].shape[1]
+    more = -tokens % count
+    whole = {
+        "input_ids": F.pad(batch["input_ids"], (0, more), value=pad_token_id),
+        "position_ids": torch.cat([batch["position_ids"], torch.arange(more).to(batch["position_ids"])[None]], dim=1),
+        "labels": F.pad(batch["labels"], (0, more + 1), value=IGNORE_INDEX),
+        "loss_weights": F.pad(batch["loss_weights"], (0, more + 1)),
+    }
+    width = (tokens + more) // count
+    ends = {name: width * (index + 1) + (name in ("labels", "loss_weights")) for name in whole}
+    offsets = F.pad(batch["cu_seqlens"], (0, 1), value=tokens + more) if more else batch["cu_seqlens"]
+    return {
+        **batch, **{name: values[:, width * index : ends[name]] for name, values in whole.items()},
+        "cu_seqlens": offsets, "max_seqlen": max(batch["max_seqlen"], more),
+    }  # fmt: skip
+
+
+def attach(model: PreTrainedModel, count: int) -> None:
+    """Have a model's attention exchange slices for heads within every `count` neighbouring ranks; all ranks call this.
+
+    Raises ValueError for a model whose heads cannot be shared by so many.
+    """
+    config = model.config
+    repeats_of(config.num_attention_heads, config.num_key_value_heads, count)
+    ranks = torch.distributed.get_world_size()
+    groups = [torch.distributed.new_group(range(first, first + count)) for first in range(0, ranks, count)]
+    AttentionInterface.register(NAME, _Exchanging(groups[torch.distributed.get_rank() // count], count))
+    AttentionMaskInterface.register(NAME, mask_forward)
+    model.set_attn_implementation(NAME)
+
+
+class _Exchanging:
+    """The registered attention over whole packs, for slices of them."""
+
+    def __init__(self, group: Any, count: int) -> None:
+        self.group, self.count = group, count
+
+    def __call__(
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        """query [1, H, T/P, D], key and value [1, G, T/P, D]; returns [1, T/P, H, D]."""
+        from deepspeed.sequence.layer import DistributedAttention
+
+        def attend(*whole: Tensor) -> Tensor:  # [1, T, H/P, D]
+            states = (state.transpose(1, 2) for state in whole)
+            return attention_forward(module, *states, attention_mask, **kwargs)[0]
+
+        repeats = repeats_of(query.shape[1], key.shape[1], self.count)
+        key, value = (states.repeat_interleave(repeats, dim=1) if repeats > 1 else states for states in (key, value))
+        exchange = DistributedAttention(attend, self.group, scatter_idx=2, gather_idx=1)
+        return exchange(*(states.transpose(1, 2) for states in (query, key, value)), 0), None
+
+
+def repeats_of(heads: int, groups: int, count: int) -> int:
+    """How often each key/value head is repeated, so that every rank has as many: grouped heads may be few.
+
+    >>> repeats_of(32, 2, 8), repeats_of(6, 3, 2), repeats_of(32, 8, 4)
+    (4, 2, 1)
+    """
+    for times in range(1, heads // groups + 1):
+        if heads % (groups * times) == 0 == groups * times % count:
+            return times
+    shares = [number for number in range(1, heads + 1) if heads % number == 0]
+    raise ValueError(f"sequence_parallel is {count}, but the model has {heads} heads: they can be shared by {shares}")

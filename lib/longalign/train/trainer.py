@@ -1,0 +1,302 @@
+"""One training engine: Hugging Face's Trainer that follows a plan, so an optimizer step is exactly the loss its
+weights state.
+
+This is the only module that knows how engines average: DDP and ZeRO take the mean of gradients over ranks, which is
+undone by multiplying the local sum by the number of ranks; accumulation adds micro-steps up, as a sum wants. Since a
+plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from longalign.data.store import TokenStore
+from longalign.recipe.batching import Plan, make_plan
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.cost import LLAMA_2_7B, SequenceCost
+from longalign.recipe.dataset import PlannedDataset
+from longalign.recipe.loss import attach_loss_head, weighted_loss
+from longalign.train import checkpoints, preflight, saved
+from longalign.train.callbacks import EventLog, Finite, Preflight, Seal, Snapshots, Warned
+from longalign.train.models import sequence_cost
+from longalign.train.parallelism import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained on a token store; the names are the profile's (`longalign.experiments.profiles.Training`).
+
+    `rows` is padded sequences a micro-batch for naive and sorted batching, packs a micro-batch for packing. `steps`
+    ends training after that many optimizer steps (0: all of the epochs; the learning rate's schedule ends with it).
+    `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
+    the released code to train with (`longalign.train.released_faults`). `group_size` is sequences of about one length
+    for sorted batching (0: as many as `rows`, on any number of ranks). `lora_rank` is that of the matrices which are
+    trained in place of the weights (`longalign.train.lora`; 0: all weights are trained). `balance` names how packs are
+    dealt by what their attention costs (`longalign.recipe.balance`; "": as they come).
+    """
+
+    method: str = "packing"
+    weighting: str = "sequence"
+    exponent: float = 0.0
+    epochs: int = 1
+    learning_rate: float = 3e-3
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.03
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    capacity: int = 1024
+    rows: int = 1
+    accumulation: int = 1
+    packing_algorithm: str = "next_fit"
+    group_size: int = 0
+    seed: int = 0
+    steps: int = 0
+    snapshots: int = 0
+    defect: str = ""
+    lora_rank: int = 0
+    balance: str = ""
+    checkpoint_every: int = 50
+
+
+def make_plans(
+    store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step"
+) -> list[Plan]:
+    """One plan per epoch, each reshuffled by (seed, epoch). Where they are balanced, `cost` is what a sequence costs,
+    and `barrier` where the ranks wait: at the end of a "step", or in every "micro_step"."""
+    special = {
+        "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or None},
+    }.get(config.method, {})  # fmt: skip
+    plans = [
+        make_plan(
+            config.method, store.lengths, target_counts=store.target_counts, capacity=config.capacity, ranks=ranks,
+            rows=config.rows, accumulation=config.accumulation, seed=config.seed, epoch=epoch, **special,
+        )
+        for epoch in range(config.epochs)
+    ]  # fmt: skip
+    if config.balance:
+        from longalign.recipe import balance  # other runs' code is without it
+
+        plans = [balance.balanced(plan, config.balance, cost=cost, barrier=barrier) for plan in plans]
+    return plans
+
+
+def dealt(config: TrainingConfig, ranks: int) -> TrainingConfig:
+    """What one process would do, as each of `ranks` does its part of it: the same sequences in every optimizer step.
+
+    The accumulation's micro-steps are dealt to the ranks. Raises ValueError when they do not come out even.
+
+    >>> dealt(TrainingConfig(accumulation=6), 2).accumulation
+    3
+    """
+    if config.accumulation % ranks:
+        raise ValueError(
+            f"accumulation is {config.accumulation}, the micro-batches of an optimizer step over all ranks, which "
+            f"{ranks} ranks cannot share evenly: make it a multiple of {ranks}"
+        )
+    group_size = config.group_size or (config.rows if config.method == "sorted" else 0)
+    return replace(config, accumulation=config.accumulation // ranks, group_size=group_size)
+
+
+class PlanTrainer(Trainer):
+    """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step."""
+
+    def __init__(
+        self, model: PreTrainedModel, *, args: TrainingArguments, dataset: PlannedDataset, collator: Any,
+        sequence_parallel: int = 1,
+    ):  # fmt: skip
+        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
+        self.sequence_parallel = sequence_parallel
+        attach_loss_head(model)
+        # The loss is a sum that the plan has already normalised over all micro-steps and ranks.
+        self.loss_is_scaled_for_ga = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        """This rank's micro-batches in the order of the plan; one element of the dataset is one micro-batch."""
+        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if self.sequence_parallel > 1:
+            from longalign.train.sequence_parallel import (
+                slice_of,  # it computes the same, so that no run's key holds its code
+            )
+
+            place, pad = self.args.process_index % self.sequence_parallel, self.data_collator.pad_token_id
+            inputs = slice_of(inputs, place, self.sequence_parallel, pad_token_id=pad)
+        # DeepSpeed's bf16 would round the weights to eight bits; they are fp32 like the sum they belong to.
+        weights = inputs.pop("loss_weights")
+        return {**super()._prepare_inputs(inputs), "loss_weights": weights.to(self.args.device)}
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """The local part of the step's loss, times the ranks that the engine is going to average over."""
+        return weighted_loss(model, inputs) * self.args.world_size
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted: the Trainer would walk over all parameters in every micro-step, and `longalign.recipe.cost` knows."""
+        return 0
+
+    def write_model(self, folder: Path | str) -> Path:
+        """The whole model, wherever its parameters lie, as a folder that `from_pretrained` loads; every rank calls
+        this. What LoRA has trained is merged into it, and written as it is to `adapter` below the folder. What was
+        written is loaded back: raises RuntimeError where it is not what was trained.
+        """
+        sharded = is_deepspeed_zero3_enabled()
+        state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
+        if self.is_world_process_zero():
+            whole = state
+            if hasattr(self.model, "peft_config"):
+                from longalign.train import lora
+
+                lora.write_adapter(self.model, state, Path(folder) / "adapter")
+                whole = lora.merged(state, transposed=lora.transposed(self.model))
+            self.model.save_pretrained(folder, state_dict=dict(whole))  # which it empties
+            saved.check(self.model, folder, state, whole, sharded=sharded)
+        return Path(folder)
+
+
+def train(
+    model: PreTrainedModel,
+    store: TokenStore,
+    config: TrainingConfig,
+    folder: Path | str,
+    *,
+    arguments: TrainingArguments | None = None,
+    sequence_parallel: int = 1,
+) -> PlanTrainer:
+    """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run
+    resumes.
+
+    The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments`
+    are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. `sequence_parallel`
+    ranks share every pack. Before the first step the store's files are compared with their hashes, and the model is
+    proved to be trained exactly (`longalign.train.preflight`). Raises ValueError for data, models or settings that
+    cannot be trained with, InterruptedError when the process that started this one has gone, and, with a checkpoint of
+    the last step, when the job around it is about to be ended (`paths.warned`).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    args = arguments or training_arguments(config, folder)
+    if sequence_parallel > 1:
+        _share_sequences(model, config, sequence_parallel)
+    barrier = "micro_step" if is_deepspeed_zero3_enabled() else "step"
+    cost = sequence_cost(model.config) if config.balance else LLAMA_2_7B
+    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=cost, barrier=barrier)
+    steps = [step for plan in plans for step in plan.steps][: config.steps or None]
+    if not steps:
+        raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
+    if args.local_process_index == 0:
+        store.verify()
+    notes, longest = preflight.look(model, config.method, store)
+    for note in notes if args.process_index == 0 else ():
+        print(note)
+    args.max_steps = len(steps)
+    args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
+    if config.lora_rank:
+        from longalign.train import lora  # other runs' code is without it, as without the defects below
+
+        lora.adapt(model, config.lora_rank, seed=config.seed)
+    lengths = store.lengths
+    log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
+    pad = 0  # nobody reads what it computes, and a configuration may name an id that the model does not know
+    options = {"exponent": config.exponent, "weighting": config.weighting,
+               "rank": args.process_index // sequence_parallel}  # fmt: skip
+    if config.defect:
+        from longalign.train.released_faults import faulty_dataset
+
+        dataset = faulty_dataset(config.defect, store, plans, **options)
+    else:
+        dataset = PlannedDataset(store, plans, **options)
+    trainer = PlanTrainer(
+        model,
+        args=args,
+        dataset=dataset,
+        collator=(PackedCollator if config.method == "packing" else PaddedCollator)(pad),
+        sequence_parallel=sequence_parallel,
+    )
+    if args.process_index == 0:
+        checkpoints.drop_damaged(folder)
+    if args.world_size > 1:
+        _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
+    trainer.add_callback(Preflight(config.method, longest, sequence_parallel))
+    trainer.add_callback(log)
+    trainer.add_callback(Finite(steps))
+    trainer.add_callback(Seal())
+    trainer.add_callback(warned := Warned())
+    trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
+    checkpoint = checkpoints.newest(folder)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if warned.stopped:
+        step = f"step {trainer.state.global_step} of {len(steps)}"
+        raise InterruptedError(f"training stopped at {step}: the time of this job is nearly over")
+    return trainer
+
+
+def _share_sequences(model: PreTrainedModel, config: TrainingConfig, ranks: int) -> None:
+    from longalign.train.sequence_parallel import attach
+
+    if config.method != "packing":
+        raise ValueError(f"sequence_parallel is {ranks}, but ranks share packs alone: method {config.method} pads rows")
+    attach(model, ranks)
+
+
+def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engine = ONE_PROCESS) -> TrainingArguments:
+    """The Trainer's arguments for a configuration on an engine.
+
+    As long as they live, a model that is loaded under ZeRO-3 is dealt to the ranks at once. Raises ValueError when
+    other ranks were started than DeepSpeed is to have.
+    """
+    deepspeed = {}
+    if engine.zero is not None:
+        skip_compiled_operations()
+        deepspeed["deepspeed"] = deepspeed_config(
+            engine, accumulation=config.accumulation, max_grad_norm=config.max_grad_norm,
+            universal=checkpoints.is_universal(checkpoints.newest(Path(folder))),
+        )  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulation,
+        learning_rate=config.learning_rate, lr_scheduler_type=config.schedule,
+        warmup_steps=_below_one(config.warmup_ratio), adam_beta1=config.beta1, adam_beta2=config.beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm, optim="adamw_torch", seed=config.seed,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="steps", save_steps=config.checkpoint_every, save_total_limit=2, logging_steps=1,
+        logging_nan_inf_filter=False, report_to="none", disable_tqdm=True, remove_unused_columns=False,
+        dataloader_pin_memory=False, average_tokens_across_devices=False, max_steps=1,
+        bf16=engine.bf16, **({"gradient_checkpointing": True} if engine.gradient_checkpointing else {}), **deepspeed,
+    )  # fmt: skip
+    if engine.zero is not None:
+        if arguments.world_size != engine.world_size:
+            raise ValueError(f"the engine has {engine.world_size} ranks, but {arguments.world_size} were started")
+        know_the_ranks()
+    return arguments
+
+
+def _agree(*mine: str) -> None:
+    """Raises ValueError on every rank unless all of them have the same data and the same plans."""
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    others = [rank for rank, theirs in enumerate(everyone) if theirs != everyone[0]]
+    if others:
+        raise ValueError(
+            f"rank {others[0]} has other data or another plan than rank 0 ({len(others)} of {len(everyone)} ranks "
+            "differ): give all nodes the same token store and the same settings"
+        )
+
+
+def _below_one(ratio: float) -> float:
+    # From 1 on, the Trainer reads the same field as a number of steps.
+    if not 0 <= ratio < 1:
+        raise ValueError(f"warmup_ratio is {ratio}; give a share of the steps, from 0 to below 1")
+    return ratio
