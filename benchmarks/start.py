@@ -32,7 +32,7 @@ def child(folder: Path) -> None:
            "training": {"capacity": 64, "steps": 1}, "engine": {}}  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     began, spent = time.monotonic(), common.user_seconds()
-    command = [sys.executable, "-m", "longalign.cli.main", "train", str(folder / "job.yaml"), "--out", str(folder / "out")]
+    command = [sys.executable, "-m", "longalign.cli", "train", str(folder / "job.yaml"), "--out", str(folder / "out")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not any(
         file.stat().st_size for file in folder.glob("out/trained/*/work/events.jsonl")

@@ -128,17 +128,18 @@ def ours(window: int, part: int, size: str, folder: str) -> None:
     from longalign.recipe import attention, collators, dataset
     from longalign.train import trainer
     from longalign.train.events import read_events
+    from longalign.train.plan_trainer import PlanTrainer
 
     def encoded(row: dict[str, list[int]]) -> Encoded:
         ids = np.array(row["input_ids"], dtype=np.int32)
         return Encoded(ids, np.where(row["completion_mask"], ids, np.int32(-100)))
 
     counter = Counter()
-    counter.watch(trainer.PlanTrainer)
+    counter.watch(PlanTrainer)
     store = write_store(Path(folder) / "store", map(encoded, conversations(window, part)), meta={})
     reading = _timed(dataset.PlannedDataset, "__getitem__"), _timed(collators.PackedCollator, "__call__")
     llama = model(size)
-    llama.set_attn_implementation(attention.register())
+    llama.set_attn_implementation(attention.register_attention())
     config = trainer.TrainingConfig(
         capacity=window, packing_algorithm="best_fit", steps=STEPS[window], learning_rate=1e-3
     )

@@ -31,12 +31,12 @@ def tiny_llama(*, attention: str | None = None, dtype=torch.float64, **overrides
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from longalign.recipe.attention import register
+    from longalign.recipe.attention import register_attention
 
     settings = {
         "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 32768, "initializer_range": 0.3, "bos_token_id": 1,
-        "eos_token_id": 2, "pad_token_id": 0, "attn_implementation": attention or register(),
+        "eos_token_id": 2, "pad_token_id": 0, "attn_implementation": attention or register_attention(),
     }  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**(settings | overrides)))

@@ -19,8 +19,9 @@ from longalign.recipe.collators import PackedCollator
 from longalign.train.launcher import leave
 from longalign.train.models import new_model
 from longalign.train.parallelism import Engine
+from longalign.train.plan_trainer import PlanTrainer
 from longalign.train.sequence_parallel import attach, slice_of
-from longalign.train.trainer import PlanTrainer, TrainingConfig, train, training_arguments
+from longalign.train.trainer import TrainingConfig, train, training_arguments
 from test_trainer import CONFIG, fresh_model
 
 RANKS, ACCUMULATION = 2, 3

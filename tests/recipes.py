@@ -34,7 +34,7 @@ def small(folder):
 
 def encoded_recipe(conversations, tokenizer):
     # recipe: from messages to sequences
-    from longalign.data.chat import encode
+    from longalign import encode
 
     encoded = [encode(messages, tokenizer) for messages in conversations]  # each a list of {"role", "content"}
     sequences = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
@@ -44,11 +44,15 @@ def encoded_recipe(conversations, tokenizer):
 
 def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     # recipe: a plain transformers.Trainer
-    from longalign.recipe.batching import plan_packing
-    from longalign.recipe.collators import PackedCollator
-    from longalign.recipe.dataset import EvaluationDataset, PlannedDataset, measure
-    from longalign.recipe.loss import weighted_loss
-    from longalign.train.preflight import preflight
+    from longalign import (
+        EvaluationDataset,
+        PackedCollator,
+        PlannedDataset,
+        measure,
+        plan_packing,
+        preflight,
+        weighted_loss,
+    )
 
     class PackedTrainer(transformers.Trainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
@@ -80,11 +84,15 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
     import datasets
     import trl
 
-    from longalign.recipe.batching import plan_packing
-    from longalign.recipe.collators import PackedCollator
-    from longalign.recipe.dataset import EvaluationDataset, PlannedDataset, measure
-    from longalign.recipe.loss import weighted_loss
-    from longalign.train.preflight import preflight
+    from longalign import (
+        EvaluationDataset,
+        PackedCollator,
+        PlannedDataset,
+        measure,
+        plan_packing,
+        preflight,
+        weighted_loss,
+    )
 
     class PackedSFTTrainer(trl.SFTTrainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step

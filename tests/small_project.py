@@ -13,24 +13,25 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from longalign.common import paths
 
 TRAIN = [
-    "import numpy as np\nfrom longalign.train import workers as crew\nfrom longalign.common import paths, provenance as record\nfrom longalign.data.chat import Encoded\n"
-    "from longalign.train.runs import Run\nfrom longalign.data.store import write_store\n\nfolder = paths.run_dir(profile)",
+    "import numpy as np\nfrom longalign.train import workers\nfrom longalign.common import paths, provenance\n"
+    "from longalign.data.chat import Encoded\nfrom longalign.train.runs import Run\n"
+    "from longalign.data.store import write_store\n\nfolder = paths.run_dir(profile)",
     "rng = np.random.default_rng(0)\nids = [rng.integers(2, 40, n).astype(np.int32) for n in rng.integers(2, 32, 40)]\n"
     "sequences = (Encoded(input_ids=i, labels=i, truncated=0) for i in ids)\n"
     "if not (folder / 'store').exists():\n    write_store(folder / 'store', sequences, meta={})",
     "training = {'capacity': 32, 'accumulation': 1, 'epochs': 4, 'checkpoint_every': 5, 'snapshots': 3}\n"
     "new = {'name': 'mini-6b', 'vocab_size': 40, 'max_length': 32, 'seed': 0}\n"
     "runs = [Run(f'run {s}', str(folder / 'store'), training | {'seed': s}, new_model=new) for s in range(2)]\n"
-    "crew.execute_all(runs, workers=2)",
+    "workers.execute_all(runs, workers=2)",
     "losses = [{'seed': s, 'step': e['step'], 'value': e['loss']} for s, run in enumerate(runs)\n"
     "          for e in __import__('longalign.train.events').events.read_events(run.folder / 'events.jsonl')]\n"
-    "record.write_csv(folder / 'losses.csv', losses);",
+    "provenance.write_csv(folder / 'losses.csv', losses);",
 ]
 TABLE = [
-    "import pandas as pd\nfrom longalign.common import paths, provenance as record\n\nfolder = paths.run_dir(profile)",
+    "import pandas as pd\nfrom longalign.common import paths, provenance\n\nfolder = paths.run_dir(profile)",
     "losses = pd.read_csv(folder / 'losses.csv')\nlosses.tail(3)",
-    "if not (folder / 'items.jsonl').exists():\n    record.write_text(folder / 'items.jsonl', 'one\\ntwo\\n');",
-    "record.write_csv(folder / 'means.csv', losses.groupby('seed').value.mean().reset_index());",
+    "if not (folder / 'items.jsonl').exists():\n    provenance.write_text(folder / 'items.jsonl', 'one\\ntwo\\n');",
+    "provenance.write_csv(folder / 'means.csv', losses.groupby('seed').value.mean().reset_index());",
 ]
 CSVS = ("losses.csv", "means.csv")
 

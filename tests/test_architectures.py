@@ -13,7 +13,7 @@ from longalign.evals.decoding import greedy
 from longalign.evals.forward import target_logits
 from longalign.recipe import own_attention
 from longalign.recipe.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
-from longalign.recipe.attention import register
+from longalign.recipe.attention import register_attention
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
 from longalign.train.models import load_model
@@ -64,7 +64,7 @@ def test_the_page_counts_and_names():
 
 
 def ours(name, **settings):
-    return small.build(name, attention=register(), **settings)
+    return small.build(name, attention=register_attention(), **settings)
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "gemma2", "mistral"])
@@ -183,7 +183,7 @@ def test_what_mixes_positions_is_found_without_a_run():
 
 
 def test_positions_that_do_not_begin_with_0_are_refused():
-    model = small.build("roberta", attention=register())
+    model = small.build("roberta", attention=register_attention())
     for packed in (True, False):
         with pytest.raises(ValueError, match="RobertaEmbeddings counts positions from the padding token's id"):
             weighted_loss(model, batch_of(9, 4, packed=packed))
@@ -215,7 +215,7 @@ def test_the_names_are_one_for_each_class():
 def test_a_class_that_takes_no_attention_is_refused_whoever_built_it():
     settings = {"vocab_size": 64, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64}
     config = AutoConfig.for_model("mpt", **settings)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=register())
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention())
     for packed in (True, False):
         with pytest.raises(ValueError, match="MptForCausalLM cannot be trained here: its attention is code of its own"):
             weighted_loss(model, batch_of(9, 4, packed=packed))
@@ -229,7 +229,7 @@ def test_a_class_of_the_users_own_is_that_of_transformers():
         pass
 
     model = Mine(small.build("llama").config)
-    model.set_attn_implementation(register())
+    model.set_attn_implementation(register_attention())
     weighted_loss(model, batch_of(9, 4, packed=True))
 
 
@@ -242,5 +242,5 @@ def test_a_folder_whose_class_takes_no_attention_is_refused_when_it_is_loaded(tm
 def test_without_our_loader_its_key_error_says_what_it_means(tmp_path):
     small.build("falcon").save_pretrained(tmp_path)
     with pytest.raises(KeyError, match="'longalign': this class of transformers has attention code of its own"):
-        AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=register())
-    assert register() == "longalign" and f"{register()}" == "longalign"
+        AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=register_attention())
+    assert register_attention() == "longalign" and f"{register_attention()}" == "longalign"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from conftest import requires_gpu, tiny_llama
 from longalign.recipe import attention, attention_kernels
-from longalign.recipe.attention import block_causal_attention, register
+from longalign.recipe.attention import block_causal_attention, register_attention
 from test_loss import LargestTensor
 
 
@@ -227,7 +227,8 @@ def test_a_window_shorter_than_a_sequence_is_each_sequences_own():
                 "num_attention_heads": 2, "num_key_value_heads": 1, "initializer_range": 0.3}  # fmt: skip
     torch.manual_seed(0)
     stock = MistralForCausalLM(MistralConfig(**settings, sliding_window=4, attn_implementation="eager")).double()
-    ours = MistralForCausalLM(MistralConfig(**settings, sliding_window=4, attn_implementation=register())).double()
+    config = MistralConfig(**settings, sliding_window=4, attn_implementation=register_attention())
+    ours = MistralForCausalLM(config).double()
     ours.load_state_dict(stock.state_dict())
     batch, lengths = packed_inputs([2, 9, 6]), [2, 9, 6]
     packed = ours(**batch).logits

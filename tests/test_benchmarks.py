@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from longalign.experiments.profiles import Corpus, Evaluation
 from longalign.miniature import lexicon, tasks, tokenizer, training_sets
 from longalign.miniature.benchmarks import BENCHMARKS, items
+from longalign.miniature.settings import Corpus, Evaluation
 from longalign.miniature.styles import STYLES
 
 SMALL = Evaluation(

@@ -138,7 +138,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_again(folder, tmp_path):
     out = tmp_path / "long.jsonl"
     with serving(answer=teach, delay=0.05) as server:
         command = ["--documents", folder, "--teacher", server.url, "--out", out, *SIZE, "--count", 40, "--at-once", 2]
-        words = [sys.executable, "-m", "longalign.cli.main", "data", "build", *map(str, command)]
+        words = [sys.executable, "-m", "longalign.cli", "data", "build", *map(str, command)]
         process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         while sum(server.paid.values()) < 15:
             time.sleep(0.01)
@@ -157,7 +157,7 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_again(folder, tmp_path):
 def test_an_interrupt_ends_with_130_and_keeps_what_was_under_way(folder, tmp_path):
     with serving(answer=teach, delay=0.2) as server:
         command = ["--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE, "--count", 40]
-        words = [sys.executable, "-m", "longalign.cli.main", "data", "build", *map(str, command)]
+        words = [sys.executable, "-m", "longalign.cli", "data", "build", *map(str, command)]
         process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         while sum(server.paid.values()) < 4:
             time.sleep(0.01)

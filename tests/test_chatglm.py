@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GlmForCausalLM
 
 from longalign.fetch import chatglm
 from longalign.fetch.chatglm import convert, is_chatglm, native_config
-from longalign.recipe.attention import register
+from longalign.recipe.attention import register_attention
 from test_attention import packed_inputs
 
 CONFIG = {
@@ -125,7 +125,8 @@ def oracle(weights, ids, config=CONFIG):
 
 def load(folder, **options):
     model, found = AutoModelForCausalLM.from_pretrained(
-        folder, attn_implementation=register(), output_loading_info=True, **{"dtype": torch.float64, **options}
+        folder, attn_implementation=register_attention(), output_loading_info=True,
+        **{"dtype": torch.float64, **options},
     )
     assert type(model) is GlmForCausalLM
     assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))

@@ -63,7 +63,7 @@ def test_a_plan_for_readers_says_the_same_numbers(lengths, capsys):
 def test_a_plan_of_a_pipe_is_that_of_the_file(tmp_path, rows):
     file = tmp_path / "rows.jsonl"
     file.write_text(f"{json.dumps(rows)}\n" * 3000)  # more than is read at a time
-    command = [sys.executable, "-m", "longalign.cli.main", "plan", "--capacity", "4096", "--json"]
+    command = [sys.executable, "-m", "longalign.cli", "plan", "--capacity", "4096", "--json"]
     found = [
         json.loads(subprocess.run([*command, name], input=sent, capture_output=True, check=True).stdout)
         for name, sent in ((str(file), b""), ("/dev/stdin", file.read_bytes()), ("-", file.read_bytes()))

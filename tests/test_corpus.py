@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longalign.data.store import TokenStore
-from longalign.experiments.profiles import Corpus, Evaluation
 from longalign.miniature import lexicon, samples, tasks, tokenizer, training_sets
 from longalign.miniature.documents import write_document
+from longalign.miniature.settings import Corpus, Evaluation
 from longalign.miniature.styles import STYLES
 
 SMALL = Corpus(long=10, short=20, longalpaca_long=9, longalpaca_short=3, min_long=128, max_length=512, max_short=128)

@@ -121,7 +121,8 @@ def test_hosts_in_a_file_are_left_to_deepspeeds_launcher(tmp_path):
     with pytest.raises(ValueError, match="where there is none"):
         Engine(nodes=2, hostfile=str(tmp_path / "hosts"))
     (tmp_path / "hosts").write_text("a1 slots=8\na2 slots=8\n")
-    made = command(Engine(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts")), "longalign.train.runs", "job.json")
+    engine = Engine(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts"))
+    made = command(engine, "longalign.train.runs", "job.json")
     assert "deepspeed.launcher.runner" in made and made[-2:] == ["longalign.train.runs", "job.json"]
 
 

@@ -18,6 +18,7 @@ from longalign.common.typed import ProfileError
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import execute as ex
 from longalign.reproduction import files, outcomes, terminal
+from longalign.reproduction.parameters import declared_parameters
 
 PARAMETERS = (
     'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'
@@ -205,7 +206,8 @@ def test_what_is_around_the_engine_costs_less_than_a_second_a_notebook(tmp_path)
     """Processor seconds of the whole process, imports and all, against the engine's own command line; the best of
     three each."""
     source = notebook(tmp_path, "1 + 1")
-    ours = [sys.executable, "-m", "longalign.reproduction.execute", str(source), "--profile=smoke", f"--folder={tmp_path / 'out'}"]
+    module = "longalign.reproduction.execute"
+    ours = [sys.executable, "-m", module, str(source), "--profile=smoke", f"--folder={tmp_path / 'out'}"]
     bare = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "bare.ipynb"), f"--cwd={tmp_path}"]
     best = {}
     for name, command in {"ours": ours, "bare": bare}.items():
@@ -279,7 +281,7 @@ def test_the_command_that_resumes_gives_the_parameters_again(tmp_path):
 
 def test_only_annotated_names_of_the_tagged_cell_are_parameters(tmp_path):
     source = notebook(tmp_path, "other: int = 3", parameters="profile: str = 'smoke'\nfree = 1")
-    assert list(ex.declared_parameters(nbformat.read(source, 4))) == ["profile"]
+    assert list(declared_parameters(nbformat.read(source, 4))) == ["profile"]
 
 
 def test_every_line_gets_its_prefix_however_it_is_cut(capsys):

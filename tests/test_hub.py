@@ -263,7 +263,7 @@ def project(server, tmp_path):
             **os.environ, "HF_ENDPOINT": server.url, "LONGALIGN_RUNS": str(tmp_path / "shared"),
             "HF_HOME": str(tmp_path / "home"), **environment,
         }  # fmt: skip
-        command = [sys.executable, "-m", "longalign.cli.main", "fetch", "--profile", str(tmp_path / "mine.yaml"), *options]
+        command = [sys.executable, "-m", "longalign.cli", "fetch", "--profile", str(tmp_path / "mine.yaml"), *options]
         return subprocess.run(command, capture_output=True, text=True, env=environment)
 
     return run

@@ -40,7 +40,7 @@ def with_gradients(model, loss):
 def other_model(kind, attention_name="longalign"):
     import transformers
 
-    attention.register()
+    attention.register_attention()
     config = getattr(transformers, f"{kind}Config")(
         vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=4, max_position_embeddings=64, pad_token_id=0, initializer_range=0.3,

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longalign.recipe.attention import register
+from longalign.recipe.attention import register_attention
 from longalign.train import lora
 from longalign.train.events import read_events
 from longalign.train.models import load_model, new_model
@@ -114,7 +114,7 @@ def test_of_experts_and_transposed_layers_too_both_forms_compute_what_was_traine
     """Fused experts stay out; GPT-2's weights are [in, out], of which the attention's output projection is square."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **KINDS[kind])
-    begun = AutoModelForCausalLM.from_config(config, attn_implementation=register())
+    begun = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention())
     begun.save_pretrained(tmp_path / "begun")
     trainer = train(begun, store, replace(CONFIG, learning_rate=0.05), tmp_path / "work")
     trained = logits(trainer.model.eval())

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from longalign.common import paths
-from longalign.reproduction.execute import declared_parameters
+from longalign.reproduction.parameters import declared_parameters
 from maketool import make, with_this_python
 
 NOTEBOOKS = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))

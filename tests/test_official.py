@@ -61,7 +61,8 @@ class Says:
 def test_the_shipped_files_are_those_that_the_generator_writes_now():
     folder = Path(shipped.__file__).parent / "data"
     for name, text in shipped.files().items():
-        assert (folder / name).read_text(encoding="utf-8") == text, f"{name}: python -m longalign.evals.benchmarks.shipped"
+        told = f"{name}: python -m longalign.evals.benchmarks.shipped"
+        assert (folder / name).read_text(encoding="utf-8") == text, told
 
 
 def test_the_miniature_of_longbench_chat_has_fifty_questions_ten_of_them_chinese_with_three_scored_answers():

@@ -55,7 +55,7 @@ def paper_file(tmp_path_factory):
 @pytest.fixture(scope="module", params=paper_plan.DISTRIBUTIONS)
 def assumed(request, paper_file):
     """What the command says of the paper's settings under either assumption: its name and the report."""
-    command = [sys.executable, "-m", "longalign.cli.main", "plan", "--profile", str(paper_file), "--long", request.param]
+    command = [sys.executable, "-m", "longalign.cli", "plan", "--profile", str(paper_file), "--long", request.param]
     told = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     known = {field.name: told[field.name] for field in fields(paper_plan.Report)}
     rows = tuple(paper_plan.Row(**row) for row in told["rows"])

@@ -104,7 +104,8 @@ def test_models_come_with_tokenizers_that_write_longaligns_formats(profile):
 def test_a_suite_holds_the_released_samples_in_the_format_and_tokens_of_each_model(profile):
     begins = {"chatglm3-6b-64k": "[gMASK]sop[Round 1]\n\n问：", "llama-2-7b-64k": "<s>[INST]"}
     for model, begin in begins.items():
-        store, words = training_data.suite_store(profile, "LongAlign-10k", model=model), base_models.encode(profile, model)
+        store = training_data.suite_store(profile, "LongAlign-10k", model=model)
+        words = base_models.encode(profile, model)
         assert isinstance(store, TokenStore) and len(store) == 8 + 6 and store.lengths.max() <= WINDOW
         text = words.decode(store[0]["input_ids"]).replace(" [", "[").replace("sop ", "sop")
         assert text.startswith(begin + "Long ") and text.endswith("Yes.</s>"), text

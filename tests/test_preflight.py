@@ -39,7 +39,7 @@ methods = pytest.mark.parametrize("method", ["packing", "naive"])
 def model(kind, dtype=torch.float32, **changes):
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **{**MODELS[kind], **changes})
-    built = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    built = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
     for parameter in built.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return built.to(dtype).train()
@@ -239,7 +239,7 @@ def test_an_indexer_that_picks_of_long_sequences_alone_is_refused_where_there_ar
     index = {"index_topk": 16, "index_head_dim": 8, "index_n_heads": 4}
     settings = {**DECODER, **latent, **experts, **index, "num_key_value_heads": 4, "moe_intermediate_size": 16}
     config = AutoConfig.for_model("deepseek_v32", **settings)
-    picks = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    picks = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
     assert preflight.preflight(picks, method="naive", sequences=sequences(9, 16)) == []
     with pytest.raises(ValueError, match="DeepseekV32Attention gives its attention 'indices'"):
         preflight.preflight(picks, method="naive", sequences=sequences(9, 17))
@@ -250,7 +250,7 @@ LLAMA_4 = {**DECODER, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_exp
 
 def test_positions_that_are_counted_in_a_row_are_refused_however_far_they_begin_to_matter():
     config = AutoConfig.for_model("llama4_text", **LLAMA_4, no_rope_layers=[1, 0], floor_scale=8192)
-    tried = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    tried = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
     with pytest.raises(ValueError, match=r"Llama4ForCausalLM cannot .* on long packs: .*; in padded rows .* exact$"):
         preflight.preflight(tried)
     assert tried.config.floor_scale == 8192 == tried.model.layers[1].self_attn.floor_scale
@@ -302,7 +302,7 @@ def test_what_is_allowed_and_ought_to_be_known_is_told_in_a_line():
 def test_a_router_whose_loss_has_another_name_or_a_small_share_is_refused():
     options = {"output_router_logits": True, "num_local_experts": 4, "num_experts_per_tok": 2}
     config = AutoConfig.for_model("jetmoe", **{**DECODER, **options, "kv_channels": 8, "num_key_value_heads": 4})
-    router = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    router = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
     with pytest.raises(ValueError, match="JetMoeForCausalLM adds the router's auxiliary loss.*, aux_loss_coef: 0.01"):
         preflight.preflight(router, method="naive")
     with pytest.raises(ValueError, match="JetMoeForCausalLM has a loss of its own"):
@@ -328,7 +328,7 @@ def test_the_part_that_sees_images_says_nothing_of_the_text(method):
     eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
             "image_size": 28, "patch_size": 14}  # fmt: skip
     config = AutoConfig.for_model("gemma3", text_config={**DECODER, "head_dim": 8}, vision_config=eyes)
-    tried = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    tried = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
     assert store_check.positions(tried) is None
     assert preflight.preflight(tried, method=method, sequences=sequences(9, 20)) == []
 

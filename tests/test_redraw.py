@@ -11,7 +11,7 @@ import pytest
 from longalign.common import paths
 from longalign.report.tables import primary, scores_by_seed
 from longalign.reproduction import redraw
-from longalign.reproduction.execute import declared_parameters
+from longalign.reproduction.parameters import declared_parameters
 
 SOURCES = {path.stem: nbformat.read(path, as_version=4) for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
 

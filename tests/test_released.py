@@ -9,8 +9,8 @@ import pytest
 
 from chat_tokenizers import latin_tokenizer
 from longalign.data.jsonl import DataError
-from longalign.experiments.profiles import Corpus
 from longalign.miniature import released_sets, training_sets
+from longalign.miniature.settings import Corpus
 from longalign.miniature.token_length import count_chat, in_tokens_of
 
 CORPUS = Corpus(long=8, short=6, longalpaca_long=3, longalpaca_short=2, max_short=64)

@@ -18,28 +18,22 @@ ROOT = paths.root()
 PACKAGE = ROOT / "lib" / "longalign"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
-FLOORS = {
-    0: "source_hash shapes packing bins batching plan weights cost demand levels balance summary arguments",
-    1: "loss attention architectures attention_kernels masks own_attention last_layer collators planned probes",
-    2: "text_tokens tool_calls answers conversation truncation tokenizers jsonl rendering chat store store_writer "
-    "parts tokenizing store_tokenizer lengths corpus models checkpoints footprint ranks store_check alone preflight "
-    "saved callbacks trainer lora ulysses events runs crew bases starts datasets experiments evals evaluations pages "
-    "timing defects fetching endpoints official judging self_instruct",
-    "side": "paths parents strict_yaml typed engine source profiles record seals plots figures tables stats ledger "
-    "verdicts claim_scores gpu_results",
-    "top": "execute execution reproduce verify verify_gaps reference redraw page_blocks readme claims launch slurm "
-    "smoke paper_plan paper_table parsing commands cli",
-}
-MAY_IMPORT = {0: {0}, 1: {0, 1}, 2: {0, 1, 2, "side"}, "side": {0, "side"}, "top": {0, 1, 2, "side", "top"}}
-MAY_LOAD = {0: {"numpy"}, 1: {"numpy", "torch"}}
-FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names.split()}
+ROOMS = (
+    "recipe common data fetch train miniature clients evals self_instruct experiments report reproduction cli".split()
+)
+"""The folders of the package from the ground up: a room imports from itself and from rooms before it."""
+FROM_PIP = ("recipe", "common", "data", "fetch", "train", "clients", "self_instruct")
+NEEDS_A_CLONE = ("miniature", "experiments", "report", "reproduction")
+"""What works where the package alone is installed never imports what needs the repository."""
+NUMPY = "array_types bin_packing packing plan batching weights cost leveling balance summary".split()
+"""The recipe's modules that turn lengths into plans, without torch."""
 MEGABYTE = 2**20
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
-def part(path):
-    """The name directly below the package: `corpus` for corpus/world.py."""
+def room(path):
+    """The folder of a module: `recipe` for recipe/packing.py, `__init__` for the package itself."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -64,38 +58,43 @@ def tracked():
 
 @each_module
 def test_imports_go_down_only(path):
-    if part(path) == "__init__":
-        assert not list(imported(ast.parse(path.read_text())))
+    if room(path) == "__init__":
         return
-    assert part(path) in FLOOR_OF, f"{path.name} is new: enter it in FLOORS"
-    floor = FLOOR_OF[part(path)]
+    assert room(path) in ROOMS, f"{path.name} lies in no room: {', '.join(ROOMS)}"
+    floor = ROOMS.index(room(path))
     for name in imported(ast.parse(path.read_text())):
         top, _, below = name.partition(".")
-        if top == "longalign" and below and below != "__version__":
+        if top == "longalign" and below not in ("", "__version__"):
             target = below.split(".")[0]
-            assert FLOOR_OF[target] in MAY_IMPORT[floor], f"{part(path)} (floor {floor}) imports {name}"
+            assert ROOMS.index(target) <= floor, f"{room(path)} imports {name}, of a room above it"
+            assert not (room(path) in FROM_PIP and target in NEEDS_A_CLONE), f"{room(path)} imports {name}"
 
 
-@pytest.mark.parametrize("floor", MAY_LOAD)
-def test_the_lower_floors_are_imported_with_numpy_and_torch_alone(floor):
-    for name in FLOORS[floor].split():
-        tree = ast.parse((PACKAGE / f"{name}.py").read_text())
-        # what stands in a function is loaded when that is called: attention's registration in transformers
-        top_level = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        loaded = {module.split(".")[0] for module in imported(ast.Module(top_level, []))}
-        assert loaded <= MAY_LOAD[floor] | {"longalign"} | sys.stdlib_module_names, name
+def test_the_listing_of_the_package_is_the_list_of_rooms():
+    listed = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert listed == {"__init__.py", *ROOMS}
 
 
-def test_importing_floor_0_takes_less_than_half_a_processor_second_and_no_torch():
+@pytest.mark.parametrize("path", sorted((PACKAGE / "recipe").glob("*.py")), ids=lambda path: path.stem)
+def test_the_recipe_is_imported_with_numpy_and_torch_alone(path):
+    tree = ast.parse(path.read_text())
+    # what stands in a function is loaded when that is called: attention's registration in transformers
+    top_level = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    loaded = {module.split(".")[0] for module in imported(ast.Module(top_level, []))}
+    heavy = {"numpy"} if path.stem in NUMPY else {"numpy", "torch"}
+    assert loaded <= heavy | {"longalign"} | sys.stdlib_module_names
+
+
+def test_importing_what_plans_takes_less_than_half_a_processor_second_and_no_torch():
     code = (
         "import sys, time; begun = time.process_time();"
-        "import longalign.recipe.batching, longalign.recipe.weights, longalign.recipe.summary; print(time.process_time() - begun);"
+        "from longalign.recipe import batching, weights, summary; print(time.process_time() - begun);"
         "sys.exit(bool({'torch', 'transformers', 'pandas'} & set(sys.modules)))"
     )
     times = []
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, "floor 0 loaded a heavy package"
+        assert done.returncode == 0, "planning loaded a heavy package"
         times.append(float(done.stdout))
     assert min(times) < 0.5  # the best of three: other work may run beside
 
@@ -170,9 +169,9 @@ def small(tmp_path):
     """A copy of the Makefile with two notebooks, the second needing the first by the Makefile's own rule."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "lib" / "longalign").mkdir(parents=True)
+    (tmp_path / "lib" / "longalign" / "recipe").mkdir(parents=True)
     (tmp_path / "profiles").mkdir()
-    (tmp_path / "lib" / "longalign" / "packing.py").touch()
+    (tmp_path / "lib" / "longalign" / "recipe" / "packing.py").touch()
     (tmp_path / "profiles" / "laptop.yaml").touch()
     for name in ("04_bases", "05_methods"):
         (tmp_path / "notebooks" / f"{name}.ipynb").touch()
@@ -200,7 +199,8 @@ def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(s
     )
     told = make("one-by-one", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
     modules = re.findall(r"ran (\S+)", told)
-    assert modules == [*["longalign.reproduction.execute"] * 2, "longalign.report.claims", "longalign.reproduction.execute", "nbconvert"]
+    execute = "longalign.reproduction.execute"
+    assert modules == [execute, execute, "longalign.report.claims", execute, "nbconvert"]
 
 
 def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small):

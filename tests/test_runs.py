@@ -84,7 +84,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_losses_and_weights(store, tmp
     run.folder.mkdir(parents=True)
     specification = order(run)
     process = subprocess.Popen(
-        [sys.executable, "-m", "longalign.train.workers", str(os.getpid())], stdin=subprocess.PIPE, text=True, env=os.environ
+        [sys.executable, "-m", "longalign.train.workers", str(os.getpid())],
+        stdin=subprocess.PIPE, text=True, env=os.environ,
     )
     process.stdin.write(specification + "\n")
     process.stdin.flush()

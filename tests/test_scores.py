@@ -14,9 +14,9 @@ from longalign.evals.chat_answers import answers
 from longalign.evals.likelihood import preferred, sequence_nll
 from longalign.evals.rubric import ceiling, points, sentences
 from longalign.evals.scores import BEST, CHANCE, mean_loss, option_sequences, score
-from longalign.experiments.profiles import Evaluation
 from longalign.miniature import tokenizer
 from longalign.miniature.benchmarks import BENCHMARKS, items
+from longalign.miniature.settings import Evaluation
 from longalign.train.models import new_model
 
 SMALL = Evaluation(

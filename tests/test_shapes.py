@@ -9,7 +9,7 @@ import pytest
 from longalign.recipe.array_types import as_counts
 
 FLOOR_0 = (
-    "import longalign.recipe.batching, longalign.recipe.bin_packing, longalign.recipe.cost, longalign.recipe.packing, longalign.recipe.plan, longalign.recipe.weights"
+    "from longalign.recipe import batching, bin_packing, cost, packing, plan, weights"
 )
 
 

@@ -213,7 +213,8 @@ def test_the_model_knows_the_capital_of_france_and_english_from_a_heap_of_words(
 def test_the_folder_is_used_without_the_package_that_made_it(folder):
     code = (
         "import sys; sys.modules['gguf'] = None;"
-        "from longalign.train import models; from longalign.fetch import smollm2; from transformers import AutoTokenizer;"
+        "from longalign.train import models; from longalign.fetch import smollm2;"
+        "from transformers import AutoTokenizer;"
         "folder = smollm2.fetch(sys.argv[1]); AutoTokenizer.from_pretrained(folder); models.load_model(folder)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

@@ -240,10 +240,10 @@ def test_a_name_that_does_not_exist_is_refused_in_a_sentence(files, names, messa
 
 
 KEYS = {
-    "training": (["runs._train"], runs.WITHOUT),
-    "evaluation": (["evaluations.Evaluation"], evaluations.WITHOUT),
-    "tokens": (["tokenizing.Job"], tokenizing.WITHOUT),
-    "data": (datasets.CODE, tokenizing.WITHOUT),
+    "training": (["train.runs._train"], runs.WITHOUT),
+    "evaluation": (["experiments.evaluations.Evaluation"], evaluations.WITHOUT),
+    "tokens": (["data.tokenize_files.Job"], tokenize_files.WITHOUT),
+    "data": (training_data.CODE, tokenize_files.WITHOUT),
 }
 
 
@@ -272,24 +272,26 @@ def move(folder):
     """Put loss, packing and jsonl into a folder, one under another name, with every import of them rewritten."""
     (folder / "room").mkdir()
     (folder / "room" / "__init__.py").touch()
-    for name, new in {"loss": "loss", "packing": "packs", "jsonl": "jsonl"}.items():
-        (folder / f"{name}.py").rename(folder / "room" / f"{new}.py")
+    for name, new in {"recipe.loss": "loss", "recipe.packing": "packs", "data.jsonl": "jsonl"}.items():
+        (folder / f"{name.replace('.', '/')}.py").rename(folder / "room" / f"{new}.py")
         for file in folder.rglob("*.py"):
             source = file.read_text()
             file.write_text(re.sub(rf"\blongalign\.{name}\b", f"longalign.room.{new}", source))
 
 
 def test_modules_of_this_package_that_move_change_no_key(copied, today):
-    assert copied(move, moved={"jsonl": "room.jsonl"}) == today
+    assert copied(move, moved={"data.jsonl": "room.jsonl"}) == today
 
 
 @pytest.mark.parametrize(
     ("edits", "keys"),
     [
-        ({"loss": "def weighted_loss(", "corpus/pools": "FEWEST_VALUES = ", "endpoints/thoughts": "def split("},
+        ({"recipe/loss": "def weighted_loss(", "miniature/pools": "FEWEST_VALUES = ",
+          "clients/thoughts": "def split("},
          ["training", "evaluation", "data"]),
-        ({"shapes": "IGNORE_INDEX = "}, ["training", "evaluation", "tokens", "data"]),
-        ({"preflight": "def look(", "record": "def write_json(", "figures/speed": "def speed("}, []),
+        ({"recipe/array_types": "IGNORE_INDEX = "}, ["training", "evaluation", "tokens", "data"]),
+        ({"train/preflight": "def look(", "common/provenance": "def write_json(",
+          "report/figures/speed": "def speed("}, []),
     ],
     ids=["what each uses alone", "what all use", "what changes no number"],
 )  # fmt: skip

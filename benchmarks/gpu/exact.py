@@ -31,7 +31,7 @@ from benchmarks.gpu import backends, exact_loss, repository_tests, rows, timing
 from benchmarks.gpu.exact_loss import LARGEST, distance, over
 from benchmarks.gpu.rows import Budget, Context, Row
 from longalign.recipe.array_types import IGNORE_INDEX
-from longalign.recipe.attention import register
+from longalign.recipe.attention import register_attention
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.loss import weighted_loss
 from longalign.recipe.weights import eq3_weights, loss_weights
@@ -126,7 +126,7 @@ def packs(context: Context, head_size: int) -> Iterator[Row]:
     oracle, separate = apart(exact, data), apart(bf16, data)
     right, eq3 = loss_weights(data.counts), eq3_weights(data.counts, data.packs)
     case = f"heads of {head_size}, {sum(map(len, data.tokens)):,} tokens"
-    bf16.set_attn_implementation(register())
+    bf16.set_attn_implementation(register_attention())
     for name in backends.usable(context) or [backends.SEQUENCES]:
         with backends.forced(name):
             ours = together(bf16, data, right)

@@ -106,7 +106,7 @@ class Timed:
 
     @property
     def work(self) -> list[float]:
-        """Positions, pairs, micro-batches, steps, as `longalign.recipe.cost.step_work` has them; it is no whole step."""
+        """Positions, pairs, micro-batches, steps, as `step_work` of longalign.recipe.cost has them; no whole step."""
         lengths = np.array(self.lengths, dtype=float)
         return [lengths.sum(), (lengths**2).sum(), 1.0, 0.0]
 
@@ -232,7 +232,8 @@ def _fit(timed: Sequence[Timed], chosen: Sizes, backend: str) -> Generator[Row, 
         ("per micro-batch", pace.per_micro_batch * 1e3, "ms"),
     ):  # fmt: skip
         yield row("fit_pace", metric, value, unit, note=note)
-    for system, one, told in (("fit_pace", pace, note), ("longalign.recipe.cost", flops, f"FLOPs times one factor, {note}")):
+    by_flops = ("longalign.recipe.cost", flops, f"FLOPs times one factor, {note}")
+    for system, one, told in (("fit_pace", pace, note), by_flops):
         error = prediction_error(one, work[held], seconds[held])
         for metric in ("median", "ninetieth", "total"):
             yield row(system, f"held-out error, {metric}", getattr(error, metric), "share", note=told)
@@ -270,8 +271,9 @@ def _against_naive(
             continue
         ratio, predicted = walls["naive"] / walls[name], counted["naive"] / counted[name]
         yield row("naive / this", ratio, "ratio", backend, note)
-        yield row("naive / this, predicted", predicted, "ratio", "longalign.recipe.cost", "from lengths, by FLOPs alone")
-        yield row("error of the prediction", predicted / ratio - 1, "share", "longalign.recipe.cost", "predicted / ours - 1")
+        model = "longalign.recipe.cost"
+        yield row("naive / this, predicted", predicted, "ratio", model, "from lengths, by FLOPs alone")
+        yield row("error of the prediction", predicted / ratio - 1, "share", model, "predicted / ours - 1")
 
 
 def _pass(model: Any, batch: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ def new(context: Context, layers: int, shape: dict[str, int], longest: int) -> A
     torch.manual_seed(0)
     with context.device:
         model = AutoModelForCausalLM.from_config(
-            config, dtype=context.dtype, attn_implementation=attention.register()
+            config, dtype=context.dtype, attn_implementation=attention.register_attention()
         )  # fmt: skip
     model.gradient_checkpointing_enable({"use_reentrant": False})
     return model.train()

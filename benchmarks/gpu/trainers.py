@@ -20,7 +20,8 @@ from longalign.recipe.attention_kernels import why_unusable
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.dataset import PlannedDataset
 from longalign.train.parallelism import Engine
-from longalign.train.trainer import PlanTrainer, TrainingConfig, training_arguments
+from longalign.train.plan_trainer import PlanTrainer
+from longalign.train.trainer import TrainingConfig, training_arguments
 
 LEARNING_RATE = 1e-6
 MOST_ROWS = 4
@@ -79,7 +80,7 @@ class Clock(TrainerCallback):
 
 def longalign(job: Job) -> Turn:
     """This package's trainer, as `longalign.train.trainer.train` builds it; without checkpoints and event log."""
-    _use(job, attention.register())
+    _use(job, attention.register_attention())
     lengths = [[len(ids) for ids in pack] for pack in job.packs]
     sequences = [{"input_ids": ids, "labels": ids} for pack in job.packs for ids in pack]
     clock = Clock(job.context.device)

@@ -31,7 +31,7 @@ from benchmarks.models import small
 from longalign.common import paths
 from longalign.evals.decoding import greedy
 from longalign.recipe.architectures import why_not_loaded, why_not_packed, why_not_padded
-from longalign.recipe.attention import register
+from longalign.recipe.attention import register_attention
 from longalign.recipe.batching import make_plan, plan_packing
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.dataset import PlannedDataset, measure
@@ -142,7 +142,7 @@ def row(name: str) -> Row:
     refusal = why_not_loaded(type(stock))
     if refusal:
         return {**result, **dict.fromkeys(WAYS, "refused"), "reason": refusal}
-    ours, adapted = (small.build(name, attention=register()) for _ in range(2))
+    ours, adapted = (small.build(name, attention=register_attention()) for _ in range(2))
     wanted, written, reasons = alone(stock), written_alone(stock), {}
     stock_generated = _judge(None, lambda: repr(generated(stock)))
     for way, why in (("packed", why_not_packed), ("padded", why_not_padded)):

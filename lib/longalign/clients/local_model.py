@@ -20,7 +20,6 @@ from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
-from longalign.miniature import tokenizer as miniature
 from longalign.train import saved
 from longalign.train.models import device
 
@@ -99,7 +98,7 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
     Raises ValueError where there is none, naming what can be done (`longalign.data.tokenizers.load`).
     """
     if _without_tokenizer(name) and config is not None:
-        own = miniature.load()
+        own = tokenizers.load(tokenizers.MINIATURE)
         if (config.vocab_size, config.eos_token_id) == (len(own), own.eos_token_id):
             return own
     return tokenizers.load(name)

@@ -24,7 +24,7 @@ def root() -> Path:
             raise FileNotFoundError(f"LONGALIGN_ROOT is {named!r}, which holds no {', '.join(_MARKS)}")
         return Path(named).resolve()
     here = Path.cwd().resolve()
-    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
+    for folder in (Path(__file__).resolve().parents[3], here, *here.parents):
         if _is_root(folder):
             return folder
     raise FileNotFoundError("no LongAlign checkout here or above: change into it, or set LONGALIGN_ROOT to its folder")

@@ -1,1 +1,1 @@
-"""Conversations to a token store: read line by line, tokenized by the chat template, cut to a length, written in parts."""
+"""Conversations to a token store: read line by line, tokenized by the chat template, cut, written in parts."""

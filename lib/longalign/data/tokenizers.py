@@ -4,9 +4,12 @@ A folder without a tokenizer is refused: no other stands in for it.
 """
 
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 MINIATURE = "miniature"
+BUILT_IN = {MINIATURE: "longalign.miniature.tokenizer:load"}
+"""Tokenizers that are made and not loaded, by what makes them: named, not imported, since data knows no miniature."""
 FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 """What a folder of a tokenizer has one of at least."""
 
@@ -21,11 +24,9 @@ def load(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from longalign.miniature import tokenizer as miniature
-
     folder = Path(name)
-    if name == MINIATURE and not folder.is_dir():
-        return miniature.load()
+    if name in BUILT_IN and not folder.is_dir():
+        return resolve_name(BUILT_IN[name])()
     if folder.is_dir():
         check_folder(folder)
     elif folder.is_file():

@@ -26,7 +26,7 @@ METHODS = {
 }
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 IN_TABLES = ("test", "longbench", "longbench_chat", "short")
-"""The benchmarks that every table shows (`longalign.report.tables`); held-out templates and needles are asked for by name."""
+"""The benchmarks of every table (`longalign.report.tables`); held-out templates and needles are asked for by name."""
 
 
 class Arm(NamedTuple):
@@ -200,7 +200,7 @@ def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 
 def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
-    """Packs in random order, and plans balanced by cost (`longalign.recipe.balance`) that put other samples into a step."""
+    """Packs in random order, and plans balanced by cost (`longalign.recipe.balance`), with other samples in a step."""
     model, method = profile.models[0], "packing + loss weighting"
     ways = {"random packs": {}, "98 % full": {"balance": "fill"}, "like costs": {"balance": "compose"}}
     return {
@@ -230,7 +230,7 @@ def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 
 def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
-    """Faults of the released code that change training (longalign.train.released_faults), beside the same training without them."""
+    """Trainings with faults of the released code (`longalign.train.released_faults`), beside the same without them."""
     model, packing = profile.models[0], "packing + loss weighting"
     faults = {
         "packing + loss weighting": (packing, {}),

@@ -18,6 +18,7 @@ import yaml
 from longalign.common import paths, strict_yaml
 from longalign.common.typed import ProfileError, nearest, typed
 from longalign.fetch.source import Source
+from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
 from longalign.train.parallelism import Engine
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
@@ -30,37 +31,6 @@ NAMES = {
 }
 STEPS = ("epochs", "rows", "accumulation", "packs_per_step", "snapshots", "lora_rank")
 MOST_SEEDS, MOST_SEED = 1000, 2**32
-SHORTEST = 64
-"""Tokens of the shortest samples that can be generated for every task."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The generated corpus: counts of samples, lengths in tokens."""
-
-    seed: int = 0
-    long: int = 160
-    short: int = 1400
-    min_long: int = 128
-    max_length: int = 1024
-    max_short: int = 128
-    longalpaca_long: int = 144
-    longalpaca_short: int = 48
-
-
-@dataclass(frozen=True)
-class Extension:
-    """Context extension: RoPE base times `rope_factor`, then continual training on `tokens` tokens of documents.
-
-    `rope_type` "yarn" stretches RoPE's slow frequencies besides (`longalign.train.models.load_model`). With no tokens
-    nothing is extended: the models are long as they come.
-    """
-
-    tokens: int = 1_000_000
-    rope_factor: float = 200.0
-    rope_type: str = "default"
-    learning_rate: float = 1e-3
-    max_length: int = 1024
 
 
 @dataclass(frozen=True)
@@ -90,22 +60,6 @@ class Training:
     checkpoint_every: int = 50
     lora_rank: int = 8
     lora_learning_rate: float = 1e-2
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The benchmarks: lengths in tokens, counts of items (`longalign.miniature.benchmarks` says of what)."""
-
-    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024)
-    tasks: tuple[str, ...] = ("lookup", "table", "note", "translation", "chain", "calls", "summary")
-    per_cell: int = 20
-    heldout_per_cell: int = 10
-    needle_lengths: tuple[int, ...] = (64, 128, 256, 384, 512, 640, 768, 960)
-    needle_depths: int = 10
-    needle_per_cell: int = 3
-    longbench_per_task: int = 60
-    chat_questions: int = 50
-    short_per_task: int = 50
 
 
 @dataclass(frozen=True)

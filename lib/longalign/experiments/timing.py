@@ -46,7 +46,8 @@ def on_devices(run: Run, *, ranks: int, steps: int = 0) -> Run:
 
 def key(run: Run, *, ranks: int) -> str:
     """Sixteen hex digits: the key of the run (start, data, settings, training's code), the ranks, and what measures."""
-    code = source_hash("experiments.timing.measure", "experiments.timing.main", without=("train.runs", "train.trainer", "train.models", "data.store", *WITHOUT))
+    without = ("train.runs", "train.trainer", "train.models", "data.store", *WITHOUT)  # they are in the run's own key
+    code = source_hash("experiments.timing.measure", "experiments.timing.main", without=without)
     return provenance.config_hash({"run": run.key, "ranks": ranks, "code": code})
 
 

@@ -15,10 +15,11 @@ from longalign.data.chat import tokenizer_hash
 from longalign.data.store import TokenStore
 from longalign.data.tokenize_files import WITHOUT
 from longalign.experiments import base_models
-from longalign.experiments.profiles import Extension, Profile
+from longalign.experiments.profiles import Profile
 from longalign.fetch.source import Source
 from longalign.miniature import benchmarks, released_sets, training_sets
 from longalign.miniature.pretraining import MAX_LENGTH
+from longalign.miniature.settings import Extension
 from longalign.miniature.token_length import in_tokens_of
 
 CODE = ("miniature.training_sets.suite_store", "miniature.training_sets.documents_store")

@@ -97,9 +97,9 @@ def convert(
     with more than tensors; and as `native_config`.
 
     >>> from transformers import AutoModelForCausalLM
-    >>> from longalign.recipe.attention import register
+    >>> from longalign.recipe.attention import register_attention
     >>> folder = convert("LongAlign-6B-64k-base", "glm-6b-64k", rope_ratio=200)               # doctest: +SKIP
-    >>> AutoModelForCausalLM.from_pretrained(folder, attn_implementation=register())          # doctest: +SKIP
+    >>> AutoModelForCausalLM.from_pretrained(folder, attn_implementation=register_attention())          # doctest: +SKIP
     """
     source, target = Path(source), Path(target)
     if target.exists():

@@ -17,7 +17,7 @@ from typing import Any
 
 from longalign.common import checksums
 from longalign.data.jsonl import VISIBLE, DataError, read_lines
-from longalign.experiments.profiles import Corpus
+from longalign.miniature.settings import Corpus
 from longalign.miniature.token_length import count_chat
 from longalign.miniature.training_sets import DOSES, SUITES
 

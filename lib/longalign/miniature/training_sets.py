@@ -19,8 +19,8 @@ from longalign.data.chat import Encoded
 from longalign.data.jsonl import DataError
 from longalign.data.store import TokenStore, write_store
 from longalign.data.tokenize_files import tokenize_jsonl
-from longalign.experiments.profiles import Corpus, Evaluation
 from longalign.miniature import samples, tokenizer
+from longalign.miniature.settings import Corpus, Evaluation
 from longalign.miniature.token_length import in_tokens_of
 from longalign.recipe.array_types import IGNORE_INDEX
 

@@ -6,7 +6,7 @@ is then block-diagonal and causal (arXiv 2401.18058):
   CUDA, bf16 or fp16         flash-attn when it works, else torch's varlen_attn
   everything else            one causal sdpa per run of sequences of equal length: no mask at all
   windows, chunks            where shorter than a sequence: sdpa with their mask, for few queries at a time
-  sinks, softcaps, biases    the model's own eager attention, for few queries at a time (`longalign.recipe.own_attention`)
+  sinks, softcaps, biases    the model's own eager attention, for few queries at a time (`own_attention`)
 With cu_seqlens, masks and KV caches are refused. Without (padded training, generation with left padding and cache) the
 stock sdpa mask and attention do the work, or the model's own eager attention where sdpa would leave something out.
 
@@ -44,10 +44,10 @@ class _Name(str):
         )
 
 
-def register() -> str:
+def register_attention() -> str:
     """Register the attention and its mask with transformers and return the name for `attn_implementation`; idempotent.
 
-    Only this call imports transformers:  `AutoModelForCausalLM.from_config(config, attn_implementation=register())`.
+    Only this call imports transformers: `from_config(config, attn_implementation=register_attention())`.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 

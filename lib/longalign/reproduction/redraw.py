@@ -23,7 +23,7 @@ import nbformat
 from longalign.common import paths
 from longalign.report import claims, readme
 from longalign.report.figures import style
-from longalign.reproduction.execute import declared_parameters
+from longalign.reproduction.parameters import declared_parameters
 from longalign.reproduction.reference import chosen, keep_pages
 
 REPLAY = "replay"
@@ -46,7 +46,8 @@ def command(name: str) -> list[str]:
     source = paths.notebooks() / f"{name}.ipynb"
     record = json.loads((paths.results() / f"{name}.json").read_text(encoding="utf-8"))
     replay = REPLAY in declared_parameters(nbformat.read(source, as_version=4))
-    return [sys.executable, "-m", "longalign.reproduction.execute", paths.relative(source), "--profile", record["config"]["name"],
+    execute = [sys.executable, "-m", "longalign.reproduction.execute"]
+    return [*execute, paths.relative(source), "--profile", record["config"]["name"],
             "--with-parent", *(["-p", f"{REPLAY}=true"] if replay else [])]  # fmt: skip
 
 
@@ -89,7 +90,9 @@ def redraw(numbers: Sequence[str] = (), *, jobs: int = 1) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Draw from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m longalign.reproduction.redraw", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m longalign.reproduction.redraw", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("numbers", nargs="*", help="of notebooks, such as 05 (default: all)")
     parser.add_argument("--jobs", type=int, default=1, help="notebooks to run side by side")
     options = parser.parse_args(arguments)

@@ -230,7 +230,9 @@ def _lock(path: Path) -> Iterator[IO[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Reproduce a profile from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m longalign.reproduction.reproduce", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m longalign.reproduction.reproduce", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("profile", nargs="?", default="laptop")
     parser.add_argument("--notebooks", nargs="+", required=True, type=Path, help="all notebooks, in their order")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks side by side (default: 2)")
@@ -243,7 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
                 profile, [path.stem for path in options.notebooks], jobs=options.jobs, lock=lock, stream=sys.stdout
             )
     except Taken as taken:
-        print(f"longalign.reproduction.reproduce: {taken}: wait until it has ended, or stop it, then start again", file=sys.stderr)
+        told = f"{taken}: wait until it has ended, or stop it, then start again"
+        print(f"longalign.reproduction.reproduce: {told}", file=sys.stderr)
     except ProfileError as error:
         print(f"longalign.reproduction.reproduce: {error}", file=sys.stderr)
     return outcomes.EXIT_STATUS[outcomes.REFUSED]

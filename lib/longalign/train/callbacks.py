@@ -55,7 +55,7 @@ class EventLog(TrainerCallback):
 
 
 class Preflight(TrainerCallback):
-    """Proves, before the first step and with the engine ready, that this training is exact (`longalign.train.preflight`)."""
+    """Proves, before the first step and with the engine ready, that this training is exact (`preflight`)."""
 
     def __init__(self, method: str, longest: int, sequence_parallel: int):
         self.method, self.options = method, {"longest": longest, "sequence_parallel": sequence_parallel}

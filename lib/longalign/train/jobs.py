@@ -167,7 +167,8 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
         options = {"accumulation": plans[0].accumulation, "max_grad_norm": job.training.max_grad_norm}
         yield f"deepspeed: {json.dumps(deepspeed_config(job.engine, **options), indent=2)}"
     hosts = launcher.allocated() or [f"node{number}" for number in range(job.engine.nodes)]
-    yield f"command: {shlex.join(launcher.command(job.engine, 'longalign.train.runs', f'{run.folder}/job.json', hosts=hosts))}"
+    command = launcher.command(job.engine, "longalign.train.runs", f"{run.folder}/job.json", hosts=hosts)
+    yield f"command: {shlex.join(command)}"
     found = estimated(job, store, plans)
     parts = {name: value for name, value in asdict(found).items() if name != "node"}
     yield (

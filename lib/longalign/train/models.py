@@ -64,7 +64,7 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
     """
     if name not in MINIATURES:
         raise KeyError(f"no miniature is called {name!r}; there are {', '.join(MINIATURES)}")
-    attention.register()
+    attention.register_attention()
     shape = MINIATURES[name]
     config = LlamaConfig(
         **asdict(shape), vocab_size=vocab_size, max_position_embeddings=max_length,
@@ -141,7 +141,7 @@ def _whole_weights(config: Any) -> str | None:
 def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int | None) -> Any:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
-    attention.register()
+    attention.register_attention()
     config = AutoConfig.from_pretrained(folder)
     before = getattr(config.get_text_config(), "max_position_embeddings", None)
     for settings in rope_settings(config) if max_length and max_length != before else ():

@@ -20,12 +20,20 @@ from longalign.train import checkpoints, launcher
 from longalign.train.events import read_events
 from longalign.train.parallelism import ONE_PROCESS, Engine
 
-SOMETIMES = {"balance": ("recipe.balance", "recipe.leveling", "recipe.cost"), "defect": ("train.released_faults",), "lora_rank": ("train.lora",)}
+SOMETIMES = {
+    "balance": ("recipe.balance", "recipe.leveling", "recipe.cost"),
+    "defect": ("train.released_faults",),
+    "lora_rank": ("train.lora",),
+}
 """Modules that only those trainings use which set a field."""
 WITHOUT = (
-    "common.paths", "common.provenance", "common.checksums", "train.events", "data.jsonl", "data.store_writer", "train.runs._finish",  # read, write and name files
-    "train.parallelism", "train.checkpoints", "train.sequence_parallel",  # held to compute the same, and to go on as before
-    "train.preflight", "recipe.probes", "train.store_check", "train.saved", "train.memory",  # look, and leave everything as it is
+    # read, write and name files
+    "common.paths", "common.provenance", "common.checksums", "train.events", "data.jsonl", "data.store_writer",
+    "train.runs._finish",
+    # held to compute the same, and to go on as before
+    "train.parallelism", "train.checkpoints", "train.sequence_parallel",
+    # look, and leave everything as it is
+    "train.preflight", "recipe.probes", "train.store_check", "train.saved", "train.memory",
 )  # fmt: skip
 """What a training uses that changes no number."""
 

@@ -1,9 +1,7 @@
 """One training engine: Hugging Face's Trainer that follows a plan, so an optimizer step is exactly the loss its
 weights state.
 
-This is the only module that knows how engines average: DDP and ZeRO take the mean of gradients over ranks, which is
-undone by multiplying the local sum by the number of ranks; accumulation adds micro-steps up, as a sum wants. Since a
-plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
+Since a plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
 """
 
 from dataclasses import dataclass, replace
@@ -11,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from longalign.data.store import TokenStore
@@ -20,11 +17,11 @@ from longalign.recipe.batching import Plan, make_plan
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.cost import LLAMA_2_7B, SequenceCost
 from longalign.recipe.dataset import PlannedDataset
-from longalign.recipe.loss import attach_loss_head, weighted_loss
-from longalign.train import checkpoints, preflight, saved
+from longalign.train import checkpoints, preflight
 from longalign.train.callbacks import EventLog, Finite, Preflight, Seal, Snapshots, Warned
 from longalign.train.models import sequence_cost
 from longalign.train.parallelism import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
+from longalign.train.plan_trainer import PlanTrainer
 
 
 @dataclass(frozen=True)
@@ -102,68 +99,6 @@ def dealt(config: TrainingConfig, ranks: int) -> TrainingConfig:
         )
     group_size = config.group_size or (config.rows if config.method == "sorted" else 0)
     return replace(config, accumulation=config.accumulation // ranks, group_size=group_size)
-
-
-class PlanTrainer(Trainer):
-    """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step."""
-
-    def __init__(
-        self, model: PreTrainedModel, *, args: TrainingArguments, dataset: PlannedDataset, collator: Any,
-        sequence_parallel: int = 1,
-    ):  # fmt: skip
-        super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
-        self.sequence_parallel = sequence_parallel
-        attach_loss_head(model)
-        # The loss is a sum that the plan has already normalised over all micro-steps and ranks.
-        self.loss_is_scaled_for_ga = True
-
-    def get_train_dataloader(self) -> DataLoader:
-        """This rank's micro-batches in the order of the plan; one element of the dataset is one micro-batch."""
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self.sequence_parallel > 1:
-            from longalign.train.sequence_parallel import (
-                slice_of,  # it computes the same, so that no run's key holds its code
-            )
-
-            place, pad = self.args.process_index % self.sequence_parallel, self.data_collator.pad_token_id
-            inputs = slice_of(inputs, place, self.sequence_parallel, pad_token_id=pad)
-        # DeepSpeed's bf16 would round the weights to eight bits; they are fp32 like the sum they belong to.
-        weights = inputs.pop("loss_weights")
-        return {**super()._prepare_inputs(inputs), "loss_weights": weights.to(self.args.device)}
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> torch.Tensor:
-        """The local part of the step's loss, times the ranks that the engine is going to average over."""
-        return weighted_loss(model, inputs) * self.args.world_size
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the Trainer would walk over all parameters in every micro-step, and `longalign.recipe.cost` knows."""
-        return 0
-
-    def write_model(self, folder: Path | str) -> Path:
-        """The whole model, wherever its parameters lie, as a folder that `from_pretrained` loads; every rank calls
-        this. What LoRA has trained is merged into it, and written as it is to `adapter` below the folder. What was
-        written is loaded back: raises RuntimeError where it is not what was trained.
-        """
-        sharded = is_deepspeed_zero3_enabled()
-        state = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
-        if self.is_world_process_zero():
-            whole = state
-            if hasattr(self.model, "peft_config"):
-                from longalign.train import lora
-
-                lora.write_adapter(self.model, state, Path(folder) / "adapter")
-                whole = lora.merged(state, transposed=lora.transposed(self.model))
-            self.model.save_pretrained(folder, state_dict=dict(whole))  # which it empties
-            saved.check(self.model, folder, state, whole, sharded=sharded)
-        return Path(folder)
 
 
 def train(

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from longalign.evals.benchmarks.questions import Answer, Question, language_of
-from longalign.experiments.profiles import Evaluation
 from longalign.miniature import benchmarks
+from longalign.miniature.settings import Evaluation
 from longalign.miniature.token_length import in_tokens_of
 
 NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."

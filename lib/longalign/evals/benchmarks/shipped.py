@@ -15,8 +15,8 @@ from typing import Any
 from longalign.common import provenance
 from longalign.evals import rubric
 from longalign.evals.benchmarks import longbench
-from longalign.experiments.profiles import Evaluation
 from longalign.miniature import benchmarks
+from longalign.miniature.settings import Evaluation
 
 WINDOW = 1024
 LONGBENCH = {

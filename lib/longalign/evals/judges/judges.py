@@ -25,7 +25,7 @@ MOST_TOKENS = 512
 
 @dataclass(frozen=True)
 class Case:
-    """An answer to be rated on a scale of `longalign.evals.judges.prompts`, with scored answers to the same question."""
+    """An answer to be rated on a scale (`longalign.evals.judges.prompts`), with scored answers to the same question."""
 
     answer: Answer
     scale: str

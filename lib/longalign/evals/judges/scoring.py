@@ -40,7 +40,7 @@ class Mean:
 def item_rows(
     answers: Sequence[Answer], judgments: Iterable[Judgment], *, metric: str
 ) -> list[dict[str, Any]]:
-    """Tidy rows (`longalign.experiments.evaluations.COLUMNS`), one for every answer that has a rating: the mean over its runs."""
+    """Tidy rows (COLUMNS of `longalign.experiments.evaluations`), one for each rated answer: the mean over its runs."""
     ratings: dict[str, list[int]] = {}
     for judgment in judgments:
         if judgment.rating is not None:

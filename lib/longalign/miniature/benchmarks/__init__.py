@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from longalign.experiments.profiles import Evaluation
 from longalign.miniature.benchmarks import long, short
+from longalign.miniature.settings import Evaluation
 from longalign.miniature.training_sets import evaluation_set
 
 BENCHMARKS = ("test", "heldout", "needle", "longbench", "longbench_chat", "short")

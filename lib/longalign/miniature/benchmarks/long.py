@@ -8,7 +8,6 @@ from copy import copy
 from random import Random
 from typing import Any
 
-from longalign.experiments.profiles import SHORTEST, Evaluation
 from longalign.miniature import tasks
 from longalign.miniature.benchmarks.building import (
     SOURCES,
@@ -21,6 +20,7 @@ from longalign.miniature.benchmarks.building import (
     random_numbers,
 )
 from longalign.miniature.documents import Document, write_document
+from longalign.miniature.settings import SHORTEST, Evaluation
 from longalign.miniature.styles import STYLES
 from longalign.miniature.world import FactSource, World
 

@@ -20,10 +20,10 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from longalign.experiments.profiles import Evaluation
 from longalign.miniature import samples, tasks
 from longalign.miniature.benchmarks.building import draw_document, draw_language, make_item, random_numbers
 from longalign.miniature.documents import Document
+from longalign.miniature.settings import Evaluation
 from longalign.miniature.token_length import count_tokens, draws
 from longalign.miniature.world import Fact, World
 
