@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from longalign.source_hash import Package
 
 import longalign
-from longalign import datasets, evaluations, runs, tokenizing
+from longalign.common.source_hash import Package
+from longalign.data import tokenize_files
+from longalign.experiments import evaluations, training_data
+from longalign.train import runs
 
 OWN = Path(longalign.__file__).parent
 LOSS = """
