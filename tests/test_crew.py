@@ -12,7 +12,7 @@ import pytest
 from longalign.train import workers
 from naps import Nap
 
-ASK = "import sys; from longalign.train import workers as crew; from naps import Nap; crew.execute_all(" \
+ASK = "import sys; from longalign.train import workers; from naps import Nap; workers.execute_all(" \
       "[Nap(f'{sys.argv[2]}{n}', sys.argv[1]) for n in range(3)], workers=2)"  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_two_processes_with_crews_of_two_do_two_jobs_at_a_time(folder):
 
 
 def test_an_idle_worker_leaves_by_itself(folder):
-    code = "import os; from longalign.train import workers as crew; crew.IDLE_SECONDS = 0.5; crew._serve(os.getppid())"
+    code = "import os; from longalign.train import workers; workers.IDLE_SECONDS = 0.5; workers._serve(os.getppid())"
     worker = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     assert worker.wait(timeout=60) == 0
 

@@ -29,8 +29,8 @@ EXAMPLES = {
     ],
 }  # fmt: skip
 DRAW_TWICE = (
-    "import sys; from longalign.report.figures import style as plots; data, *folders = sys.argv[1:];"
-    "[plots.draw_all(data, folder) for folder in folders]; sys.exit('torch' in sys.modules)"
+    "import sys; from longalign.report.figures import style; data, *folders = sys.argv[1:];"
+    "[style.draw_all(data, folder) for folder in folders]; sys.exit('torch' in sys.modules)"
 )
 
 each_figure = pytest.mark.parametrize("name", EXAMPLES)

@@ -67,8 +67,8 @@ def test_names_are_told_apart_by_colour_and_by_marker():
 
 def test_drawing_all_figures_does_not_load_torch(tmp_path):
     code = (
-        "import sys, pathlib; from longalign.report.figures import style as plots; from longalign.common import paths;"
+        "import sys, pathlib; from longalign.report.figures import style; from longalign.common import paths;"
         "out = pathlib.Path(sys.argv[1]);"
-        "plots.draw_all(paths.results(), out); sys.exit('torch' in sys.modules)"
+        "style.draw_all(paths.results(), out); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0

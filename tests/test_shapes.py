@@ -19,7 +19,7 @@ def run(code):
 
 def test_floor_0_works_without_jaxtyping():
     blocked = "import sys; sys.modules['jaxtyping'] = None\n"
-    assert run(f"{blocked}{FLOOR_0}\nprint(longalign.recipe.packing.next_fit([2, 4, 3], 7))") == "[[0, 1], [2]]"
+    assert run(f"{blocked}{FLOOR_0}\nprint(packing.next_fit([2, 4, 3], 7))") == "[[0, 1], [2]]"
 
 
 def test_floor_0_does_not_import_torch_and_takes_less_than_half_a_second():

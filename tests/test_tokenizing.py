@@ -356,10 +356,10 @@ from chat_tokenizers import word_tokenizer
 from longalign.data import tokenize_files
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell would ignore it
-encode = tokenizing.Way.encode
-tokenizing.Way.encode = lambda way, line: time.sleep(0.05) or encode(way, line)
-tokenizing.PART_BYTES = 2000
-tokenizing.tokenize_jsonl(sys.argv[1], word_tokenizer(), sys.argv[2], workers=2, progress=lambda *told: None)
+encode = tokenize_files.Way.encode
+tokenize_files.Way.encode = lambda way, line: time.sleep(0.05) or encode(way, line)
+tokenize_files.PART_BYTES = 2000
+tokenize_files.tokenize_jsonl(sys.argv[1], word_tokenizer(), sys.argv[2], workers=2, progress=lambda *told: None)
 """
 
 
@@ -462,7 +462,7 @@ import psutil
 from chat_tokenizers import word_tokenizer
 from longalign.data import tokenize_files
 
-tokenizing.PART_BYTES = 500_000
+tokenize_files.PART_BYTES = 500_000
 peak, over = 0, threading.Event()
 
 def look():
@@ -478,7 +478,7 @@ def look():
 
 watcher = threading.Thread(target=look)
 watcher.start()
-tokenizing.tokenize_jsonl(sys.argv[1], word_tokenizer(), sys.argv[2], workers=2, progress=lambda *told: None)
+tokenize_files.tokenize_jsonl(sys.argv[1], word_tokenizer(), sys.argv[2], workers=2, progress=lambda *told: None)
 over.set()
 watcher.join()
 print(peak)

@@ -285,7 +285,7 @@ for seed in range(3):
     execute(run)
     rows += [{"arm": "packing", "model": "mini-6b", "seed": seed, "task": "training", "length": event["step"],
               "metric": "loss", "value": event["loss"]} for event in read_events(run.folder / "events.jsonl")]
-record.write_csv(folder + "/curves.csv", rows)
+provenance.write_csv(folder + "/curves.csv", rows)
 """
 
 

@@ -91,8 +91,8 @@ class Page:
         """Do jobs side by side, as many as the profile says; a replay does none."""
         if not self.replay:
             self._code = provenance.config_hash({
-                "training": source_hash("runs._train", without=runs.WITHOUT),
-                "scoring": source_hash("evaluations.Evaluation", without=evaluations.WITHOUT),
+                "training": source_hash("train.runs._train", without=runs.WITHOUT),
+                "scoring": source_hash("experiments.evaluations.Evaluation", without=evaluations.WITHOUT),
             })  # fmt: skip
             workers.execute_all(jobs, workers=self.settings.workers)
 

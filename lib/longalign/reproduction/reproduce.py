@@ -56,7 +56,7 @@ class Make:
     def would_execute(self, target: str) -> list[str]:
         """The notebooks (stems) that are out of date."""
         told = subprocess.run(self._call("--dry-run", target), capture_output=True, text=True, env=self._environment())
-        return re.findall(r"longalign\.execute \S*?([^/\s]+)\.ipynb", told.stdout)
+        return re.findall(r"longalign\.reproduction\.execute \S*?([^/\s]+)\.ipynb", told.stdout)
 
     def database(self, target: str) -> str:
         """All rules that make knows of a target, as it prints them."""
