@@ -93,7 +93,7 @@ endif
 
 # what `make test` runs, and which of it holds values and gradients to an oracle
 SHORT     := not slow and not cluster and not gpu and not browser and not exhaustive
-EXACTNESS := $(foreach name,attention collators cost decoding equation4 last_layer loss packing planned weights,\
+EXACTNESS := $(foreach name,attention bin_packing collators cost dataset decoding equation4 last_layer loss packing planned weights,\
 	$(wildcard tests/test_$(name).py lib/longalign/$(name).py lib/longalign/*/$(name).py))
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2

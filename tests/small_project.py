@@ -55,8 +55,8 @@ class Project:
         for name in ("Makefile", "pyproject.toml", "profiles/smoke.yaml", "profiles/slurm.sbatch"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(paths.root() / name, folder / name)
-        (folder / "lib" / "longalign").mkdir(parents=True)
-        (folder / "lib" / "longalign" / "packing.py").touch()
+        (folder / "lib" / "longalign" / "recipe").mkdir(parents=True)
+        (folder / "lib" / "longalign" / "recipe" / "packing.py").touch()
         write_notebook(folder / "notebooks" / "04_train.ipynb", train)
         write_notebook(folder / "notebooks" / "05_table.ipynb", table)
         self.folder, self.run = folder, folder / "results" / "run" / "smoke"

@@ -33,7 +33,7 @@ def test_a_run_its_repetition_a_changed_library_and_damaged_files(tmp_path):
     assert "results    results/run/smoke/*.csv" in told and "report.html" not in told
 
     time.sleep(1.1)  # files have times of whole seconds for some makes
-    (tmp_path / "lib" / "longalign" / "packing.py").touch()
+    (tmp_path / "lib" / "longalign" / "recipe" / "packing.py").touch()
     status, told = project.make("reproduce")
     assert status == 0 and "04_train (smoke) starts: lib/longalign/recipe/packing.py is newer" in told
     assert "2 of 2 notebooks are to be executed: about " in told and " GB of memory, as measured on " in told
