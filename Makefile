@@ -98,7 +98,7 @@ EXACTNESS := $(foreach name,attention bin_packing collators cost dataset decodin
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases reference lint format strip install clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases reference lint format strip install lock clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -212,7 +212,10 @@ format: $(TEST) ## put imports in order and mend what can be mended
 strip: $(READY) ## remove all outputs from the source notebooks, before a commit
 	$(PY) -m nbconvert --log-level=WARN --clear-output --inplace $(NOTEBOOKS)
 
-install: $(READY) ## make .venv and install what the notebooks need
+install: $(READY) ## make .venv and install what the notebooks need; LOCKED=1 holds all versions to requirements.lock
+
+lock: $(READY) ## write requirements.lock: the versions of all that requirements.txt and the tests need
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate requirements.txt pyproject.toml --extra test -o requirements.lock
 
 clean: ## remove results/run, stamps and caches; keep .venv and the reference
 	rm -rf results/run $(STAMPS) site build dist .pytest_cache .ruff_cache .hypothesis
@@ -257,14 +260,17 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
+# requirements.txt pins what is named there; LOCKED=1 holds what these packages need to the versions of the lock, too
+HELD := $(if $(LOCKED),-c requirements.lock)
+
 # uv takes a minute where pip takes five, and pip serves where uv cannot be had or does not find its way to a registry;
 # compiled at once, because torch is imported by every notebook's kernel and many tests
 install = $(PY) -m pip install --quiet uv && $(PY) -m uv pip install --compile-bytecode --python $(PY) $(1) || $(PY) -m pip install $(1)
 
 $(READY): requirements.txt pyproject.toml | $(PY)
-	$(call install,-r requirements.txt -e .)
+	$(call install,-r requirements.txt $(HELD) -e .)
 	@touch $@
 
 $(TEST): requirements.txt pyproject.toml | $(PY)
-	$(call install,-r requirements.txt -e '.[test]')
+	$(call install,-r requirements.txt $(HELD) -e '.[test]')
 	@touch $@ $(READY)

@@ -134,6 +134,12 @@ def test_every_requirement_is_pinned_and_none_is_flash_attn():
         assert "flash" not in line
 
 
+def test_the_lock_holds_every_pinned_package_in_its_version():
+    pinned, locked = ({line.split(";")[0].strip() for line in (ROOT / name).read_text().splitlines() if "==" in line}
+                      for name in ("requirements.txt", "requirements.lock"))  # fmt: skip
+    assert pinned <= locked and len(locked) > 3 * len(pinned)
+
+
 def test_the_packages_of_the_notebooks_are_installed_in_the_pinned_versions():
     code = "import importlib.metadata as m, sys; print(m.version(sys.argv[1]))"
     for name in ("torch", "transformers", "papermill"):
