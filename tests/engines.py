@@ -16,9 +16,9 @@ import torch
 from longalign.data.store import TokenStore
 from longalign.recipe import attention
 from longalign.recipe.collators import PackedCollator
-from longalign.train.launcher import leave
+from longalign.train.launcher import exit_rank
 from longalign.train.models import new_model
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 from longalign.train.plan_trainer import PlanTrainer
 from longalign.train.sequence_parallel import attach, slice_of
 from longalign.train.trainer import TrainingConfig, train, training_arguments
@@ -33,18 +33,18 @@ METHODS = {
     "packing, LoRA": {"method": "packing", "lora_rank": 4},
 }
 ENGINES = {
-    "ZeRO 0": Engine(ranks=RANKS, zero=0),
-    "ZeRO 1": Engine(ranks=RANKS, zero=1),
-    "ZeRO 2": Engine(ranks=RANKS, zero=2),
-    "ZeRO 3": Engine(ranks=RANKS, zero=3),
-    "ZeRO 3, offload": Engine(ranks=RANKS, zero=3, offload="all"),
-    "ZeRO 2, bf16": Engine(ranks=RANKS, zero=2, bf16=True),
-    "ZeRO 2, Ulysses": Engine(ranks=RANKS, zero=2, sequence_parallel=2),
-    "ZeRO 3, Ulysses": Engine(ranks=RANKS, zero=3, sequence_parallel=2),
+    "ZeRO 0": Parallelism(ranks=RANKS, zero=0),
+    "ZeRO 1": Parallelism(ranks=RANKS, zero=1),
+    "ZeRO 2": Parallelism(ranks=RANKS, zero=2),
+    "ZeRO 3": Parallelism(ranks=RANKS, zero=3),
+    "ZeRO 3, offload": Parallelism(ranks=RANKS, zero=3, offload="all"),
+    "ZeRO 2, bf16": Parallelism(ranks=RANKS, zero=2, bf16=True),
+    "ZeRO 2, Ulysses": Parallelism(ranks=RANKS, zero=2, sequence_parallel=2),
+    "ZeRO 3, Ulysses": Parallelism(ranks=RANKS, zero=3, sequence_parallel=2),
 }
 
 
-def methods_of(engine: Engine) -> list[str]:
+def methods_of(engine: Parallelism) -> list[str]:
     """What an engine can train by: ranks share sequences in packs alone."""
     return [method for method in METHODS if engine.sequence_parallel == 1 or "packing" in method]
 
@@ -115,7 +115,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     store = TokenStore(folder / "store")
-    for name, engine in ENGINES.items() if ranks > 1 else [("alone", Engine())]:
+    for name, engine in ENGINES.items() if ranks > 1 else [("alone", Parallelism())]:
         for method in methods_of(engine):
             kept: dict[str, np.ndarray] = {}
             keep_first_gradients(kept)
@@ -135,4 +135,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    leave()
+    exit_rank()

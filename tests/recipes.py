@@ -11,7 +11,7 @@ import transformers
 
 from conftest import gradients, random_sequences, tiny_llama
 from eq2 import LENGTHS
-from longalign.train.launcher import leave
+from longalign.train.launcher import exit_rank
 
 ACCUMULATION, CAPACITY, RANKS = 3, 24, 2
 HELD_OUT = (11, 2, 5, 23, 9, 1, 3)
@@ -157,4 +157,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for recipe in ("trainer", "sft"):
         run(recipe, sys.argv[1])
-    leave()
+    exit_rank()

@@ -13,7 +13,7 @@ from longalign.recipe.balance import BALANCES, across_steps, balanced, by_fill, 
 from longalign.recipe.batching import make_plan
 from longalign.recipe.cost import SequenceCost, fill_share, idle_share, micro_batch_costs
 from longalign.recipe.dataset import step_weights
-from longalign.recipe.leveling import deal_level, fill_empty, swap_level
+from longalign.recipe.leveling import assign_balanced, fill_empty, improve_by_swaps
 from longalign.recipe.plan import Step
 
 BARRIERS = ("step", "micro_step")
@@ -242,7 +242,7 @@ def test_a_step_of_fillers_alone_is_balanced_too(how, barrier):
 
 
 def test_a_bin_that_is_full_is_passed_over_and_room_is_used_again():
-    dealt, left = deal_level([5, 4, 3, 2, 1], [5.0, 4, 3, 2, 1], [0.0, 0.0], bins=1, capacity=8)
+    dealt, left = assign_balanced([5, 4, 3, 2, 1], [5.0, 4, 3, 2, 1], [0.0, 0.0], bins=1, capacity=8)
     assert sorted(map(sorted, itertools.chain.from_iterable(dealt))) == [[0, 3, 4], [1, 2]] and not left
 
 
@@ -257,7 +257,7 @@ def test_swaps_end_and_never_raise_the_highest():
     for _ in range(20):
         costs = np.sort(random.random(12))[::-1]
         dealt = [[[rank * 4 + i] for i in range(4)] for rank in range(3)]
-        after = swap_level(costs, dealt)
+        after = improve_by_swaps(costs, dealt)
         level = [max(costs[[bin_[0] for bin_ in member]].sum() for member in one) for one in (dealt, after)]
         assert level[1] <= level[0] and sorted(b[0] for member in after for b in member) == list(range(12))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from longalign.train import checkpoints
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 
 
 def written(folder, **writer):
@@ -25,21 +25,21 @@ def written(folder, **writer):
 def test_a_checkpoint_of_another_kind_is_refused_and_kept(tmp_path, zero, then, told):
     checkpoint = written(tmp_path, world_size=2, zero=zero)
     with pytest.raises(ValueError, match=told) as caught:
-        checkpoints.make_ready(tmp_path, Engine(ranks=2, zero=then))
+        checkpoints.prepare_resume(tmp_path, Parallelism(ranks=2, zero=then))
     assert "\n" not in str(caught.value) and "to begin again" in str(caught.value) and checkpoint.is_dir()
 
 
 @pytest.mark.parametrize("zero", [None, 0])
 def test_where_every_rank_has_everything_any_number_of_ranks_goes_on(tmp_path, zero):
     checkpoint = written(tmp_path, world_size=2, zero=zero)
-    checkpoints.make_ready(tmp_path, Engine(ranks=1, zero=zero))
+    checkpoints.prepare_resume(tmp_path, Parallelism(ranks=1, zero=zero))
     assert not checkpoints.is_universal(checkpoint)
 
 
 def test_what_cannot_be_put_together_is_said_in_one_line_and_kept(tmp_path):
     checkpoint = written(tmp_path, world_size=2, zero=2)
     with pytest.raises(RuntimeError, match="could not be put together for other ranks") as caught:
-        checkpoints.make_ready(tmp_path, Engine(ranks=1, zero=2))
+        checkpoints.prepare_resume(tmp_path, Parallelism(ranks=1, zero=2))
     assert "\n" not in str(caught.value) and not checkpoints.is_universal(checkpoint)
     assert json.loads((checkpoint / checkpoints.WRITER).read_text()) == {"world_size": 2, "zero": 2}
 
@@ -47,9 +47,9 @@ def test_what_cannot_be_put_together_is_said_in_one_line_and_kept(tmp_path):
 def test_a_checkpoint_that_was_put_together_is_read_as_it_was_written_on_its_own_ranks(tmp_path):
     checkpoint = written(tmp_path, world_size=2, zero=2)
     (checkpoint / checkpoints.UNIVERSAL).write_text("global_step3_universal")
-    checkpoints.make_ready(tmp_path, Engine(ranks=4, zero=1))
+    checkpoints.prepare_resume(tmp_path, Parallelism(ranks=4, zero=1))
     assert checkpoints.is_universal(checkpoint)
-    checkpoints.make_ready(tmp_path, Engine(ranks=2, zero=2))
+    checkpoints.prepare_resume(tmp_path, Parallelism(ranks=2, zero=2))
     assert not checkpoints.is_universal(checkpoint)
 
 

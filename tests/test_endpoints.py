@@ -16,7 +16,7 @@ from longalign.clients.client import ATTEMPTS, MOST_FAILURES, Asker, Pace
 from longalign.clients.errors import Passing, Refused, Stopped
 from longalign.clients.reply_store import Replies, Reply, Request
 from longalign.clients.server import Server
-from longalign.common.provenance import Taken
+from longalign.common.provenance import LockedError
 from longalign.data.jsonl import DataError
 
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -254,7 +254,7 @@ def test_another_file_is_refused_by_line_and_left_as_it_is(tmp_path):
 
 
 def test_a_file_has_one_writer(tmp_path):
-    with Replies(tmp_path / "a.jsonl"), pytest.raises(Taken), Replies(tmp_path / "a.jsonl"):
+    with Replies(tmp_path / "a.jsonl"), pytest.raises(LockedError), Replies(tmp_path / "a.jsonl"):
         pass
 
 

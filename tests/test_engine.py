@@ -13,7 +13,7 @@ from engines import ENGINES, METHODS, methods_of
 from longalign.train.events import read_events
 from longalign.train.launcher import command
 from longalign.train.models import load_model
-from longalign.train.parallelism import Engine, deepspeed_config
+from longalign.train.parallelism import Parallelism, deepspeed_config
 from test_trainer import make_store
 
 EXACT = [name for name, engine in ENGINES.items() if not engine.bf16]
@@ -94,22 +94,22 @@ def test_the_methods_do_not_train_alike(folder):
 )  # fmt: skip
 def test_an_engine_that_cannot_be_is_refused_in_one_line(fields, told):
     with pytest.raises(ValueError, match=told) as caught:
-        Engine(**fields)
+        Parallelism(**fields)
     assert "\n" not in str(caught.value)
 
 
 def test_deepspeed_is_told_every_value():
-    engine = Engine(nodes=2, ranks=4, zero=3, offload="all", bf16=True)
+    engine = Parallelism(nodes=2, ranks=4, zero=3, offload="all", bf16=True)
     config = deepspeed_config(engine, accumulation=3, max_grad_norm=1)
     assert config["train_batch_size"] == 24 and config["gradient_clipping"] == 1 and config["bf16"]["enabled"]
     assert config["zero_optimization"]["offload_param"] == config["zero_optimization"]["offload_optimizer"]
     assert "auto" not in str(config)
     with pytest.raises(ValueError, match="no DeepSpeed"):
-        deepspeed_config(Engine(), accumulation=1, max_grad_norm=1)
+        deepspeed_config(Parallelism(), accumulation=1, max_grad_norm=1)
 
 
 def test_several_nodes_meet_at_the_first_and_too_few_are_refused():
-    engine = Engine(nodes=2, ranks=8, zero=3)
+    engine = Parallelism(nodes=2, ranks=8, zero=3)
     made = command(engine, "longalign.train.runs", "job.json", hosts=["a1", "a2"])
     assert "--nnodes=2" in made and "--nproc-per-node=8" in made and any("=a1:" in part for part in made)
     assert made[0] == "srun" and "--nodes=2" in made
@@ -119,9 +119,9 @@ def test_several_nodes_meet_at_the_first_and_too_few_are_refused():
 
 def test_hosts_in_a_file_are_left_to_deepspeeds_launcher(tmp_path):
     with pytest.raises(ValueError, match="where there is none"):
-        Engine(nodes=2, hostfile=str(tmp_path / "hosts"))
+        Parallelism(nodes=2, hostfile=str(tmp_path / "hosts"))
     (tmp_path / "hosts").write_text("a1 slots=8\na2 slots=8\n")
-    engine = Engine(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts"))
+    engine = Parallelism(nodes=2, ranks=8, zero=3, hostfile=str(tmp_path / "hosts"))
     made = command(engine, "longalign.train.runs", "job.json")
     assert "deepspeed.launcher.runner" in made and made[-2:] == ["longalign.train.runs", "job.json"]
 

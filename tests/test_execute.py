@@ -14,7 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from longalign.common.typed import ProfileError
+from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import execute as ex
 from longalign.reproduction import files, outcomes, terminal
@@ -256,14 +256,14 @@ def test_a_wrong_request_is_refused_in_one_line_before_anything_starts(tmp_path,
 
 
 def test_a_notebook_that_is_missing_broken_or_without_the_profile_is_refused(tmp_path):
-    with pytest.raises(ProfileError, match="no notebook at"):
+    with pytest.raises(ConfigError, match="no notebook at"):
         ex.prepare(tmp_path / "07_none.ipynb", profile="smoke")
     no_list = b'{"cells": 5, "nbformat": 4, "nbformat_minor": 5, "metadata": {}}'
     for torn in (b'{"cells": [', b"[]", no_list, b"\xff\xfe"):
         (tmp_path / "08_torn.ipynb").write_bytes(torn)
-        with pytest.raises(ProfileError, match="08_torn.ipynb: not a notebook: .+"):
+        with pytest.raises(ConfigError, match="08_torn.ipynb: not a notebook: .+"):
             ex.prepare(tmp_path / "08_torn.ipynb", profile="smoke")
-    with pytest.raises(ProfileError, match="unknown parameter profile"):
+    with pytest.raises(ConfigError, match="unknown parameter profile"):
         ex.prepare(notebook(tmp_path, parameters="lengths: list[int] = [2]"), profile="smoke")
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from longalign.common import paths
-from longalign.common.typed import ProfileError
+from longalign.common.typed import ConfigError
 from longalign.data.store import TokenStore
 from longalign.recipe.balance import within_steps
 from longalign.recipe.cost import micro_batch_costs
@@ -22,7 +22,7 @@ from longalign.train import jobs
 from longalign.train.events import read_events
 from longalign.train.memory import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.train.models import load_model
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 from longalign.train.trainer import TrainingConfig
 from test_trainer import make_store
 
@@ -101,18 +101,18 @@ def test_a_job_that_cannot_be_is_refused_in_one_line(job, capsys, change, told):
 def test_what_would_fit_takes_as_little_communication_as_it_can():
     shape = ModelShape(6_738_415_616, 4096, 32, 32_000)  # Llama-2-7B
     sizes = {"positions": 65_536, "targets": 4096}
-    engine = Engine(ranks=8, zero=0, bf16=True)
+    engine = Parallelism(ranks=8, zero=0, bf16=True)
     assert footprint(shape, engine, **sizes).device > 80
     fits = smallest_that_fits(shape, engine, device=80, **sizes)
     assert (fits.zero, fits.offload, fits.gradient_checkpointing) == (1, "none", True)
     assert footprint(shape, fits, **sizes).device <= 80
     assert smallest_that_fits(shape, engine, device=1, **sizes) is None
-    offloaded = footprint(shape, Engine(ranks=8, zero=3, offload="all", bf16=True), positions=0, targets=0)
+    offloaded = footprint(shape, Parallelism(ranks=8, zero=3, offload="all", bf16=True), positions=0, targets=0)
     assert offloaded.device == 0 and offloaded.node * GIB == pytest.approx(16 * shape.parameters, rel=1e-6)
 
 
 def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequences_a_slice_of_activations():
-    base, engine = paths.bases() / "mini-6b", Engine(ranks=2, zero=0)
+    base, engine = paths.bases() / "mini-6b", Parallelism(ranks=2, zero=0)
     whole, adapted = jobs.model_shape(base), jobs.model_shape(base, lora_rank=4)
     assert whole.trained is None and 0 < adapted.trained < whole.parameters / 5
     assert adapted.parameters == whole.parameters + adapted.trained
@@ -121,7 +121,7 @@ def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequence
     sizes = {"positions": 65_536, "targets": 4096}
     alone, shared = (footprint(whole, replace(engine, sequence_parallel=n), **sizes) for n in (1, 2))
     assert (shared.activations, shared.logits) == (alone.activations / 2, alone.logits / 2)
-    plain = footprint(adapted, Engine(bf16=True), positions=0, targets=0)
+    plain = footprint(adapted, Parallelism(bf16=True), positions=0, targets=0)
     assert plain.parameters * GIB == 4 * adapted.parameters, "without DeepSpeed bf16 leaves the weights as they are"
     assert shared.optimizer == alone.optimizer
 
@@ -197,7 +197,7 @@ def test_a_job_whose_rank_is_killed_goes_on_to_the_same_losses_however_its_steps
     load_model(trained(path) / "model")
     assert "finished already and reused" in finish(start(path))[1]
     recorded = json.loads((trained(path) / "record.json").read_text())["run"]
-    assert recorded["engine"] == {**vars(Engine()), "ranks": ranks, "zero": zero, "sequence_parallel": shared}
+    assert recorded["engine"] == {**vars(Parallelism()), "ranks": ranks, "zero": zero, "sequence_parallel": shared}
 
 
 @pytest.mark.cluster
@@ -220,10 +220,10 @@ def test_ranks_end_with_the_process_that_asked_for_them(job):
 )
 def test_a_job_that_yaml_cannot_hold_is_named(tmp_path, text):
     (tmp_path / "deep.yaml").write_text(text)
-    with pytest.raises(ProfileError, match=r"deep.yaml: not readable as YAML"):
+    with pytest.raises(ConfigError, match=r"deep.yaml: not readable as YAML"):
         jobs.load_job(tmp_path / "deep.yaml")
 
 
 def test_a_job_file_that_is_missing_is_named(tmp_path):
-    with pytest.raises(ProfileError, match=r"none.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"none.yaml: No such file"):
         jobs.load_job(tmp_path / "none.yaml")

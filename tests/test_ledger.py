@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from longalign.common.typed import ProfileError
+from longalign.common.typed import ConfigError
 from longalign.report.claim_schema import GPU, LAPTOP, load_ledger
 
 FIRST = {
@@ -81,32 +81,32 @@ def test_a_claim_of_a_gpu_names_a_stage_a_case_and_its_systems(tmp_path):
     ids=lambda value: str(value)[:40],
 )
 def test_a_claim_that_cannot_be_tested_is_refused_and_named(tmp_path, changes, parts):
-    with pytest.raises(ProfileError) as error:
+    with pytest.raises(ConfigError) as error:
         ledger(tmp_path, FIRST, FIRST | {"id": "second"} | changes)
     assert "claims.yaml, claim second: " in str(error.value)
     assert all(part in str(error.value) for part in parts)
 
 
 def test_a_claim_without_an_id_is_named_by_its_place(tmp_path):
-    with pytest.raises(ProfileError, match=r"claims\.yaml, claim 0: the key id is missing"):
+    with pytest.raises(ConfigError, match=r"claims\.yaml, claim 0: the key id is missing"):
         ledger(tmp_path, {key: value for key, value in FIRST.items() if key != "id"})
 
 
 def test_two_claims_with_one_id_are_refused(tmp_path):
-    with pytest.raises(ProfileError, match="two claims have the id first"):
+    with pytest.raises(ConfigError, match="two claims have the id first"):
         ledger(tmp_path, FIRST, FIRST)
 
 
 @pytest.mark.parametrize("text", ["claims: []", "- 1", "tasks: {}\nlengths: {}\nclaims: {}", "claims: ["])
 def test_a_file_that_is_no_ledger_is_refused(tmp_path, text):
     (tmp_path / "claims.yaml").write_text(text)
-    with pytest.raises(ProfileError, match=r"claims\.yaml"):
+    with pytest.raises(ConfigError, match=r"claims\.yaml"):
         load_ledger(tmp_path / "claims.yaml")
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     (tmp_path / "claims.yaml").write_text("tasks: {}\nlengths: {}\nlengths: {}\nclaims: []")
-    with pytest.raises(ProfileError, match="lengths stands twice"):
+    with pytest.raises(ConfigError, match="lengths stands twice"):
         load_ledger(tmp_path / "claims.yaml")
 
 

@@ -21,7 +21,7 @@ from longalign.miniature import released_sets
 from longalign.reproduction import smoke
 from longalign.reproduction.execute import execute, prepare
 from longalign.train.models import load_model
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 from test_hub import contents
 
 WINDOW = 1024
@@ -127,7 +127,7 @@ def test_nothing_is_extended_and_trainings_start_at_what_was_fetched(profile):
 def test_a_fetched_model_is_tried_by_lora_where_its_engine_has_no_devices(profile):
     model = "llama-2-7b-64k"
     folder, encode = base_models.short_base(profile, model), base_models.encode(profile, model)
-    run = smoke.training(replace(profile, engine=Engine(ranks=8, zero=3)), model, folder, encode, whole=False)
+    run = smoke.training(replace(profile, engine=Parallelism(ranks=8, zero=3)), model, folder, encode, whole=False)
     assert run.engine == {} and run.training["lora_rank"] == profile.training.lora_rank
     run.perform()
     assert run.record()["steps"] == smoke.STEPS and (run.model / "adapter").is_dir()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign.common import paths
-from longalign.common.typed import ProfileError, nearest, typed
+from longalign.common.typed import ConfigError, nearest, typed
 from longalign.experiments.profiles import NAMES, Profile, load_profile
 from longalign.recipe.batching import make_plan
 from longalign.recipe.summary import summarize
@@ -143,7 +143,7 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
     ],
 )
 def test_a_bad_profile_is_refused_in_one_line_that_says_where_and_what(tmp_path, text, parts):
-    with pytest.raises(ProfileError) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_profile(written(tmp_path, text))
     assert all(part in str(caught.value) for part in parts), str(caught.value)
     assert "\n" not in str(caught.value)
@@ -177,9 +177,9 @@ def test_sorted_batching_leaves_devices_with_a_row_each_waiting_for_less_than_na
 
 
 def test_an_unknown_profile_is_refused_with_the_nearest_name():
-    with pytest.raises(ProfileError, match="did you mean 'laptop'"):
+    with pytest.raises(ConfigError, match="did you mean 'laptop'"):
         load_profile("labtop")
-    with pytest.raises(ProfileError, match="no profile at"):
+    with pytest.raises(ConfigError, match="no profile at"):
         load_profile("nowhere/laptop.yaml")
 
 
@@ -187,14 +187,14 @@ def test_an_unknown_profile_is_refused_with_the_nearest_name():
 def test_a_list_of_whole_numbers_is_that_tuple_and_no_tuple_of_strings(numbers):
     assert typed(numbers, tuple[int, ...], where="here", key="lengths") == tuple(numbers)
     if numbers:
-        with pytest.raises(ProfileError, match=r"lengths\[0\] must be str"):
+        with pytest.raises(ConfigError, match=r"lengths\[0\] must be str"):
             typed(numbers, tuple[str, ...], where="here", key="lengths")
 
 
 def test_an_optional_value_may_be_none_and_nothing_else_of_another_type():
     assert typed(None, int | None, where="here", key="steps") is None
     assert typed(3, int | None, where="here", key="steps") == 3
-    with pytest.raises(ProfileError):
+    with pytest.raises(ConfigError):
         typed("3", int | None, where="here", key="steps")
 
 

@@ -11,7 +11,7 @@ from chat_tokenizers import latin_tokenizer
 from longalign.data.jsonl import DataError
 from longalign.miniature import released_sets, training_sets
 from longalign.miniature.settings import Corpus
-from longalign.miniature.token_length import count_chat, in_tokens_of
+from longalign.miniature.token_length import count_chat, count_with
 
 CORPUS = Corpus(long=8, short=6, longalpaca_long=3, longalpaca_short=2, max_short=64)
 
@@ -76,7 +76,7 @@ def test_short_samples_have_answers_fit_and_begin_with_a_question(folders):
 
 
 def test_an_answer_for_which_a_tokenizer_has_no_token_is_left_out(folders):
-    with in_tokens_of(latin_tokenizer()):
+    with count_with(latin_tokenizer()):
         (folders / released_sets.SHORT / "sg.json").write_text(json.dumps([talk("w", "问"), talk("w", "a")]))
         assert [row["id"] for row in samples(folders, "LongAlign-0k")] == ["short-1"]
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from longalign.common.provenance import Taken, alone, write_json
+from longalign.common.provenance import LockedError, alone, write_json
 from longalign.reproduction import estimate, outcomes, terminal
 from longalign.reproduction.outcomes import Outcome
 from longalign.reproduction.reproduce import Make, _lock, summary
@@ -115,7 +115,7 @@ def test_a_run_whose_head_was_killed_is_waited_for_and_one_that_is_at_work_is_no
         try:
             with _lock(path):
                 assert dead and time.monotonic() - began > 0.9
-        except Taken:
+        except LockedError:
             assert not dead
         released.join()
 

@@ -339,7 +339,7 @@ def test_parts_that_left_samples_out_serve_only_calls_that_may(tmp_path, parts_o
 def test_two_calls_do_not_make_the_same_store_at_a_time(tmp_path):
     file = write_rows(tmp_path / "data.jsonl", [GOOD])
     with provenance.alone(tmp_path / ".store.parts" / "lock"):
-        with pytest.raises(provenance.Taken, match="being done already by process"):
+        with pytest.raises(provenance.LockedError, match="being done already by process"):
             tokenize_jsonl(file, WORDS, tmp_path / "store")
 
 

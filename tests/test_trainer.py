@@ -18,9 +18,9 @@ from longalign.data.store import TokenStore, write_store
 from longalign.recipe.cost import LLAMA_2_7B
 from longalign.train import trainer
 from longalign.train.events import read_events
-from longalign.train.launcher import leave
+from longalign.train.launcher import exit_rank
 from longalign.train.models import load_model, new_model, sequence_cost
-from longalign.train.trainer import TrainingConfig, dealt, make_plans, train
+from longalign.train.trainer import TrainingConfig, make_plans, split_accumulation, train
 
 RANKS, ACCUMULATION = 2, 3
 # Weight decay 0 and few steps: what differs is only the order in which fp32 numbers are added.
@@ -65,7 +65,7 @@ def folder(tmp_path_factory):
 def test_a_step_holds_the_same_sequences_on_any_number_of_ranks(tmp_path, method, ranks):
     """So that a run may go on with other ranks; sorted batching's groups must not follow their number."""
     store, config = make_store(tmp_path / "store"), replace(CONFIG, method=method, accumulation=6)
-    alone, together = make_plans(store, config), make_plans(store, dealt(config, ranks), ranks=ranks)
+    alone, together = make_plans(store, config), make_plans(store, split_accumulation(config, ranks), ranks=ranks)
     steps = [[step.sequences for plan in plans for step in plan.steps] for plans in (alone, together)]
     assert steps[0] == steps[1] and len(steps[0]) > 3
 
@@ -113,7 +113,7 @@ if __name__ == "__main__":
         train(fresh_model(), TokenStore(top / "store"), replace(CONFIG, seed=rank), top / "x")
     except ValueError as refused:
         (top / f"refused-{rank}.txt").write_text(str(refused))
-    leave()
+    exit_rank()
 
 
 def test_ranks_that_disagree_on_the_plan_stop_before_the_first_step(folder):

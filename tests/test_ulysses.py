@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.loss import weighted_cross_entropy
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 from longalign.train.sequence_parallel import attach, slice_of
 from longalign.train.trainer import TrainingConfig, train
 from test_trainer import fresh_model, make_store
@@ -57,9 +57,9 @@ def test_the_losses_of_the_slices_add_up_to_the_packs(lengths, count):
 
 def test_what_cannot_be_shared_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="sequence_parallel is 3, which does not divide a node's 8 ranks"):
-        Engine(ranks=8, zero=2, sequence_parallel=3)
+        Parallelism(ranks=8, zero=2, sequence_parallel=3)
     with pytest.raises(ValueError, match="sequence_parallel needs zero: 0, 1, 2 or 3"):
-        Engine(ranks=2, sequence_parallel=2)
+        Parallelism(ranks=2, sequence_parallel=2)
     with pytest.raises(ValueError, match=r"is 4, but the model has 6 heads: they can be shared by \[1, 2, 3, 6\]"):
         attach(fresh_model(), 4)
     config = TrainingConfig(method="naive", capacity=24)

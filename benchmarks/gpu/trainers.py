@@ -19,7 +19,7 @@ from longalign.recipe.array_types import IGNORE_INDEX
 from longalign.recipe.attention_kernels import why_unusable
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.dataset import PlannedDataset
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 from longalign.train.plan_trainer import PlanTrainer
 from longalign.train.trainer import TrainingConfig, training_arguments
 
@@ -86,7 +86,7 @@ def longalign(job: Job) -> Turn:
     clock = Clock(job.context.device)
     with tempfile.TemporaryDirectory() as folder:
         config = TrainingConfig(learning_rate=LEARNING_RATE)
-        arguments = training_arguments(config, folder, Engine(gradient_checkpointing=True))
+        arguments = training_arguments(config, folder, Parallelism(gradient_checkpointing=True))
         arguments.max_steps, arguments.save_strategy = job.steps, SaveStrategy.NO
         arguments._n_gpu = min(arguments.n_gpu, 1)
         dataset = PlannedDataset(sequences, [ranks.plan_of(lengths, job.capacity)])

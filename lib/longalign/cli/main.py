@@ -29,7 +29,7 @@ from longalign.cli import data_build, eval, show, tokenize
 from longalign.cli.parsing import CHAT_FORMATS as CHAT_FORMATS
 from longalign.cli.parsing import Parser, add_tokenizer_options, fail, positive, readable, seed, share
 from longalign.clients.errors import EndpointError
-from longalign.common.provenance import Taken
+from longalign.common.provenance import LockedError
 from longalign.data.file_parts import WorkerDied
 
 METHODS = ("naive", "sorted", "packing")
@@ -175,7 +175,7 @@ def run_train(options: argparse.Namespace) -> None:
     if options.out:
         os.environ["LONGALIGN_RUNS"] = str(options.out.resolve())
     if not options.dry_run:
-        workers.make_ready()  # torch is loaded there and here at once
+        workers.prestart_workers()  # torch is loaded there and here at once
     from longalign.train import jobs
 
     out = ["--out", str(options.out)] if options.out else []
@@ -251,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.run(options)
     except ModuleNotFoundError as error:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
-    except (ValueError, EndpointError, Taken, WorkerDied) as error:
+    except (ValueError, EndpointError, LockedError, WorkerDied) as error:
         fail(error)
     except OSError as error:
         fail(_in_words(error, getattr(options, "out", None)))

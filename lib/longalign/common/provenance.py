@@ -34,7 +34,7 @@ _STARTED = time.time()
 _PACKAGES = ("numpy", "torch", "transformers", "accelerate", "deepspeed", "peft", "pandas", "scipy", "papermill")
 
 
-class Taken(RuntimeError):
+class LockedError(RuntimeError):
     """Another process is in the block that one alone may be in; the message names it."""
 
 
@@ -43,7 +43,7 @@ def alone(path: Path | str, *, wait: bool = True) -> Iterator[IO[str]]:
     """Be the only process in a block with this lock file, made where it is missing; others wait.
 
     The lock is given back when the process ends, however it ends, and with it those that inherited the file that the
-    block is given; the file stays. Raises Taken when another process has it and `wait` is False.
+    block is given; the file stays. Raises LockedError when another process has it and `wait` is False.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with Path(path).open("a+") as lock:
@@ -51,7 +51,7 @@ def alone(path: Path | str, *, wait: bool = True) -> Iterator[IO[str]]:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             lock.seek(0)
-            raise Taken(f"this is being done already by {lock.read().strip() or 'another process'}") from None
+            raise LockedError(f"this is being done already by {lock.read().strip() or 'another process'}") from None
         lock.truncate(0)
         lock.write(f"process {os.getpid()}, started {time.strftime('%H:%M:%S')}\n")
         lock.flush()

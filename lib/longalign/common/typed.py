@@ -13,7 +13,7 @@ import typing
 from typing import Any
 
 
-class ProfileError(ValueError):
+class ConfigError(ValueError):
     """A profile, a key or a value that cannot be used; the message names file, key and what to do."""
 
 
@@ -33,14 +33,14 @@ def nearest(name: str, valid: typing.Iterable[str]) -> str:
 def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
     """`value` as the type `wanted` (a dataclass, tuple[T, ...], list[T], T | None, bool, int, float, str).
 
-    A whole number is a float, a list is a tuple; nothing else is converted. Raises ProfileError that names `where`
+    A whole number is a float, a list is a tuple; nothing else is converted. Raises ConfigError that names `where`
     (file), `key` (dotted) and the expected type.
 
     >>> typed([2, 4, 3], tuple[int, ...], where="here", key="lengths")
     (2, 4, 3)
     >>> typed("3", int, where="here", key="training.epochs")
     Traceback (most recent call last):
-    longalign.common.typed.ProfileError: here: training.epochs must be int, not str '3'
+    longalign.common.typed.ConfigError: here: training.epochs must be int, not str '3'
     """
     if dataclasses.is_dataclass(wanted):
         return _typed_dataclass(value, wanted, where=where, key=key)
@@ -55,26 +55,26 @@ def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is float and type(value) is float and not math.isfinite(value):
-        raise ProfileError(f"{where}: {key} must be a finite number, not {value}")
+        raise ConfigError(f"{where}: {key} must be a finite number, not {value}")
     if origin is None and type(value) is wanted:
         return value
     name = wanted.__name__ if isinstance(wanted, type) and origin is None else str(wanted)
-    raise ProfileError(f"{where}: {key or 'the file'} must be {name}, not {type(value).__name__} {value!r}")
+    raise ConfigError(f"{where}: {key or 'the file'} must be {name}, not {type(value).__name__} {value!r}")
 
 
 def _typed_dataclass(value: Any, wanted: Any, *, where: str, key: str) -> Any:
     if not isinstance(value, dict):
-        raise ProfileError(f"{where}: {key or 'the file'} must hold keys and values, not {type(value).__name__}")
+        raise ConfigError(f"{where}: {key or 'the file'} must hold keys and values, not {type(value).__name__}")
     hints = typing.get_type_hints(wanted)
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in hints:
-            raise ProfileError(f"{where}: unknown key {prefix}{name}: {nearest(str(name), hints)}")
+            raise ConfigError(f"{where}: unknown key {prefix}{name}: {nearest(str(name), hints)}")
     for f in dataclasses.fields(wanted):
         if f.default is f.default_factory is dataclasses.MISSING and f.name not in value:
-            raise ProfileError(f"{where}: the key {prefix}{f.name} is missing")
+            raise ConfigError(f"{where}: the key {prefix}{f.name} is missing")
     fields = {n: typed(v, hints[n], where=where, key=prefix + n) for n, v in value.items()}
     try:
         return wanted(**fields)
     except ValueError as error:
-        raise ProfileError(f"{where}: {prefix.rstrip('.') or 'the file'}: {error}") from None
+        raise ConfigError(f"{where}: {prefix.rstrip('.') or 'the file'}: {error}") from None

@@ -82,8 +82,8 @@ def tokenize_jsonl(
     A bad sample raises DataError with file, line and field, and no store is left behind.  With `skip_invalid` it is
     left out instead, counted by reason in the manifest's "dropped", copied to skipped.jsonl (bytes that are not UTF-8
     as lone surrogates \\udcXX), and the counts are printed.  A file of which nothing remains raises, and so does a disk
-    that is full; `longalign.common.provenance.Taken` when another process is making the same store.  `progress` is
-    called after samples, often; None prints a line.
+    that is full; `longalign.common.provenance.LockedError` when another process is making the same store.  `progress`
+    is called after samples, often; None prints a line.
 
     >>> import tempfile
     >>> from longalign.miniature import tokenizer

@@ -54,7 +54,7 @@ def extension(profile: Profile, model: str, **changes: Any) -> Run:
     return Run(
         f"{model} context extension", str(store.folder), training, start=str(base_models.short_base(profile, model)),
         rope_factor=settings.rope_factor, rope_type=settings.rope_type,
-        max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.of_a_run(),
+        max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.run_settings(),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def fine_tuning(
     label = f"{model} {suite} {method} seed {seed}"
     # ranks share packs alone
     engine = profile.engine if packed else replace(profile.engine, sequence_parallel=1)
-    return Run(label, str(store.folder), training | changes, start=begin, engine=engine.of_a_run())
+    return Run(label, str(store.folder), training | changes, start=begin, engine=engine.run_settings())
 
 
 def long_bases(profile: Profile, *models: str) -> list[Run]:

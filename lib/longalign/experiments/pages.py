@@ -32,7 +32,7 @@ class Page:
     """The page of one notebook (`name` is its file's stem), of a run of `profile` or, with `replay`, of the reference.
 
     A replay has the settings and the seeds of the committed record, whatever `profile` and `seeds` say. Raises
-    FileNotFoundError for a replay of what has no committed record, ProfileError for a record that this version cannot
+    FileNotFoundError for a replay of what has no committed record, ConfigError for a record that this version cannot
     read.
     """
 

@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 
 from longalign.common import paths, strict_yaml
-from longalign.common.typed import ProfileError, nearest, typed
+from longalign.common.typed import ConfigError, nearest, typed
 from longalign.fetch.source import Source
 from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
 NAMES = {
@@ -106,7 +106,7 @@ class Profile:
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
     limits: Limits = field(default_factory=Limits)
-    engine: Engine = field(default_factory=Engine)
+    engine: Parallelism = field(default_factory=Parallelism)
     slurm: Slurm = field(default_factory=Slurm)
     notebooks: tuple[str, ...] | None = None
     sources: tuple[Source, ...] = ()
@@ -134,7 +134,7 @@ class Profile:
 def load_profile(name_or_path: str | Path) -> Profile:
     """The profile called `name_or_path`, or the one in that YAML file (a path, or a name that ends in .yaml).
 
-    Raises ProfileError for an unknown profile or key (with the nearest valid name), a wrong type, a duplicate key, a
+    Raises ConfigError for an unknown profile or key (with the nearest valid name), a wrong type, a duplicate key, a
     name that is not the file's, or numbers that contradict each other.
 
     >>> load_profile("smoke").name
@@ -145,11 +145,11 @@ def load_profile(name_or_path: str | Path) -> Profile:
     try:
         data = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     profile = typed(data, Profile, where=where)
     _check_names(profile, where)
     if profile.name != path.stem:
-        raise ProfileError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")
+        raise ConfigError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")
     _check_numbers(profile, where)
     _check_notebooks(profile, path, where)
     return profile
@@ -164,7 +164,7 @@ def _check_names(profile: Profile, where: str) -> None:
             valid += tuple(source.name for source in profile.sources if source.kind == "model")
         for value in (values,) if isinstance(values, str) else values:
             if value not in valid:
-                raise ProfileError(f"{where}: {key} knows no {value!r}: {nearest(value, valid)}")
+                raise ConfigError(f"{where}: {key} knows no {value!r}: {nearest(value, valid)}")
 
 
 def _check_numbers(profile: Profile, where: str) -> None:
@@ -227,7 +227,7 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "training.rows x training.accumulation must be training.sequences_per_step, or the methods see other steps"),
     ):  # fmt: skip
         if not holds:
-            raise ProfileError(f"{where}: {message}")
+            raise ConfigError(f"{where}: {message}")
 
 
 def _check_notebooks(profile: Profile, path: Path, where: str) -> None:
@@ -235,20 +235,20 @@ def _check_notebooks(profile: Profile, path: Path, where: str) -> None:
         return
     on_one_line = re.search(r"^notebooks: *\[[^\]]*\]", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if not on_one_line and path.resolve().parent == paths.profiles():
-        raise ProfileError(f'{where}: notebooks must stand in brackets on one line, ["01", "04"], since make reads it')
+        raise ConfigError(f'{where}: notebooks must stand in brackets on one line, ["01", "04"], since make reads it')
     known = [path.name[:2] for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")]
     for number in profile.notebooks:
         if number not in known:
-            raise ProfileError(f"{where}: notebooks knows no {number!r}: {nearest(number, known)}")
+            raise ConfigError(f"{where}: notebooks knows no {number!r}: {nearest(number, known)}")
 
 
 def _find(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
-            raise ProfileError(f"no profile at {name}")
+            raise ConfigError(f"no profile at {name}")
         return Path(name)
     known = {p.stem: p for p in paths.profiles().glob("*.yaml")}
     if name not in known:
-        raise ProfileError(f"unknown profile {name!r}: {nearest(name, known)}")
+        raise ConfigError(f"unknown profile {name!r}: {nearest(name, known)}")
     return known[name]

@@ -20,7 +20,7 @@ from longalign.fetch.source import Source
 from longalign.miniature import benchmarks, released_sets, training_sets
 from longalign.miniature.pretraining import MAX_LENGTH
 from longalign.miniature.settings import Extension
-from longalign.miniature.token_length import in_tokens_of
+from longalign.miniature.token_length import count_with
 
 CODE = ("miniature.training_sets.suite_store", "miniature.training_sets.documents_store")
 RECALL_SHARE = 0.25  # of the documents of the context extension
@@ -30,7 +30,7 @@ def data_folder(profile: Profile) -> Path:
     """Where a profile's JSONL files and token stores lie: a folder of its own for every corpus, setting and code."""
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
     code = CODE
-    if has_released(profile):
+    if uses_released_data(profile):
         settings["sources"] = [_identity(profile, source) for source in profile.sources if source.kind == "data"]
         code += ("miniature.released_sets.suite",)
     settings |= {"code": source_hash(*code, without=WITHOUT), "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE}
@@ -45,7 +45,7 @@ def _identity(profile: Profile, source: Source) -> dict[str, Any]:
     return asdict(source) | {"revision": source.revision or commit_of(base_models.data(profile, source.name))}
 
 
-def has_released(profile: Profile) -> bool:
+def uses_released_data(profile: Profile) -> bool:
     """Whether the profile trains on data sets that it names as sources, and not on generated ones."""
     return any(source.kind == "data" for source in profile.sources)
 
@@ -57,7 +57,7 @@ def suite_store(profile: Profile, name: str, *, seed: int = 0, model: str = "") 
     """
     corpus, model = replace(profile.corpus, seed=profile.corpus.seed + seed), model or profile.models[0]
     place, encode = _data_of(profile, model) / f"seed-{seed}", base_models.encode(profile, model)
-    if not has_released(profile):
+    if not uses_released_data(profile):
         return training_sets.suite_store(name, corpus, place, encode=encode)
     return training_sets.rows_store(
         place / name, lambda: released_sets.suite(name, corpus, partial(base_models.data, profile)),
@@ -86,7 +86,7 @@ def benchmark_folder(profile: Profile) -> Path:
         if not (folder / f"{name}.jsonl").is_file():
             items = benchmarks.items(name, profile.evaluation, window=profile.corpus.max_length)
             # a short item is short in words: 128 tokens of another tokenizer may not hold a question with its options
-            with in_tokens_of(None if name == "short" else encode):
+            with count_with(None if name == "short" else encode):
                 training_sets.write_jsonl(folder / f"{name}.jsonl", items)
     return folder
 

@@ -1,7 +1,7 @@
 """How many tokens a text has, in the tokenizer that samples are made for: the miniature's, unless another is named.
 
 The generator fills documents up to a number of tokens sentence by sentence, and asks here. The price: what it draws
-depends on what surrounds the call (`in_tokens_of`), and another tokenizer has to read every sentence.
+depends on what surrounds the call (`count_with`), and another tokenizer has to read every sentence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ _other: ContextVar[Any] = ContextVar("other", default=None)
 
 
 @contextmanager
-def in_tokens_of(other: Any) -> Iterator[None]:
+def count_with(other: Any) -> Iterator[None]:
     """Within, lengths are those of this tokenizer (with a chat template); None is the miniature's."""
     before = _other.set(other)
     try:

@@ -21,7 +21,7 @@ from longalign.data.store import TokenStore, write_store
 from longalign.data.tokenize_files import tokenize_jsonl
 from longalign.miniature import samples, tokenizer
 from longalign.miniature.settings import Corpus, Evaluation
-from longalign.miniature.token_length import in_tokens_of
+from longalign.miniature.token_length import count_with
 from longalign.recipe.array_types import IGNORE_INDEX
 
 OTHER_SHARE = 0.1
@@ -102,7 +102,7 @@ def rows_store(
         words = encode or tokenizer.load()
         return tokenize_jsonl(jsonl, words, folder, max_length=max_length, skip_invalid=skip_invalid)
 
-    with provenance.alone(folder.with_name(f".{folder.name}.lock")), in_tokens_of(encode):
+    with provenance.alone(folder.with_name(f".{folder.name}.lock")), count_with(encode):
         store = _whole(folder, build)
         if not jsonl.is_file() or jsonl.stat().st_size != store.manifest["source"]["bytes"]:
             write_jsonl(jsonl, rows())
@@ -134,7 +134,7 @@ def documents_store(
     """
     folder = Path(folder)
     meta = {"kind": kind, "seed": seed, "recall_share": recall_share, "lengths": list(lengths)}
-    with provenance.alone(folder.with_name(f".{folder.name}.lock")), in_tokens_of(encode):
+    with provenance.alone(folder.with_name(f".{folder.name}.lock")), count_with(encode):
         documents = _documents(kind, tokens, lengths, recall_share, seed, encode)
         return _whole(folder, lambda: write_store(folder, documents, meta=meta))
 
@@ -171,7 +171,7 @@ def recall_probe(tokens: int, count: int, *, encode: Any = None) -> list[dict[st
 
     `encode` as in `suite_store`.
     """
-    with in_tokens_of(encode):
+    with count_with(encode):
         documents = [samples.base_document(f"probe-{tokens}", 0, index, length=tokens) for index in range(count)]
     encoded = [encode_document(document, encode) for document in documents]
     return [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]

@@ -23,7 +23,7 @@ import numpy as np
 
 from longalign.recipe.array_types import Float
 from longalign.recipe.cost import LLAMA_2_7B, Pace, SequenceCost, step_seconds
-from longalign.recipe.leveling import Dealt, deal_level, fill_empty, group_targets, swap_level
+from longalign.recipe.leveling import Dealt, assign_balanced, fill_empty, group_targets, improve_by_swaps
 from longalign.recipe.packing import lower_bound
 from longalign.recipe.plan import MicroBatch, Plan, Row, Step, deal
 
@@ -237,7 +237,7 @@ def _longest_first(plan: Plan, sequences: Sequence[int]) -> np.ndarray:
 
 def _leveled(plan: Plan, lengths: np.ndarray, costs: np.ndarray, **shape: int) -> tuple[Dealt, list[int]]:
     targets = group_targets(lengths, costs, capacity=plan.capacity, **shape).tolist()
-    return deal_level(lengths.tolist(), costs.tolist(), targets, bins=shape["bins"], capacity=plan.capacity)
+    return assign_balanced(lengths.tolist(), costs.tolist(), targets, bins=shape["bins"], capacity=plan.capacity)
 
 
 def _packs(plan: Plan, sequences: Sequence[int], alone: Costs, packs: int) -> tuple[list[Row], list[int]]:
@@ -283,8 +283,8 @@ def _redealt(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:
         dealt = [[[item] for item in range(rank, len(units), plan.ranks)] for rank in range(plan.ranks)]
     else:
         ones = [1] * len(units)
-        dealt, _ = deal_level(ones, costs.tolist(), [0.0] * plan.ranks, bins=plan.accumulation, capacity=1)
-        dealt = swap_level(costs, dealt)
+        dealt, _ = assign_balanced(ones, costs.tolist(), [0.0] * plan.ranks, bins=plan.accumulation, capacity=1)
+        dealt = improve_by_swaps(costs, dealt)
     ranks = [[units[bin_[0]] if bin_ else () for bin_ in bins] for bins in dealt]
     return Step(tuple(tuple(bins) + ((),) * (plan.accumulation - len(bins)) for bins in ranks))
 

@@ -16,7 +16,7 @@ Dealt = list[list[list[int]]]
 """Items by member and bin."""
 
 
-def deal_level(
+def assign_balanced(
     lengths: Sequence[int], costs: Sequence[float], targets: Sequence[float], *, bins: int, capacity: int
 ) -> tuple[Dealt, list[int]]:
     """Item after item to the member that lacks most of its target, into that member's emptiest bin.
@@ -30,9 +30,9 @@ def deal_level(
     Returns:
         Item numbers by member and bin, and the items that no member had room for.
 
-    >>> deal_level([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=9)
+    >>> assign_balanced([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=9)
     ([[[0]], [[1, 2]]], [])
-    >>> deal_level([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=4)
+    >>> assign_balanced([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=4)
     ([[[0]], [[1]]], [2])
     """
     room = [[capacity] * bins for _ in targets]
@@ -116,14 +116,14 @@ def fill_empty(dealt: Dealt) -> None:
         heapreplace(fullest, (size + 1, number))
 
 
-def swap_level(costs: Sequence[float], dealt: Dealt) -> Dealt:
+def improve_by_swaps(costs: Sequence[float], dealt: Dealt) -> Dealt:
     """Whole bins change places between the costliest member and another, as long as the costlier of the two gets less.
 
     Args:
         costs: of the items, shape [items].
         dealt: every bin holds one item or none.
 
-    >>> swap_level([5.0, 4.0, 3.0, 2.0], [[[0], [1]], [[2], [3]]])
+    >>> improve_by_swaps([5.0, 4.0, 3.0, 2.0], [[[0], [1]], [[2], [3]]])
     [[[2], [1]], [[0], [3]]]
     """
     place = np.array([[bin_[0] if bin_ else -1 for bin_ in member] for member in dealt])

@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from longalign.common import paths, strict_yaml
-from longalign.common.typed import ProfileError, nearest, typed
+from longalign.common.typed import ConfigError, nearest, typed
 
 LAPTOP = "laptop"
 """The scale of a claim that a run of the notebooks can test."""
@@ -80,20 +80,20 @@ class Claim:
 
 
 def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
-    """The claims of a ledger, in its order. Raises ProfileError that names the file, the claim and the key."""
+    """The claims of a ledger, in its order. Raises ConfigError that names the file, the claim and the key."""
     path = path or paths.root() / "claims.yaml"
     where = paths.relative(path)
     try:
         data = strict_yaml.load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     parts = ("tasks", "lengths", "claims")
     if not isinstance(data, dict) or set(data) != set(parts) or not isinstance(data["claims"], list):
-        raise ProfileError(f"{where}: it must hold the keys {', '.join(parts)}, the last one a list of claims")
+        raise ConfigError(f"{where}: it must hold the keys {', '.join(parts)}, the last one a list of claims")
     ledger = tuple(_claim(entry, data, f"{where}, claim {n}") for n, entry in enumerate(data["claims"]))
     ids = [claim.id for claim in ledger]
     for repeated in sorted({name for name in ids if ids.count(name) > 1}):
-        raise ProfileError(f"{where}: two claims have the id {repeated}: give each its own")
+        raise ConfigError(f"{where}: two claims have the id {repeated}: give each its own")
     return ledger
 
 
@@ -109,12 +109,12 @@ def _claim(entry: Any, groups: dict[str, Any], where: str) -> Claim:
             name = entry.get(key)
             if isinstance(name, str):
                 if name not in groups[key]:
-                    raise ProfileError(f"{where}: no group {name!r} of {key}: {nearest(name, groups[key])}")
+                    raise ConfigError(f"{where}: no group {name!r} of {key}: {nearest(name, groups[key])}")
                 entry[key] = groups[key][name]
     claim = typed(entry, Claim, where=where)
     for holds, message in _demands(claim):
         if not holds:
-            raise ProfileError(f"{where}: {message}")
+            raise ConfigError(f"{where}: {message}")
     return claim
 
 

@@ -29,8 +29,8 @@ import nbformat
 import yaml
 
 from longalign.common import paths, strict_yaml
-from longalign.common.provenance import WRITTEN, Taken, alone, hash_files, write_text
-from longalign.common.typed import ProfileError
+from longalign.common.provenance import WRITTEN, LockedError, alone, hash_files, write_text
+from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import Limits, load_profile
 from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.monitor import Monitor
@@ -65,15 +65,15 @@ def prepare(
 ) -> Job:
     """Check everything that can be checked without a kernel; the copy goes to `folder` or the profile's run.
 
-    Raises ProfileError for an unknown profile, a missing notebook, an unknown parameter and a wrong type.
+    Raises ConfigError for an unknown profile, a missing notebook, an unknown parameter and a wrong type.
     """
     source, values = Path(source).resolve(), {"profile": load_profile(profile).name, **(parameters or {})}
     if not source.is_file():
-        raise ProfileError(f"no notebook at {paths.relative(source)}")
+        raise ConfigError(f"no notebook at {paths.relative(source)}")
     try:
         notebook = nbformat.read(source, as_version=4)
     except Exception as error:  # whatever it holds in the place of a notebook
-        raise ProfileError(f"{paths.relative(source)}: not a notebook: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{paths.relative(source)}: not a notebook: {str(error).splitlines()[0]}") from None
     values = check_parameters(notebook, values, where=paths.relative(source))
     values["profile"] = (loaded := load_profile(values["profile"])).name
     target = Path(folder or paths.run_notebooks(values["profile"])).resolve() / source.name
@@ -85,7 +85,7 @@ def prepare(
 def execute(job: Job) -> Outcome:
     """Run the notebook; its executed copy and its outcome are written however it ends.
 
-    Raises Taken while another process executes the same notebook into the same folder.
+    Raises LockedError while another process executes the same notebook into the same folder.
     """
     job.target.parent.mkdir(parents=True, exist_ok=True)
     running = job.target.with_name(f".{job.target.stem}.running.ipynb")
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
         job = replace(job, resume=options.resume or job.resume, reason=options.because, with_parent=options.with_parent)
         terminal.say(f"{name} starts{': ' if job.reason else ''}{job.reason}")
         outcome = execute(job)
-    except (ProfileError, Taken, OSError) as error:
+    except (ConfigError, LockedError, OSError) as error:
         print(f"longalign.reproduction.execute: {name}: {error}", file=sys.stderr)
         return outcomes.EXIT_STATUS[outcomes.REFUSED]
     except KeyboardInterrupt:  # when the kernel had ended, or before there was one
@@ -248,13 +248,13 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals:
-            raise ProfileError(f"a parameter is given as NAME=VALUE, not {text!r}")
+            raise ConfigError(f"a parameter is given as NAME=VALUE, not {text!r}")
         if name in pairs:
-            raise ProfileError(f"the parameter {name} is given twice")
+            raise ConfigError(f"the parameter {name} is given twice")
         try:
             pairs[name] = strict_yaml.load(value)
         except yaml.YAMLError:
-            raise ProfileError(f"the value of {text!r} is not readable as YAML") from None
+            raise ConfigError(f"the value of {text!r} is not readable as YAML") from None
     return pairs
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import nbformat
 
-from longalign.common.typed import ProfileError, nearest, typed
+from longalign.common.typed import ConfigError, nearest, typed
 from longalign.experiments.profiles import MOST_SEEDS
 
 
@@ -41,13 +41,13 @@ def declared_parameters(notebook: nbformat.NotebookNode) -> dict[str, Parameter]
 def check_parameters(notebook: nbformat.NotebookNode, values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
     """`values` typed as the parameters cell declares them.
 
-    Raises ProfileError for a name that the cell does not declare (with the nearest one), a wrong type, absurd seeds.
+    Raises ConfigError for a name that the cell does not declare (with the nearest one), a wrong type, absurd seeds.
     """
     declared = declared_parameters(notebook)
     for name in values:
         if name not in declared:
-            raise ProfileError(f"{where}: unknown parameter {name}: {nearest(name, declared)}")
+            raise ConfigError(f"{where}: unknown parameter {name}: {nearest(name, declared)}")
     checked = {n: typed(v, declared[n].annotation, where=where, key=n) for n, v in values.items()}
     if not 0 <= checked.get("seeds", 0) <= MOST_SEEDS:
-        raise ProfileError(f"{where}: seeds must lie from 0 (the profile's own) to {MOST_SEEDS}")
+        raise ConfigError(f"{where}: seeds must lie from 0 (the profile's own) to {MOST_SEEDS}")
     return checked

@@ -28,8 +28,8 @@ from typing import IO
 import psutil
 
 from longalign.common import paths
-from longalign.common.provenance import Taken, alone
-from longalign.common.typed import ProfileError
+from longalign.common.provenance import LockedError, alone
+from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import estimate, files, outcomes, terminal
 from longalign.reproduction.askers import Askers
@@ -218,7 +218,7 @@ def _lock(path: Path) -> Iterator[IO[str]]:
         with ExitStack() as stack:
             try:
                 lock = stack.enter_context(alone(path, wait=False))
-            except Taken as taken:
+            except LockedError as taken:
                 holder = re.search(r"process (\d+)", str(taken))
                 if holder is None or psutil.pid_exists(int(holder[1])) or time.monotonic() > until:
                     raise
@@ -244,10 +244,10 @@ def main(arguments: list[str] | None = None) -> int:
             return reproduce(
                 profile, [path.stem for path in options.notebooks], jobs=options.jobs, lock=lock, stream=sys.stdout
             )
-    except Taken as taken:
+    except LockedError as taken:
         told = f"{taken}: wait until it has ended, or stop it, then start again"
         print(f"longalign.reproduction.reproduce: {told}", file=sys.stderr)
-    except ProfileError as error:
+    except ConfigError as error:
         print(f"longalign.reproduction.reproduce: {error}", file=sys.stderr)
     return outcomes.EXIT_STATUS[outcomes.REFUSED]
 

@@ -24,8 +24,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from longalign.common import paths, provenance
-from longalign.common.provenance import Taken
-from longalign.common.typed import ProfileError
+from longalign.common.provenance import LockedError
+from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.reproduction import outcomes
 from longalign.reproduction.reproduce import Make, execute_damaged_again, summary, written
@@ -69,7 +69,7 @@ def after(graph: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
 def fill(template: str, values: Mapping[str, object]) -> str:
     """The template with its double braces filled; a line of options that are empty is left out.
 
-    Raises ProfileError for braces that nothing is known of.
+    Raises ConfigError for braces that nothing is known of.
 
     >>> fill("#SBATCH --time={{minutes}}\\n#SBATCH {{options}}\\n", {"minutes": 5, "options": ""})
     '#SBATCH --time=5\\n'
@@ -77,7 +77,7 @@ def fill(template: str, values: Mapping[str, object]) -> str:
 
     def value(match: re.Match) -> str:
         if match[1] not in values:
-            raise ProfileError(f"profiles/{TEMPLATE}: nothing is known of {match[0]}; there are {', '.join(values)}")
+            raise ConfigError(f"profiles/{TEMPLATE}: nothing is known of {match[0]}; there are {', '.join(values)}")
         return str(values[match[1]])
 
     lines = re.sub(r"\{\{(\w+)\}\}", value, template).splitlines()
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
                 profile, [path.stem for path in options.notebooks], stamps=options.stamps,
                 alone=[path.name for path in options.alone], overrides=options.make, dry_run=options.dry_run,
             )  # fmt: skip
-    except (ProfileError, SlurmError, Taken, OSError) as error:
+    except (ConfigError, SlurmError, LockedError, OSError) as error:
         print(f"longalign.reproduction.slurm: {error}", file=sys.stderr)
         return outcomes.EXIT_STATUS[outcomes.REFUSED]
     except KeyboardInterrupt:

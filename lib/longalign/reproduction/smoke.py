@@ -26,7 +26,7 @@ from longalign.fetch.source import Source
 from longalign.miniature import tokenizer, training_sets
 from longalign.reproduction import outcomes
 from longalign.train import workers
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 from longalign.train.runs import Run, extension_of
 
 QUESTION = "What is the capital of France?"
@@ -44,7 +44,7 @@ def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: 
     import torch
 
     there = torch.cuda.device_count() >= profile.engine.ranks and profile.engine.nodes == 1
-    engine = profile.engine if there else Engine()
+    engine = profile.engine if there else Parallelism()
     corpus = replace(profile.corpus, long=4, short=16, min_long=128, max_length=LENGTH, max_short=LENGTH // 2)
     known = tokenizer_hash(encode or tokenizer.load())[:16]
     place = paths.run_dir(profile.name) / "smoke" / f"{model}-{known}-{provenance.config_hash(asdict(corpus))}"
@@ -58,7 +58,8 @@ def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: 
     }  # fmt: skip
     names = ("rope_factor", "rope_type", "max_length") if profile.extension.tokens else ()
     longer = {name: getattr(profile.extension, name) for name in names}
-    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), engine=engine.of_a_run(), **longer)
+    settings = engine.run_settings()
+    return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), engine=settings, **longer)
 
 
 def stand_in(source: Source, folder: Path) -> Path:

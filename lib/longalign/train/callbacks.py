@@ -64,7 +64,7 @@ class Preflight(TrainerCallback):
         preflight.prove(model, self.method, **self.options)
 
 
-class Finite(TrainerCallback):
+class StopOnNonFinite(TrainerCallback):
     """Stops at the first step whose loss is no number, before it can be saved; `steps` are the plan's."""
 
     def __init__(self, steps: list[Step]):
@@ -97,7 +97,7 @@ class Seal(TrainerCallback):
             torch.distributed.barrier()  # it is sealed: whoever ends now ends nobody's work
 
 
-class Warned(TrainerCallback):
+class StopOnWarning(TrainerCallback):
     """Saves a checkpoint and stops, all ranks at the same step, when the job around it is about to be ended; `stopped`
     says whether it did."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.common import checksums, paths, provenance
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 
 WRITER = "engine.json"
 UNIVERSAL = "latest_universal"
@@ -44,7 +44,7 @@ def drop_damaged(work: Path) -> None:
             shutil.rmtree(checkpoint)
 
 
-def make_ready(work: Path, engine: Engine) -> None:
+def prepare_resume(work: Path, engine: Parallelism) -> None:
     """Before a training starts or goes on in `work`: its newest checkpoint is whole, and fits the engine.
 
     Raises ValueError where it cannot: plain torch, stage 0, stages 1 and 2, and stage 3 do not read each other's.

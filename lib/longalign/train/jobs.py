@@ -3,9 +3,9 @@
     python -m longalign.train.jobs job.yaml --out trained --dry-run       (longalign train)
 
 The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
-process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `engine.Engine`), and
-for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was, on
-other ranks if need be; the same job is done once.
+process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `engine.Parallelism`),
+and for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was,
+on other ranks if need be; the same job is done once.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pathlib import Path
 import yaml
 
 from longalign.common import paths, strict_yaml
-from longalign.common.typed import ProfileError, typed
+from longalign.common.typed import ConfigError, typed
 from longalign.data.store import TokenStore
 from longalign.recipe.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
 from longalign.recipe.plan import Plan
 from longalign.recipe.summary import summarize
 from longalign.train import launcher, workers
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
-from longalign.train.parallelism import Engine, deepspeed_config
+from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.runs import Run
-from longalign.train.trainer import TrainingConfig, dealt, make_plans
+from longalign.train.trainer import TrainingConfig, make_plans, split_accumulation
 
 SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
@@ -44,7 +44,7 @@ class Job:
     model: str
     data: str
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    engine: Engine = field(default_factory=Engine)
+    engine: Parallelism = field(default_factory=Parallelism)
     rope_factor: float = 1.0
     rope_type: str = "default"
     max_length: int | None = None
@@ -53,7 +53,8 @@ class Job:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
         ranks = self.engine.batches
         cost = self.cost() if self.training.balance else LLAMA_2_7B
-        return make_plans(store, dealt(self.training, ranks), ranks=ranks, cost=cost, barrier=self.engine.barrier)
+        config = split_accumulation(self.training, ranks)
+        return make_plans(store, config, ranks=ranks, cost=cost, barrier=self.engine.barrier)
 
     def cost(self) -> SequenceCost:
         """What a sequence costs the model."""
@@ -67,23 +68,23 @@ class Job:
         """The training run; equal jobs are equal runs."""
         return Run(
             Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
-            rope_type=self.rope_type, max_length=self.max_length, engine=self.engine.of_a_run(),
+            rope_type=self.rope_type, max_length=self.max_length, engine=self.engine.run_settings(),
         )  # fmt: skip
 
 
 def load_job(path: Path | str) -> Job:
-    """The job in a YAML file. Raises ProfileError, naming file and key, for what is unknown, missing or cannot be."""
+    """The job in a YAML file. Raises ConfigError, naming file and key, for what is unknown, missing or cannot be."""
     where = str(path)
     try:
         data = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
         job = typed(data, Job, where=where)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
-        raise ProfileError(f"{where}: {error.strerror}") from None
+        raise ConfigError(f"{where}: {error.strerror}") from None
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
-            raise ProfileError(f"{where}: {key} is {value}, where there is no folder")
+            raise ConfigError(f"{where}: {key} is {value}, where there is no folder")
     if (job.rope_factor, job.rope_type) != (1.0, "default"):
         _check_rope(job, where)
     if (shared := job.engine.sequence_parallel) > 1:
@@ -102,7 +103,7 @@ def _check_rope(job: Job, where: str) -> None:
             job.max_length, Path(job.model),
         )
     except ValueError as error:
-        raise ProfileError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_shared(job: Job, ranks: int, where: str) -> None:
@@ -111,12 +112,12 @@ def _check_shared(job: Job, ranks: int, where: str) -> None:
     from longalign.train.sequence_parallel import repeats_of
 
     if job.training.method != "packing":
-        raise ProfileError(f"{where}: sequence_parallel is for method packing, not {job.training.method}")
+        raise ConfigError(f"{where}: sequence_parallel is for method packing, not {job.training.method}")
     config = AutoConfig.from_pretrained(job.model, trust_remote_code=False)
     try:
         repeats_of(config.num_attention_heads, config.num_key_value_heads, ranks)
     except ValueError as error:
-        raise ProfileError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:

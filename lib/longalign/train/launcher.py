@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longalign.common import paths
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 
 ASKED_BY = "LONGALIGN_ASKED_BY"
 """Environment variable of the ranks: host and process that started them, without which nobody waits for them."""
@@ -24,14 +24,14 @@ HOSTS = "SLURM_JOB_NODELIST"
 PORT = 29_400
 
 
-def command(engine: Engine, module: str, *arguments: str, hosts: Sequence[str] = ()) -> list[str]:
+def command(engine: Parallelism, module: str, *arguments: str, hosts: Sequence[str] = ()) -> list[str]:
     """What runs `python -m module arguments` as every rank of the engine.
 
     On one node that is torchrun; on several, torchrun on each of them, which meet at the first of `hosts`: started by
     Slurm inside an allocation, or by DeepSpeed's launcher (pdsh) on the hosts of `engine.hostfile`. Raises ValueError
     when there are fewer hosts than the engine has nodes.
 
-    >>> command(Engine(ranks=2), "longalign.train.runs", "job.json")[1:]
+    >>> command(Parallelism(ranks=2), "longalign.train.runs", "job.json")[1:]
     ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'longalign.train.runs', 'job.json']
     """
     if engine.hostfile:
@@ -56,7 +56,7 @@ def command(engine: Engine, module: str, *arguments: str, hosts: Sequence[str] =
     return [*torchrun, f"--nproc-per-node={engine.ranks}", "-m", module, *arguments]
 
 
-def run(engine: Engine, module: str, *arguments: str, log: Path) -> None:
+def run(engine: Parallelism, module: str, *arguments: str, log: Path) -> None:
     """Run the ranks to their end; their output goes to `log`.
 
     Raises RuntimeError, in one line that names the cause and the log, when one of them fails; the others are ended
@@ -97,7 +97,7 @@ def allocated() -> list[str]:
     return told.stdout.split()
 
 
-def leave() -> None:
+def exit_rank() -> None:
     """In a rank that has done its work: end at once, with the others.
 
     What the libraries do at the end of a process now and then aborts it (gloo's threads), which would be taken for a
@@ -112,7 +112,7 @@ def leave() -> None:
     os._exit(0)
 
 
-def leave_with_the_asker() -> None:
+def exit_with_parent() -> None:
     """In a rank: end when the process that started the ranks has gone, at whatever moment that is."""
     host, _, asker = os.environ.get(ASKED_BY, "").partition(" ")
     if host != os.uname().nodename:  # of another node's processes torchrun alone knows

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from longalign.train.parallelism import Engine
+from longalign.train.parallelism import Parallelism
 
 GIB = 2**30
 
@@ -44,14 +44,14 @@ class Footprint:
         return self.parameters + self.gradients + self.optimizer + self.activations + self.logits
 
 
-def footprint(shape: ModelShape, engine: Engine, *, positions: int, targets: int) -> Footprint:
+def footprint(shape: ModelShape, engine: Parallelism, *, positions: int, targets: int) -> Footprint:
     """The states and activations of a training whose largest micro-batch has so many `positions` and `targets`.
 
     ZeRO's own example, 7.5 billion parameters on 64 devices, whose states take 120, 31.4, 16.6 and 1.9 GB (10^9):
 
     >>> example = ModelShape(7_500_000_000, 4096, 32, 32_000)
     >>> for zero in range(4):
-    ...     states = footprint(example, Engine(ranks=64, zero=zero, bf16=True), positions=0, targets=0)
+    ...     states = footprint(example, Parallelism(ranks=64, zero=zero, bf16=True), positions=0, targets=0)
     ...     print(round(states.device * GIB / 1e9, 1))
     120.0
     31.4
@@ -78,8 +78,8 @@ def footprint(shape: ModelShape, engine: Engine, *, positions: int, targets: int
 
 
 def smallest_that_fits(
-    shape: ModelShape, engine: Engine, *, positions: int, targets: int, device: float
-) -> Engine | None:
+    shape: ModelShape, engine: Parallelism, *, positions: int, targets: int, device: float
+) -> Parallelism | None:
     """The first engine on the same devices that needs at most `device` GiB of each, less communication first.
 
     None where none does: then take more devices or a smaller capacity.

@@ -15,7 +15,7 @@ OFFLOADS = ("none", "optimizer", "all")
 
 
 @dataclass(frozen=True)
-class Engine:
+class Parallelism:
     """`nodes` machines of `ranks` processes, a device each.
 
     `zero` is DeepSpeed's stage, 0 to 3; None takes no DeepSpeed. `offload` puts the optimizer's states ("optimizer",
@@ -26,7 +26,7 @@ class Engine:
 
     Raises ValueError for what cannot be.
 
-    >>> Engine(nodes=2, ranks=4, zero=3).world_size
+    >>> Parallelism(nodes=2, ranks=4, zero=3).world_size
     8
     """
 
@@ -70,25 +70,25 @@ class Engine:
     def batches(self) -> int:
         """Micro-batches that are computed at the same time: one a rank, or one for all ranks that share a sequence.
 
-        >>> Engine(ranks=8, zero=3, sequence_parallel=4).batches
+        >>> Parallelism(ranks=8, zero=3, sequence_parallel=4).batches
         2
         """
         return self.world_size // self.sequence_parallel
 
-    def of_a_run(self) -> dict[str, Any]:
+    def run_settings(self) -> dict[str, Any]:
         """The fields as `runs.Run` takes them: none where it is one plain process.
 
-        >>> Engine().of_a_run()
+        >>> Parallelism().run_settings()
         {}
         """
         return asdict(self) if self != ONE_PROCESS else {}
 
 
-ONE_PROCESS = Engine()
+ONE_PROCESS = Parallelism()
 
 
 def deepspeed_config(
-    engine: Engine, *, accumulation: int, max_grad_norm: float, universal: bool = False
+    engine: Parallelism, *, accumulation: int, max_grad_norm: float, universal: bool = False
 ) -> dict[str, Any]:
     """DeepSpeed's JSON, every value written out. A micro-batch is one element of a plan, whatever its rows.
 
@@ -98,7 +98,7 @@ def deepspeed_config(
 
     Raises ValueError without a stage.
 
-    >>> config = deepspeed_config(Engine(ranks=8, zero=2), accumulation=3, max_grad_norm=1.0)
+    >>> config = deepspeed_config(Parallelism(ranks=8, zero=2), accumulation=3, max_grad_norm=1.0)
     >>> config["train_batch_size"], config["zero_optimization"]["stage"]
     (24, 2)
     """
@@ -129,7 +129,7 @@ def skip_compiled_operations() -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def know_the_ranks() -> None:
+def set_rank_environment() -> None:
     """Call when torch's ranks have met and before a model is loaded: DeepSpeed deals it to the ranks it knows of."""
     import deepspeed.comm
     import torch

@@ -18,7 +18,7 @@ from longalign.common import checksums, paths, provenance
 from longalign.common.source_hash import source_hash
 from longalign.train import checkpoints, launcher
 from longalign.train.events import read_events
-from longalign.train.parallelism import ONE_PROCESS, Engine
+from longalign.train.parallelism import ONE_PROCESS, Parallelism
 
 SOMETIMES = {
     "balance": ("recipe.balance", "recipe.leveling", "recipe.cost"),
@@ -43,8 +43,8 @@ class Run:
     """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
 
     `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig` as one
-    process would have them, `engine` those of `engine.Engine`, which deals them to its ranks. An engine computes the
-    same, so that a run may go on with another; only bf16 does not, and enters the key.
+    process would have them, `engine` those of `engine.Parallelism`, which deals them to its ranks. An engine computes
+    the same, so that a run may go on with another; only bf16 does not, and enters the key.
     """
 
     label: str
@@ -102,8 +102,8 @@ class Run:
 
     def perform(self) -> None:
         """Train, or go on from the last checkpoint: in this process, or in those of the engine."""
-        engine = Engine(**self.engine)
-        checkpoints.make_ready(self.folder / "work", engine)
+        engine = Parallelism(**self.engine)
+        checkpoints.prepare_resume(self.folder / "work", engine)
         if engine == ONE_PROCESS:
             return _train(self)
         job = provenance.write_json(self.folder / "job.json", asdict(self))
@@ -138,8 +138,8 @@ def _train(run: Run) -> None:
     from longalign.train import models, trainer
 
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a model with code of its own is refused, and nobody is asked
-    work, engine = run.folder / "work", Engine(**run.engine)
-    config = trainer.dealt(trainer.TrainingConfig(**run.training), engine.batches)
+    work, engine = run.folder / "work", Parallelism(**run.engine)
+    config = trainer.split_accumulation(trainer.TrainingConfig(**run.training), engine.batches)
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
     arguments = trainer.training_arguments(config, work, engine)
     if run.start:
@@ -179,9 +179,9 @@ def _finish(run: Run, store: Any) -> None:
 def main(job: Path) -> None:
     """Be one rank of the run in `job`, which lies in the run's folder."""
     os.environ["LONGALIGN_RUNS"] = str(job.parents[2])  # not every launcher hands the environment on to other nodes
-    launcher.leave_with_the_asker()
+    launcher.exit_with_parent()
     _train(Run(**json.loads(job.read_text())))
-    launcher.leave()
+    launcher.exit_rank()
 
 
 if __name__ == "__main__":

@@ -18,9 +18,15 @@ from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.cost import LLAMA_2_7B, SequenceCost
 from longalign.recipe.dataset import PlannedDataset
 from longalign.train import checkpoints, preflight
-from longalign.train.callbacks import EventLog, Finite, Preflight, Seal, Snapshots, Warned
+from longalign.train.callbacks import EventLog, Preflight, Seal, Snapshots, StopOnNonFinite, StopOnWarning
 from longalign.train.models import sequence_cost
-from longalign.train.parallelism import ONE_PROCESS, Engine, deepspeed_config, know_the_ranks, skip_compiled_operations
+from longalign.train.parallelism import (
+    ONE_PROCESS,
+    Parallelism,
+    deepspeed_config,
+    set_rank_environment,
+    skip_compiled_operations,
+)
 from longalign.train.plan_trainer import PlanTrainer
 
 
@@ -84,12 +90,12 @@ def make_plans(
     return plans
 
 
-def dealt(config: TrainingConfig, ranks: int) -> TrainingConfig:
+def split_accumulation(config: TrainingConfig, ranks: int) -> TrainingConfig:
     """What one process would do, as each of `ranks` does its part of it: the same sequences in every optimizer step.
 
     The accumulation's micro-steps are dealt to the ranks. Raises ValueError when they do not come out even.
 
-    >>> dealt(TrainingConfig(accumulation=6), 2).accumulation
+    >>> split_accumulation(TrainingConfig(accumulation=6), 2).accumulation
     3
     """
     if config.accumulation % ranks:
@@ -166,9 +172,9 @@ def train(
         _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
     trainer.add_callback(Preflight(config.method, longest, sequence_parallel))
     trainer.add_callback(log)
-    trainer.add_callback(Finite(steps))
+    trainer.add_callback(StopOnNonFinite(steps))
     trainer.add_callback(Seal())
-    trainer.add_callback(warned := Warned())
+    trainer.add_callback(warned := StopOnWarning())
     trainer.add_callback(Snapshots(trainer, folder, len(steps), config.snapshots))
     checkpoint = checkpoints.newest(folder)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -186,7 +192,9 @@ def _share_sequences(model: PreTrainedModel, config: TrainingConfig, ranks: int)
     attach(model, ranks)
 
 
-def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engine = ONE_PROCESS) -> TrainingArguments:
+def training_arguments(
+    config: TrainingConfig, folder: Path | str, engine: Parallelism = ONE_PROCESS
+) -> TrainingArguments:
     """The Trainer's arguments for a configuration on an engine.
 
     As long as they live, a model that is loaded under ZeRO-3 is dealt to the ranks at once. Raises ValueError when
@@ -214,7 +222,7 @@ def training_arguments(config: TrainingConfig, folder: Path | str, engine: Engin
     if engine.zero is not None:
         if arguments.world_size != engine.world_size:
             raise ValueError(f"the engine has {engine.world_size} ranks, but {arguments.world_size} were started")
-        know_the_ranks()
+        set_rank_environment()
     return arguments
 
 

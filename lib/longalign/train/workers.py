@@ -164,7 +164,7 @@ class _Worker:
 _idle: list[_Worker] = []
 
 
-def make_ready(workers: int = 1) -> None:
+def prestart_workers(workers: int = 1) -> None:
     """Start workers that `execute_all` will find ready, while this process loads what it needs itself."""
     _idle.extend(_hire(workers, places=workers))
 
@@ -235,7 +235,7 @@ def _place() -> Iterator[None]:
             with ExitStack() as stack:
                 try:
                     stack.enter_context(provenance.alone(file, wait=False))
-                except provenance.Taken:
+                except provenance.LockedError:
                     continue
                 yield
                 return

@@ -14,7 +14,7 @@ from typing import Any
 from longalign.evals.benchmarks.questions import Answer, Question, language_of
 from longalign.miniature import benchmarks
 from longalign.miniature.settings import Evaluation
-from longalign.miniature.token_length import in_tokens_of
+from longalign.miniature.token_length import count_with
 
 NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
 QUESTION = "What is the best thing to do in San Francisco?"
@@ -29,7 +29,7 @@ def generated(*, lengths: Sequence[int], depths: int, tokenizer: Any = None) -> 
     Lengths are tokens of `tokenizer` (None: the miniature's) and hold question and answer.
     """
     evaluation = Evaluation(needle_lengths=tuple(lengths), needle_depths=depths)
-    with in_tokens_of(tokenizer):
+    with count_with(tokenizer):
         items = list(benchmarks.items("needle", evaluation, window=max(lengths)))
     return [
         _question(item["id"], item["cell"], item["messages"][0]["content"],
