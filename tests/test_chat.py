@@ -20,7 +20,7 @@ from chat_tokenizers import (
     word_tokenizer,
 )
 from longalign.data.chat import MIN_KEPT, encode, encode_prompt, tokenizer_hash
-from longalign.data.jsonl import DataError
+from longalign.data.jsonl import VISIBLE, DataError
 from longalign.recipe.array_types import IGNORE_INDEX
 
 BYTES = {"plain": byte_tokenizer(PLAIN), "marked": byte_tokenizer(MARKED), "bos": byte_tokenizer(PLAIN, bos=True)}
@@ -34,9 +34,7 @@ EVERY = [
     for name, tokenizer in {**BYTES, "metaspace": META, "slow": SLOW}.items()
     for chat_format in ("template", "llama", "chatglm")
 ]
-answers = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(
-    lambda text: any(not letter.isspace() and letter not in "\u200b\u200c\u200d\u2060\ufeff" for letter in text)
-)
+answers = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12).filter(VISIBLE.search)
 questions = st.text(st.characters(codec="utf-8"), max_size=12)
 conversations = st.lists(st.tuples(questions, answers), min_size=1, max_size=3)
 
