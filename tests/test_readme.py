@@ -95,7 +95,7 @@ def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(t
     (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}]")
     shutil.copy(paths.results() / "05_data_scale.json", results)
     told = page_blocks.findings(results)
-    assert "| Table 2 | B. | 0.5 points of 10 (0.25 to 0.75) | consistent (provisional) | 1 reproduced" in told
+    assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | consistent (provisional) | 1 reproduced" in told
     assert "Of 3 claims of the paper: 1 reproduced, 1 consistent, 1 not measured. 1 of the verdicts" in told
 
 

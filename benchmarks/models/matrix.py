@@ -210,9 +210,19 @@ def quiet() -> Iterator[None]:
 def page(rows: Sequence[Row]) -> str:
     """The table as one page of markdown."""
     counts = {way: Counter(row[way].split(":")[0] for row in rows) for way in WAYS}
-    said = "; ".join(f"{way}: {count['exact']} exact, {count['refused']} refused" for way, count in counts.items())
+    said = "; ".join(f"{way}: {', '.join(f'{n} {word}' for word, n in sorted(count.items()))}"
+                     for way, count in counts.items())  # fmt: skip
     lines = [
-        "# Architectures", "", "Written by `make models`. Columns: `benchmarks/models/matrix.py`.", "",
+        "# Architectures", "",
+        "`make models` builds each causal architecture of transformers small, and compares what this library computes "
+        "with the model itself, one sequence at a time, with its own eager attention in fp32.", "",
+        "| column | what is compared |", "|---|---|",
+        "| packed, padded | loss and gradients of a training on packs, or on padded rows |",
+        "| lora | the same with LoRA's matrices, packed where that is exact |",
+        "| generated | `generate` with left padding and a cache |",
+        "| decoded | this library's own decoding of many prompts |", "",
+        "*exact*: within rounding. *refused*: an error with the reason, in the last column. *as stock*: the model "
+        "itself does not keep left padding apart. *fails*: an error of another library.", "",
         f"{len(rows)} architectures. {said}.", "",
         "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS),
         *("| " + " | ".join(row[column].replace("|", "\\|") for column in COLUMNS) + " |" for row in rows),

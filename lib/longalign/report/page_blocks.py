@@ -18,6 +18,8 @@ from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, re
 from longalign.report.verdicts import PILOT, TOO_SMALL, UNMEASURED, VERDICTS
 
 PROFILE = "laptop"
+ALONE = "08_training_time"
+"""The notebook that measures times, and so runs with no other beside it."""
 HOW = (
     "`make gpu` (that is `python -m benchmarks.gpu --minutes 6 --out FOLDER`) measures exactness, kernels, Figure 5, "
     "training and learning in six minutes, from a checkout with torch, transformers and numpy. Send its `gpu.csv` and "
@@ -54,20 +56,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def scale(results: Path) -> str:
     """What a run of the laptop profile is beside the paper's: models, lengths, samples, time and memory."""
     profile = yaml.safe_load((results.parent / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
+    entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
     times = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
+    work = pd.read_csv(results / "work.csv").set_index("kind").loc["cores"]
+    two = times[times.notebook != ALONE].peak_memory_mb.nlargest(2).sum()
     sizes = [_parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
     corpus, cards = profile["corpus"], read_cards(results / "gpu")
-    ran = "ran on " + ", ".join(card.name for card in cards) if cards else "nothing has run on one yet"
+    ran = "the program for one ran on " + ", ".join(card.name for card in cards) if cards else "not run on one yet"
     return table(["", "here (`make reproduce`)", "the paper"], [
-        ["models", f"{len(sizes)}, of {min(sizes):.1f} to {max(sizes):.1f} million parameters, trained here",
-         "3, of 6 to 13 billion parameters"],
+        ["models", f"{', '.join(f'`{name}`' for name in profile['models'])}, of {min(sizes):.1f} to {max(sizes):.1f} "
+         "million parameters, trained here", "ChatGLM3-6B, Llama-2-7B, Llama-2-13B"],
         ["longest sequence", f"{corpus['max_length']:,} tokens", "65,536 tokens (128k once)"],
         ["long instructions", f"{corpus['long']:,}, generated, with exact answers", "10,000, written by Claude 2.1"],
         ["hardware", f"a CPU with {times.cores.max()} cores", "8 A800 GPUs of 80 GB"],
-        ["time", f"{times.seconds.sum() / 60:.0f} minutes of notebooks, two side by side",
-         "19 to 117 hours a training"],
-        ["memory and disk", f"{times.peak_memory_mb.max() / 1024:.1f} GB for the largest notebook; 4 GB of disk", ""],
-        ["GPU", f"the program for one: {ran}", ""],
+        ["time", f"{work.seconds / work.number / 60:.0f} minutes, two notebooks at once", "19 to 117 hours a training"],
+        ["memory and disk", f"up to {max(two, times.peak_memory_mb.max()) / 1024:.1f} GB; 4 GB of disk", ""],
+        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow arms; up to {len(entry['seeds'])} "
+         "in the committed numbers below", "1"],
+        ["GPU", ran, ""],
     ])  # fmt: skip
 
 
@@ -87,7 +93,7 @@ def findings(results: Path) -> str:
     written = yaml.safe_load((results.parent / "claims.yaml").read_text(encoding="utf-8"))["claims"]
     claims = claims.loc[[claim["id"] for claim in written]]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
-    rows = [_of_source(source, of_it) for source, of_it in claims.groupby("source", sort=True)]
+    rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
     provisional = int((claims.provisional.astype(str) == "True").sum())
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
@@ -106,13 +112,20 @@ def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
     return [source, claim.statement, _measured(claim), said, _counts(claims.verdict)]
 
 
+def _order(row: list[str]) -> tuple[bool, bool, str]:
+    """What was decided first, and tables before figures."""
+    return row[3] in (TOO_SMALL, UNMEASURED, PILOT), not row[0].startswith("Table"), row[0]
+
+
 def _measured(claim: pd.Series) -> str:
-    """The estimate with its unit: a ratio where the claim is one of a ratio, points of LongBench-Chat, else a share."""
+    """The estimate with its unit: a ratio and what the claim asks for, or a difference in points or in questions."""
     if pd.isna(claim.estimate):
         return ""
-    unit = "times" if claim.threshold >= 1 else "points of 10" if claim.metric == "score" else "of all questions"
     ends = f" ({claim.low:.3g} to {claim.high:.3g})" if pd.notna(claim.low) else ""
-    return f"{claim.estimate:.3g} {unit}{ends}"
+    if claim.threshold >= 1:
+        return f"{claim.estimate:.3g} times{ends}; the claim: more than {claim.threshold:g}"
+    unit = "points of 10" if claim.metric == "score" else "of the questions"
+    return f"{claim.estimate:+.3g} {unit}{ends}"
 
 
 def _counts(verdicts: pd.Series) -> str:
@@ -134,7 +147,7 @@ def models(results: Path) -> str:
     return (
         f"Of {len(found)} architectures of transformers, built small by `make models`, {both} are exact packed and "
         f"padded, {only_padded} only padded, and {neither} are refused with the reason. {wrong or 'None'} "
-        f"{'are' if wrong > 1 else 'is'} wrong in silence. [Which](results/models.md)."
+        "gave a wrong result without an error. [Which](results/models.md)."
     )
 
 
