@@ -24,7 +24,7 @@ TRAIN = [
     "runs = [Run(f'run {s}', str(folder / 'store'), training | {'seed': s}, new_model=new) for s in range(2)]\n"
     "workers.execute_all(runs, workers=2)",
     "losses = [{'seed': s, 'step': e['step'], 'value': e['loss']} for s, run in enumerate(runs)\n"
-    "          for e in __import__('longalign.train.events').events.read_events(run.folder / 'events.jsonl')]\n"
+    "          for e in __import__('longalign.train.events').train.events.read_events(run.folder / 'events.jsonl')]\n"
     "provenance.write_csv(folder / 'losses.csv', losses);",
 ]
 TABLE = [
