@@ -36,7 +36,7 @@ def encoded_recipe(conversations, tokenizer):
     # recipe: from messages to sequences
     from longalign import encode
 
-    encoded = [encode(messages, tokenizer) for messages in conversations]  # each a list of {"role", "content"}
+    encoded = [encode(messages, tokenizer, max_length=CAPACITY) for messages in conversations]
     sequences = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded]
     # end of the recipe
     return sequences
