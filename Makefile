@@ -110,7 +110,7 @@ help: ## show this list
 # What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
 given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
 
-reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## execute every notebook (PROFILE=laptop by default); SEEDS=5 gives every arm five seeds
+reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## run every notebook (PROFILE=laptop by default); SEEDS=5: five repetitions of every setting
 ifeq ($(EXECUTOR),slurm)
 	@exec env MAKE_COMMAND=$(MAKE_COMMAND) $(PY) -m longalign.reproduction.slurm $(PROFILE) $(if $(DRY_RUN),--dry-run) --stamps $(STAMP) --lock $(STAMPS)/lock \
 		--alone $(call stamp,$(TIMES)) --make $(given) --notebooks $(NOTEBOOKS)
@@ -126,7 +126,7 @@ nothing:
 side-by-side: $(filter-out $(call stamp,$(TIMES)) $(call stamp,$(REPORT)),$(call stamp,*))
 one-by-one: $(call stamp,*)
 
-smoke: ## execute every notebook at the smallest size; PROFILE=gpu: two steps of its real model and an answer
+smoke: ## run every notebook at the smallest size; PROFILE=gpu: two training steps and one answer of its real model
 ifeq ($(filter command environment,$(origin PROFILE)),)
 	@$(MAKE) --no-print-directory reproduce PROFILE=smoke
 else ifeq ($(PROFILE),smoke)
@@ -136,66 +136,66 @@ else
 	@$(PY) -m longalign.reproduction.smoke $(PROFILE)
 endif
 
-notebook: ## execute one notebook and what it needs: make notebook NB=05
+notebook: ## run one notebook, and first those it needs: make notebook NB=05
 	@test -n "$(call stamp,$(NB))" || { echo "say which: make notebook NB=05; there are: $(notdir $(NOTEBOOKS))" >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(call stamp,$(NB))
 	@echo "executed: $(patsubst $(STAMP)/%,$(RUN)/notebooks/%.ipynb,$(call stamp,$(NB)))"
 
-lab: $(READY) ## open JupyterLab at the overview
+lab: $(READY) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) $(firstword $(NOTEBOOKS))
 
-bench: $(READY) ## measure the library against others' as installed from PyPI; BENCH="training planning" selects
+bench: $(READY) ## measure speed and memory, compared with other libraries from PyPI; BENCH="training planning": only these
 	@test -z "$(filter-out $(BENCHES),$(BENCH))" || { echo "BENCH is '$(BENCH)'; there are: $(BENCHES)" >&2; exit 2; }
 	@[ -r /proc/self/statm ] || { echo "make bench needs Linux: it reads memory from /proc" >&2; exit 1; }
 	@status=0; $(if $(filter $(WITH_PEERS),$(BENCH)),$(PY) -m benchmarks.peers || status=1;) \
 	printf '%s\n' $(BENCH) | xargs -P $(JOBS) -I NAME $(PY) -m benchmarks.NAME || status=1; \
 	$(PY) -m longalign.report.readme || status=1; exit $$status
 
-models: $(TEST) ## build the architectures of transformers small and write what is exact: results/models.csv, models.md
+models: $(TEST) ## check small models of the architectures of transformers; results in results/models.csv and models.md
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.models.matrix
 
 # A borrowed machine has torch, and no network to install anything: its own Python serves where there is no .venv.
-gpu: ## measure what a GPU shows in MINUTES=6, into OUT=folder; ARGS="--tiny" shows on a CPU that it runs
+gpu: ## measure on a GPU for MINUTES=6, results in OUT=folder; ARGS="--tiny": try the program on a CPU
 	$(or $(wildcard $(PY)),$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(ARGS)
 
-test: $(TEST) ## run the tests; ARGS="-k packing" selects
+test: $(TEST) ## run the tests; ARGS="-k packing": only those with this word in their name
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(SHORT)" $(ARGS)
 
-test-long: $(TEST) ## run the long tests: processes that are killed, disks that are full, all notebooks
+test-long: $(TEST) ## run the long tests: killed processes, full disks, all notebooks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "slow and not exhaustive" $(ARGS)
 
-test-cluster: $(TEST) ## run the tests of DeepSpeed on two real processes and of a real Slurm
+test-cluster: $(TEST) ## run the tests of DeepSpeed (two processes) and of Slurm (a real one)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "cluster and not exhaustive" -rs $(ARGS)
 
-test-portable: $(TEST) ## run the exactness tests as a processor without AVX-512 and AVX2 computes
+test-portable: $(TEST) ## run the exactness tests as on a processor without AVX-512 and AVX2
 	$(PORTABLE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(SHORT)" $(EXACTNESS) $(ARGS)
 
-test-exhaustive: $(TEST) ## run what takes too long for every day: more moments of kills, every architecture
+test-exhaustive: $(TEST) ## run the tests that take too long for every day: kills at more moments, every architecture
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m exhaustive $(ARGS)
 
 test-all: test test-portable test-long test-cluster test-browser test-exhaustive ## run all tests
 
-test-browser: $(TEST) site ## run two notebooks in JupyterLab and open pages of the site, in a real browser
+test-browser: $(TEST) site ## run the tests in a real browser: two notebooks in JupyterLab, pages of the site
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 
-verify: $(READY) ## compare the numbers of the last run with the committed reference
+verify: $(READY) ## compare the numbers of your last run with ours in results/ (the committed reference)
 	@$(PY) -m longalign.reproduction.verify $(PROFILE)
 
-figures: $(READY) ## redraw figures/ from the committed results only
+figures: $(READY) ## draw figures/ again from the numbers in results/
 	@$(PY) -m longalign.report.figures.style
 
-pages: $(READY) ## draw all committed pages and figures anew from the committed tables, without training; NB=05 selects
+pages: $(READY) ## draw executed notebooks, report and figures again from results/, without training; NB=05: only this one
 	@$(PY) -m longalign.reproduction.redraw $(NB) --jobs $(JOBS)
 
-bases: $(READY) ## rebuild the committed short base models (slow)
+bases: $(READY) ## train the base models in results/bases again (slow)
 	$(PY) -m longalign.miniature.pretraining
 
-reference: $(READY) ## make the last run the committed reference: results/ and figures/; NB="05 06" takes these notebooks
+reference: $(READY) ## replace results/ and figures/ (the committed reference) by your last run; NB="05 06": only these notebooks
 	@$(PY) -m longalign.reproduction.reference $(PROFILE) $(NB)
 
 # Sphinx reads a copy, where pages and what they link to lie as in the repository; a warning is an error.
-site: $(READY) ## build the pages of docs/ with the executed notebooks: open site/html/docs/index.html
+site: $(READY) ## build docs/ and the executed notebooks as a web site: open site/html/docs/index.html
 	@$(PY) -c 'import sphinx, myst_nb, furo' 2>/dev/null || $(call install,-e '.[site]')
 	@rm -rf site && mkdir -p site/source/results
 	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml site/source/
@@ -203,25 +203,25 @@ site: $(READY) ## build the pages of docs/ with the executed notebooks: open sit
 	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' site/source/docs/learn/notebooks.md  # no page, a file
 	$(PY) -m sphinx -W --keep-going -q -b html -c docs site/source site/html
 
-lint: $(TEST) ## check the code's form
+lint: $(TEST) ## check the style of the code
 	$(PY) -m ruff check lib tests notebooks benchmarks
 
-format: $(TEST) ## put imports in order and mend what can be mended
+format: $(TEST) ## sort imports, and repair what can be repaired automatically
 	$(PY) -m ruff check --fix lib tests notebooks benchmarks
 
-strip: $(READY) ## remove all outputs from the source notebooks, before a commit
+strip: $(READY) ## remove all outputs from notebooks/, before a commit
 	$(PY) -m nbconvert --log-level=WARN --clear-output --inplace $(NOTEBOOKS)
 
-install: $(READY) ## make .venv and install what the notebooks need; LOCKED=1 holds all versions to requirements.lock
+install: $(READY) ## make .venv and install what the notebooks need; LOCKED=1: all versions as in requirements.lock
 
-lock: $(READY) ## write requirements.lock: the versions of all that requirements.txt and the tests need
+lock: $(READY) ## write requirements.lock: the versions of all packages that notebooks and tests need
 	$(PY) -m uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate requirements.txt pyproject.toml --extra test -o requirements.lock
 
-clean: ## remove results/run, stamps and caches; keep .venv and the reference
+clean: ## remove your runs (results/run) and caches; keep .venv, results/ and figures/
 	rm -rf results/run $(STAMPS) site build dist .pytest_cache .ruff_cache .hypothesis
 	find $(wildcard lib tests notebooks benchmarks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove .venv and the peers' environments, too
+distclean: clean ## remove also .venv and the other libraries that make bench installed
 	rm -rf $(VENV) .peers
 
 # ---- which notebook needs which -------------------------------------------------------------------------------------

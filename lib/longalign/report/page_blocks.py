@@ -22,8 +22,8 @@ ALONE = "08_training_time"
 """The notebook that measures times, and so runs with no other beside it."""
 HOW = (
     "`make gpu` (that is `python -m benchmarks.gpu --minutes 6 --out FOLDER`) measures exactness, kernels, Figure 5, "
-    "training and learning in six minutes, from a checkout with torch, transformers and numpy. Send its `gpu.csv` and "
-    "`gpu.jsonl`: a card of yours goes to `results/gpu/`, and `22_gpu` draws it."
+    "training and learning in six minutes. It needs this repository, torch, transformers and numpy. Send us its "
+    "`gpu.csv` and `gpu.jsonl`: the numbers of your card go to `results/gpu/`, and `22_gpu` shows them."
 )
 SPEED_ROWS = (
     ("planning", "time", "10k", "axolotl 0.19.0: groups of 100,000"),
@@ -36,6 +36,8 @@ SPEED_ROWS = (
     ("decoding", "time", "long", "transformers, padded batches of 16"),
 )
 """The comparisons on the front page: target, metric, case, the other's code. The page of benchmarks has all of them."""
+COMPARED = ("", "case", "compared with", "times as fast (memory: times as small)", "lowest to highest")
+"""The columns of a table of comparisons."""
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -62,14 +64,14 @@ def scale(results: Path) -> str:
     two = times[times.notebook != ALONE].peak_memory_mb.nlargest(2).sum()
     sizes = [_parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
     corpus, cards = profile["corpus"], read_cards(results / "gpu")
-    ran = "the program for one ran on " + ", ".join(card.name for card in cards) if cards else "not run on one yet"
+    ran = "`make gpu` ran on " + ", ".join(card.name for card in cards) if cards else "not tried yet"
     return table(["", "here (`make reproduce`)", "the paper"], [
         ["models", f"{', '.join(f'`{name}`' for name in profile['models'])}, of {min(sizes):.1f} to {max(sizes):.1f} "
          "million parameters, trained here", "ChatGLM3-6B, Llama-2-7B, Llama-2-13B"],
         ["longest sequence", f"{corpus['max_length']:,} tokens", "65,536 tokens (128k once)"],
         ["long instructions", f"{corpus['long']:,}, generated, with exact answers", "10,000, written by Claude 2.1"],
         ["hardware", f"a CPU with {times.cores.max()} cores", "8 A800 GPUs of 80 GB"],
-        ["time", f"{work.seconds / work.number / 60:.0f} minutes, two notebooks at once", "19 to 117 hours a training"],
+        ["time", f"{work.seconds / work.number / 60:.0f} minutes, two notebooks at once", "19 to 117 hours for each"],
         ["memory and disk", f"up to {max(two, times.peak_memory_mb.max()) / 1024:.1f} GB; 4 GB of disk", ""],
         ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow arms; up to {len(entry['seeds'])} "
          "in the committed numbers below", "1"],
@@ -98,9 +100,11 @@ def findings(results: Path) -> str:
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
         f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {provisional} of the verdicts rest on fewer "
-        "than five seeds and are provisional. Each table and figure has a row below, with the first of its claims that "
-        f"could be measured; the last column counts all of them. Run on {entry['hardware']['cores']} cores "
-        f"({entry['hardware']['processor']}) with torch {entry['versions']['torch']}.",
+        "than five seeds and are provisional. Below, each table and figure of the paper has one row. The row shows the "
+        "first of its claims that we could measure. The third column is the difference that we measured, or a ratio "
+        "(\"times\"). The last column counts the verdicts on all its claims. We ran this on "
+        f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
+        f"{entry['versions']['torch']}.",
         table(["paper", "claim", "here (95 % interval over seeds)", "verdict", "all its claims"], rows),
     ])  # fmt: skip
 
@@ -145,9 +149,10 @@ def models(results: Path) -> str:
     both, only_padded, neither = ((packed & padded).sum(), (padded & ~packed).sum(), (~padded & ~packed).sum())
     wrong = int((found[["packed", "padded", "lora", "generated", "decoded"]] == "wrong").any(axis=1).sum())
     return (
-        f"Of {len(found)} architectures of transformers, built small by `make models`, {both} are exact packed and "
-        f"padded, {only_padded} only padded, and {neither} are refused with the reason. {wrong or 'None'} "
-        "gave a wrong result without an error. [Which](results/models.md)."
+        f"`make models` builds small models of {len(found)} architectures of transformers and checks them. {both} are "
+        f"exact in packs and in padded rows, and {only_padded} in padded rows only. {neither} are refused, with the "
+        f"reason. {wrong or 'None'} {'give' if wrong > 1 else 'gives'} a wrong result without an error. "
+        "[The table](results/models.md) names them all."
     )
 
 
@@ -158,9 +163,9 @@ def speed(results: Path) -> str:
     for key in SPEED_ROWS:
         line, (target, metric, case, peer) = rows.loc[key], key
         what = f"{target}, memory" if metric == "memory" else target
-        ends = f"{line.lowest:.2g} to {line.highest:.2g}" if line.n > 1 else "once"
+        ends = f"{line.lowest:.2g} to {line.highest:.2g}" if line.n > 1 else "measured once"
         found.append([what, case, peer, f"{line.ratio:.2g}", ends])
-    return table(["", "case", "beside", "times as fast (or as small)", "lowest to highest"], found)
+    return table(COMPARED, found)
 
 
 def benchmarks(results: Path) -> str:
@@ -169,15 +174,15 @@ def benchmarks(results: Path) -> str:
     rows, found = read_benchmarks(results), []
     for line in notable(headlines(rows)).itertuples():
         what = f"{line.target}, {line.metric}" if line.metric not in ("time", "speed") else line.target
-        ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.n > 1 else "once"
+        ends = f"{line.lowest:.3g} to {line.highest:.3g}" if line.n > 1 else "measured once"
         found.append([what, line.case, line.peer, f"{line.ratio:.3g}", ends])
     told = ((one["hardware"]["processor"], one["versions"]) for one in made.values())
     machines = dict.fromkeys(f"{name}, torch {of['torch']}, transformers {of['transformers']}" for name, of in told)
     absent = [f"{line.target}, {line.case}, {line.system} ({line.note})" for line in not_compared(rows).itertuples()]
-    return table(["", "case", "beside", "times as fast (or as small)", "lowest to highest"], found) + (
-        f"\n\n{'; '.join(machines)} (peers have "
-        "versions of their own, in `results/benchmarks.json`). Of planning, smaller sizes stand here where a peer is "
-        f"ahead; `results/benchmarks.csv` has every number. Not compared: {'; '.join(absent) or 'nothing'}."
+    return table(COMPARED, found) + (
+        f"\n\nMeasured on {'; '.join(machines)}. The other libraries have versions of their own, in "
+        "`results/benchmarks.json`. For planning, the table has the largest size, and smaller sizes where another "
+        f"library is better. `results/benchmarks.csv` has every number. Not compared: {'; '.join(absent) or 'nothing'}."
     )
 
 
@@ -189,8 +194,8 @@ def gpu(results: Path) -> str:
     cards = read_cards(results / "gpu")
     if not cards:
         return (
-            "Nothing here has run on a GPU yet: the CUDA paths (flash-attn, torch's `varlen_attn`) are written and "
-            f"have tests that wait for one. {HOW}"
+            "Nothing here has run on a GPU yet. The code for CUDA (flash-attn, torch's `varlen_attn`) is written, and "
+            f"its tests wait for a GPU. {HOW}"
         )
     return "\n\n".join([*map(_of_card, cards), f"Nothing here has run on several GPUs yet. {HOW}"])
 
@@ -201,9 +206,9 @@ def _of_card(card: Card) -> str:
     if len(checks):
         good = int((checks.status == "ok").sum())
         told.append(
-            f"{good} of {len(checks)} distances of packs and losses from an oracle of higher precision are within what "
-            "is allowed, twice that of separate sequences or of the plain loss "
-            f"(the largest is {checks.share.max():.2f} of it)."
+            f"{good} of {len(checks)} distances are within the limit (the largest is {checks.share.max():.2f} of it). "
+            "A distance says how far a pack or a loss is from an oracle, a slow computation of higher precision. The "
+            "limit is twice the distance of separate sequences, or of the plain loss."
         )
     speed = figure_5(card)
     speed = speed[speed.index.get_level_values("case") == FIGURE_5].droplevel("case")
@@ -211,8 +216,8 @@ def _of_card(card: Card) -> str:
              if pd.notna(line.paper)]  # fmt: skip
     if times:
         told.append(
-            f"How many times as fast as naive batching, with layers of Llama-2-7B's shape and 8 ranks put together "
-            f"from one card: {', '.join(times)}."
+            f"Times as fast as naive batching, with layers of Llama-2-7B's shape: {', '.join(times)}. The times of 8 "
+            "ranks are put together from measurements of one card."
         )
     failed = len(card.failed)
     reasons = ", with reasons in `22_gpu`" if failed else ""
