@@ -24,14 +24,19 @@ def add(children: Any, top: Parser) -> None:
     """The subcommand and its options."""
     command = top.add_child(children, "eval", run, help="a model's scores on a published benchmark, or its miniature")
     command.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
-    command.add_argument("--model", help="folder, Hub name, or a server's address (http://...); else those of --out")
+    command.add_argument(
+        "--model",
+        help="folder, Hub name, or a server's address (http://...); without it the answers in --out are judged",
+    )
     judges = "rubric (exact, for the miniature), a server's address, a model's folder, or a file of replies"
     command.add_argument("--judge", help=judges)
     command.add_argument("--out", type=Path, required=True, help="folder of answers, judgments and scores")
     command.add_argument("--data", type=Path, help="the official files (default: the miniature's)")
     command.add_argument("--tokenizer", default="", help="folder or Hub name (default: the model's)")
     command.add_argument("--window", type=positive, help="tokens the model reads and writes (default: its own)")
-    command.add_argument("--runs", type=positive, default=2, help="of the judge, averaged (default: 2)")
+    command.add_argument(
+        "--runs", type=positive, default=2, help="how often the judge rates each answer, averaged (default: 2)"
+    )
     command.add_argument("--zero-shot", action="store_true", help="longbench-chat: show the judge no scored answers")
     command.add_argument("--seed", type=seed, default=0, help="of the order of the scored answers (default: 0)")
     command.add_argument("--limit", type=positive, metavar="N", help="of the questions, N evenly spaced")

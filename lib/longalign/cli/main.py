@@ -55,19 +55,30 @@ def parser() -> Parser:
     plan.add_argument("--ranks", type=positive, default=1, help="devices (default: 1)")
     plan.add_argument("--accumulation", type=positive, default=1, help="micro-steps per optimizer step (default: 1)")
     plan.add_argument("--rows", type=positive, default=1, help="rows per device in a micro-batch (default: 1)")
-    plan.add_argument("--seed", type=seed, default=0, help="of the order (default: 0)")
+    plan.add_argument("--seed", type=seed, default=0, help="seed of the random order (default: 0)")
     plan.add_argument("--group-size", type=positive, help="sorted batching: sequences a group (default: ranks x rows)")
-    plan.add_argument("--algorithm", choices=ALGORITHMS, help="packing (default: next_fit, the paper's)")
-    plan.add_argument("--balance", choices=BALANCES, help="by cost: the same steps, steps filled to 98 %%, like costs")
-    plan.add_argument("--barrier", choices=BARRIERS, default="step", help="where ranks wait: ZeRO-3 in each micro-step")
+    plan.add_argument("--algorithm", choices=ALGORITHMS, help="how packs are filled (default: next_fit, the paper's)")
+    plan.add_argument(
+        "--balance", choices=BALANCES,
+        help="even out the cost of devices: keep each step's samples (steps), fill random steps to 98 %% (fill), or "
+        "put packs of like cost into a step (compose)",
+    )
+    plan.add_argument(
+        "--barrier", choices=BARRIERS, default="step",
+        help="when devices wait for each other: once a step, or in every micro-step as with ZeRO-3 (default: step)",
+    )
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_tokenizer_options(plan)
     plan.add_argument(
-        "--profile", metavar="NAME", help="the paper's arms, by this profile; without DATA lengths are assumed"
+        "--profile", metavar="NAME",
+        help="plan the paper's own trainings with the settings of this profile; without DATA it assumes lengths",
     )
     plan.add_argument("--long", choices=DISTRIBUTIONS, help="how assumed long lengths spread (default: uniform)")
-    plan.add_argument("--utilisation", type=share, help="of the devices' FLOP/s (default: fitted to a paper's number)")
+    plan.add_argument(
+        "--utilisation", type=share,
+        help="share of its FLOP/s that a device reaches (default: fitted to one of the paper's training times)",
+    )
 
     data = top.add_child(commands, "data", help="prepare data")
     actions = data.add_subparsers(metavar="ACTION", required=True)
@@ -86,7 +97,7 @@ def parser() -> Parser:
     fetch = top.add_child(commands, "fetch", run_fetch, help="bring the models and data that a profile names")
     fetch.add_argument("--profile", default="paper", help="name or YAML file (default: paper)")
     fetch.add_argument("--benchmark", metavar="NAME", help="a benchmark's official files alone: longbench-chat")
-    fetch.add_argument("--only", metavar="NAME", nargs="+", default=[], help="of the sources, these alone")
+    fetch.add_argument("--only", metavar="NAME", nargs="+", default=[], help="fetch these sources alone")
     fetch.add_argument("--list", action="store_true", help="say what is there, and fetch nothing")
 
     top.add_child(commands, "figures", run_figures, help="redraw the figures from the committed results")
