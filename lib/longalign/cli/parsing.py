@@ -58,7 +58,8 @@ def add_server_options(command: Parser, *roles: str) -> None:
     command.add_argument("--per-minute", type=amount, metavar="N", help="requests a minute at most")
     price = "price of a million tokens of prompts and of replies, for the estimate"
     command.add_argument("--price", type=amount, nargs=2, metavar=("IN", "OUT"), help=price)
-    command.add_argument("--timeout", type=amount, default=600.0, metavar="S", help="longest wait for a reply (default: 600 s)")
+    longest = "longest wait for a reply (default: 600 s)"
+    command.add_argument("--timeout", type=amount, default=600.0, metavar="S", help=longest)
     command.add_argument("--dry-run", action="store_true", help="say what would be asked, and ask nothing")
 
 
