@@ -59,7 +59,7 @@ def test_the_verdict_sees_a_wrong_gradient_and_a_wrong_loss():
 def test_the_page_counts_and_names():
     exact = {"architecture": "a", "class": "A", **dict.fromkeys(WAYS, "exact"), "reason": ""}
     refused = {**exact, "architecture": "b", "packed": "refused", "reason": "for | a reason"}
-    assert "2 architectures. packed: 1 exact, 1 refused; padded: 2 exact, 0 refused" in page([exact, refused])
+    assert "2 architectures. packed: 1 exact, 1 refused; padded: 2 exact; lora: 2 exact" in page([exact, refused])
     assert "| for \\| a reason |" in page([exact, refused])
 
 
