@@ -1,6 +1,5 @@
 """The pages that `make site` has built, in a real browser without a network: formulas, figures, search, links."""
 
-import contextlib
 import functools
 import http.server
 import threading
@@ -31,7 +30,7 @@ def page():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    with sync_playwright() as playwright, contextlib.closing(server):
+    with sync_playwright() as playwright, server:
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         opened, asked = browser.new_page(), []
         opened.on("request", lambda request: asked.append(request.url))
