@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,6 +77,20 @@ def test_what_no_request_can_pass_ends_all_of_them_at_once(kind, says, tmp_path)
         found, _ = ask_all(server, tmp_path / "a.jsonl", [f"q {i}" for i in range(50)], at_once=2)
         assert all(isinstance(error, Stopped) and says in str(error) for error in found)
         assert sum(server.attempts.values()) <= 6
+
+
+def test_what_is_only_told_to_stop_names_the_reason_for_which_all_ended():
+    told, begun = SimpleNamespace(stop=threading.Event()), threading.Event()
+
+    def work(item):
+        if item == 0:
+            begun.wait(20)
+            raise Stopped("no such model")
+        begun.set()
+        told.stop.wait(20)
+        raise Stopped("interrupted")
+
+    assert [str(error) for error in concurrency.each(work, range(3), asker=told, at_once=2)] == ["no such model"] * 3
 
 
 def test_a_server_that_stays_down_is_left_after_ten_requests(tmp_path):

@@ -26,7 +26,7 @@ def each(
 ) -> list[Result | EndpointError]:  # fmt: skip
     """What `work` returns for each item, or the error of a server that it ended with.
 
-    `Stopped` ends all: items that had not begun get the same error. On Ctrl-C (KeyboardInterrupt) those under way may
+    `Stopped` ends all: items that had not begun, or did not come to their end, get the same error. On Ctrl-C (KeyboardInterrupt) those under way may
     end, and then it is raised again; on a second one it is raised at once. `asker` is told to stop waiting. Any other
     error of `work` is raised.
 
@@ -42,7 +42,7 @@ def each(
             show(count)
             if isinstance(found, Stopped):
                 for place, last in team.end(asker):
-                    results[place] = last
+                    results[place] = found if isinstance(last, Stopped) else last  # one that was only told to stop
                 return [found if result is None else result for result in results]
     except BaseException:
         team.end(asker)
