@@ -26,9 +26,9 @@ def each(
 ) -> list[Result | EndpointError]:  # fmt: skip
     """What `work` returns for each item, or the error of a server that it ended with.
 
-    `Stopped` ends all: items that had not begun, or did not come to their end, get the same error. On Ctrl-C (KeyboardInterrupt) those under way may
-    end, and then it is raised again; on a second one it is raised at once. `asker` is told to stop waiting. Any other
-    error of `work` is raised.
+    `Stopped` ends all: items that had not begun, or did not come to their end, get the same error. On Ctrl-C
+    (KeyboardInterrupt) those under way may end, and then it is raised again; on a second one it is raised at once.
+    `asker` is told to stop waiting. Any other error of `work` is raised.
 
     >>> each(lambda length: length * 2, [2, 4, 3])
     [4, 8, 6]
