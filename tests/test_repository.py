@@ -1,4 +1,4 @@
-"""The repository's own rules: imports go down, floor 0 is light, modules and files are small, make explains itself."""
+"""The repository's own rules: imports go down, planning is light, modules and files are small, make explains itself."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""Counts are taken as given or refused; floor 0 imports fast, without torch, and without jaxtyping if need be."""
+"""Counts are taken as given or refused; planning imports fast, without torch, and without jaxtyping if need be."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import pytest
 
 from longalign.recipe.array_types import as_counts
 
-FLOOR_0 = (
+PLANNING = (
     "from longalign.recipe import batching, bin_packing, cost, packing, plan, weights"
 )
 
@@ -17,14 +17,14 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_floor_0_works_without_jaxtyping():
+def test_planning_works_without_jaxtyping():
     blocked = "import sys; sys.modules['jaxtyping'] = None\n"
-    assert run(f"{blocked}{FLOOR_0}\nprint(packing.next_fit([2, 4, 3], 7))") == "[[0, 1], [2]]"
+    assert run(f"{blocked}{PLANNING}\nprint(packing.next_fit([2, 4, 3], 7))") == "[[0, 1], [2]]"
 
 
-def test_floor_0_does_not_import_torch_and_takes_less_than_half_a_second():
+def test_planning_does_not_import_torch_and_takes_less_than_half_a_second():
     start, end = "import sys, time; start = time.process_time()", "time.process_time() - start, 'torch' in sys.modules"
-    runs = [run(f"{start}\n{FLOOR_0}\nprint({end})").split() for _ in range(3)]
+    runs = [run(f"{start}\n{PLANNING}\nprint({end})").split() for _ in range(3)]
     assert {torch for _, torch in runs} == {"False"}
     assert min(float(seconds) for seconds, _ in runs) < 0.5
 

@@ -81,7 +81,7 @@ class Reply:
 class Replies:
     """The replies in a file, which one process may add to at a time: use it in a `with` block.
 
-    A file that is `recorded` is read alone, and left as it is. Raises `record.LockedError` when another process has it,
+    A file that is `recorded` is read alone, and left as it is. Raises `LockedError` when another process has it,
     DataError for a file that holds something else.
     """
 

@@ -71,7 +71,7 @@ class Page:
                         f"`{self._command}` computes them anew.")  # fmt: skip
 
     def train(self, arms: Mapping[Arm, Run], *, first: Iterable[Run] = ()) -> pd.DataFrame:
-        """What the training of each arm took: index arm, model, seed, columns as `experiments.trainings` names them.
+        """What the training of each arm took: index arm, model, seed, columns as `design.trainings` names them.
 
         A run trains the runs `first`, from which the arms start, and then the arms. A replay reads its record.
         """
@@ -214,6 +214,6 @@ def read_items(path: Path | str) -> pd.DataFrame:
 
 
 def _arm(name: str) -> tuple[str, str, int]:
-    """The arm of an entry of `experiments.trainings`."""
+    """The arm of an entry of `design.trainings`."""
     arm, model, seed = name.rsplit(" ", 2)
     return arm, model, int(seed)

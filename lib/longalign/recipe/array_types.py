@@ -1,6 +1,6 @@
 """Array types for signatures: checked under pytest when jaxtyping is installed, plain `Any` (and free) when it is not.
 
-Legend of the axis names used on floor 0:
+Legend of the axis names used where lengths become plans:
     sequences  number of sequences, in the order in which `lengths` gives them
     tokens     all tokens of the sequences, laid end to end
     offsets    sequences + 1 boundaries between sequences
@@ -29,7 +29,7 @@ __all__ = ["IGNORE_INDEX", "Bool", "Counts", "Float", "Int", "Integer", "Shaped"
 # The label of a token without loss, as everywhere in Hugging Face's libraries.
 IGNORE_INDEX = -100
 
-# What floor 0 takes: a list, tuple or range of ints, or one array, of sequence lengths or of target counts.
+# What planning takes: a list, tuple or range of ints, or one array, of sequence lengths or of target counts.
 Counts = Sequence[SupportsIndex] | Integer[np.ndarray, " sequences"]
 
 

@@ -3,7 +3,7 @@
     python -m longalign.train.jobs job.yaml --out trained --dry-run       (longalign train)
 
 The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
-process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `engine.Parallelism`),
+process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `Parallelism`),
 and for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was,
 on other ranks if need be; the same job is done once.
 """
