@@ -13,7 +13,8 @@ include_patterns = ["docs/**", "results/models.md", "results/notebooks/*.ipynb",
 
 html_theme = "furo"
 html_title = project
-html_static_path = []
+html_static_path = ["static"]
+html_css_files = ["tables.css"]
 
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath", "amsmath"]

@@ -22,8 +22,7 @@ def open_asker(
 
     `role` ("judge") names the environment variable of a server's key, JUDGE_API_KEY, and the option in errors; `name`
     says which model of a server or a file is meant, and what a local one is called; `thinking_tokens` is as in `Asker`.
-    Raises ValueError where there is
-    nothing of this kind, and as `Server`, `LocalModel` and `Replies` do.
+    Raises ValueError where there is nothing of this kind, and as `Server`, `LocalModel` and `Replies` do.
     """
     if target.startswith(("http://", "https://")):
         server = Server(target, model=name, key_variable=f"{role.upper()}_API_KEY", timeout=timeout)
