@@ -124,6 +124,8 @@ def test_a_part_that_would_make_a_mixture_is_refused_and_both_are_named(kept, to
         check_part(tmp_path / "run", tmp_path / "results", ["05_data"])
     record(tmp_path / "run", "06_source")
     check_part(tmp_path / "run", tmp_path / "results", ["05_data", "06_source"])  # nothing of the other stays
+    with pytest.raises(ValueError, match="07_methods has not run to its end: `make notebook NB=07`"):
+        check_part(tmp_path / "run", tmp_path / "results", ["07_methods"])
 
 
 def test_a_part_with_fewer_seeds_than_it_replaces_is_refused(tmp_path):

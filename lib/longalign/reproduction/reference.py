@@ -114,12 +114,14 @@ def check_part(run: Path | str, results: Path | str, names: Collection[str]) -> 
     """Refuse the notebooks `names` (stems) of a run as a part of the reference in `results`, whose others stay.
 
     Raises ValueError in a sentence that names both: for a part that another code computed (a record without `code` is
-    known by its commit), with other settings, or that has fewer seeds than what it would replace; FileNotFoundError for
-    a notebook without a record.
+    known by its commit), with other settings, that has fewer seeds than what it would replace, or that has not run.
     """
     run, results = Path(run), Path(results)
     for name in names:
-        part, old = _record(run / f"{name}.json"), results / f"{name}.json"
+        new, old = run / f"{name}.json", results / f"{name}.json"
+        if not new.is_file():
+            raise ValueError(f"{name} has not run to its end: `make notebook NB={name[:2]}` does that")
+        part = _record(new)
         if old.is_file() and (lost := set(_record(old)["seeds"]) - set(part["seeds"])):
             raise ValueError(f"{name}: the run has the seeds {_listed(part['seeds'])}, and of the reference's "
                              f"{_listed(lost)} would be lost: `make notebook NB={name[:2]} SEEDS=...`")  # fmt: skip
