@@ -275,12 +275,12 @@ def main(arguments: list[str] | None = None) -> int:
         run = job.run()
         if not run.finished:
             for note in store_tokenizer.compare(store.manifest, job.model):
-                print(f"longalign.train.jobs: {note}", file=sys.stderr)
+                print(f"longalign: {note}", file=sys.stderr)
             for _ in proofs(job, store, room=SOON):
                 pass
         workers.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:
-        print(f"longalign.train.jobs: {error}", file=sys.stderr)
+        print(f"longalign: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return 130
