@@ -23,7 +23,8 @@ from longalign.experiments.profiles import load_profile
 from longalign.fetch import smollm2
 
 pytestmark = pytest.mark.slow
-DOCUMENTS = 20
+DOCUMENTS = [8, pytest.param(20, marks=pytest.mark.exhaustive)]
+"""Each takes the model most of a minute on a CPU."""
 LONGEST = 320
 SECONDS_TO_START = 120
 
@@ -72,15 +73,15 @@ def lines(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.fixture(scope="module")
-def documents(tmp_path_factory):
-    """Twenty real files: descriptions of data sets, readmes of benchmarks, a license, as packages bring them."""
+@pytest.fixture(scope="module", params=DOCUMENTS, ids="{} files".format)
+def documents(request, tmp_path_factory):
+    """Real files: descriptions of data sets, readmes of benchmarks, a license, as packages bring them."""
     folder = tmp_path_factory.mktemp("documents")
     described = sorted((Path(sklearn.__file__).parent / "datasets" / "descr").glob("*.rst"))
     import lm_eval
 
     readmes = sorted((Path(lm_eval.__file__).parent / "tasks").glob("*/README.md"))
-    for number, file in enumerate([paths.root() / "LICENSE", *described, *readmes][:DOCUMENTS]):
+    for number, file in enumerate([paths.root() / "LICENSE", *described, *readmes][: request.param]):
         shutil.copy(file, folder / f"{number:02}-{file.parent.name}{file.suffix or '.txt'}")
     return folder
 
@@ -95,11 +96,12 @@ def built(documents, model, address, tmp_path_factory):
     return out, command
 
 
-def test_a_real_model_teaches_on_twenty_real_files(built, model, capsys):
+def test_a_real_model_teaches_on_real_files(built, documents, model, capsys):
     out, command = built
+    files = len(list(documents.iterdir()))
     samples = [line.row() for line in read_lines(out)]
     left_out = json.loads(out.with_name("long.report.json").read_text())["results"]["items without a sample"]
-    assert len(samples) >= DOCUMENTS // 3 and len(samples) + len(left_out) == DOCUMENTS
+    assert len(samples) >= files // 3 and len(samples) + len(left_out) == files
     tokenizer = LocalModel(str(model)).tokenizer
     for sample in samples:
         check_messages(sample["messages"])
