@@ -14,18 +14,48 @@ from longalign.data import tokenizers
 from longalign.data.chat_formats import format_of
 from longalign.experiments.profiles import Profile
 from longalign.fetch.source import Source
+from longalign.miniature.pretraining import RECIPES, folder_name, shape_of
 from longalign.train.models import MINIATURES
 
 
-def short_base(profile: Profile, model: str) -> Path:
-    """The folder of a model as it is before its context is extended; a source is fetched where it is missing.
+def base_of(model: str, seed: int) -> int:
+    """The number of the base that an arm with this seed starts from: the seed modulo the number of a model's bases.
+
+    So every seed is another draw of the data *and*, in turn, of the base, and no arm is trained more often for it. Of
+    the variance of a mean over n seeds and B bases (B divides n) the bases' share is Var(base) / B, as if each base met
+    every seed, and the seeds' is Var(seed) / n, where a crossed design of as many trainings has n / B seeds: the nested
+    one is never worse. Three seeds are three independent draws; of more seeds, those of one base are a cluster.
+
+    >>> [base_of("smollm2-135m", seed) for seed in range(4)]
+    [0, 0, 0, 0]
+    """
+    return seed % len(numbers(model))
+
+
+def numbers(model: str) -> range:
+    """The numbers of a model's bases; a model from elsewhere is one."""
+    return range(RECIPES[model].count if model in MINIATURES else 1)
+
+
+def rate_of(profile: Profile, model: str, learning_rate: float) -> float:
+    """A learning rate of the profile as a model has it, where the profile lets rates fall with the width.
+
+    >>> rate_of(Profile(name="laptop", rate_width=96), "mini-13b", 4e-3)
+    0.003
+    """
+    return learning_rate * profile.rate_width / shape_of(model).hidden_size if profile.rate_width else learning_rate
+
+
+def short_base(profile: Profile, model: str, base: int = 0) -> Path:
+    """The folder of a model as it is before its context is extended; a source is fetched where it is missing. A
+    miniature may have several, `base` is the number of one (`base_of`).
 
     >>> from longalign.experiments.profiles import load_profile
     >>> short_base(load_profile("smoke"), "mini-6b").name
     'mini-6b'
     """
     if model in MINIATURES:
-        return paths.bases() / model
+        return paths.bases() / folder_name(model, base)
     from longalign.fetch.fetching import fetch
 
     return fetch(_source(profile, model))

@@ -1,11 +1,14 @@
 """What the notebooks train, from a profile: every arm of every experiment, for each seed, as runs with keys.
 
 Notebooks that ask for the same model get the same run, so nothing is trained twice. A seed varies the draw of the
-training data and its order; base models, context extension and benchmarks are the same for all seeds.
+training data, its order and (where a model has several) the base, which is a draw of its own weights, documents and
+context extension: the base of seed s is number s modulo their count (`base_models.base_of`). Benchmarks are the same
+for all seeds.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,22 +40,24 @@ class Arm(NamedTuple):
     seed: int
 
 
-def extension(profile: Profile, model: str, **changes: Any) -> Run:
+def extension(profile: Profile, model: str, base: int = 0, **changes: Any) -> Run:
     """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
 
-    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `changes` are
-    fields of the profile's extension.
+    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `base` is the
+    number of the model's base, which reads documents of its own; `changes` are fields of the profile's extension.
     """
     settings = replace(profile.extension, **changes)
-    name = "-".join(["extension", *(f"{field}-{changes[field]}" for field in sorted(changes))])
-    store = training_data.extension_store(profile, model, name, settings)
+    parts = [f"base-{base}"] if base else []
+    name = "-".join(["extension", *parts, *(f"{field}-{changes[field]}" for field in sorted(changes))])
+    store = training_data.extension_store(profile, model, name, settings, base=base)
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
-        "learning_rate": settings.learning_rate, "seed": profile.seed,
+        "learning_rate": base_models.rate_of(profile, model, settings.learning_rate), "seed": profile.seed + base,
         **({"accumulation": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
     }  # fmt: skip
     return Run(
-        f"{model} context extension", str(store.folder), training, start=str(base_models.short_base(profile, model)),
+        " ".join([model, "context extension", *(f"of base {base}" for _ in parts)]), str(store.folder), training,
+        start=str(base_models.short_base(profile, model, base)),
         rope_factor=settings.rope_factor, rope_type=settings.rope_type,
         max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.run_settings(),
     )  # fmt: skip
@@ -68,7 +73,7 @@ def fine_tuning(
     start: Run | None = None,
     **changes: Any,
 ) -> Run:
-    """Supervised fine-tuning by one of `METHODS` from the long base, or from the run `start`.
+    """Supervised fine-tuning by one of `METHODS` from the seed's long base, or from the run `start`.
 
     That must have been trained: the run's key holds the hash of its weights. `changes` are fields of
     `trainer.TrainingConfig` beside the profile's.
@@ -77,7 +82,8 @@ def fine_tuning(
     batching, weighting = METHODS[method]
     packed = batching == "packing"
     training = {
-        "method": batching, "weighting": weighting, "epochs": settings.epochs, "learning_rate": settings.learning_rate,
+        "method": batching, "weighting": weighting, "epochs": settings.epochs,
+        "learning_rate": base_models.rate_of(profile, model, settings.learning_rate),
         "schedule": settings.schedule, "warmup_ratio": settings.warmup_ratio, "beta1": settings.beta1,
         "beta2": settings.beta2, "weight_decay": settings.weight_decay, "capacity": settings.capacity,
         "rows": 1 if packed else settings.rows,
@@ -91,9 +97,10 @@ def fine_tuning(
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
     store = training_data.suite_store(profile, suite, seed=seed, model=model)
+    base = base_models.base_of(model, seed)
     if start is None and profile.extension.tokens:
-        start = extension(profile, model)
-    begin = str(start.model if start else base_models.short_base(profile, model))
+        start = extension(profile, model, base)
+    begin = str(start.model if start else base_models.short_base(profile, model, base))
     label = f"{model} {suite} {method} seed {seed}"
     # ranks share packs alone
     engine = profile.engine if packed else replace(profile.engine, sequence_parallel=1)
@@ -101,9 +108,13 @@ def fine_tuning(
 
 
 def long_bases(profile: Profile, *models: str) -> list[Run]:
-    """The context extension of `models` (all of the profile's, the largest first); to be finished before arms, which
-    start there. None where the profile extends nothing: its models are long as they come."""
-    return [extension(profile, model) for model in models or profile.models[::-1] if profile.extension.tokens]
+    """The context extension of all bases of `models` (all of the profile's, the largest first); to be finished before
+    arms, which start there. None where the profile extends nothing: its models are long as they come."""
+    return [
+        extension(profile, model, base)
+        for model in models or profile.models[::-1] if profile.extension.tokens
+        for base in base_models.numbers(model)
+    ]  # fmt: skip
 
 
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -191,7 +202,7 @@ def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """All weights trained, or LoRA's update of them alone: the same samples, packs and steps."""
     model, method, settings = profile.models[0], "packing + loss weighting", profile.training
-    update = {"lora_rank": settings.lora_rank, "learning_rate": settings.lora_learning_rate}
+    update = {"lora_rank": settings.lora_rank, "learning_rate": base_models.rate_of(profile, model, settings.lora_learning_rate)}
     return {
         Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
         for name, changes in {"all weights": {}, "LoRA": update}.items()
@@ -210,18 +221,18 @@ def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }
 
 
-def short_continual_training(profile: Profile) -> Run:
+def short_continual_training(profile: Profile, base: int = 0) -> Run:
     """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
-    return extension(profile, profile.models[0], max_length=MAX_LENGTH)
+    return extension(profile, profile.models[0], base, max_length=MAX_LENGTH)
 
 
 def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Long or short continual training, then fine-tuning with or without long instructions (arXiv 2410.02660)."""
     model = profile.models[0]
-    starts = {"long": extension(profile, model), "short": short_continual_training(profile)}
+    starts = {"long": partial(extension, profile, model), "short": partial(short_continual_training, profile)}
     return {
         Arm(f"{name} continual training, {suite}", model, seed): fine_tuning(
-            profile, model, method="sorted", suite=suite, seed=seed, start=start
+            profile, model, method="sorted", suite=suite, seed=seed, start=start(base_models.base_of(model, seed))
         )
         for name, start in starts.items()
         for suite in ("LongAlign-0k", "LongAlign-10k")

@@ -73,12 +73,13 @@ class Page:
     def train(self, arms: Mapping[Arm, Run], *, first: Iterable[Run] = ()) -> pd.DataFrame:
         """What the training of each arm took: index arm, model, seed, columns as `design.trainings` names them.
 
-        A run trains the runs `first`, from which the arms start, and then the arms. A replay reads its record.
+        A run trains those of the runs `first` from which an arm starts, and then the arms. A replay reads its record.
         """
         if self.replay:
             took = self.recorded["results"]["runs"]
         else:
-            self.finish(list(first))
+            starts = {arm.start for arm in arms.values()}
+            self.finish([run for run in first if str(run.model) in starts])
             self.finish(list(arms.values()))
             took = design.trainings(arms)
             self._kept["runs"] |= took

@@ -92,7 +92,8 @@ class Slurm:
 class Profile:
     """Everything that differs between a laptop and a cluster; notebooks read it and never ask for the machine.
 
-    `notebooks` are the numbers of those that it executes, None for all.
+    `notebooks` are the numbers of those that it executes, None for all. Learning rates are those of a miniature whose
+    hidden size is `rate_width`, and those of others are inversely proportional to theirs; at 0 all have the same.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Profile:
     seeds_of_slow_arms: int = 1
     models: tuple[str, ...] = ("mini-6b", "mini-7b", "mini-13b")
     windows: tuple[int, ...] = (512, 1024, 2048)
+    rate_width: int = 0
     corpus: Corpus = field(default_factory=Corpus)
     extension: Extension = field(default_factory=Extension)
     training: Training = field(default_factory=Training)
@@ -178,6 +180,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "models must name three: the first two for the training methods, the largest last"),
         *((len(values) > 0, f"{key} must name at least one") for key, values in distinct.items()),
         *((len(set(values)) == len(values), f"{key} names one twice") for key, values in distinct.items()),
+        (profile.rate_width >= 0 and (not profile.rate_width or {*profile.models} <= {*NAMES["models"]}),
+         "rate_width must not be negative, and must be 0 where other models than miniatures are trained"),
         (len(set(sources)) == len(sources), "sources has two of one name: each becomes a folder of its name"),
         (not {*sources} & {*NAMES["models"]}, "sources must not be called as the miniatures are"),
         (0 <= profile.seed < MOST_SEED and 0 <= corpus.seed < MOST_SEED, f"seeds must lie from 0 to {MOST_SEED - 1:,}"),

@@ -65,12 +65,13 @@ def suite_store(profile: Profile, name: str, *, seed: int = 0, model: str = "") 
     )  # fmt: skip
 
 
-def extension_store(profile: Profile, model: str, name: str, settings: Extension) -> TokenStore:
-    """The documents of a context extension by these settings, in the tokens of a model, built where missing."""
+def extension_store(profile: Profile, model: str, name: str, settings: Extension, *, base: int = 0) -> TokenStore:
+    """The documents of a context extension by these settings, in the tokens of a model, built where missing: others for
+    every number of a base."""
     return training_sets.documents_store(
         "extension", _data_of(profile, model) / name, tokens=settings.tokens, encode=base_models.encode(profile, model),
         lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=RECALL_SHARE,
-        seed=profile.corpus.seed,
+        seed=profile.corpus.seed + base,
     )  # fmt: skip
 
 

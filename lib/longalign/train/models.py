@@ -6,7 +6,7 @@ are block-diagonal.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,13 @@ MINIATURES = {
 }
 
 
-def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> LlamaForCausalLM:
+def new_model(
+    name: str, *, vocab_size: int, max_length: int, seed: int, shape: Mapping[str, int] | None = None
+) -> LlamaForCausalLM:
     """A randomly initialised miniature for sequences up to `max_length` tokens (fp32, embeddings tied).
 
-    Raises KeyError, naming the miniatures, for an unknown name.
+    `shape` holds the fields of `Shape` where it is not the one of that name. Raises KeyError, naming the miniatures,
+    for an unknown name.
 
     >>> model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)       # lengths 2, 4, 3 in one pack of 9
     >>> model.config.num_key_value_heads, model.config.rope_parameters["rope_theta"]
@@ -65,12 +68,12 @@ def new_model(name: str, *, vocab_size: int, max_length: int, seed: int) -> Llam
     if name not in MINIATURES:
         raise KeyError(f"no miniature is called {name!r}; there are {', '.join(MINIATURES)}")
     attention.register_attention()
-    shape = MINIATURES[name]
+    size = Shape(**shape) if shape else MINIATURES[name]
     config = LlamaConfig(
-        **asdict(shape), vocab_size=vocab_size, max_position_embeddings=max_length,
+        **asdict(size), vocab_size=vocab_size, max_position_embeddings=max_length,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
         # Llama's 0.02 is made for widths of thousands; at a width of 100 attention would hardly begin to look.
-        initializer_range=shape.hidden_size**-0.5,
+        initializer_range=size.hidden_size**-0.5,
         tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
         attn_implementation="longalign",
     )  # fmt: skip

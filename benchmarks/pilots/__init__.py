@@ -1,0 +1,29 @@
+"""Pilots: small trainings that choose the bases' shapes and rates, and the data of the experiments, by written rules.
+
+Pilots have seeds 100 and 101, which no result has, and they judge by losses and means over all arms, never by a claim
+of the paper. Each writes a table in results/pilots/; `choice` reads the tables and applies the rules, so that whoever
+repeats the pilots repeats the choice. The rules were committed before the runs that they judge.
+
+    make pilots                                  all that is not there yet, in this order
+    python -m benchmarks.pilots speed shapes     some of them
+
+1. `speed`: processor time of a training step, for each candidate shape.
+2. `shapes`: held-out loss of mini-7b with each candidate's attention.
+3. `rates`: held-out loss of each size over learning rates.
+4. `bases`: not a pilot; trains the bases that the choices describe, into results/bases/next.
+5. `data`: two epochs over more samples against three over fewer. It starts from the bases in results/bases.
+
+All of it can be stopped at any time, and goes on from the last checkpoint of the same code. One process works.
+"""
+
+from pathlib import Path
+
+from longalign.common import paths
+
+SEEDS = (100, 101)
+STAGES = ("speed", "shapes", "rates", "bases", "data")
+
+
+def table(name: str) -> Path:
+    """The committed table of a pilot."""
+    return paths.results() / "pilots" / f"{name}.csv"

@@ -1,0 +1,116 @@
+"""What the pilots' tables say, by rules that were written before them.
+
+**Shape.** Candidates for a size differ in their attention alone, and where that has fewer weights, in a wider MLP (0.45
+to 1.3 million weights in all). One attention is chosen for all sizes:
+
+- A candidate's *cost* is the mean, over sizes and kinds of batch (the bases', the extension's, packs and sorted rows of
+  fine-tuning), of its processor time for a step divided by that of today's shape.
+- Its *loss* is the held-out loss of mini-7b after 3 million tokens at a rate of 3e-3, the mean over seeds 100 and 101.
+- Chosen is the cheapest of the candidates whose loss is at most 0.03 above the lowest.
+
+**Rate.** Each size, with the chosen shape, reads a quarter of its tokens at each rate of a grid (factors of 2, given
+for a width of 96; a width of w has 96 / w of it). Chosen is the rate with the lowest held-out loss, the mean over seeds
+100 and 101. Where that is an end of the grid, the next rate beyond it is tried, until it is not, or there is none left.
+
+**Tokens.** 20 for each weight, in both stages together.
+
+**Data.** See `benchmarks.pilots.data`.
+"""
+
+from collections.abc import Mapping
+from statistics import mean
+
+from benchmarks import pilots
+from longalign.miniature.pretraining import Recipe, curriculum
+from longalign.train.models import MINIATURES, Shape
+
+TODAY = "heads of 32"
+SHAPES: dict[str, dict[str, Shape]] = {
+    TODAY: {
+        "mini-6b": Shape(96, 3, 6, 3, 224, 32),
+        "mini-7b": Shape(96, 3, 6, 6, 256, 32),
+        "mini-13b": Shape(128, 4, 8, 8, 344, 32),
+    },
+    "heads of 64": {
+        "mini-6b": Shape(96, 3, 3, 1, 240, 64),
+        "mini-7b": Shape(96, 3, 3, 3, 256, 64),
+        "mini-13b": Shape(128, 4, 4, 4, 344, 64),
+    },
+    "heads of 64, a third fewer": {
+        "mini-6b": Shape(96, 3, 2, 1, 288, 64),
+        "mini-7b": Shape(96, 3, 2, 2, 288, 64),
+        "mini-13b": Shape(128, 4, 3, 3, 384, 64),
+    },
+}
+TOLERANCE = 0.03
+TOKENS_PER_WEIGHT = 20
+GRID = (1.5e-3, 3e-3, 6e-3)
+RATES = (7.5e-4, *GRID, 1.2e-2)
+BASES = 3
+"""Bases of every size: all three sizes stand in Table 4."""
+
+Row = Mapping[str, str]
+
+
+def weights(shape: Shape, vocabulary: int) -> int:
+    """The number of weights of a Llama of this shape with tied embeddings.
+
+    >>> weights(SHAPES[TODAY]["mini-7b"], 1238)
+    561888
+    """
+    attention = 2 * shape.hidden_size * shape.head_dim * (shape.num_attention_heads + shape.num_key_value_heads)
+    layer = attention + 3 * shape.hidden_size * shape.intermediate_size + 2 * shape.hidden_size
+    return vocabulary * shape.hidden_size + shape.num_hidden_layers * layer + shape.hidden_size
+
+
+def shape_name(speed: list[Row], losses: list[Row]) -> str:
+    """The candidate that the rule for shapes chooses. Raises ValueError while a number is missing."""
+    missing = [name for name in SHAPES if len(_of(losses, candidate=name)) < len(pilots.SEEDS)]
+    if missing or not speed:
+        raise ValueError(f"the pilots speed and shapes must be finished first; missing: {missing or 'speed'}")
+    cost = {name: mean(float(row["ratio"]) for row in _of(speed, candidate=name)) for name in SHAPES}
+    loss = {name: mean(float(row["loss"]) for row in _of(losses, candidate=name)) for name in SHAPES}
+    good = [name for name in SHAPES if loss[name] <= min(loss.values()) + TOLERANCE]
+    return min(good, key=cost.__getitem__)
+
+
+def next_rate(rows: list[Row], model: str) -> float | None:
+    """The next rate to try for a model; None where the rule can choose."""
+    means = _means(rows, model)
+    for rate in GRID:
+        if rate not in means:
+            return rate
+    best = min(means, key=means.__getitem__)
+    beside = [RATES[place] for place in (RATES.index(best) - 1, RATES.index(best) + 1) if 0 <= place < len(RATES)]
+    return next((rate for rate in beside if rate not in means), None)
+
+
+def rate(rows: list[Row], model: str) -> float:
+    """The rate that the rule chooses for a model. Raises ValueError while one is to be tried."""
+    if (missing := next_rate(rows, model)) is not None:
+        raise ValueError(f"the pilot rates must be finished first; {model} lacks {missing:g}")
+    means = _means(rows, model)
+    return min(means, key=means.__getitem__)
+
+
+def recipes(shape: str, rates: Mapping[str, float], vocabulary: int, *, share: float = 1.0) -> dict[str, Recipe]:
+    """The recipe of every size of `rates`, with a share of its tokens."""
+    return {
+        model: Recipe(
+            curriculum(round(share * TOKENS_PER_WEIGHT * weights(SHAPES[shape][model], vocabulary)), rates[model]),
+            BASES, None if SHAPES[shape][model] == MINIATURES[model] else SHAPES[shape][model],
+        )
+        for model in rates
+    }  # fmt: skip
+
+
+def _means(rows: list[Row], model: str) -> dict[float, float]:
+    """The mean loss of a model at every rate that all seeds have."""
+    found: dict[float, list[float]] = {}
+    for row in _of(rows, model=model):
+        found.setdefault(float(row["rate"]), []).append(float(row["loss"]))
+    return {rate: mean(values) for rate, values in found.items() if len(values) == len(pilots.SEEDS)}
+
+
+def _of(rows: list[Row], **wanted: str) -> list[Row]:
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]

@@ -1,0 +1,81 @@
+"""The loss of short bases on documents that none has read, with its standard error: what a claim on sizes rests on.
+
+    python -m longalign.experiments.base_loss          (the end of `make bases`) writes results/base_loss.csv
+
+Documents and targets are drawn as in the last stage of pre-training (`longalign.miniature.pretraining`): every token of
+an answer, one in ten of the others. All models read the same ones.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longalign.common import paths, provenance
+from longalign.miniature import pretraining, training_sets
+from longalign.recipe.array_types import Float, Int
+
+TOKENS = 192_000
+"""Of held-out documents in all, some 2,000 documents."""
+
+
+def heldout_documents(tokens: int = TOKENS) -> list[dict[str, Any]]:
+    """Documents of the last stage's kinds and lengths that are in no training data, with their targets."""
+    stage = replace(pretraining.SECOND, tokens=tokens)
+    store = training_sets.documents_store(
+        "base-heldout", paths.runs() / "bases" / f"heldout-{tokens}", tokens=tokens, lengths=stage.lengths,
+        recall_share=stage.recall_share,
+    )  # fmt: skip
+    return [store[number] for number in range(len(store))]
+
+
+def heldout_loss(folder: Path | str, documents: list[dict[str, Any]]) -> dict[str, float]:
+    """The mean loss of a model's target tokens (nats), its standard error over documents, and their number."""
+    from longalign.evals.likelihood import sequence_nll
+    from longalign.train.models import load_model
+
+    loss, error = ratio(*sequence_nll(load_model(folder), documents))
+    return {"loss": loss, "se": error, "documents": len(documents)}
+
+
+def ratio(sums: Float[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> tuple[float, float]:
+    """Sum over sum, and its standard error where the n pairs are draws (delta method).
+
+    Documents of 1 and 3 targets, with losses of 2 each target in the first, of 1 in the second:
+
+    >>> value, error = ratio(np.array([2.0, 3.0]), np.array([1, 3]))
+    >>> value, round(error, 3)
+    (1.25, 0.375)
+    """
+    value = sums.sum() / counts.sum()
+    residuals = (sums - value * counts) / counts.mean()
+    return float(value), float(residuals.std(ddof=1) / np.sqrt(len(residuals)))
+
+
+def losses(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """A row for each base: model, base_seed, the tokens that it has read, loss, se, documents."""
+    documents, rows = heldout_documents(), []
+    for folder in folders:
+        entry = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        about = {"model": entry["model"], "base_seed": entry.get("base", 0), "tokens": entry["tokens"]}
+        rows.append(about | heldout_loss(folder, documents))
+    return rows
+
+
+def write(bases: Path, table: Path) -> Path:
+    """The table of all bases below a folder."""
+    return provenance.write_csv(table, losses(sorted(record.parent for record in bases.glob("*/record.json"))))
+
+
+def main() -> int:
+    """Of the committed bases."""
+    print(write(paths.bases(), paths.results() / "base_loss.csv").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
