@@ -15,7 +15,7 @@ RATE_SHARE = 1 / 4
 
 
 def shapes() -> None:
-    """Write results/pilots/shapes.csv: candidate, seed, loss, se, documents of mini-7b, a row as soon as it is known."""
+    """Write results/pilots/shapes.csv: candidate, seed, loss, se, documents of mini-7b."""
     for seed in pilots.SEEDS:
         for name, sizes in choice.SHAPES.items():
             recipe = Recipe(curriculum(SHAPE_TOKENS, SHAPE_RATE), shape=sizes["mini-7b"])

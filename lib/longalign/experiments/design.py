@@ -202,7 +202,8 @@ def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """All weights trained, or LoRA's update of them alone: the same samples, packs and steps."""
     model, method, settings = profile.models[0], "packing + loss weighting", profile.training
-    update = {"lora_rank": settings.lora_rank, "learning_rate": base_models.rate_of(profile, model, settings.lora_learning_rate)}
+    rate = base_models.rate_of(profile, model, settings.lora_learning_rate)
+    update = {"lora_rank": settings.lora_rank, "learning_rate": rate}
     return {
         Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
         for name, changes in {"all weights": {}, "LoRA": update}.items()

@@ -11,7 +11,6 @@ trains two bases of one size; what is finished is reused, and what was stopped g
 """
 
 import argparse
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
