@@ -12,7 +12,7 @@ QUOTES := ' " ( ) \ * ?
 signs = $(strip $(foreach sign,$(2),$(findstring $(sign),$(value $(1)))) $(if $(findstring $(NEWLINE),$(value $(1))),newline))
 unsafe = $(if $(filter command environment,$(firstword $(origin $(1)))),$(call signs,$(1),$(2)))
 GIVEN := $(filter-out ARGS DRY_RUN MAKEFLAGS MAKEOVERRIDES -*-%,$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name))))
-$(foreach name,$(sort $(GIVEN) PYTHON PROFILE RUNS LONGALIGN_RUNS STAMPS VENV READY JOBS SEEDS EXECUTOR NB BENCH MINUTES OUT),$(if $(call unsafe,$(name),$(SIGNS) $(QUOTES)), \
+$(foreach name,$(sort $(GIVEN) PYTHON PROFILE RUNS LONGALIGN_RUNS STAMPS VENV READY JOBS SEEDS EXECUTOR NB BENCH BASES NUMBERS PILOTS MINUTES OUT),$(if $(call unsafe,$(name),$(SIGNS) $(QUOTES)), \
 	$(error $(name) is '$(value $(name))'; it must hold no $(call signs,$(name),$(SIGNS) $(QUOTES)))))
 $(if $(call unsafe,ARGS,$(SIGNS)),$(error ARGS is '$(value ARGS)'; it must hold no $(call signs,ARGS,$(SIGNS)); call pytest for that))
 
@@ -98,7 +98,7 @@ EXACTNESS := $(foreach name,attention bin_packing collators cost dataset decodin
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases reference lint format strip install lock clean distclean FORCE
+.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -188,8 +188,12 @@ figures: $(READY) ## draw figures/ again from the numbers in results/
 pages: $(READY) ## draw executed notebooks, report and figures again from results/, without training; NB=05: only this one
 	@$(PY) -m longalign.reproduction.redraw $(NB) --jobs $(JOBS)
 
-bases: $(READY) ## train the base models in results/bases again (slow)
-	$(PY) -m longalign.miniature.pretraining
+bases: $(READY) ## train the base models in results/bases again (slow, goes on where it was stopped); BASES="mini-7b" NUMBERS="1 2": a part
+	$(PY) -m longalign.miniature.pretraining --workers $(JOBS) $(if $(BASES),--models $(BASES)) $(if $(NUMBERS),--bases $(NUMBERS))
+	OMP_NUM_THREADS=1 $(PY) -m longalign.experiments.base_loss
+
+pilots: $(READY) ## run the trainings that choose the settings of bases and data (hours); PILOTS="speed shapes": some of them
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.pilots $(PILOTS)
 
 reference: $(READY) ## replace results/ and figures/ (the committed reference) by your last run; NB="05 06": only these notebooks
 	@$(PY) -m longalign.reproduction.reference $(PROFILE) $(NB)

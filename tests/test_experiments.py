@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
+from longalign.common import paths
 from longalign.data.store import TokenStore
-from longalign.experiments import design
+from longalign.experiments import design, pages
 from longalign.experiments.design import Arm
 from longalign.experiments.evaluations import LOSS
 from longalign.experiments.profiles import load_profile
+from longalign.miniature.pretraining import RECIPES, Recipe, folder_name
 from longalign.report import tables
 from longalign.train import workers
 from longalign.train.trainer import TrainingConfig, make_plans
@@ -52,6 +55,45 @@ def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):
     first, second = (arms[Arm("LongAlign-10k", "mini-6b", seed)] for seed in (0, 1))
     assert first.start == second.start and data(first) != data(second)
     assert first.training["seed"] != second.training["seed"]
+
+
+def test_a_seed_starts_from_the_base_of_its_number_modulo_the_bases_and_each_base_reads_its_own_documents(
+    profile, tmp_path, monkeypatch
+):  # fmt: skip
+    for number in range(3):
+        (tmp_path / folder_name("mini-6b", number)).symlink_to(paths.bases() / "mini-6b")
+    monkeypatch.setattr(paths, "bases", lambda: tmp_path)
+    monkeypatch.setitem(RECIPES, "mini-6b", Recipe(count=3))
+    long_bases = design.long_bases(profile, "mini-6b")
+    assert [Path(run.start).name for run in long_bases] == ["mini-6b", "mini-6b-1", "mini-6b-2"]
+    assert len({data(run) for run in long_bases}) == len({run.training["seed"] for run in long_bases}) == 3
+    runs = [design.fine_tuning(profile, "mini-6b", method="sorted", seed=seed) for seed in range(5)]
+    assert [run.start for run in runs] == [str(long_bases[seed % 3].model) for seed in range(5)]
+    arms = design.grid(profile, 4)
+    short = [design.short_continual_training(profile, number) for number in range(3)]
+    for seed in range(4):
+        assert arms[Arm("short continual training, LongAlign-0k", "mini-6b", seed)].start == str(short[seed % 3].model)
+
+
+def test_a_run_trains_those_long_bases_that_an_arm_starts_from(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    finished = []
+    monkeypatch.setattr(workers, "execute_all", lambda jobs, workers: finished.append([job.label for job in jobs]))
+    monkeypatch.setattr(design, "trainings", lambda arms: {})
+    page, model = pages.Page("07_training_methods", "smoke"), profile.models[1]
+    arms = {Arm("sorted", model, 0): design.fine_tuning(profile, model, method="sorted")}
+    with pytest.raises(KeyError):  # nothing was trained, so there is nothing to tell
+        page.train(arms, first=design.long_bases(profile))
+    assert finished == [[f"{model} context extension"], [arms[Arm("sorted", model, 0)].label]]
+
+
+def test_rates_fall_with_the_width_where_the_profile_says_so(profile):
+    scaled = dataclasses.replace(profile, rate_width=96)
+    for model, share in (("mini-7b", 1), ("mini-13b", 96 / 128)):
+        runs = [(design.extension(one, model), design.fine_tuning(one, model, method="sorted", start=design.extension(
+            profile, model))) for one in (profile, scaled)]  # fmt: skip
+        for one, of_its_width in zip(*runs, strict=True):
+            assert of_its_width.training["learning_rate"] == pytest.approx(share * one.training["learning_rate"])
 
 
 def test_more_seeds_add_runs_and_keep_those_there_are(profile):

@@ -145,7 +145,35 @@ def test_a_committed_base_is_the_one_its_record_describes(name):
     folder = paths.bases() / name
     entry = json.loads((folder / "record.json").read_text())
     assert entry["sha256"] == provenance.hash_files(folder / "model.safetensors")
-    assert entry["stages"] == json.loads(json.dumps([vars(stage) for stage in pretraining.CURRICULA[name]]))
+    assert entry["stages"] == json.loads(json.dumps([vars(stage) for stage in pretraining.RECIPES[name].stages]))
+    assert entry["shape"] == vars(pretraining.shape_of(name))
+
+
+def test_documents_are_those_of_the_seed_whatever_the_rate_and_fewer_are_the_first_of_more(tmp_path):
+    stage = replace(pretraining.FIRST, tokens=1000)
+    store, more = (pretraining.documents(replace(stage, tokens=n), tmp_path, 3) for n in (1000, 2000))
+    assert pretraining.documents(replace(stage, learning_rate=1.0), tmp_path, 3).folder == store.folder
+    assert pretraining.documents(stage, tmp_path).sha256 != store.sha256
+    assert all((store[i]["input_ids"] == more[i]["input_ids"]).all() for i in range(len(store)))
+
+
+@pytest.mark.slow
+def test_a_part_of_the_bases_is_built_in_half_precision_and_a_second_build_reuses_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(pretraining, "REHEARSAL_STEPS", 1)
+    shape = models.Shape(32, 1, 2, 1, 48, 16)
+    recipes = {"mini-6b": pretraining.Recipe(pretraining.curriculum(12_000, 3e-3), 2, shape)}
+    for _ in range(2):
+        pretraining.build([("mini-6b", 1)], tmp_path / "bases", recipes)
+    (folder,) = (tmp_path / "bases").iterdir()
+    entry = json.loads((folder / "record.json").read_text())
+    assert (folder.name, entry["base"], entry["shape"]["hidden_size"]) == ("mini-6b-1", 1, 32)
+    assert 12_000 <= entry["tokens"] < 13_000 and entry["sha256"] == provenance.hash_files(folder / "model.safetensors")
+    assert "reused" in capsys.readouterr().out
+    ((*_, last),) = pretraining.train_stages([("mini-6b", recipes["mini-6b"], 1)])
+    trained, committed_one = (models.load_model(where).state_dict() for where in (last.model, folder))
+    for name, weight in trained.items():
+        assert committed_one[name].dtype == torch.float32 and torch.equal(weight.half().float(), committed_one[name])
 
 
 @committed

@@ -39,7 +39,7 @@ SHAPES: dict[str, dict[str, Shape]] = {
     "heads of 64, a third fewer": {
         "mini-6b": Shape(96, 3, 2, 1, 288, 64),
         "mini-7b": Shape(96, 3, 2, 2, 288, 64),
-        "mini-13b": Shape(128, 4, 3, 3, 384, 64),
+        "mini-13b": Shape(144, 4, 3, 3, 304, 64),
     },
 }
 TOLERANCE = 0.03

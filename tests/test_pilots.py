@@ -1,0 +1,117 @@
+"""The pilots' rules on constructed tables, and the held-out loss that they judge by."""
+
+import math
+
+import pytest
+from benchmarks import pilots
+from benchmarks.pilots import choice, data
+
+from longalign.experiments import base_loss, design
+from longalign.experiments.profiles import load_profile
+from longalign.miniature import tokenizer
+from longalign.train.models import MINIATURES, new_model
+
+FIRST, SECOND, THIRD = choice.SHAPES
+
+
+def speed(*ratios):
+    return [{"candidate": name, "ratio": str(ratio)} for name, ratio in zip(choice.SHAPES, ratios, strict=True)]
+
+
+def losses(*means):
+    return [{"candidate": name, "seed": str(seed), "loss": str(mean + sign * 0.01)}
+            for name, mean in zip(choice.SHAPES, means, strict=True)
+            for seed, sign in zip(pilots.SEEDS, (1, -1), strict=True)]  # fmt: skip
+
+
+def rates(**by_model):
+    return [{"model": model.replace("_", "-"), "rate": str(rate), "seed": str(seed), "loss": str(loss)}
+            for model, found in by_model.items() for rate, loss in found.items() for seed in pilots.SEEDS]  # fmt: skip
+
+
+@pytest.mark.parametrize(("means", "chosen"), [
+    ((0.80, 0.82, 0.825), THIRD),
+    ((0.80, 0.82, 0.84), SECOND),
+    ((0.80, 0.84, 0.84), FIRST),
+    ((0.86, 0.84, 0.80), THIRD),
+], ids=["all as good", "the cheapest is worse", "both cheaper ones are worse", "the cheapest is the best"])  # fmt: skip
+def test_the_cheapest_of_the_shapes_that_learn_as_well_is_chosen(means, chosen):
+    assert choice.shape_name(speed(1.0, 0.9, 0.7), losses(*means)) == chosen
+
+
+def test_no_shape_is_chosen_before_all_are_measured():
+    with pytest.raises(ValueError, match="must be finished first"):
+        choice.shape_name([], losses(0.8, 0.8, 0.8))
+    with pytest.raises(ValueError, match="must be finished first"):
+        choice.shape_name(speed(1, 1, 1), losses(0.8, 0.8, 0.8)[:-1])
+
+
+def test_rates_are_tried_until_the_best_lies_inside_or_none_is_left():
+    found = {}
+    for rate, loss in ((1.5e-3, 0.9), (3e-3, 0.8), (6e-3, 0.7), (1.2e-2, 0.75)):
+        assert choice.next_rate(rates(mini_7b=found), "mini-7b") == rate
+        found[rate] = loss
+    assert choice.next_rate(rates(mini_7b=found), "mini-7b") is None
+    assert choice.rate(rates(mini_7b=found), "mini-7b") == 6e-3
+    highest = rates(mini_7b=found | {1.2e-2: 0.6})
+    assert choice.rate(highest, "mini-7b") == 1.2e-2, "none is left beyond"
+    with pytest.raises(ValueError, match="mini-13b lacks 0.0015"):
+        choice.rate(highest, "mini-13b")
+
+
+def test_a_rate_that_one_seed_lacks_is_not_judged():
+    found = rates(mini_7b={1.5e-3: 0.9, 3e-3: 0.8, 6e-3: 0.9})
+    assert choice.next_rate(found, "mini-7b") is None and choice.next_rate(found[:-1], "mini-7b") == 6e-3
+
+
+@pytest.mark.parametrize("name", choice.SHAPES)
+def test_a_candidate_has_the_weights_and_its_bases_the_tokens_that_the_rules_say(name):
+    vocabulary = len(tokenizer.load())
+    recipes = choice.recipes(name, dict.fromkeys(MINIATURES, 3e-3), vocabulary)
+    for model, shape in choice.SHAPES[name].items():
+        count = new_model(model, vocab_size=vocabulary, max_length=8, seed=0, shape=vars(shape)).num_parameters()
+        assert count == choice.weights(shape, vocabulary) and 450_000 < count < 1_300_000
+        assert sum(stage.tokens for stage in recipes[model].stages) == pytest.approx(20 * count, rel=1e-4)
+
+
+def table(setting, *, train, test, low=0.5, model="mini-13b"):
+    rows = [("train-loss", "nll", train), ("test-loss", "nll", test), ("chain", "exact_match", low)]
+    return [{"experiment": setting, "model": model, "task": task, "metric": metric, "value": value}
+            for task, metric, value in rows]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "chosen"), [
+    ({"train": 0.10, "test": 0.20}, data.MORE),
+    ({"train": 0.19, "test": 0.30}, data.FEWER),
+    ({"train": 0.02, "test": 0.24}, data.FEWER),
+    ({"train": 0.10, "test": 0.20, "low": 0.95}, data.FEWER),
+    ({"train": 0.10, "test": 0.20, "low": 0.05}, data.FEWER),
+], ids=["less memorised", "the test loss is higher", "more memorised", "a task at its ceiling", "a task at its floor"])
+def test_two_epochs_are_chosen_where_less_is_memorised_and_nothing_is_lost(more, chosen):
+    assert data.choose(table(data.FEWER, train=0.05, test=0.25) + table(data.MORE, **more)) == chosen
+
+
+@pytest.mark.parametrize(("shared", "fall"), [(0.25, True), (0.19, False)], ids=["worse shared", "better shared"])
+def test_rates_fall_with_the_width_unless_the_largest_model_does_better_at_the_shared_one(shared, fall):
+    rows = table(data.FEWER, train=0.05, test=0.25) + table(data.MORE, train=0.1, test=0.2)
+    rows += table(data.MORE, train=0.1, test=0.9, model="mini-6b")[:1]
+    assert data.rates_fall(rows + table(data.SHARED, train=0.1, test=shared)) is fall
+
+
+def test_both_kinds_of_data_have_as_many_tokens_within_a_hundredth():
+    fewer, more = (data.settings(load_profile("laptop"))[name] for name in (data.FEWER, data.MORE))
+    for one, other in ((fewer.corpus.long, more.corpus.long), (fewer.corpus.short, more.corpus.short)):
+        assert one * fewer.training.epochs == pytest.approx(other * more.training.epochs, rel=0.01)
+    assert more.training.epochs == 2 and design.IN_TABLES
+
+
+def test_a_model_that_knows_nothing_has_the_loss_of_a_guess_on_heldout_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    vocabulary = len(tokenizer.load())
+    model = new_model("mini-6b", vocab_size=vocabulary, max_length=128, seed=0)
+    for weight in model.parameters():
+        weight.data.zero_()
+    model.save_pretrained(tmp_path / "model")
+    found = base_loss.heldout_loss(tmp_path / "model", base_loss.heldout_documents(2000))
+    assert found["loss"] == pytest.approx(math.log(vocabulary), abs=1e-4) and found["se"] == pytest.approx(0, abs=1e-4)
+    assert 15 < found["documents"] < 40
