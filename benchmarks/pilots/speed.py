@@ -8,7 +8,7 @@ from benchmarks import pilots
 from benchmarks.pilots.choice import SHAPES, TODAY
 from longalign.common import paths, provenance
 
-ROUNDS = 7
+ROUNDS = 3
 VARIETY = 4
 """Optimizer steps in a round, each on other sequences."""
 EXTENSION = (128, 1024)
