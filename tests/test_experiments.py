@@ -66,6 +66,7 @@ def test_a_seed_starts_from_the_base_of_its_number_modulo_the_bases_and_each_bas
     monkeypatch.setitem(RECIPES, "mini-6b", Recipe(count=3))
     long_bases = design.long_bases(profile, "mini-6b")
     assert [Path(run.start).name for run in long_bases] == ["mini-6b", "mini-6b-1", "mini-6b-2"]
+    assert design.long_bases(profile, "mini-6b", seeds=[4, 7]) == long_bases[1:2]
     assert len({data(run) for run in long_bases}) == len({run.training["seed"] for run in long_bases}) == 3
     runs = [design.fine_tuning(profile, "mini-6b", method="sorted", seed=seed) for seed in range(5)]
     assert [run.start for run in runs] == [str(long_bases[seed % 3].model) for seed in range(5)]

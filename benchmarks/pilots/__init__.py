@@ -14,6 +14,11 @@ repeats the pilots repeats the choice. The rules were committed before the runs 
 5. `data`: two epochs over more samples against three over fewer. It starts from the bases in results/bases.
 
 All of it can be stopped at any time, and goes on from the last checkpoint of the same code. One process works.
+
+What is chosen takes the place of what is committed in one step, when results/bases/next holds all bases:
+`learning.chosen()` becomes `longalign.miniature.pretraining.RECIPES` (its shapes `longalign.train.models.MINIATURES`),
+the folders move from results/bases/next to results/bases, results/pilots/base_loss.csv to results/base_loss.csv, and
+profiles/laptop.yaml gets `rate_width: 96` and, after the pilot `data`, its counts of samples and epochs.
 """
 
 from pathlib import Path

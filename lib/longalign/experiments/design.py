@@ -6,7 +6,7 @@ context extension: the base of seed s is number s modulo their count (`base_mode
 for all seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,13 +107,16 @@ def fine_tuning(
     return Run(label, str(store.folder), training | changes, start=begin, engine=engine.run_settings())
 
 
-def long_bases(profile: Profile, *models: str) -> list[Run]:
-    """The context extension of all bases of `models` (all of the profile's, the largest first); to be finished before
-    arms, which start there. None where the profile extends nothing: its models are long as they come."""
+def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = None) -> list[Run]:
+    """The context extension of `models` (all of the profile's, the largest first), of the bases that `seeds` start from
+    or of all; to be finished before arms, which start there. None where the profile extends nothing: its models are
+    long as they come."""
+    seeds = seeds if seeds is None else list(seeds)
     return [
         extension(profile, model, base)
         for model in models or profile.models[::-1] if profile.extension.tokens
         for base in base_models.numbers(model)
+        if seeds is None or base in {base_models.base_of(model, seed) for seed in seeds}
     ]  # fmt: skip
 
 
