@@ -17,7 +17,7 @@ All of it can be stopped at any time, and goes on from the last checkpoint of th
 
 What is chosen takes the place of what is committed in one step, when results/bases/next holds all bases:
 `learning.chosen()` becomes `longalign.miniature.pretraining.RECIPES` (its shapes `longalign.train.models.MINIATURES`),
-the folders move from results/bases/next to results/bases, results/pilots/base_loss.csv to results/base_loss.csv, and
+the folders move from results/bases/next to results/bases, base_loss.csv and items/base_loss.csv to results, and
 profiles/laptop.yaml gets `rate_width: 96` and, after the pilot `data`, its counts of samples and epochs.
 """
 

@@ -40,7 +40,7 @@ def bases() -> None:
         for model in recipes:
             if not (folder / folder_name(model, base) / "record.json").is_file():
                 build([(model, base)], folder, recipes)
-                base_loss.write(folder, pilots.table("base_loss"))
+                base_loss.write(folder, folder)
 
 
 def chosen() -> dict[str, Recipe]:

@@ -35,11 +35,19 @@ def heldout_documents(tokens: int = TOKENS) -> list[dict[str, Any]]:
 
 def heldout_loss(folder: Path | str, documents: list[dict[str, Any]]) -> dict[str, float]:
     """The mean loss of a model's target tokens (nats), its standard error over documents, and their number."""
+    return _summary(*_sums(folder, documents))
+
+
+def _sums(folder: Path | str, documents: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     from longalign.evals.likelihood import sequence_nll
     from longalign.train.models import load_model
 
-    loss, error = ratio(*sequence_nll(load_model(folder), documents))
-    return {"loss": loss, "se": error, "documents": len(documents)}
+    return sequence_nll(load_model(folder), documents)
+
+
+def _summary(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+    loss, error = ratio(sums, counts)
+    return {"loss": loss, "se": error, "documents": len(counts)}
 
 
 def ratio(sums: Float[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> tuple[float, float]:
@@ -56,24 +64,34 @@ def ratio(sums: Float[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> tuple
     return float(value), float(residuals.std(ddof=1) / np.sqrt(len(residuals)))
 
 
-def losses(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """A row for each base: model, base_seed, the tokens that it has read, loss, se, documents."""
-    documents, rows = heldout_documents(), []
+def losses(folders: Iterable[Path], items: Path) -> list[dict[str, Any]]:
+    """A row for each base: model, base_seed, the tokens that it has read, loss, se, documents.
+
+    The file `items` gets a row for each document: its number, its target tokens, and the sum of their losses by each
+    base in a column `model|base_seed`. Documents differ far more than bases, so that a difference between two bases is
+    judged document by document.
+    """
+    documents, rows, table = heldout_documents(), [], {}
     for folder in folders:
         entry = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        about = {"model": entry["model"], "base_seed": entry.get("base", 0), "tokens": entry["tokens"]}
-        rows.append(about | heldout_loss(folder, documents))
+        about = {"model": entry["model"], "base_seed": entry.get("base", 0)}
+        sums, counts = _sums(folder, documents)
+        rows.append(about | {"tokens": entry["tokens"]} | _summary(sums, counts))
+        table |= {"targets": counts.tolist(), "|".join(map(str, about.values())): sums.tolist()}
+    columns = {"document": range(len(documents)), **table}
+    provenance.write_csv(items, [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
     return rows
 
 
-def write(bases: Path, table: Path) -> Path:
-    """The table of all bases below a folder."""
-    return provenance.write_csv(table, losses(sorted(record.parent for record in bases.glob("*/record.json"))))
+def write(bases: Path, results: Path) -> Path:
+    """The tables base_loss.csv and items/base_loss.csv, below the folder `results`, of all bases below a folder."""
+    folders = sorted(record.parent for record in bases.glob("*/record.json"))
+    return provenance.write_csv(results / "base_loss.csv", losses(folders, results / "items" / "base_loss.csv"))
 
 
 def main() -> int:
     """Of the committed bases."""
-    print(write(paths.bases(), paths.results() / "base_loss.csv").read_text())
+    print(write(paths.bases(), paths.results()).read_text())
     return 0
 
 
