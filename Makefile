@@ -193,7 +193,7 @@ bases: $(READY) ## train the base models in results/bases again (slow, goes on w
 	OMP_NUM_THREADS=1 $(PY) -m longalign.experiments.base_loss
 
 pilots: $(READY) ## run the trainings that choose the settings of bases and data (hours); PILOTS="speed shapes": some of them
-	OMP_NUM_THREADS=1 $(PY) -m benchmarks.pilots $(PILOTS)
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks.pilots $(PILOTS) --jobs $(JOBS)
 
 reference: $(READY) ## replace results/ and figures/ (the committed reference) by your last run; NB="05 06": only these notebooks
 	@$(PY) -m longalign.reproduction.reference $(PROFILE) $(NB)

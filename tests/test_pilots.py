@@ -4,12 +4,13 @@ import math
 
 import pytest
 from benchmarks import pilots
-from benchmarks.pilots import choice, data
+from benchmarks.pilots import choice, data, learning
 
+from longalign.common import paths
 from longalign.experiments import base_loss, design
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
-from longalign.train.models import MINIATURES, new_model
+from longalign.train.models import MINIATURES, Shape, new_model
 
 FIRST, SECOND, THIRD = choice.SHAPES
 
@@ -115,3 +116,29 @@ def test_a_model_that_knows_nothing_has_the_loss_of_a_guess_on_heldout_documents
     found = base_loss.heldout_loss(tmp_path / "model", base_loss.heldout_documents(2000))
     assert found["loss"] == pytest.approx(math.log(vocabulary), abs=1e-4) and found["se"] == pytest.approx(0, abs=1e-4)
     assert 15 < found["documents"] < 40
+
+
+@pytest.mark.slow
+def test_from_the_speed_to_the_bases_each_pilot_reads_what_the_last_one_wrote_and_nothing_is_trained_twice(
+    tmp_path, monkeypatch, capsys
+):  # fmt: skip
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    monkeypatch.setattr(choice, "SHAPES", {FIRST: {"mini-7b": Shape(16, 1, 1, 1, 32, 16)}})
+    monkeypatch.setattr(choice, "TOKENS_PER_WEIGHT", 0.5)
+    monkeypatch.setattr(choice, "BASES", 1)
+    monkeypatch.setattr(learning, "SHAPE_TOKENS", 8_000)
+    monkeypatch.setattr(learning, "heldout_documents", lambda: base_loss.heldout_documents(2000))
+    monkeypatch.setattr(base_loss, "TOKENS", 2000)
+    (tmp_path / "pilots").mkdir()
+    pilots.table("speed").write_text(f"candidate,ratio\n{FIRST},1\n")
+    for stage in (learning.shapes, learning.rates, learning.bases):
+        stage()
+    assert {row["seed"] for row in learning.rows("shapes")} == {"100", "101"}
+    assert {row["rate"] for row in learning.rows("rates")} >= {"0.0015", "0.003", "0.006"}
+    assert (tmp_path / "bases" / "next" / "mini-7b" / "model.safetensors").is_file()
+    assert (tmp_path / "bases" / "next" / "base_loss.csv").read_text().startswith("model,base_seed,tokens,loss,se")
+    capsys.readouterr()
+    for stage in (learning.shapes, learning.rates, learning.bases):
+        stage()
+    assert "stage" not in capsys.readouterr().out

@@ -4,16 +4,18 @@ Pilots have seeds 100 and 101, which no result has, and they judge by losses and
 of the paper. Each writes a table in results/pilots/; `choice` reads the tables and applies the rules, so that whoever
 repeats the pilots repeats the choice. The rules were committed before the runs that they judge.
 
-    make pilots                                  all that is not there yet, in this order
-    python -m benchmarks.pilots speed shapes     some of them
+    make pilots                                  1 to 4, what is not there yet
+    make pilots PILOTS="speed shapes" JOBS=1     some of them
 
 1. `speed`: processor time of a training step, for each candidate shape.
 2. `shapes`: held-out loss of mini-7b with each candidate's attention.
 3. `rates`: held-out loss of each size over learning rates.
 4. `bases`: not a pilot; trains the bases that the choices describe, into results/bases/next.
-5. `data`: two epochs over more samples against three over fewer. It starts from the bases in results/bases.
+5. `data`: two epochs over more samples against three over fewer. It starts from the bases in results/bases, so that it
+   waits until those of 4 lie there, and is asked for by name.
 
-All of it can be stopped at any time, and goes on from the last checkpoint of the same code. One process works.
+All of it can be stopped at any time, and goes on from the last checkpoint of the same code; what a table holds, and
+bases that are whole, are never trained again. `--jobs 2` trains two at a time; `make pilots` takes JOBS of them.
 
 What is chosen takes the place of what is committed in one step, when results/bases/next holds all bases:
 `learning.chosen()` becomes `longalign.miniature.pretraining.RECIPES` (its shapes `longalign.train.models.MINIATURES`),
@@ -26,7 +28,7 @@ from pathlib import Path
 from longalign.common import paths
 
 SEEDS = (100, 101)
-STAGES = ("speed", "shapes", "rates", "bases", "data")
+STAGES = ("speed", "shapes", "rates", "bases")
 
 
 def table(name: str) -> Path:

@@ -13,10 +13,12 @@ RUN = {"speed": speed.measure, "shapes": learning.shapes, "rates": learning.rate
 def main() -> int:
     """Run the stages, each unless its table is whole."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pilots", description=pilots.__doc__.splitlines()[0])
-    parser.add_argument("stages", nargs="*", choices=[*pilots.STAGES, []], help=f"default: {' '.join(pilots.STAGES)}")
-    for stage in parser.parse_args().stages or pilots.STAGES:
-        if stage != "speed" or not pilots.table("speed").is_file():
-            RUN[stage]()
+    parser.add_argument("stages", nargs="*", choices=[*RUN, []], help=f"default: {' '.join(pilots.STAGES)}")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each (default: 1)")
+    arguments = parser.parse_args()
+    for stage in arguments.stages or pilots.STAGES:
+        if not (stage in ("speed", "data") and pilots.table(stage).is_file()):
+            RUN[stage](jobs=arguments.jobs)
     return 0
 
 

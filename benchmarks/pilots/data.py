@@ -56,26 +56,25 @@ def arms(profile: Profile, models: Iterable[str]) -> dict[Arm, Run]:
     return found
 
 
-def measure(profile: Profile | None = None) -> None:
+def measure(jobs: int = 1, profile: Profile | None = None) -> None:
     """Write results/pilots/data.csv: a row per setting, arm, model, seed, task, length and metric."""
-    found = []
-    for name, setting in settings(profile or load_profile("laptop")).items():
-        found += scored(name, setting, setting.models)
-        provenance.write_csv(pilots.table("data"), found)
-    chosen = settings(profile or load_profile("laptop"))[choose(found)]
-    found += scored(SHARED, replace(chosen, rate_width=0), chosen.models[-1:])
+    found, both = [], settings(profile or load_profile("laptop"))
+    for name, setting in both.items():
+        found += scored(name, setting, setting.models, jobs)
+    chosen = both[choose(found)]
+    found += scored(SHARED, replace(chosen, rate_width=0), chosen.models[-1:], jobs)
     provenance.write_csv(pilots.table("data"), found)
     print(f"data: {choose(found)}; rates fall with the width: {rates_fall(found)}")
 
 
-def scored(name: str, profile: Profile, models: Iterable[str]) -> list[dict[str, Any]]:
+def scored(name: str, profile: Profile, models: Iterable[str], jobs: int = 1) -> list[dict[str, Any]]:
     """Train and score the arms of a setting; `experiment` is its name."""
     starts = {(model, base_models.base_of(model, seed)) for model in models for seed in pilots.SEEDS}
-    execute_all([design.extension(profile, *start) for start in sorted(starts)])
+    execute_all([design.extension(profile, *start) for start in sorted(starts)], workers=jobs)
     trained = arms(profile, models)
-    execute_all(list(trained.values()))
+    execute_all(list(trained.values()), workers=jobs)
     evaluated = design.evaluations(profile, trained, names=[*design.IN_TABLES, evaluations.LOSS])
-    execute_all(list(evaluated.values()))
+    execute_all(list(evaluated.values()), workers=jobs)
     return evaluations.tidy(name, evaluated)
 
 

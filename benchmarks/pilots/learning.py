@@ -14,33 +14,31 @@ SHAPE_TOKENS, SHAPE_RATE = 3_000_000, 3e-3
 RATE_SHARE = 1 / 4
 
 
-def shapes() -> None:
+def shapes(jobs: int = 1) -> None:
     """Write results/pilots/shapes.csv: candidate, seed, loss, se, documents of mini-7b."""
-    for seed in pilots.SEEDS:
-        for name, sizes in choice.SHAPES.items():
-            recipe = Recipe(curriculum(SHAPE_TOKENS, SHAPE_RATE), shape=sizes["mini-7b"])
-            _add("shapes", {"candidate": name, "seed": seed}, "mini-7b", recipe, seed)
+    for name, sizes in choice.SHAPES.items():
+        recipe = Recipe(curriculum(SHAPE_TOKENS, SHAPE_RATE), shape=sizes["mini-7b"])
+        _add("shapes", {"candidate": name}, "mini-7b", recipe, jobs)
 
 
-def rates() -> None:
+def rates(jobs: int = 1) -> None:
     """Write results/pilots/rates.csv: model, rate, seed, loss, se, documents; the smallest model first."""
     for model in choice.SHAPES[choice.TODAY]:
         while (rate := choice.next_rate(rows("rates"), model)) is not None:
             recipe = choice.recipes(_shape(), {model: rate}, len(tokenizer.load()), share=RATE_SHARE)[model]
-            for seed in pilots.SEEDS:
-                _add("rates", {"model": model, "rate": rate, "seed": seed}, model, recipe, seed)
+            _add("rates", {"model": model, "rate": rate}, model, recipe, jobs)
 
 
-def bases() -> None:
-    """Train the chosen bases into results/bases/next, base 0 of every size first; what lies there is kept."""
+def bases(jobs: int = 1) -> None:
+    """Train the chosen bases into results/bases/next, the smallest size first; what lies there is kept."""
     from longalign.experiments import base_loss
 
     folder, recipes = paths.bases() / "next", chosen()
-    for base in range(choice.BASES):
-        for model in recipes:
-            if not (folder / folder_name(model, base) / "record.json").is_file():
-                build([(model, base)], folder, recipes)
-                base_loss.write(folder, folder)
+    wanted = [(model, base) for model in recipes for base in range(choice.BASES)
+              if not (folder / folder_name(model, base) / "record.json").is_file()]  # fmt: skip
+    for start in range(0, len(wanted), jobs):
+        build(wanted[start : start + jobs], folder, recipes, workers=jobs)
+        base_loss.write(folder, folder)
 
 
 def chosen() -> dict[str, Recipe]:
@@ -59,17 +57,19 @@ def _shape() -> str:
     return choice.shape_name(rows("speed"), rows("shapes"))
 
 
-def _add(name: str, about: dict[str, Any], model: str, recipe: Recipe, seed: int) -> None:
-    """Add a row to a table, unless it is there."""
-    known = rows(name)
-    if any(all(float(row[key]) == value if isinstance(value, int | float) else row[key] == value
-               for key, value in about.items()) for row in known):  # fmt: skip
-        return
-    print(f"{name}: {', '.join(f'{key} {value}' for key, value in about.items())}", flush=True)
-    ((*_, last),) = train_stages([(model, recipe, seed)])
-    found = about | heldout_loss(last.model, heldout_documents()) | {"cpu_seconds": last.record()["cpu_seconds"]}
-    provenance.write_csv(pilots.table(name), [*({**row, **_typed(row)} for row in known), found])
-    print(found, flush=True)
+def _add(name: str, about: dict[str, Any], model: str, recipe: Recipe, jobs: int) -> None:
+    """Add to a table the rows of one setting, a row for each seed that it lacks."""
+    known = [_typed(row) for row in rows(name)]
+    seeds = [seed for seed in pilots.SEEDS if not any((about | {"seed": seed}).items() <= row.items() for row in known)]
+    print(f"{name}: {', '.join(f'{key} {value}' for key, value in about.items())}, seeds {seeds}", flush=True)
+    trained = train_stages([(model, recipe, seed) for seed in seeds], workers=jobs)
+    documents = heldout_documents()
+    for seed, runs in zip(seeds, trained, strict=True):
+        known.append({**about, "seed": seed, **heldout_loss(runs[-1].model, documents),
+                      "cpu_seconds": sum(run.record()["cpu_seconds"] for run in runs)})  # fmt: skip
+        print(known[-1], flush=True)
+    if seeds:
+        provenance.write_csv(pilots.table(name), known)
 
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:

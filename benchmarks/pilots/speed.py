@@ -14,8 +14,11 @@ VARIETY = 4
 EXTENSION = (128, 1024)
 
 
-def measure() -> None:
-    """Write results/pilots/speed.csv: candidate, model, batch, weights, milliseconds (the median), ratio to today's."""
+def measure(jobs: int = 1) -> None:
+    """Write results/pilots/speed.csv: candidate, model, batch, weights, milliseconds (the median), ratio to today's.
+
+    What is timed has one job, whatever `jobs` says.
+    """
     import torch
 
     torch.set_num_threads(1)
