@@ -71,7 +71,7 @@ def losses(folders: Iterable[Path], items: Path) -> list[dict[str, Any]]:
     base in a column `model|base_seed`. Documents differ far more than bases, so that a difference between two bases is
     judged document by document.
     """
-    documents, rows, table = heldout_documents(), [], {}
+    documents, rows, table = heldout_documents(TOKENS), [], {}
     for folder in folders:
         entry = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         about = {"model": entry["model"], "base_seed": entry.get("base", 0)}
