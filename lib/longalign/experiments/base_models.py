@@ -24,7 +24,8 @@ def base_of(model: str, seed: int) -> int:
     So every seed is another draw of the data *and*, in turn, of the base, and no arm is trained more often for it. Of
     the variance of a mean over n seeds and B bases (B divides n) the bases' share is Var(base) / B, as if each base met
     every seed, and the seeds' is Var(seed) / n, where a crossed design of as many trainings has n / B seeds: the nested
-    one is never worse. Three seeds are three independent draws; of more seeds, those of one base are a cluster.
+    one is never worse. Three seeds are three independent draws; of more seeds, those of one base are a cluster, and a
+    number of seeds that B divides weighs all bases alike.
 
     >>> [base_of("smollm2-135m", seed) for seed in range(4)]
     [0, 0, 0, 0]
