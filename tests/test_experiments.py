@@ -7,6 +7,7 @@ import pytest
 
 from longalign.data.store import TokenStore
 from longalign.experiments import design
+from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm
 from longalign.experiments.evaluations import LOSS
 from longalign.experiments.profiles import load_profile
@@ -20,7 +21,7 @@ def profile(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LONGALIGN_RUNS", str(tmp_path_factory.mktemp("experiments")))
         profile = load_profile("smoke")
-        windows = [design.extension(design.windowed(profile, w), "mini-7b") for w in profile.windows]
+        windows = [design.extension(Start(design.windowed(profile, w), "mini-7b")) for w in profile.windows]
         starts = [*design.long_bases(profile), design.short_continual_training(profile), *windows]
         workers.execute_all(starts, workers=2)
         yield profile

@@ -1,11 +1,12 @@
-"""Where the models of a profile start, and their tokenizers: the committed short bases, or what was fetched.
+"""Where the models of a profile start: the committed short bases, or what was fetched, each with its tokenizer.
 
 The miniatures share a tokenizer, which nothing has to be read for; a model from elsewhere brings its own, and texts are
-written, measured and scored in it. The price: models of other tokenizers have token stores of their own.
+written, measured and scored in it.
 """
 
 import json
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +15,63 @@ from longalign.data import tokenizers
 from longalign.data.chat_formats import format_of
 from longalign.experiments.profiles import Profile
 from longalign.fetch.source import Source
-from longalign.train.models import MINIATURES
 
 
-def short_base(profile: Profile, model: str) -> Path:
-    """The folder of a model as it is before its context is extended; a source is fetched where it is missing.
+@dataclass(frozen=True)
+class Start:
+    """A model of a profile as it is before its context is extended: its folder and its tokenizer, read when asked for.
+
+    Made once for each model of an experiment, and passed on; `longalign.experiments.training_data` has its data.
 
     >>> from longalign.experiments.profiles import load_profile
-    >>> short_base(load_profile("smoke"), "mini-6b").name
+    >>> Start(load_profile("smoke"), "mini-6b").folder.name
     'mini-6b'
     """
-    if model in MINIATURES:
-        return paths.bases() / model
-    from longalign.fetch.fetching import fetch
 
-    return fetch(_source(profile, model))
+    profile: Profile
+    model: str
+
+    @property
+    def source(self) -> Source | None:
+        """Where it comes from; None for a miniature, whose short base is committed."""
+        return next((source for source in self.profile.sources if source.name == self.model), None)
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the model lies; a source is fetched where it is missing."""
+        if self.source is None:
+            return paths.bases() / self.model
+        from longalign.fetch.fetching import fetch
+
+        return fetch(self.source)
+
+    @property
+    def tokenizer(self) -> dict[str, str]:
+        """Which tokenizer it has, as `load_tokenizer` and evaluations take it; empty for the miniatures'."""
+        return {"tokenizer": str(self.folder), "chat_format": self.source.chat_format} if self.source else {}
+
+    @cached_property
+    def encode(self) -> Any:
+        """Its tokenizer as the data construction and the evaluations take it; None is the miniatures'.
+
+        Raises ValueError for one that cannot be loaded, or of which is not known how it writes conversations.
+        """
+        return load_tokenizer(**self.tokenizer) if self.tokenizer else None
+
+    def about(self) -> dict[str, Any]:
+        """What is known of it: how it was trained (`stages`), or where it was fetched from."""
+        name = "source.json" if self.source else "record.json"
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
 
-def data(profile: Profile, name: str) -> Path:
-    """The folder of a data set that the profile names, fetched where it is missing. Raises ValueError for another."""
-    from longalign.fetch.fetching import fetch
-
-    found = [source for source in profile.sources if (source.name, source.kind) == (name, "data")]
-    if not found:
-        known = ", ".join(source.name for source in profile.sources if source.kind == "data")
-        raise ValueError(f"profile {profile.name}: sources name {known or 'no data'}, and not {name}, which is needed")
-    return fetch(found[0])
+def starts(profile: Profile) -> list[Start]:
+    """All of the profile's models, in its order."""
+    return [Start(profile, model) for model in profile.models]
 
 
-def about(profile: Profile, model: str) -> dict[str, Any]:
-    """What is known of a short base: how it was trained (`stages`), or where it was fetched from."""
-    name = "record.json" if model in MINIATURES else "source.json"
-    return json.loads((short_base(profile, model) / name).read_text(encoding="utf-8"))
-
-
-def tokenizer_of(profile: Profile, model: str) -> dict[str, str]:
-    """Which tokenizer a model has, as `load_tokenizer` and evaluations take it; empty for the miniatures'."""
-    if model in MINIATURES:
-        return {}
-    return {"tokenizer": str(short_base(profile, model)), "chat_format": _source(profile, model).chat_format}
-
-
-def encode(profile: Profile, model: str) -> Any:
-    """A model's tokenizer as the data construction and the evaluations take it; None is the miniatures'.
-
-    Raises ValueError for one that cannot be loaded, or of which is not known how it writes conversations.
-    """
-    named = tokenizer_of(profile, model)
-    return load_tokenizer(**named) if named else None
+def first(profile: Profile) -> Start:
+    """The profile's first model, which most experiments are done with."""
+    return Start(profile, profile.models[0])
 
 
 @cache
@@ -82,7 +92,3 @@ def load_tokenizer(tokenizer: str, chat_format: str = "") -> Any:
         raise ValueError(f"{where}: its tokenizer has no chat template, which samples are written by: give its source "
                          "a chat_format")  # fmt: skip
     return loaded
-
-
-def _source(profile: Profile, model: str) -> Source:
-    return next(source for source in profile.sources if source.name == model)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from longalign.data.store import TokenStore
 from longalign.experiments import base_models, training_data
+from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import LOSS, Evaluation, Scored
 from longalign.experiments.profiles import Profile
 from longalign.miniature import training_sets
@@ -37,42 +38,43 @@ class Arm(NamedTuple):
     seed: int
 
 
-def extension(profile: Profile, model: str, **changes: Any) -> Run:
+def extension(start: Start, **changes: Any) -> Run:
     """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
 
     arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `changes` are
     fields of the profile's extension.
     """
+    profile = start.profile
     settings = replace(profile.extension, **changes)
     name = "-".join(["extension", *(f"{field}-{changes[field]}" for field in sorted(changes))])
-    store = training_data.extension_store(profile, model, name, settings)
+    store = training_data.extension_store(start, name, settings)
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
         "learning_rate": settings.learning_rate, "seed": profile.seed,
         **({"accumulation": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
     }  # fmt: skip
     return Run(
-        f"{model} context extension", str(store.folder), training, start=str(base_models.short_base(profile, model)),
+        f"{start.model} context extension", str(store.folder), training, start=str(start.folder),
         rope_factor=settings.rope_factor, rope_type=settings.rope_type,
         max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.run_settings(),
     )  # fmt: skip
 
 
 def fine_tuning(
-    profile: Profile,
-    model: str,
+    start: Start,
     *,
     method: str,
     suite: str = "LongAlign-10k",
     seed: int = 0,
-    start: Run | None = None,
+    base: Run | None = None,
     **changes: Any,
 ) -> Run:
-    """Supervised fine-tuning by one of `METHODS` from the long base, or from the run `start`.
+    """Supervised fine-tuning by one of `METHODS` from the long base, or from what the run `base` trained.
 
     That must have been trained: the run's key holds the hash of its weights. `changes` are fields of
     `trainer.TrainingConfig` beside the profile's.
     """
+    profile, model = start.profile, start.model
     settings = profile.training
     batching, weighting = METHODS[method]
     packed = batching == "packing"
@@ -90,10 +92,10 @@ def fine_tuning(
         training["exponent"] = settings.exponent
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
-    store = training_data.suite_store(profile, suite, seed=seed, model=model)
-    if start is None and profile.extension.tokens:
-        start = extension(profile, model)
-    begin = str(start.model if start else base_models.short_base(profile, model))
+    store = training_data.suite_store(start, suite, seed=seed)
+    if base is None and profile.extension.tokens:
+        base = extension(start)
+    begin = str(base.model if base else start.folder)
     label = f"{model} {suite} {method} seed {seed}"
     # ranks share packs alone
     engine = profile.engine if packed else replace(profile.engine, sequence_parallel=1)
@@ -103,7 +105,8 @@ def fine_tuning(
 def long_bases(profile: Profile, *models: str) -> list[Run]:
     """The context extension of `models` (all of the profile's, the largest first); to be finished before arms, which
     start there. None where the profile extends nothing: its models are long as they come."""
-    return [extension(profile, model) for model in models or profile.models[::-1] if profile.extension.tokens]
+    names = (models or profile.models[::-1]) if profile.extension.tokens else ()
+    return [extension(Start(profile, model)) for model in names]
 
 
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -112,26 +115,26 @@ def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     Sorted batching, so that a step holds the same number of sequences at every dose: with packs, a dose of short ones
     alone would have twice as many, and dose and batch size could not be told apart (the paper's 0k was not packed).
     """
-    model = profile.models[0]
+    start = base_models.first(profile)
     arms = {
-        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
         for suite in training_sets.DOSES
         for seed in profile.seeds_for(seeds, slow=suite in ("LongAlign-2.5k", "LongAlign-7.5k"))
     }
     for suite in ("LongAlign-0k", "LongAlign-5k"):
         for seed in profile.seeds_for(seeds, slow=True):
-            steps = _steps(arms[Arm("LongAlign-10k", model, seed)])
-            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, model, seed)]))
-            run = fine_tuning(profile, model, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
-            arms[Arm(f"{suite}, equal steps", model, seed)] = run
+            steps = _steps(arms[Arm("LongAlign-10k", start.model, seed)])
+            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, start.model, seed)]))
+            run = fine_tuning(start, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
+            arms[Arm(f"{suite}, equal steps", start.model, seed)] = run
     return arms
 
 
 def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 2: diverse long instructions against ones of two kinds on papers and books only (LongAlpaca's analogue)."""
-    model = profile.models[0]
+    start = base_models.first(profile)
     return {
-        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
         for suite in ("LongAlign-10k", "LongAlpaca-12k")
         for seed in profile.seeds_for(seeds, slow=suite == "LongAlpaca-12k")
     }
@@ -140,20 +143,20 @@ def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 3: four training methods on the first two models; what is packed on the first has all seeds."""
     return {
-        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
-        for model in profile.models[:2]
+        Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
+        for start in base_models.starts(profile)[:2]
         for method, (batching, _) in METHODS.items()
-        for seed in profile.seeds_for(seeds, slow=batching != "packing" or model != profile.models[0])
+        for seed in profile.seeds_for(seeds, slow=batching != "packing" or start.model != profile.models[0])
     }
 
 
 def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 4: the largest model, packed with loss weighting and sorted, beside the same of the other two."""
     return {
-        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
-        for model in profile.models
+        Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
+        for start in base_models.starts(profile)
         for method in ("packing + loss weighting", "sorted")
-        for seed in profile.seeds_for(seeds, slow=method == "sorted" or model != profile.models[0])
+        for seed in profile.seeds_for(seeds, slow=method == "sorted" or start.model != profile.models[0])
     }
 
 
@@ -169,20 +172,20 @@ def windowed(profile: Profile, window: int) -> Profile:
 
 def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """The second model extended to, and trained on instructions of, each of the profile's windows."""
-    model = profile.models[1]
+    starts = {window: Start(windowed(profile, window), profile.models[1]) for window in profile.windows}
     return {
-        Arm(f"window {window}", model, seed): fine_tuning(windowed(profile, window), model, method="sorted", seed=seed)
-        for window in profile.windows
+        Arm(f"window {window}", start.model, seed): fine_tuning(start, method="sorted", seed=seed)
+        for window, start in starts.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
 
 
 def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Weights w_i ~ N_i^a: from a = 0, the mean over sequences (LongAlign), to a = 1, the mean over tokens."""
-    model, method = profile.models[0], "packing + loss weighting"
+    start, method = base_models.first(profile), "packing + loss weighting"
     changes = {a: {} if a == profile.training.exponent else {"exponent": a} for a in EXPONENTS}
     return {
-        Arm(f"a = {a:g}", model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes[a])
+        Arm(f"a = {a:g}", start.model, seed): fine_tuning(start, method=method, seed=seed, **changes[a])
         for a in EXPONENTS
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -190,10 +193,10 @@ def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """All weights trained, or LoRA's update of them alone: the same samples, packs and steps."""
-    model, method, settings = profile.models[0], "packing + loss weighting", profile.training
+    start, method, settings = base_models.first(profile), "packing + loss weighting", profile.training
     update = {"lora_rank": settings.lora_rank, "learning_rate": settings.lora_learning_rate}
     return {
-        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        Arm(name, start.model, seed): fine_tuning(start, method=method, seed=seed, **changes)
         for name, changes in {"all weights": {}, "LoRA": update}.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -201,10 +204,10 @@ def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Packs in random order, and plans balanced by cost (`longalign.recipe.balance`), with other samples in a step."""
-    model, method = profile.models[0], "packing + loss weighting"
+    start, method = base_models.first(profile), "packing + loss weighting"
     ways = {"random packs": {}, "98 % full": {"balance": "fill"}, "like costs": {"balance": "compose"}}
     return {
-        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        Arm(name, start.model, seed): fine_tuning(start, method=method, seed=seed, **changes)
         for name, changes in ways.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -212,18 +215,18 @@ def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def short_continual_training(profile: Profile) -> Run:
     """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
-    return extension(profile, profile.models[0], max_length=MAX_LENGTH)
+    return extension(base_models.first(profile), max_length=MAX_LENGTH)
 
 
 def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Long or short continual training, then fine-tuning with or without long instructions (arXiv 2410.02660)."""
-    model = profile.models[0]
-    starts = {"long": extension(profile, model), "short": short_continual_training(profile)}
+    start = base_models.first(profile)
+    bases = {"long": extension(start), "short": short_continual_training(profile)}
     return {
-        Arm(f"{name} continual training, {suite}", model, seed): fine_tuning(
-            profile, model, method="sorted", suite=suite, seed=seed, start=start
+        Arm(f"{name} continual training, {suite}", start.model, seed): fine_tuning(
+            start, method="sorted", suite=suite, seed=seed, base=base
         )
-        for name, start in starts.items()
+        for name, base in bases.items()
         for suite in ("LongAlign-0k", "LongAlign-10k")
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -231,7 +234,7 @@ def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Trainings with faults of the released code (`longalign.train.released_faults`), beside the same without them."""
-    model, packing = profile.models[0], "packing + loss weighting"
+    start, packing = base_models.first(profile), "packing + loss weighting"
     faults = {
         "packing + loss weighting": (packing, {}),
         "first packs cut": (packing, {"defect": "first packs"}),
@@ -242,7 +245,7 @@ def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
         "sorted, longest dropped": ("sorted", {"defect": "longest dropped"}),
     }
     return {
-        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        Arm(name, start.model, seed): fine_tuning(start, method=method, seed=seed, **changes)
         for name, (method, changes) in faults.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -259,10 +262,11 @@ def evaluations(
 ) -> dict[Scored, Evaluation]:
     """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
     folder = str(training_data.benchmark_folder(profile))
+    tokenizers = {model: Start(profile, model).tokenizer for model in {arm.model for arm in arms}}
     return {
         Scored(*arm, name): Evaluation(
             " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
-            train=run.store if name == LOSS else "", **base_models.tokenizer_of(profile, arm.model),
+            train=run.store if name == LOSS else "", **tokenizers[arm.model],
             **({"dtype": "bfloat16"} if profile.engine.bf16 else {}),
         )
         for arm, run in arms.items() for name in names

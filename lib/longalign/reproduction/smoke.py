@@ -18,7 +18,7 @@ from typing import Any
 
 from longalign.common import paths, provenance
 from longalign.data.chat import tokenizer_hash
-from longalign.experiments import base_models
+from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import loaded
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.fetch import fetching
@@ -114,7 +114,8 @@ def smoke(profile: Profile) -> None:
             print(f"{model} was not fetched: a small random model of its architecture takes its place")
             folder, encode = stand_in(named[model], paths.run_dir(profile.name) / "smoke" / f"{model}-stand-in"), None
         else:
-            folder, encode = base_models.short_base(profile, model), base_models.encode(profile, model)
+            start = Start(profile, model)
+            folder, encode = start.folder, start.encode
         of_the_hub = model in named and named[model].hub and encode is not None
         run = training(profile, model, folder, encode, whole=not of_the_hub)
         prove(model, run)
