@@ -72,24 +72,19 @@ def fine_tuning(
     """Supervised fine-tuning by one of `METHODS` from the long base, or from what the run `base` trained.
 
     That must have been trained: the run's key holds the hash of its weights. `changes` are fields of
-    `trainer.TrainingConfig` beside the profile's.
+    `TrainingConfig` beside the profile's.
     """
     profile, model = start.profile, start.model
     settings = profile.training
     batching, weighting = METHODS[method]
     packed = batching == "packing"
-    training = {
-        "method": batching, "weighting": weighting, "epochs": settings.epochs, "learning_rate": settings.learning_rate,
-        "schedule": settings.schedule, "warmup_ratio": settings.warmup_ratio, "beta1": settings.beta1,
-        "beta2": settings.beta2, "weight_decay": settings.weight_decay, "capacity": settings.capacity,
-        "rows": 1 if packed else settings.rows,
-        "accumulation": settings.packs_per_step if packed else settings.accumulation,
-        "packing_algorithm": settings.packing_algorithm, "seed": seed, "checkpoint_every": settings.checkpoint_every,
-    }  # fmt: skip
+    training = settings.shared() | {"method": batching, "weighting": weighting, "seed": seed}
+    if packed:
+        training |= {"rows": 1, "accumulation": settings.packs_per_step}
     if batching == "sorted" and settings.group_size:
         training["group_size"] = settings.group_size
-    if weighting == "sequence":
-        training["exponent"] = settings.exponent
+    if weighting != "sequence":
+        training["exponent"] = 0.0
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
     store = training_data.suite_store(start, suite, seed=seed)
@@ -252,7 +247,8 @@ def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 
 def _steps(run: Run) -> int:
-    from longalign.train.trainer import TrainingConfig, make_plans
+    from longalign.train.config import TrainingConfig
+    from longalign.train.trainer import make_plans
 
     return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
 

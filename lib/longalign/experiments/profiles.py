@@ -19,6 +19,7 @@ from longalign.common import paths, strict_yaml
 from longalign.common.typed import ConfigError, nearest, typed
 from longalign.fetch.source import Source
 from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
+from longalign.train.config import TrainingSettings
 from longalign.train.parallelism import Parallelism
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
@@ -34,7 +35,7 @@ MOST_SEEDS, MOST_SEED = 1000, 2**32
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(TrainingSettings):
     """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step.
 
     Sorted batching takes groups of `group_size` sequences of about one length; 0 is `rows`, and where devices have one
@@ -42,22 +43,12 @@ class Training:
     """
 
     epochs: int = 3
-    learning_rate: float = 3e-3
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.03
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.0
-    capacity: int = 1024
-    sequences_per_step: int = 24
     rows: int = 4
     accumulation: int = 6
-    group_size: int = 0
+    sequences_per_step: int = 24
     packs_per_step: int = 3
-    exponent: float = 0.0
-    packing_algorithm: str = "next_fit"
+    group_size: int = 0
     snapshots: int = 12
-    checkpoint_every: int = 50
     lora_rank: int = 8
     lora_learning_rate: float = 1e-2
 

@@ -50,10 +50,9 @@ def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: 
     place = paths.run_dir(profile.name) / "smoke" / f"{model}-{known}-{provenance.config_hash(asdict(corpus))}"
     store = training_sets.suite_store("LongAlign-10k", corpus, place, encode=encode)
     settings = profile.training
-    config = {
-        "method": "packing", "capacity": LENGTH, "accumulation": 2 * engine.batches, "steps": STEPS, "epochs": 1,
-        "learning_rate": settings.learning_rate, "schedule": settings.schedule, "beta1": settings.beta1,
-        "beta2": settings.beta2, "weight_decay": settings.weight_decay,
+    config = settings.shared() | {
+        "method": "packing", "capacity": LENGTH, "rows": 1, "accumulation": 2 * engine.batches, "steps": STEPS,
+        "epochs": 1,
         **({} if whole or there else {"lora_rank": settings.lora_rank}),
     }  # fmt: skip
     names = ("rope_factor", "rope_type", "max_length") if profile.extension.tokens else ()

@@ -2,7 +2,7 @@
 
     python -m longalign.train.jobs job.yaml --out trained --dry-run       (longalign train)
 
-The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
+The file holds `model` (a folder), `data` (a token store), `training` (the fields of `config.TrainingConfig` as one
 process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `Parallelism`),
 and for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was,
 on other ranks if need be; the same job is done once.
@@ -28,10 +28,11 @@ from longalign.recipe.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_sec
 from longalign.recipe.plan import Plan
 from longalign.recipe.summary import summarize
 from longalign.train import launcher, workers
+from longalign.train.config import TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.runs import Run
-from longalign.train.trainer import TrainingConfig, make_plans, split_accumulation
+from longalign.train.trainer import make_plans, split_accumulation
 
 SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""

@@ -42,7 +42,7 @@ WITHOUT = (
 class Run:
     """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
 
-    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig` as one
+    `label` is for people and does not enter the key. `training` holds the fields of `config.TrainingConfig` as one
     process would have them, `engine` those of `Parallelism`, which deals them to its ranks. An engine computes
     the same, so that a run may go on with another; only bf16 does not, and enters the key.
     """
