@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or leaves with 2 (refused) or 130 (interrupted)."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        options.run(options.into.of(options) if options.into else options)
     except ModuleNotFoundError as error:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
     except (ValueError, EndpointError, LockedError, WorkerDied) as error:
