@@ -1,7 +1,6 @@
 """A model in this process that is asked as a server is: greedy answers (argmax), the same every time.
 
-What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`). The price:
-one request at a time, a forward pass for every token of the answer.
+What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`).
 """
 
 import json

@@ -1,8 +1,8 @@
 """One request to an OpenAI-compatible server: a reply, or an error that says whether asking again can help.
 
-The price: retries are the caller's (`longalign.clients.client`), since the client's own know neither an error that
-comes with status 200 nor a reply that was cut short. Keys come from the environment alone and are taken out of every
-text that comes back, whatever a server writes into it.
+Retries are the caller's (`longalign.clients.client`), since the client's own know neither an error that comes with
+status 200 nor a reply that was cut short. Keys come from the environment alone and are taken out of every text that
+comes back, whatever a server writes into it.
 """
 
 import email.utils

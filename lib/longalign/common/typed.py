@@ -1,7 +1,4 @@
-"""Plain data, as YAML gives it, becomes dataclasses: a misspelt key or a wrong type is refused by name.
-
-The price: dataclasses are all it knows, and what it is told of a wrong value is one line.
-"""
+"""Plain data, as YAML gives it, becomes dataclasses: a misspelt key or a wrong type is refused by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Guarantees that a token store appears whole or not at all: it is written beside its place and then renamed.
 
-The price: while an existing store is replaced, both are on the disk.  The format is described in
-`longalign.data.store`.
+The format is described in `longalign.data.store`.
 """
 
 import hashlib

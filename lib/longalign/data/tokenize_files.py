@@ -1,8 +1,8 @@
 """Guarantees that a JSONL file becomes a token store whole or not at all, and that a bad sample is named by its place.
 
 By any number of processes it becomes the same store, byte for byte; whatever ends them, the next call goes on from the
-parts of the file that were done.  The price: until the store is whole, its parts are on the disk beside it, so that
-tokenizing takes twice the room; and they stay there after a failure.
+parts of the file that were done. Until the store is whole, its parts are on the disk beside it, and they stay there
+after a failure.
 """
 
 import errno

@@ -2,7 +2,7 @@
 
 Greedy decoding writes the reference answer if and only if every target token is the most probable one after the tokens
 before it: up to the first mismatch, what was decoded is the reference itself. So the teacher-forced argmax decides, at
-the cost of one forward pass over packs. Price: it says whether the answer is exact, not what was written instead.
+the cost of one forward pass over packs. It says whether the answer is exact, not what was written instead.
 """
 
 from collections.abc import Sequence

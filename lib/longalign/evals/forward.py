@@ -1,6 +1,6 @@
 """One forward pass over packs, from which every teacher-forced metric takes what it needs at the target tokens.
 
-Price: the logits of a pack's targets are held at once; those of all other tokens are never computed.
+The logits of a pack's targets are held at once; those of all other tokens are never computed.
 """
 
 from collections.abc import Iterator, Sequence

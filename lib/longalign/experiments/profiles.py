@@ -1,7 +1,7 @@
 """Profiles are data: frozen, typed when loaded, and a misspelt key or a wrong type never gets past the loader.
 
-The price: every number a notebook may vary has a field here. One YAML file per profile in ``profiles/``; a key that is
-left out has the default below (the miniature of 1:64, see each class), a key that is not known is refused.
+Every number a notebook may vary has a field here. One YAML file per profile in ``profiles/``; a key that is left out
+has the default below (the miniature of 1:64, see each class), a key that is not known is refused.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Exit status: 0 executed, 1 an exception, 2 the request was wrong (no kernel was started), 3 the kernel died, 4 the limit
 of a cell, 5 the limit of the notebook (both are the profile's), 130 interrupted. However it ends, the executed copy is
-whole and shows where. The price: one process and one kernel start (five seconds) a notebook, which runs in its folder.
+whole and shows where. A notebook runs in its folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a notebook ended, told the same way in its executed copy, in a file, in the exit status and on the terminal.
 
 The engine beneath marks every cell "completed", also those that a dead kernel never reached; only the time at which a
-cell was started can be believed, and everything here follows from that. The price: a copy is rewritten once at its end.
+cell was started can be believed, and everything here follows from that.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python -m longalign.reproduction.reference laptop 05 06     (make reference NB="05 06")
 
 Parts of a reference are computed by one code, with one profile; a part that was not is refused, and nothing changes.
-The price: files of an earlier reference that this run no longer writes stay, and are named, never deleted.
+Files of an earlier reference that this run no longer writes stay, and are named, never deleted.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m longalign.reproduction.reproduce laptop --jobs 2 --notebooks notebooks/*.ipynb     (make reproduce)
 
-make is the dependency graph and decides what is out of date; this is what stands around it: the lock, the terminal,
-the files that were damaged since, the summary. The price: make is called three times, first to say what it would do.
+make is the dependency graph and decides what is out of date; this is what stands around it: the lock, the terminal, the
+files that were damaged since, the summary.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
                                                           (make reproduce PROFILE=cluster EXECUTOR=slurm)
 
 make says what is out of date and what needs what; `profiles/slurm.sbatch` is what is submitted. The command returns at
-once: given again it says how far the jobs are, and when they have ended it submits what is left. The price: one folder
+once: given again it says how far the jobs are, and when they have ended it submits what is left. It needs one folder
 that all nodes see, with file locks that hold between them.
 """
 

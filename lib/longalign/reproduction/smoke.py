@@ -2,9 +2,8 @@
 
     python -m longalign.reproduction.smoke gpu                                        (make smoke PROFILE=gpu)
 
-It shows that a model loads, trains and answers, and nothing of what training brings. The price: a model out of a wheel
-is fetched, and trained as a run of its own (a minute without a GPU). One of the Hub that was not fetched is replaced by
-a small random one of its architecture, which is said.
+It shows that a model loads, trains and answers, and nothing of what training brings. A model out of a wheel is fetched.
+One of the Hub that was not fetched is replaced by a small random one of its architecture, which is said.
 """
 
 from __future__ import annotations

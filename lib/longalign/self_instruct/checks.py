@@ -12,7 +12,7 @@
 | repeats itself | a sentence of some length more than three times |
 | not in the document | information extraction: a number, or more than a fifth of the words, is not in the document |
 
-The price: rules by letters do not see a wrong answer, and refuse a true quotation that begins with an apology.
+Rules by letters do not see a wrong answer, and refuse a true quotation that begins with an apology.
 """
 
 import re

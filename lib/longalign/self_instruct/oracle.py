@@ -1,5 +1,5 @@
 """Guarantees questions with exact answers on any text of either language, without a model: every answer repeats whole
-sentences of the text, or counts them.  The price: they are dull, alike, and about wording more than meaning.
+sentences of the text, or counts them.
 
 | task | question | answer |
 |---|---|---|

@@ -4,7 +4,7 @@
     few_shots.json    a list of lists of three {answer, score}; the idx-th is of question idx
     prompt_fs.txt     the judge's prompt in the paper's words, used where it lies beside them
 
-The price of an official file: it tells neither language nor category; the language is that of the question.
+An official file tells neither language nor category; the language is that of the question.
 """
 
 import json

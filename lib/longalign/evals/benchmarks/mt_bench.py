@@ -2,7 +2,7 @@
 
     {"question_id", "category", "turns": [first, second], "reference": [for each turn, or none]}, one a line
 
-The price: one judge, one answer at a time; pairs of models are not compared.
+One judge rates one answer at a time; pairs of models are not compared.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """A needle at any depth of any context, in the user's own texts or a generated one, and whether it was found, exactly.
 
 The paper's Figure 4 (arXiv 2401.18058, C.3): ten depths, 1k to 60k tokens, and the needle and question of the original
-test (github.com/gkamradt/LLMTest_NeedleInAHaystack) as defaults. The price: an answer in other words is not found,
-though a judge may rate it (`longalign.evals.judges`, scale "qa").
+test (github.com/gkamradt/LLMTest_NeedleInAHaystack) as defaults. An answer in other words is not found, though a judge
+may rate it (`longalign.evals.judges`, scale "qa").
 """
 
 import itertools

@@ -1,6 +1,4 @@
 """What every benchmark asks, whatever its format: questions in, rows of answers out, read again as they were written.
-
-The price: a prompt is in memory as text; of the answers' file, a line at a time.
 """
 
 import json

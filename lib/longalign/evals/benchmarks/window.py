@@ -1,7 +1,7 @@
 """Guarantees that a prompt leaves room for its answer: what is too much is taken from the middle of the document.
 
 As in the paper (arXiv 2401.18058, 3.4) and as `longalign.data.chat` does for training, but on text, so that a server
-may be asked as well as a model in this process. The price: the text is tokenized again after the cut.
+may be asked as well as a model in this process.
 """
 
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@
 | turns | MT-Bench | 1 to 10 | the conversation, a reference where there is one |
 
 No judge sees the document. The paper's own wording of `chat` is a file beside the official questions, prompt_fs.txt; it
-takes our wording's place where it is given. The price of our own: scores are not the paper's to a tenth.
+takes our wording's place where it is given. With our own, scores are not the paper's to a tenth.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """A judge as an instrument: ratings held against scores that are known, and answers that any sound judge sees through.
 
-The paper's Table 1 (arXiv 2401.18058) does the first with 300 answers that two people had scored. The price of known
-scores without people: answers are made worse by rule, so that how bad they are is exact, and alike.
+The paper's Table 1 (arXiv 2401.18058) does the first with 300 answers that two people had scored. Here answers are made
+worse by rule, so that how bad they are is known.
 """
 
 from collections.abc import Callable, Mapping, Sequence

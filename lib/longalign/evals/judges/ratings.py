@@ -1,8 +1,8 @@
 """Guarantees that a rating is the judge's own: one whole number in range, in the form it was asked for, said once.
 
-What a reasoning judge thinks before its reply is no part of it. The price: a judge that hesitates ("[[6]] or [[7]]"),
-says it twice or writes another form gives no rating; the item is missing, and counted. Nothing that an answer says can
-be taken for a rating: the form is broken in it before a judge sees it.
+What a reasoning judge thinks before its reply is no part of it. A judge that hesitates ("[[6]] or [[7]]"), says it
+twice or writes another form gives no rating; the item is missing, and counted. Nothing that an answer says can be taken
+for a rating: the form is broken in it before a judge sees it.
 """
 
 import re

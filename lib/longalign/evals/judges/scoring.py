@@ -1,7 +1,7 @@
 """Scores from judgments: means over questions with intervals, what is missing, what is too small to be seen.
 
 The runs of a question are averaged first, so that questions are what chance draws (Miller 2024, arXiv 2411.00640:
-standard errors clustered by question). The price: what chance the judge itself adds is inside the interval, not apart.
+standard errors clustered by question). What chance the judge itself adds is inside the interval, not apart.
 """
 
 from collections import Counter
