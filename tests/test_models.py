@@ -157,7 +157,7 @@ def test_the_recipe_still_gives_the_losses_that_the_committed_base_recorded(name
 
 @committed
 def test_a_committed_base_looks_facts_up_in_short_documents_where_a_fresh_one_cannot(name):
-    from longalign.evals.exact_match import token_recall
+    from longalign.evals.teacher_forced import token_recall
 
     probe = training_sets.recall_probe(pretraining.MAX_LENGTH, 60)
     fresh = models.new_model(name, vocab_size=len(tokenizer.load()), max_length=pretraining.MAX_LENGTH, seed=0)

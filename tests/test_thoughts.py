@@ -17,7 +17,7 @@ from longalign.common import paths
 from longalign.evals import chat_answers
 from longalign.evals.benchmarks import answering
 from longalign.evals.benchmarks.questions import Question, read_answers
-from longalign.evals.judges.ratings import Unrated, rating
+from longalign.evals.judges.prompts import Unrated, rating
 from longalign.miniature import tokenizer as miniature
 
 BASE = str(paths.bases() / "mini-7b")

@@ -196,7 +196,7 @@ def run_train(options: argparse.Namespace) -> None:
 def run_fetch(options: argparse.Namespace) -> None:
     """A line for each source: where it lies, at which commit. What fails is told, and the others are fetched still."""
     from longalign.cli.loading import quiet_hub
-    from longalign.common.typed import nearest
+    from longalign.common.config import nearest
     from longalign.experiments.profiles import load_profile
     from longalign.fetch import benchmark_files, fetching
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from longalign.common import paths, strict_yaml
-from longalign.common.typed import ConfigError, nearest, typed
+from longalign.common import paths
+from longalign.common.config import ConfigError, nearest, read_yaml, typed
 from longalign.fetch.source import Source
 from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
 from longalign.train.config import TrainingSettings
@@ -133,11 +131,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """
     path = _find(name_or_path)
     where = paths.relative(path)
-    try:
-        data = strict_yaml.load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
-    profile = typed(data, Profile, where=where)
+    profile = typed(read_yaml(path), Profile, where=where)
     _check_names(profile, where)
     if profile.name != path.stem:
         raise ConfigError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")

@@ -28,9 +28,9 @@ if __name__ == "__main__":  # the imports below take a second, in which no kerne
 import nbformat
 import yaml
 
-from longalign.common import paths, strict_yaml
+from longalign.common import paths
+from longalign.common.config import ConfigError, parse_yaml
 from longalign.common.provenance import WRITTEN, LockedError, alone, hash_files, write_text
-from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import Limits, load_profile
 from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.monitor import Monitor
@@ -252,7 +252,7 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
         if name in pairs:
             raise ConfigError(f"the parameter {name} is given twice")
         try:
-            pairs[name] = strict_yaml.load(value)
+            pairs[name] = parse_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"the value of {text!r} is not readable as YAML") from None
     return pairs

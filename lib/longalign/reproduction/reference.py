@@ -22,7 +22,7 @@ from longalign.common import paths
 from longalign.common.provenance import write_text
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import outcomes
-from longalign.reproduction.files import damaged
+from longalign.reproduction.outcomes import damaged
 from longalign.reproduction.verify import differing
 
 _TABLES = ("*.csv", "*.json", "items/*.csv")

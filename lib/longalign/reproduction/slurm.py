@@ -24,8 +24,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from longalign.common import paths, provenance
+from longalign.common.config import ConfigError
 from longalign.common.provenance import LockedError
-from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.reproduction import outcomes
 from longalign.reproduction.reproduce import Make, execute_damaged_again, summary, written

@@ -19,10 +19,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import yaml
-
-from longalign.common import paths, strict_yaml
-from longalign.common.typed import ConfigError, typed
+from longalign.common import paths
+from longalign.common.config import ConfigError, read_yaml, typed
 from longalign.data.store import TokenStore
 from longalign.recipe.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
 from longalign.recipe.plan import Plan
@@ -76,13 +74,7 @@ class Job:
 def load_job(path: Path | str) -> Job:
     """The job in a YAML file. Raises ConfigError, naming file and key, for what is unknown, missing or cannot be."""
     where = str(path)
-    try:
-        data = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
-        job = typed(data, Job, where=where)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}") from None
+    job = typed(read_yaml(path), Job, where=where)
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
             raise ConfigError(f"{where}: {key} is {value}, where there is no folder")

@@ -16,8 +16,7 @@ from longalign.clients.errors import CUT_OFF, EndpointError, NoReply
 from longalign.clients.reply_store import Request
 from longalign.evals import rubric
 from longalign.evals.benchmarks.questions import Answer, Example
-from longalign.evals.judges.prompts import SCALES, prompt
-from longalign.evals.judges.ratings import Unrated, rating
+from longalign.evals.judges.prompts import SCALES, Unrated, prompt, rating
 
 MOST_TOKENS = 512
 """Of a judge's reply: the paper's judge gives a rating alone, others explain it first."""
