@@ -55,6 +55,15 @@ def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):
     assert first.training["seed"] != second.training["seed"]
 
 
+def test_a_training_has_the_settings_of_the_profile_but_for_what_makes_its_arm(profile):
+    marked = dataclasses.replace(profile.training, beta1=0.8, weight_decay=0.1, checkpoint_every=7, capacity=2048)
+    arms = design.methods(dataclasses.replace(profile, training=marked), 1)
+    of_an_arm = {"rows", "accumulation", "exponent"}
+    for run in arms.values():
+        shared = {name: value for name, value in marked.shared().items() if name not in of_an_arm}
+        assert shared.items() <= dataclasses.asdict(TrainingConfig(**run.training)).items()
+
+
 def test_more_seeds_add_runs_and_keep_those_there_are(profile):
     few, many = design.data_scale(profile, 1), design.data_scale(profile, 3)
     assert {arm: run.key for arm, run in few.items()}.items() <= {arm: run.key for arm, run in many.items()}.items()

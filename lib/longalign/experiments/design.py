@@ -16,7 +16,7 @@ from longalign.experiments.evaluations import LOSS, Evaluation, Scored
 from longalign.experiments.profiles import Profile
 from longalign.miniature import training_sets
 from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
-from longalign.train.runs import Run
+from longalign.train.runs import Run, extension_of
 
 # Table 3's methods: how sequences are batched, and how their losses are weighted (see longalign.recipe.dataset).
 METHODS = {
@@ -55,8 +55,8 @@ def extension(start: Start, **changes: Any) -> Run:
     }  # fmt: skip
     return Run(
         f"{start.model} context extension", str(store.folder), training, start=str(start.folder),
-        rope_factor=settings.rope_factor, rope_type=settings.rope_type,
-        max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.run_settings(),
+        engine=profile.engine.run_settings(),
+        **extension_of(settings) | {"max_length": max(settings.max_length, profile.corpus.max_length)},
     )  # fmt: skip
 
 

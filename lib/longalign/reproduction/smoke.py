@@ -54,8 +54,7 @@ def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: 
         "epochs": 1,
         **({} if whole or there else {"lora_rank": settings.lora_rank}),
     }  # fmt: skip
-    names = ("rope_factor", "rope_type", "max_length") if profile.extension.tokens else ()
-    longer = {name: getattr(profile.extension, name) for name in names}
+    longer = extension_of(profile.extension) if profile.extension.tokens else {}
     settings = engine.run_settings()
     return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), engine=settings, **longer)
 

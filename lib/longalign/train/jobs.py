@@ -35,7 +35,7 @@ from longalign.train.config import TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
-from longalign.train.runs import Run
+from longalign.train.runs import Run, extension_of
 from longalign.train.sequence_parallel import repeats_of
 from longalign.train.trainer import make_plans, split_accumulation
 
@@ -74,8 +74,8 @@ class Job:
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
         return Run(
-            Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
-            rope_type=self.rope_type, max_length=self.max_length, engine=self.engine.run_settings(),
+            Path(self.model).name, self.data, asdict(self.training), start=self.model,
+            engine=self.engine.run_settings(), **extension_of(self),
         )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     from longalign.train import models, preflight
 
     method, rank = job.training.method, job.training.lora_rank
-    extension = {name: getattr(job, name) for name in ("rope_factor", "rope_type", "max_length")}
+    extension = extension_of(job)
     notes, longest = preflight.look(models.outline(job.model, **extension), method, store)
     yield from notes
     needed = 6 * _shape(job).parameters  # fp32, and what loading takes

@@ -126,9 +126,9 @@ class Run:
         return f"{done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
 
 
-def extension_of(run: Run) -> dict[str, Any]:
-    """How the context of a run's start is extended as it is loaded (`models.load_model`)."""
-    return {"rope_factor": run.rope_factor, "rope_type": run.rope_type, "max_length": run.max_length}
+def extension_of(settings: Any) -> dict[str, Any]:
+    """How a run, a job or a profile's extension lengthens the context of its start (`models.load_model`)."""
+    return {name: getattr(settings, name) for name in ("rope_factor", "rope_type", "max_length")}
 
 
 def _train(run: Run) -> None:
