@@ -47,7 +47,8 @@ def refused(capsys, *arguments):
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [(["eval", "needle", "--out", "o"], EvalOptions), (["data", "build", "--documents", "d", "--out", "o"], BuildOptions)],
+    [(["eval", "needle", "--out", "o"], EvalOptions),
+     (["data", "build", "--documents", "d", "--out", "o"], BuildOptions)],
     ids=["eval", "data build"],
 )  # fmt: skip
 def test_every_option_of_a_command_has_its_field_in_the_dataclass(words, kind):
