@@ -13,11 +13,12 @@ from longalign.clients.local_model import LocalModel, load_tokenizer
 from longalign.clients.reply_store import Replies, Reply, Request
 from longalign.common import paths
 from longalign.data.chat import encode_prompt
+from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError
 from longalign.evals import rubric
 from longalign.evals.benchmarks import answering, longbench, longbench_chat, mt_bench, needle, shipped, window
 from longalign.evals.benchmarks.catalogue import BENCHMARKS
-from longalign.evals.benchmarks.questions import MISSING, Answer, Question, language_of, read_answers, write
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, read_answers, write
 from longalign.evals.chat_answers import ANSWER_ROOM as ROOM
 from longalign.evals.decoding import greedy
 from longalign.evals.judges.prompts import SCALES

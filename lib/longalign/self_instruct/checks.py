@@ -19,9 +19,9 @@ import re
 from collections import Counter
 from functools import cache, lru_cache
 
+from longalign.data.chinese import CHINESE_SHARE, HAN, chinese_share
 from longalign.data.jsonl import VISIBLE
 from longalign.self_instruct import prompts
-from longalign.self_instruct.documents import CHINESE_SHARE, HAN, chinese_share
 from longalign.self_instruct.draw import Item
 
 SHORTEST = {

@@ -25,8 +25,8 @@ from functools import lru_cache, partial
 from itertools import chain, zip_longest
 from random import Random
 
+from longalign.data.chinese import HAN
 from longalign.self_instruct import checks, prompts
-from longalign.self_instruct.documents import HAN
 from longalign.self_instruct.draw import Item
 
 FEWEST_PARAGRAPHS = 6

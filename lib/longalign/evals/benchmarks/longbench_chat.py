@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError
-from longalign.evals.benchmarks.questions import Example, Question, check_ids, language_of
+from longalign.evals.benchmarks.questions import Example, Question, check_ids
 from longalign.evals.rubric import HIGHEST, LOWEST
 
 SHIPPED = Path(__file__).parent / "data" / "longbench_chat"

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError, read_lines
-from longalign.evals.benchmarks.questions import Question, check_ids, language_of
+from longalign.evals.benchmarks.questions import Question, check_ids
 
 SHIPPED = Path(__file__).parent / "data" / "mt_bench" / "question.jsonl"
 MOST_TOKENS = 1024

@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from longalign.evals.benchmarks.questions import Answer, Question, language_of
+from longalign.data.chinese import language_of
+from longalign.evals.benchmarks.questions import Answer, Question
 from longalign.miniature import benchmarks
 from longalign.miniature.settings import Evaluation
 from longalign.miniature.token_length import count_with

@@ -85,17 +85,6 @@ def evenly(questions: Sequence[Question], count: int) -> list[Question]:
     return [questions[place * len(questions) // count] for place in range(count)]
 
 
-def language_of(text: str) -> str:
-    """"zh" where three in ten letters are Chinese characters, else "en".
-
-    >>> language_of("Marlow leads."), language_of("王安领头。")
-    ('en', 'zh')
-    """
-    letters = [letter for letter in text if letter.isalpha()]
-    chinese = sum("\u4e00" <= letter <= "\u9fff" for letter in letters)
-    return "zh" if letters and chinese >= 0.3 * len(letters) else "en"
-
-
 def write(path: Path | str, rows: Iterable[Any]) -> Path:
     """Rows (dataclasses) as JSONL, written atomically."""
     with provenance.atomic(path) as file:
