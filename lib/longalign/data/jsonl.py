@@ -1,4 +1,4 @@
-"""Guarantees that bad data are named by file, line, field and reason; the price is that nothing is guessed.
+"""Guarantees that bad data are named by file, line, field and reason, and that nothing is guessed.
 
 Files in LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any other
 key}. They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
