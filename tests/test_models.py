@@ -11,6 +11,7 @@ from transformers import (
     Gemma3TextConfig,
     GlmConfig,
     GPT2Config,
+    GraniteMoeHybridConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -126,6 +127,15 @@ def test_a_model_that_is_stretched_already_or_has_no_rope_is_refused(tmp_path):
     absolute = GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=2, n_positions=16)
     with pytest.raises(ValueError, match="only models with RoPE can be extended"):
         models.load_model(saved(absolute, tmp_path / "c"), rope_factor=2)
+
+
+def test_a_model_that_does_not_rotate_is_not_extended_though_its_config_could_be(tmp_path):
+    layers = {"layer_types": ["attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 8}
+    folder = saved(GraniteMoeHybridConfig(**TINY, **layers, position_embedding_type="nope"), tmp_path)
+    for load in (models.load_model, models.outline):
+        load(folder)
+        with pytest.raises(ValueError, match="GraniteMoeHybridForCausalLM rotates nothing: it cannot be extended"):
+            load(folder, rope_factor=200)
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path):
