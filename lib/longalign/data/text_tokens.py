@@ -42,8 +42,10 @@ def tokens_of(
         ids.append(np.array(out["input_ids"], dtype=np.int32))
         found = out["offset_mapping"] if offsets else [(0, end - start)] * len(ids[-1])
         spans.append(np.array(found, dtype=np.int64).reshape(-1, 2) + start)
-    places = np.concatenate(spans)
-    return np.concatenate([np.zeros(0, dtype=np.int32), *ids]), places[:, 0].copy(), places[:, 1].copy()
+    starts, ends = np.concatenate(spans).T.copy()
+    blank = np.flatnonzero(starts == ends)  # of a tokenizer that leaves blanks out of its offsets
+    starts[blank] = np.minimum(starts[blank], np.maximum.accumulate(np.r_[0, ends])[blank])
+    return np.concatenate([np.zeros(0, dtype=np.int32), *ids]), starts, ends
 
 
 @dataclass(frozen=True)
