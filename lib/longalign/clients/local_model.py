@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
+from longalign.clients.errors import Refused
 from longalign.clients.generation import end_tokens, tell_ignored
 from longalign.clients.reply_store import Reply, Request
 from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
@@ -58,14 +59,21 @@ class LocalModel:
 
     @torch.no_grad()
     def ask(self, request: Request) -> Reply:
-        """The most probable tokens after the messages, up to the end token or `max_tokens` of them."""
+        """The most probable tokens after the messages, up to the end token, `max_tokens` of them or the window's end.
+
+        Raises `Refused` for messages that fill the window.
+        """
         with self._alone:
             return self._ask(request)
 
     def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
+        room = self.window - prompt.shape[1]
+        if room < 1:
+            raise Refused(f"a prompt of {prompt.shape[1]:,} tokens leaves no room for a reply: {self.name} reads "
+                          f"{self.window:,}")  # fmt: skip
         written = self.loaded.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=request.max_tokens, do_sample=False,
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=min(request.max_tokens, room), do_sample=False,
             use_cache=True, eos_token_id=self.ends, pad_token_id=self.tokenizer.pad_token_id or self.ends[0],
         )[0, prompt.shape[1] :].tolist()  # fmt: skip
         ended = bool(written) and written[-1] in self.ends

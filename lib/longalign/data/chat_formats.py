@@ -15,6 +15,7 @@ from longalign.data.jsonl import CARRIED, DataError, is_target
 CHAT_FORMATS = ("template", "llama", "chatglm")
 STAND_IN = "\ue000stand-in\ue001"
 """Stands in a message's place, to see what a template writes around it; its ends are characters that no text has."""
+READ = ("messages", "tools", "length", "weight", "train")
 SHORT = 16  # characters: a shorter message may stand in a text by chance
 
 Messages = Sequence[Mapping[str, Any]]
@@ -156,7 +157,8 @@ def check_contents(chat: Chat, text: str) -> None:
     for index, message in enumerate(chat.messages):
         content = message.get("content", "").strip()
         alone = len(content) > SHORT and not any(key in message for key in CARRIED)
-        if content and not (alone and content in text) and _is_dropped(chat, index):
+        often = sum(other.get("content", "").count(content) for other in chat.messages) if alone else 0
+        if content and not (alone and text.count(content) >= often) and _is_dropped(chat, index):
             detail = "the conversation reads the same without it"
             raise DataError("template drops the field", detail, field=f"messages[{index}].content")
 
@@ -170,10 +172,13 @@ def _is_dropped(chat: Chat, index: int) -> bool:
 
 
 def shortened(chat: Chat, text: str) -> int:
-    """Answers that are targets and of which the template writes only a part, as where it drops earlier thoughts."""
+    """Messages of which the template writes only a part, as where it drops earlier thoughts; results of tools, which it
+    may write as JSON, and answers that are no targets do not count."""
     if chat.chat_format != "template":
         return 0
-    return sum(is_target(message) and _is_shortened(chat, index, text) for index, message in enumerate(chat.messages))
+    looked_at = [index for index, message in enumerate(chat.messages)
+                 if message["role"] in ("system", "user") or is_target(message)]  # fmt: skip
+    return sum(_is_shortened(chat, index, text) for index in looked_at)
 
 
 def _is_shortened(chat: Chat, index: int, text: str) -> bool:
@@ -189,6 +194,20 @@ def _is_shortened(chat: Chat, index: int, text: str) -> bool:
             except DataError:  # the template needs it
                 continue
     return False
+
+
+def unread_keys(row: Mapping[str, Any], tokenizer: Any, chat_format: str) -> tuple[str, ...]:
+    """Keys of a sample and of its messages that say something and that neither this package nor the template reads.
+
+    >>> unread_keys({"messages": [{"role": "user", "content": "Why?", "id": 7}], "context": "..."}, None, "llama")
+    ('context', 'messages[].id')
+    """
+    template = str(tokenizer.chat_template) if chat_format == "template" else ""
+    found = {key: value for key, value in row.items() if key not in READ}
+    for message in row["messages"]:
+        found |= {f"messages[].{key}": value for key, value in message.items() if key not in READ + CARRIED + (
+            "role", "content") and key not in template}  # fmt: skip
+    return tuple(key for key, value in found.items() if value not in (None, [], {}, ""))
 
 
 def _longalign_text(messages: Messages, chat_format: str) -> str:

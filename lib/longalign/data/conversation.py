@@ -12,17 +12,21 @@ import numpy as np
 from longalign.data import answers
 from longalign.data.chat_formats import Chat, Span, check_contents
 from longalign.data.jsonl import DataError
-from longalign.data.text_tokens import Specials, has_offsets, tokens_before_text, tokens_end_at, tokens_of
+from longalign.data.text_tokens import Specials, has_offsets, lost_in, tokens_before_text, tokens_end_at, tokens_of
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized conversation: text, tokens, which are targets (with end tokens), where in the text they start."""
+    """A tokenized conversation: text, tokens, which are targets (with end tokens), where in the text they start.
+
+    `lost` are the characters of the text that the tokenizer has no token for, as far as it tells.
+    """
 
     text: str
     ids: np.ndarray  # int32 [T]
     targets: np.ndarray  # bool [T]
     starts: np.ndarray  # int64 [T], the character of the rendered text at which a token starts
+    lost: str = ""
 
 
 def tokenize(chat: Chat, *, cuts: Sequence[int] = ()) -> Tokens:
@@ -46,7 +50,8 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
         raise ValueError(f'the tokenizer has no end-of-sequence token, which chat_format "{chat.chat_format}" needs.')
     found = answers.find(chat, text, None)
     edges = [edge for answer in found.values() for edge in (answer.start, answer.end)]
-    ids, starts, _ = tokens_of(text, tokenizer, cuts=[*edges, *cuts], split_special_tokens=True)
+    ids, starts, stops = tokens_of(text, tokenizer, cuts=[*edges, *cuts], split_special_tokens=True)
+    lost = lost_in(text, starts, stops)
     ends = [answer.end for answer in found.values()]
     at = np.searchsorted(starts, ends)
     ids, starts = np.insert(ids, at, tokenizer.eos_token_id), np.insert(starts, at, ends)
@@ -55,7 +60,7 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
     starts = np.concatenate([np.full(len(before), -1), starts])
     learnt = [(answer.start, answer.end) for index, answer in found.items() if answers.learns(chat, index)]
     runs = [(int(a), int(b) + 1) for a, b in (np.searchsorted(starts, span) for span in learnt)]
-    return Tokens(text, ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost)
 
 
 def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
@@ -71,13 +76,13 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
         ids, starts, _ = tokens_of(text, tokenizer, cuts=[*begins, *edges, *cuts])
         runs = [_in_piece(answer, ids, starts, special) for answer in learnt]
         return Tokens(text, ids, _mask(runs, len(ids)), starts)
-    ids, starts, _ = tokens_of(text, tokenizer)
+    ids, starts, ends = tokens_of(text, tokenizer)
     torn = [begin for begin in begins if not tokens_end_at(begin, text, ids, starts, tokenizer)]
     if torn:
-        ids, starts, _ = tokens_of(text, tokenizer, cuts=torn)
+        ids, starts, ends = tokens_of(text, tokenizer, cuts=torn)
     runs = [tuple(int(edge) for edge in np.searchsorted(starts, (a.start, a.stop))) for a in learnt]
     _check_ends([end for _, end in runs], ids, special)
-    return Tokens(text, ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, starts, ends))
 
 
 def _marked(chat: Chat) -> Tokens:
@@ -98,7 +103,7 @@ def _marked(chat: Chat) -> Tokens:
         for spans in found for start, end in spans
     ]  # fmt: skip
     _check_ends([int(np.searchsorted(starts, spans[-1][1])) for spans in found], ids, special)
-    return Tokens(text, ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, starts, ends))
 
 
 def _in_piece(answer: answers.Answer, ids: np.ndarray, starts: np.ndarray, special: Specials) -> Span:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from longalign.data.jsonl import VISIBLE
+
 
 def has_offsets(tokenizer: Any) -> bool:
     """Whether a tokenizer can say which characters a token is made of."""
@@ -46,6 +48,18 @@ def tokens_of(
     blank = np.flatnonzero(starts == ends)  # of a tokenizer that leaves blanks out of its offsets
     starts[blank] = np.minimum(starts[blank], np.maximum.accumulate(np.r_[0, ends])[blank])
     return np.concatenate([np.zeros(0, dtype=np.int32), *ids]), starts, ends
+
+
+def lost_in(text: str, starts: np.ndarray, ends: np.ndarray) -> str:
+    """The visible characters of a text that none of its tokens, from `starts` to `ends` [T], is made of.
+
+    >>> lost_in("a é b", np.array([0, 4]), np.array([1, 5]))
+    'é'
+    """
+    reached, begins = np.maximum.accumulate(np.r_[0, ends]), np.r_[starts, len(text)]
+    gaps = np.flatnonzero(begins > reached)
+    between = "".join(text[reached[gap] : begins[gap]] for gap in gaps)
+    return "".join(VISIBLE.findall(between))
 
 
 @dataclass(frozen=True)
