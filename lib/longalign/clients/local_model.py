@@ -5,6 +5,7 @@ one request at a time, a forward pass for every token of the answer.
 """
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
+from longalign.data.store_tokenizer import another_word
 from longalign.train import saved
 from longalign.train.models import device
 
@@ -47,11 +49,16 @@ class LocalModel:
             raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
+        if tokenizer:
+            _check_words(name, tokenizer, self.tokenizer)
         is_base = (Path(name) / "record.json").is_file()  # of the committed ones, which are known to be miniatures
         self.borrowed = not tokenizer and not is_base and _without_tokenizer(name)
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
+        if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
+            print(f"longalign: --window {self.window}: {name} was made for {made:,} positions; what it does beyond them "
+                  "it may not have learnt", file=sys.stderr, flush=True)  # fmt: skip
         self.ends = end_tokens(loaded, self.tokenizer)
         tell_ignored(loaded)
         self.model = self._identity()
@@ -69,6 +76,8 @@ class LocalModel:
     def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
         room = self.window - prompt.shape[1]
+        if int(prompt.max()) >= (known := self.loaded.get_input_embeddings().num_embeddings):
+            raise Refused(f"token {int(prompt.max())} of its tokenizer is none of the {known:,} that {self.name} knows")
         if room < 1:
             raise Refused(f"a prompt of {prompt.shape[1]:,} tokens leaves no room for a reply: {self.name} reads "
                           f"{self.window:,}")  # fmt: skip
@@ -114,6 +123,15 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
 
 def _without_tokenizer(name: str) -> bool:
     return Path(name).is_dir() and not tokenizers.holds_tokenizer(Path(name))
+
+
+def _check_words(name: str, tokenizer: str, used: Any) -> None:
+    """Raises ValueError for a tokenizer in which an id is another word than in the model's own."""
+    if Path(name).is_dir() and tokenizers.holds_tokenizer(Path(name)):
+        if found := another_word(used, tokenizers.load(name)):
+            number, word, there = found
+            raise ValueError(f"--tokenizer {tokenizer}: token {number} is {word!r} there, and {there!r} in the model's "
+                             f"own, in {name}: leave --tokenizer out")  # fmt: skip
 
 
 def _check_folder(name: str) -> None:
