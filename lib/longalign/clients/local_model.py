@@ -57,8 +57,8 @@ class LocalModel:
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
         if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
-            print(f"longalign: --window {self.window}: {name} was made for {made:,} positions; what it does beyond them "
-                  "it may not have learnt", file=sys.stderr, flush=True)  # fmt: skip
+            print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
+                  "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
         self.ends = end_tokens(loaded, self.tokenizer)
         tell_ignored(loaded)
         self.model = self._identity()
@@ -75,14 +75,14 @@ class LocalModel:
 
     def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
-        room = self.window - prompt.shape[1]
+        room = min(request.max_tokens, self.window - prompt.shape[1])
         if int(prompt.max()) >= (known := self.loaded.get_input_embeddings().num_embeddings):
             raise Refused(f"token {int(prompt.max())} of its tokenizer is none of the {known:,} that {self.name} knows")
         if room < 1:
             raise Refused(f"a prompt of {prompt.shape[1]:,} tokens leaves no room for a reply: {self.name} reads "
                           f"{self.window:,}")  # fmt: skip
         written = self.loaded.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=min(request.max_tokens, room), do_sample=False,
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=room, do_sample=False,
             use_cache=True, eos_token_id=self.ends, pad_token_id=self.tokenizer.pad_token_id or self.ends[0],
         )[0, prompt.shape[1] :].tolist()  # fmt: skip
         ended = bool(written) and written[-1] in self.ends

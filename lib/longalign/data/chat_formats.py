@@ -67,7 +67,7 @@ class Chat:
         return self.chat_format == "template" and bool(_GENERATION.search(self._template()))
 
     def check_format(self) -> None:
-        """Raises ValueError for a format that there is not, and for a tokenizer without a chat template."""
+        """Raises ValueError for a format that there is not, and for a tokenizer without a chat template or by chance."""
         if self.chat_format not in CHAT_FORMATS:
             raise ValueError(f"unknown chat_format {self.chat_format!r}: one of {', '.join(CHAT_FORMATS)}.")
         if self.chat_format == "template" and not self.tokenizer.chat_template:
@@ -75,6 +75,9 @@ class Chat:
                 "the tokenizer has no chat template: give it one, or choose chat_format (--chat-format) llama or "
                 "chatglm."
             )
+
+        if getattr(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None), "dropout", None):
+            raise ValueError("the tokenizer cuts words by chance: set the dropout in its tokenizer.json to null.")
 
     def text(self, *, ask: bool | None = None, template: str | None = None) -> str:
         """The text of the conversation; after a question it goes on to where the answer begins, unless `ask` is False.
