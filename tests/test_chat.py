@@ -282,11 +282,14 @@ def test_a_blank_at_a_prompts_end_is_no_target_where_offsets_leave_blanks_out(ma
 
 
 def test_what_a_tokenizer_lacks_is_said_once_and_is_no_fault_of_the_data():
-    without_template = byte_tokenizer(None)
+    without_template, by_chance = byte_tokenizer(None), byte_tokenizer()
+    by_chance.backend_tokenizer.model.dropout = 0.1
     for call, match in [
         (lambda: encode(TWO_TURNS, without_template), "no chat template"),
         (lambda: encode(TWO_TURNS, WORDS, chat_format="alpaca"), "unknown chat_format 'alpaca'"),
         (lambda: encode(TWO_TURNS, WithoutOffsets(BYTES["marked"])), "needs a fast tokenizer"),
+        (lambda: encode(TWO_TURNS, by_chance), "cuts words by chance: set the dropout in its tokenizer.json to null"),
+        (lambda: encode(TWO_TURNS, latin_tokenizer(MARKED)), "which drops no character"),
     ]:
         with pytest.raises(ValueError, match=match) as error:
             call()

@@ -55,8 +55,9 @@ def writes_the_day(store: Any, tokenizer: Any) -> bool:
 def unknown(store: Any, tokenizer: Any) -> tuple[str | None, int]:
     """The tokenizer's token for text that it cannot write, and how often it stands in a store; None and 0 where that
     token has another task, such as the end."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    word = tokenizer.unk_token or getattr(model, "unk_token", None)
+    from longalign.data.text_tokens import unknown_token
+
+    word = unknown_token(tokenizer)
     if word is None or word in (tokenizer.eos_token, tokenizer.bos_token):
         return None, 0
     return word, store.count(tokenizer.convert_tokens_to_ids(word))

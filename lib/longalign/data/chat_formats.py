@@ -67,7 +67,7 @@ class Chat:
         return self.chat_format == "template" and bool(_GENERATION.search(self._template()))
 
     def check_format(self) -> None:
-        """Raises ValueError for a format that there is not, and for a tokenizer without a chat template or by chance."""
+        """Raises ValueError for a format that there is not, and for a tokenizer by chance or without a template."""
         if self.chat_format not in CHAT_FORMATS:
             raise ValueError(f"unknown chat_format {self.chat_format!r}: one of {', '.join(CHAT_FORMATS)}.")
         if self.chat_format == "template" and not self.tokenizer.chat_template:

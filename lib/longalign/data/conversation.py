@@ -50,8 +50,7 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
         raise ValueError(f'the tokenizer has no end-of-sequence token, which chat_format "{chat.chat_format}" needs.')
     found = answers.find(chat, text, None)
     edges = [edge for answer in found.values() for edge in (answer.start, answer.end)]
-    ids, starts, stops = tokens_of(text, tokenizer, cuts=[*edges, *cuts], split_special_tokens=True)
-    lost = lost_in(text, starts, stops)
+    ids, starts, _ = tokens_of(text, tokenizer, cuts=[*edges, *cuts], split_special_tokens=True)
     ends = [answer.end for answer in found.values()]
     at = np.searchsorted(starts, ends)
     ids, starts = np.insert(ids, at, tokenizer.eos_token_id), np.insert(starts, at, ends)
@@ -60,7 +59,7 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
     starts = np.concatenate([np.full(len(before), -1), starts])
     learnt = [(answer.start, answer.end) for index, answer in found.items() if answers.learns(chat, index)]
     runs = [(int(a), int(b) + 1) for a, b in (np.searchsorted(starts, span) for span in learnt)]
-    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, tokenizer))
 
 
 def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
@@ -75,20 +74,21 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
         edges = [edge for answer in found.values() for edge in (answer.start, answer.end)]
         ids, starts, _ = tokens_of(text, tokenizer, cuts=[*begins, *edges, *cuts])
         runs = [_in_piece(answer, ids, starts, special) for answer in learnt]
-        return Tokens(text, ids, _mask(runs, len(ids)), starts)
-    ids, starts, ends = tokens_of(text, tokenizer)
+        return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, tokenizer))
+    ids, starts, _ = tokens_of(text, tokenizer)
     torn = [begin for begin in begins if not tokens_end_at(begin, text, ids, starts, tokenizer)]
     if torn:
-        ids, starts, ends = tokens_of(text, tokenizer, cuts=torn)
+        ids, starts, _ = tokens_of(text, tokenizer, cuts=torn)
     runs = [tuple(int(edge) for edge in np.searchsorted(starts, (a.start, a.stop))) for a in learnt]
     _check_ends([end for _, end in runs], ids, special)
-    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, starts, ends))
+    return Tokens(text, ids, _mask(runs, len(ids)), starts)
 
 
 def _marked(chat: Chat) -> Tokens:
     """A template with {% generation %}: its marks say which tokens are the assistant's."""
     if not has_offsets(chat.tokenizer):
-        raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets).")
+        raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets), which drops "
+                         "no character.")  # fmt: skip
     if chat.asks:
         text = chat.text()
         ids, starts, _ = tokens_of(text, chat.tokenizer)
@@ -103,7 +103,7 @@ def _marked(chat: Chat) -> Tokens:
         for spans in found for start, end in spans
     ]  # fmt: skip
     _check_ends([int(np.searchsorted(starts, spans[-1][1])) for spans in found], ids, special)
-    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, starts, ends))
+    return Tokens(text, ids, _mask(runs, len(ids)), starts)
 
 
 def _in_piece(answer: answers.Answer, ids: np.ndarray, starts: np.ndarray, special: Specials) -> Span:
