@@ -363,6 +363,7 @@ def local(tmp_path, monkeypatch):
     words.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     words.save_pretrained(tmp_path / "words")
     model = LocalModel(BASE, tokenizer=str(tmp_path / "words"))
+    model.loaded.resize_token_embeddings(len(words))
 
     def write(text, *, end=True):
         ids = words(text, add_special_tokens=False)["input_ids"] + [words.eos_token_id] * end

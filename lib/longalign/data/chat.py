@@ -78,7 +78,7 @@ def encode(
     tokens, removed = fit(chat, max_length)
     labels = np.where(tokens.targets, tokens.ids, np.int32(IGNORE_INDEX))
     masked = sum(m["role"] == "assistant" and not is_target(m) for m in chat.messages)
-    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text))
+    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text), tokens.lost)
 
 
 def encode_prompt(

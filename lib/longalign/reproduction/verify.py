@@ -184,7 +184,8 @@ def _pool(table: pd.DataFrame, name: str) -> dict[str, pd.Series | str]:
 
 
 def _with_tolerance(tables: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """The tables with their column `tolerance`, NaN where the reference has one seed only."""
+    """The tables with their column `tolerance`: where the reference has one seed of all that is alike, arithmetic's
+    alone, NaN where it has none."""
     if not tables:
         return {}
     pooled = pd.concat(spread for _, spread in tables.values()).groupby(["metric", "task"])[["sum", "df"]].sum()
@@ -195,6 +196,7 @@ def _with_tolerance(tables: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> dic
         spread = pooled.reindex(which).reset_index(drop=True)
         factor = distributions.t.ppf(1 - FAMILY / 2 / family, spread.df.clip(lower=1)) * np.sqrt(2)
         deviation = np.sqrt(spread["sum"] / spread.df.where(spread.df > 0))
+        deviation = deviation.fillna(0.0) if "seed" in both else deviation
         found[name] = both.assign(tolerance=factor * deviation + ARITHMETIC * both.theirs.abs() + SMALLEST)
     return found
 

@@ -47,10 +47,14 @@ def in_texts(
 
     The haystack is the texts one after the other, again from the first where they are too short; its length holds the
     needle, which stands between the two sentences that are nearest to its depth in tokens. `answer` is what must be
-    found. Raises ValueError for texts without a sentence, lengths without room, and a needle without this answer.
+    found. Raises ValueError for texts without a sentence, lengths without room, a needle
+    without this answer, and an answer that stands elsewhere, too.
     """
-    if answer.lower() not in needle.lower():
+    if not _plain(answer) or _plain(answer) not in _plain(needle):
         raise ValueError("the needle does not hold the answer that is looked for: correct --needle or --answer")
+    for where, text in (("the question", question), *(("a text of the haystack", text) for text in texts)):
+        if _plain(answer) in _plain(text):
+            raise ValueError(f"{where} holds the answer, {answer!r}, without the needle: take another --answer")
     sentences = [s for text in texts for s in _SENTENCE_END.split(text) if s.strip()]
     if not sentences:
         raise ValueError("the haystack holds no sentence: name other texts with --haystack")
