@@ -69,12 +69,12 @@ def metaspace_tokenizer(template: str | None = PLAIN) -> PreTrainedTokenizerFast
     return _fast(backend, template)
 
 
-def latin_tokenizer() -> PreTrainedTokenizerFast:
+def latin_tokenizer(template: str | None = PLAIN) -> PreTrainedTokenizerFast:
     """Has no token for what is not a small letter, and says nothing of it."""
     vocabulary = {letter: index for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
     backend = Tokenizer(models.BPE(vocabulary, []))
     backend.add_special_tokens(SPECIAL)
-    return _fast(backend, PLAIN)
+    return _fast(backend, template)
 
 
 def word_tokenizer(template: str | None = PLAIN) -> PreTrainedTokenizerFast:

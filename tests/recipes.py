@@ -57,10 +57,12 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     class PackedTrainer(transformers.Trainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
 
+        def _prepare_inputs(self, inputs):
+            weights = inputs["loss_weights"].to(self.args.device)  # DeepSpeed's bf16 would round them
+            return {**super()._prepare_inputs(inputs), "loss_weights": weights}
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            loss = weighted_loss(model, inputs)
-            if model.training:
-                loss = loss * self.args.world_size  # DDP and ZeRO average over ranks
+            loss = weighted_loss(model, inputs) * (self.args.world_size if model.training else 1)  # engines average
             return (loss, {"loss": loss}) if return_outputs else loss
 
     args = transformers.TrainingArguments(
@@ -97,10 +99,12 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
     class PackedSFTTrainer(trl.SFTTrainer):
         loss_is_scaled_for_ga = True  # the weights already divide by the whole optimizer step
 
+        def _prepare_inputs(self, inputs):
+            weights = inputs["loss_weights"].to(self.args.device)  # DeepSpeed's bf16 would round them
+            return {**super()._prepare_inputs(inputs), "loss_weights": weights}
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            loss = weighted_loss(model, inputs)
-            if model.training:
-                loss = loss * self.args.world_size  # DDP and ZeRO average over ranks
+            loss = weighted_loss(model, inputs) * (self.args.world_size if model.training else 1)  # engines average
             return (loss, {"loss": loss}) if return_outputs else loss
 
     args = trl.SFTConfig(

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from longalign.evals.decoding import greedy
-from longalign.evals.forward import target_logits
+from longalign.evals.teacher_forced import target_logits
 from longalign.recipe import own_attention
 from longalign.recipe.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
 from longalign.recipe.attention import register_attention

@@ -1,7 +1,8 @@
 """Settings of a Trainer under which a plan would not be trained as it is are refused by their names."""
 
 import pytest
-from transformers import TrainingArguments
+from accelerate import ParallelismConfig
+from transformers import Trainer, TrainingArguments
 
 from longalign.recipe.batching import plan_packing
 from longalign.train import arguments
@@ -33,6 +34,27 @@ def test_the_settings_of_the_recipe_pass(tmp_path):
 def test_a_setting_that_would_change_the_loss_is_refused(tmp_path, change, told):
     with pytest.raises(ValueError, match=told):
         arguments.check(settings(tmp_path, **change), PLANS)
+
+
+def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):
+    steps = {"gradient_accumulation_kwargs": {"num_steps": 4}}
+    given = settings(tmp_path, gradient_accumulation_steps=1, accelerator_config=steps)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 4, but the plan was made for 2: make it for 4"):
+        arguments.check(given, PLANS)
+    arguments.check(given, [plan_packing([2, 4, 3], capacity=9, accumulation=4)])
+
+
+def test_processes_that_share_a_batch_are_refused(tmp_path):
+    given = settings(tmp_path)
+    given.parallelism_config = ParallelismConfig(tp_size=2)
+    with pytest.raises(ValueError, match="parallelism_config has 2 processes share a batch"):
+        arguments.check(given, PLANS)
+
+
+def test_a_trainer_that_would_divide_the_loss_once_more_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delattr(Trainer, "loss_is_scaled_for_ga")
+    with pytest.raises(ValueError, match="install transformers 5.19 or newer"):
+        arguments.check(settings(tmp_path), PLANS)
 
 
 def test_a_plan_for_other_ranks_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from chat_tokenizers import (
     ENDLESS,
@@ -240,12 +241,55 @@ def test_a_mark_that_stops_short_of_the_end_token_is_extended_to_it():
     )
 
 
+TURN_OF = "{% macro turn(m) %}<|im_start|>{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}"
+ASKED = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% else %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        TURN_OF + ASKED + "{{ turn(m) }}{% endif %}{% endfor %}",
+        "{% macro turn() %}<|im_start|>{{ caller() }}{% endmacro %}" + ASKED + "{% call turn() %}{% generation %}"
+        "{{ m.content }}<|im_end|>{% endgeneration %}{% endcall %}{% endif %}{% endfor %}",
+        ASKED.replace("messages", "messages recursive") + "<|im_start|>{%+ generation -%}\n {{ m.content }}<|im_end|>"
+        "{%- endgeneration %}{% endif %}{% endfor %}",
+        TURN_OF + ASKED + "{% set said = turn(m) %}{{ said | trim }}\n{% endif %}{% endfor %}",
+    ],
+    ids=["macro", "call", "recursive loop", "macro and filter"],
+)
+def test_what_a_template_marks_is_a_target_wherever_the_mark_stands(template):
+    tokenizer = byte_tokenizer(template)
+    encoded = encode(TWO_TURNS, tokenizer)
+    learnt = tokenizer.decode(encoded.labels[encoded.labels != IGNORE_INDEX])
+    assert learnt == "".join(m["content"] + "<|im_end|>" for m in TWO_TURNS if m["role"] == "assistant")
+
+
+def test_a_template_that_works_on_the_marked_text_is_refused():
+    template = TURN_OF + ASKED + "{{ turn(m)[:13] }}{% endif %}{% endfor %}"
+    with pytest.raises(DataError, match="what its {% generation %} marks cannot be told"):
+        encode(TWO_TURNS, byte_tokenizer(template))
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["found", "marked"])
+def test_a_blank_at_a_prompts_end_is_no_target_where_offsets_leave_blanks_out(marked):
+    said = "{% generation %}{{ m.content }}</s>{% endgeneration %}" if marked else "{{ m.content }}</s>"
+    tokenizer = byte_tokenizer(
+        ASKED.replace("{{ m.content }}", "Q: {{ m.content }} A:  ") + said + "{% endif %}{% endfor %}"
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    encoded = encode([user("w"), assistant("問yes"), user("w"), assistant("  no")], tokenizer)
+    assert tokenizer.decode(encoded.labels[encoded.labels != IGNORE_INDEX]) == "問yes</s>  no</s>"
+
+
 def test_what_a_tokenizer_lacks_is_said_once_and_is_no_fault_of_the_data():
-    without_template = byte_tokenizer(None)
+    without_template, by_chance = byte_tokenizer(None), byte_tokenizer()
+    by_chance.backend_tokenizer.model.dropout = 0.1
     for call, match in [
         (lambda: encode(TWO_TURNS, without_template), "no chat template"),
         (lambda: encode(TWO_TURNS, WORDS, chat_format="alpaca"), "unknown chat_format 'alpaca'"),
         (lambda: encode(TWO_TURNS, WithoutOffsets(BYTES["marked"])), "needs a fast tokenizer"),
+        (lambda: encode(TWO_TURNS, by_chance), "cuts words by chance: set the dropout in its tokenizer.json to null"),
+        (lambda: encode(TWO_TURNS, latin_tokenizer(MARKED)), "which drops no character"),
     ]:
         with pytest.raises(ValueError, match=match) as error:
             call()
@@ -258,7 +302,8 @@ def test_what_a_tokenizer_lacks_is_said_once_and_is_no_fault_of_the_data():
 
 def test_an_answer_for_which_the_tokenizer_has_no_token_is_refused():
     latin = latin_tokenizer()
-    assert len(encode([user("w"), assistant("a问b")], latin).input_ids) > 0
+    assert encode([user("w é"), assistant("a问b")], latin).lost == "é问"
+    assert encode([user("w"), assistant("a")], latin).lost == ""
     for chat_format in ("template", "llama"):
         with pytest.raises(DataError, match="empty answer .the tokenizer has no token for its text"):
             encode([user("w"), assistant("问")], latin, chat_format=chat_format)

@@ -1,5 +1,6 @@
 """The console command: JSON with exactly the promised keys, one line and status 2 for every refusal."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 import pytest
 
 from longalign.cli import main
+from longalign.cli.data_build import BuildOptions
+from longalign.cli.eval import EvalOptions
 from longalign.data import chat_formats
 from longalign.recipe import batching
 
@@ -40,6 +43,17 @@ def refused(capsys, *arguments):
     assert stopped.value.code == 2 and told.out == ""
     assert told.err.startswith("longalign: ") and told.err.count("\n") == 1
     return told.err
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["eval", "needle", "--out", "o"], EvalOptions),
+     (["data", "build", "--documents", "d", "--out", "o"], BuildOptions)],
+    ids=["eval", "data build"],
+)  # fmt: skip
+def test_every_option_of_a_command_has_its_field_in_the_dataclass(words, kind):
+    given = vars(main.parser().parse_args(words))
+    assert {*given} - {"run", "parser", "into"} == {field.name for field in dataclasses.fields(kind)}
 
 
 def test_a_plan_as_json_has_the_promised_keys_and_the_numbers_of_a_hand_made_plan(lengths, capsys):

@@ -414,6 +414,27 @@ def test_the_question_of_a_message_is_its_last_paragraph_line_or_sentence(conten
     assert (content[:lead], content[rest:]) == kept
 
 
+def test_a_message_that_another_one_quotes_is_not_taken_for_written():
+    drops = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    rule = "Answer as briefly as you can."
+    with pytest.raises(DataError, match=r"messages\[0\].content: template drops the field"):
+        encode([{"role": "system", "content": rule}, user(f"Why {rule}"), assistant("So.")], byte_tokenizer(drops))
+
+
+def test_questions_that_a_template_shortens_are_counted():
+    first_lines = byte_tokenizer(PLAIN.replace("{{ m.content }}", "{{ m.content.split('\n')[0] }}"))
+    assert encode([user("a document\nand a question"), assistant("yes")], first_lines).shortened == 1
+    assert encode([user(" a document "), assistant("yes")], first_lines).shortened == 0
+
+
+def test_marked_answers_may_end_otherwise_where_more_turns_follow():
+    tokenizer, last = tokenizer_for(HARMONY), "{%- else %}{{- '<|start|>' + m"
+    answers = HARMONY.replace("{%- if m.role == 'assistant' %}", "{%- if m.role == 'assistant' %}{% generation %}")
+    tokenizer.chat_template = answers.replace(last, "{% endgeneration %}" + last)
+    head = "<|start|>assistant<|channel|>final<|message|>"
+    assert targets(TWO, tokenizer) == [f"{head}first<|end|>", f"{head}second<|return|>"]
+
+
 def test_a_template_that_rewrites_contents_drops_none_of_them():
     tokenizer = tokenizer_for(SMOLLM3)
     tokenizer.chat_template = SMOLLM3.replace("{{ m.content + ", "{{ m.content[::-1] + ").replace("{{ '\n' }}", "")

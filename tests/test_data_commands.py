@@ -6,7 +6,7 @@ import os
 import pytest
 from transformers import LlamaConfig
 
-from chat_tokenizers import MARKED, PLAIN, assistant, byte_tokenizer, user, word_tokenizer
+from chat_tokenizers import MARKED, PLAIN, assistant, byte_tokenizer, latin_tokenizer, user, word_tokenizer
 from longalign.cli import show
 from longalign.cli.main import main
 from longalign.clients import local_model
@@ -50,6 +50,25 @@ def test_text_that_the_tokenizer_cannot_write_is_counted(tmp_path, capsys):
     assert main(command) == 0 and "2 of 12 tokens are [UNK]" in capsys.readouterr().err
 
 
+def test_text_that_the_tokenizer_leaves_out_is_counted(tmp_path, capsys):
+    latin_tokenizer().save_pretrained(tmp_path / "words")
+    file = rows(tmp_path / "a.jsonl", {"messages": [user("é w"), assistant("a 😀 b 😀")]})
+    command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
+    told = "3 characters are left out, for the tokenizer has no token for them: '😀' (2), 'é' (1)"
+    assert main(command) == 0 and told in capsys.readouterr().err
+
+
+def test_keys_that_nothing_reads_are_told(tmp_path, capsys):
+    file = rows(tmp_path / "a.jsonl", {"messages": SAID, "length": 3, "context": "A document.", "note": None},
+                {"messages": [{**SAID[0], "tool_responses": [1]}, SAID[1]], "context": "Another."})  # fmt: skip
+    assert main(["data", "tokenize", str(file), "--out", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().out.endswith("keys that nothing reads: 'context' (2), 'messages[].tool_responses' (1)\n")
+    byte_tokenizer("{{ messages[0].name }}" + PLAIN).save_pretrained(tmp_path / "words")
+    rows(tmp_path / "a.jsonl", {"messages": [{**SAID[0], "name": "Ann"}, SAID[1]]})
+    command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
+    assert main(command) == 0 and "keys that nothing reads" not in capsys.readouterr().out
+
+
 def test_a_template_that_writes_the_day_is_told(tmp_path, capsys):
     words = byte_tokenizer("{{ strftime_now('%d %b %Y') }}" + PLAIN)
     words.save_pretrained(tmp_path / "words")
@@ -81,12 +100,13 @@ def test_what_is_counted_of_answers_is_the_same_in_parts(tmp_path, monkeypatch):
     from longalign.data import tokenize_files
 
     masked = {"messages": [SAID[0], {**SAID[1], "weight": 0}, SAID[2], SAID[3]]}
-    file = rows(tmp_path / "a.jsonl", *[masked] * 20, {"messages": SAID})
+    file = rows(tmp_path / "a.jsonl", *[masked] * 20, {"messages": SAID, "context": "..."})
     stores = []
     for size in (10**9, 500):
         monkeypatch.setattr(tokenize_files, "PART_BYTES", size)
         stores.append(tokenize_jsonl(file, WORDS, tmp_path / f"{size}", workers=1, progress=lambda *told: None))
     assert stores[0].manifest == stores[1].manifest and stores[0].manifest["masked_answers"] == 20
+    assert stores[0].manifest["unread_keys"] == {"context": 1}
 
 
 @pytest.mark.parametrize(

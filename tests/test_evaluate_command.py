@@ -124,7 +124,7 @@ def test_needles_in_generated_and_in_own_texts(tmp_path, capsys):
     assert run("needle", "--model", BASE, *size, "--out", tmp_path / "generated") == 0
     assert len(items(tmp_path / "generated")) == 12 and "100 tokens" in capsys.readouterr().out
     text = tmp_path / "text.md"
-    text.write_text("Marlow leads here. Nobody spoke of the lantern. " * 30)
+    text.write_text("Marlow leads here. Nobody spoke of the harbour. " * 30)
     hidden = ("--needle", "The word is lantern.", "--question", "What is the word?", "--answer", "lantern")
     assert run("needle", "--model", BASE, *size, "--haystack", text, *hidden, "--out", tmp_path / "own") == 0
     assert len(items(tmp_path / "own")) == 4
@@ -152,7 +152,7 @@ def test_questions_without_an_answer_are_missing_in_the_table_and_in_every_later
 
 def test_a_needle_that_would_be_cut_out_is_refused_before_anything_is_asked(tmp_path, capsys):
     text = tmp_path / "text.md"
-    text.write_text("Marlow leads here. Nobody spoke of the lantern. " * 60)
+    text.write_text("Marlow leads here. Nobody spoke of the harbour. " * 60)
     size = ("--lengths", 290, "--depths", 5, "--haystack", text, "--out", tmp_path / "out")
     assert run("needle", "--model", BASE, "--window", 300, *size) == 2
     assert "take shorter --lengths" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from longalign.evals.exact_match import answer_match, exact_match, fact_match, target_hits
+from longalign.evals.teacher_forced import answer_match, exact_match, fact_match, target_hits
 from longalign.train.models import new_model
 
 

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from longalign.common.typed import ConfigError
+from longalign.common.config import ConfigError
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import execute as ex
-from longalign.reproduction import files, outcomes, terminal
+from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.parameters import declared_parameters
 
 PARAMETERS = (
@@ -193,12 +193,12 @@ def test_a_whole_execution_lists_what_it_wrote_and_leaves_no_marks_of_an_earlier
     assert ex.main([str(notebook(runs, "'right'", writes)), "--profile", "smoke"]) == 0
     outcome = outcomes.read("smoke", "01_small")
     assert outcome.state == outcomes.EXECUTED and sorted(outcome.files) == ["fill.csv", "notebooks/01_small.ipynb"]
-    assert files.damaged("smoke", ["01_small"]) == {}
+    assert outcomes.damaged("smoke", ["01_small"]) == {}
     cells = nbformat.read(runs / "run" / "smoke" / "notebooks" / "01_small.ipynb", 4).cells
     assert not any({"stopped-here", "not-run"} & set(cell.metadata.get("tags", [])) for cell in cells)
     with (runs / "run" / "smoke" / "fill.csv").open("a") as file:
         file.write("3\n")
-    assert files.damaged("smoke", ["01_small"]) == {"01_small": ["fill.csv"]}
+    assert outcomes.damaged("smoke", ["01_small"]) == {"01_small": ["fill.csv"]}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from longalign.common import paths
 from longalign.data.store import TokenStore
 from longalign.experiments import design, pages
+from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm
 from longalign.experiments.evaluations import LOSS
 from longalign.experiments.profiles import load_profile
@@ -23,7 +24,7 @@ def profile(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LONGALIGN_RUNS", str(tmp_path_factory.mktemp("experiments")))
         profile = load_profile("smoke")
-        windows = [design.extension(design.windowed(profile, w), "mini-7b") for w in profile.windows]
+        windows = [design.extension(Start(design.windowed(profile, w), "mini-7b")) for w in profile.windows]
         starts = [*design.long_bases(profile), design.short_continual_training(profile), *windows]
         workers.execute_all(starts, workers=2)
         yield profile
@@ -57,18 +58,28 @@ def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):
     assert first.training["seed"] != second.training["seed"]
 
 
+def test_a_training_has_the_settings_of_the_profile_but_for_what_makes_its_arm(profile):
+    marked = dataclasses.replace(profile.training, beta1=0.8, weight_decay=0.1, checkpoint_every=7, capacity=2048)
+    arms = design.methods(dataclasses.replace(profile, training=marked), 1)
+    of_an_arm = {"rows", "accumulation", "exponent"}
+    for run in arms.values():
+        shared = {name: value for name, value in marked.shared().items() if name not in of_an_arm}
+        assert shared.items() <= dataclasses.asdict(TrainingConfig(**run.training)).items()
+
+
 def test_a_seed_starts_from_the_base_of_its_number_modulo_the_bases_and_each_base_reads_its_own_documents(
     profile, tmp_path, monkeypatch
 ):  # fmt: skip
     for number in range(3):
         (tmp_path / folder_name("mini-6b", number)).symlink_to(paths.bases() / "mini-6b")
+    start = Start(profile, "mini-6b")
     monkeypatch.setattr(paths, "bases", lambda: tmp_path)
     monkeypatch.setitem(RECIPES, "mini-6b", Recipe(count=3))
     long_bases = design.long_bases(profile, "mini-6b")
     assert [Path(run.start).name for run in long_bases] == ["mini-6b", "mini-6b-1", "mini-6b-2"]
     assert design.long_bases(profile, "mini-6b", seeds=[4, 7]) == long_bases[1:2]
     assert len({data(run) for run in long_bases}) == len({run.training["seed"] for run in long_bases}) == 3
-    runs = [design.fine_tuning(profile, "mini-6b", method="sorted", seed=seed) for seed in range(5)]
+    runs = [design.fine_tuning(start, method="sorted", seed=seed) for seed in range(5)]
     assert [run.start for run in runs] == [str(long_bases[seed % 3].model) for seed in range(5)]
     arms = design.grid(profile, 4)
     short = [design.short_continual_training(profile, number) for number in range(3)]
@@ -82,7 +93,7 @@ def test_a_run_trains_those_long_bases_that_an_arm_starts_from(profile, tmp_path
     monkeypatch.setattr(workers, "execute_all", lambda jobs, workers: finished.append([job.label for job in jobs]))
     monkeypatch.setattr(design, "trainings", lambda arms: {})
     page, model = pages.Page("07_training_methods", "smoke"), profile.models[1]
-    arms = {Arm("sorted", model, 0): design.fine_tuning(profile, model, method="sorted")}
+    arms = {Arm("sorted", model, 0): design.fine_tuning(Start(profile, model), method="sorted")}
     with pytest.raises(KeyError):  # nothing was trained, so there is nothing to tell
         page.train(arms, first=design.long_bases(profile))
     assert finished == [[f"{model} context extension"], [arms[Arm("sorted", model, 0)].label]]
@@ -91,8 +102,8 @@ def test_a_run_trains_those_long_bases_that_an_arm_starts_from(profile, tmp_path
 def test_rates_fall_with_the_width_where_the_profile_says_so(profile):
     scaled = dataclasses.replace(profile, rate_width=96)
     for model, share in (("mini-7b", 1), ("mini-13b", 96 / 128)):
-        runs = [(design.extension(one, model), design.fine_tuning(one, model, method="sorted", start=design.extension(
-            profile, model))) for one in (profile, scaled)]  # fmt: skip
+        base, starts = design.extension(Start(profile, model)), [Start(one, model) for one in (profile, scaled)]
+        runs = [(design.extension(one), design.fine_tuning(one, method="sorted", base=base)) for one in starts]
         for one, of_its_width in zip(*runs, strict=True):
             assert of_its_width.training["learning_rate"] == pytest.approx(share * one.training["learning_rate"])
 

@@ -146,6 +146,11 @@ def test_settings_that_cannot_be_read_are_refused_for_end_tokens_stand_there(tmp
         LocalModel(str(tmp_path))
 
 
+def test_an_end_token_that_is_no_number_is_refused(asking):
+    with pytest.raises(ValueError, match="eos_token_id holds '</s>', which is no token's number"):
+        LocalModel(str(asking(eos_token_id=[1, "</s>"])))
+
+
 def test_a_model_whose_attention_only_its_own_code_computes_answers_by_that(tmp_path):
     sizes = {"vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
              "head_dim": 8, "num_attention_heads": 4, "num_key_value_heads": 2, "query_pre_attn_scalar": 8}  # fmt: skip

@@ -13,7 +13,7 @@ from longalign.clients.reply_store import Replies, Reply, Request
 from longalign.evals.benchmarks.questions import Answer
 from longalign.evals.judges import judges, prompts, scoring
 from longalign.evals.judges.judges import Case, Judgment, ModelJudge, Rubric
-from longalign.evals.judges.ratings import Unrated, neutral, rating
+from longalign.evals.judges.prompts import Unrated, neutral, rating
 
 SHOTS = (("Calis leads.", 10), ("Somebody leads.", 4), ("No.", 1))
 

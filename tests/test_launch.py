@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from longalign.common import paths
-from longalign.common.typed import ConfigError
+from longalign.common.config import ConfigError
 from longalign.data.store import TokenStore
 from longalign.recipe.balance import within_steps
 from longalign.recipe.cost import micro_batch_costs

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from longalign.common.typed import ConfigError
+from longalign.common.config import ConfigError
 from longalign.report.claim_schema import GPU, LAPTOP, load_ledger
 
 FIRST = {

@@ -128,6 +128,19 @@ def test_shapes_that_differ_and_fp16_are_refused():
         weighted_cross_entropy(hidden, weight, labels, loss_weights, chunk_size=0)
 
 
+def test_fp16_is_refused_where_the_model_changes_its_logits_too():
+    model, batch = tiny_llama().half(), model_batch()
+    model.lm_head = torch.nn.Linear(16, 32).half()
+    with pytest.raises(TypeError, match="underflow"):
+        weighted_loss(model, batch)
+
+
+def test_weights_that_were_rounded_to_bf16_are_refused():
+    batch = model_batch()
+    with pytest.raises(ValueError, match="loss_weights are torch.bfloat16, which rounds them.* _prepare_inputs"):
+        weighted_loss(tiny_llama(), {**batch, "loss_weights": batch["loss_weights"].bfloat16()})
+
+
 class LargestTensor(TorchDispatchMode):
     """Elements of the largest tensor that any operation returned, and how often a product was taken."""
 
@@ -230,6 +243,20 @@ def test_a_model_that_changes_its_logits_gives_the_plain_loss_and_gradient(chang
     for _ in range(2):  # seen in the first batch, known in the next
         compare_with_whole_logits(model, model_batch(), change, forward)
     assert model.lm_head.changed
+
+
+def test_a_learnt_scale_that_is_1_today_has_its_own_gradient():
+    model = tiny_llama()
+    scale = model.scale = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+    forward = model.forward
+
+    def scaled(**inputs):
+        outputs = forward(**inputs)
+        outputs.logits = outputs.logits * scale
+        return outputs
+
+    model.forward = scaled
+    compare_with_whole_logits(model, model_batch(), lambda logits: logits * scale, forward)
 
 
 def test_a_cap_of_the_logits_is_seen_however_small_the_loss_is():

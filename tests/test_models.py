@@ -11,6 +11,7 @@ from transformers import (
     Gemma3TextConfig,
     GlmConfig,
     GPT2Config,
+    GraniteMoeHybridConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -128,6 +129,15 @@ def test_a_model_that_is_stretched_already_or_has_no_rope_is_refused(tmp_path):
         models.load_model(saved(absolute, tmp_path / "c"), rope_factor=2)
 
 
+def test_a_model_that_does_not_rotate_is_not_extended_though_its_config_could_be(tmp_path):
+    layers = {"layer_types": ["attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 8}
+    folder = saved(GraniteMoeHybridConfig(**TINY, **layers, position_embedding_type="nope"), tmp_path)
+    for load in (models.load_model, models.outline):
+        load(folder)
+        with pytest.raises(ValueError, match="GraniteMoeHybridForCausalLM rotates nothing: it cannot be extended"):
+            load(folder, rope_factor=200)
+
+
 def test_a_folder_without_a_model_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="make bases"):
         models.load_model(tmp_path)
@@ -185,7 +195,7 @@ def test_the_recipe_still_gives_the_losses_that_the_committed_base_recorded(name
 
 @committed
 def test_a_committed_base_looks_facts_up_in_short_documents_where_a_fresh_one_cannot(name):
-    from longalign.evals.exact_match import token_recall
+    from longalign.evals.teacher_forced import token_recall
 
     probe = training_sets.recall_probe(pretraining.MAX_LENGTH, 60)
     fresh = models.new_model(name, vocab_size=len(tokenizer.load()), max_length=pretraining.MAX_LENGTH, seed=0)

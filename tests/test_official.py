@@ -2,22 +2,25 @@
 
 import copy
 import json
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
+from chat_tokenizers import byte_tokenizer
 from longalign.clients.client import Asker
 from longalign.clients.errors import Refused
 from longalign.clients.local_model import LocalModel, load_tokenizer
 from longalign.clients.reply_store import Replies, Reply, Request
 from longalign.common import paths
 from longalign.data.chat import encode_prompt
+from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError
 from longalign.evals import rubric
 from longalign.evals.benchmarks import answering, longbench, longbench_chat, mt_bench, needle, shipped, window
 from longalign.evals.benchmarks.catalogue import BENCHMARKS
-from longalign.evals.benchmarks.questions import MISSING, Answer, Question, language_of, read_answers, write
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, read_answers, write
 from longalign.evals.chat_answers import ANSWER_ROOM as ROOM
 from longalign.evals.decoding import greedy
 from longalign.evals.judges.prompts import SCALES
@@ -265,7 +268,11 @@ def test_a_haystack_that_is_too_short_begins_again_and_a_chinese_needle_needs_no
     assert found.turns[0].startswith("密码是蓝色。王安领头。李明读书。王安领头。") and found.language == "zh"
 
 
-@pytest.mark.parametrize(("texts", "more", "says"), [([""], {}, "no sentence"), (["A b."], {"answer": "no"}, "answer")])
+@pytest.mark.parametrize(("texts", "more", "says"), [
+    ([""], {}, "no sentence"), (["A b."], {"answer": "no"}, "answer"), (["A b."], {"answer": " "}, "answer"),
+    (["A b."], {"question": f"Is it to {needle.ANSWER}?"}, "the question holds the answer"),
+    (["A b.", f"We {needle.ANSWER}."], {}, "a text of the haystack holds the answer"),
+])  # fmt: skip
 def test_a_needle_that_cannot_be_hidden_is_refused(texts, more, says):
     with pytest.raises(ValueError, match=says):
         needle.in_texts(texts, WORDS, lengths=[50], depths=1, **more)
@@ -347,9 +354,10 @@ def local():
     return LocalModel(str(BASE))
 
 
-def test_a_local_model_answers_as_the_miniatures_own_evaluation_does(local):
+def test_a_local_model_answers_as_the_miniatures_own_evaluation_does():
     prompts = [q.turns[0] for q in longbench_chat.questions() if len(q.turns[0]) < 1500][:4]
     assert prompts
+    local = LocalModel(str(BASE), window=2048)  # they are longer than its own
     for prompt in prompts:
         messages = [{"role": "user", "content": prompt}]
         said = local.ask(Request(messages, max_tokens=ROOM)).text
@@ -370,6 +378,30 @@ def test_another_tokenizer_is_another_model(local, tmp_path):
     changed.add_tokens(["<another>"])
     changed.save_pretrained(tmp_path)
     assert LocalModel(str(BASE), tokenizer=str(tmp_path)).model != local.model
+
+
+def test_a_tokenizer_of_other_words_than_the_models_own_is_refused(tmp_path):
+    shutil.copytree(BASE, tmp_path / "model")
+    WORDS.save_pretrained(tmp_path / "model")
+    byte_tokenizer().save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"--tokenizer .*other: token \d+ is '.+' there, and .* leave --tokenizer out"):
+        LocalModel(str(tmp_path / "model"), tokenizer=str(tmp_path / "other"))
+
+
+def test_a_prompt_that_the_model_cannot_read_is_refused_and_a_reply_ends_with_the_window(local, capsys):
+    ask = [{"role": "user", "content": "Who guards? " * 8}]
+    room = local.window - len(encode_prompt(ask, WORDS))
+    assert 0 < local.ask(Request(ask, 10_000)).completion_tokens <= room
+    with pytest.raises(Refused, match="a prompt of 153 tokens leaves no room for a reply: .* reads 128"):
+        local.ask(Request([{"role": "user", "content": "Who guards? " * 50}], 8))
+    changed = copy.deepcopy(WORDS)
+    changed.add_tokens(["<another>"])
+    short = copy.copy(local)
+    short.tokenizer = changed
+    with pytest.raises(Refused, match=r"is none of the [0-9,]+ that .* knows"):
+        short.ask(Request([{"role": "user", "content": "<another>"}], 8))
+    LocalModel(str(BASE), window=500)
+    assert "--window 500: " in (told := capsys.readouterr().err) and "was made for 128 positions" in told
 
 
 def test_remote_code_is_not_run_whoever_is_asked(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from hub_server import serving
 from longalign.common import paths
 from longalign.data.chat_formats import format_of
 from longalign.data.store import TokenStore
-from longalign.experiments import base_models, design, training_data
+from longalign.experiments import design, training_data
+from longalign.experiments.base_models import Start, first, starts
 from longalign.experiments.profiles import load_profile
 from longalign.fetch import fetching
 from longalign.miniature import released_sets
@@ -96,16 +97,16 @@ def profile(tmp_path_factory):
 
 
 def test_models_come_with_tokenizers_that_write_longaligns_formats(profile):
-    formats = {model: format_of(base_models.encode(profile, model)) for model in profile.models}
+    formats = {start.model: format_of(start.encode) for start in starts(profile)}
     assert formats == {"chatglm3-6b-64k": "chatglm", "llama-2-7b-64k": "llama", "llama-2-13b-64k": "llama"}
-    assert type(load_model(base_models.short_base(profile, "chatglm3-6b-64k"))).__name__ == "GlmForCausalLM"
+    assert type(load_model(Start(profile, "chatglm3-6b-64k").folder)).__name__ == "GlmForCausalLM"
 
 
 def test_a_suite_holds_the_released_samples_in_the_format_and_tokens_of_each_model(profile):
     begins = {"chatglm3-6b-64k": "[gMASK]sop[Round 1]\n\n问：", "llama-2-7b-64k": "<s>[INST]"}
     for model, begin in begins.items():
-        store = training_data.suite_store(profile, "LongAlign-10k", model=model)
-        words = base_models.encode(profile, model)
+        start = Start(profile, model)
+        store, words = training_data.suite_store(start, "LongAlign-10k"), start.encode
         assert isinstance(store, TokenStore) and len(store) == 8 + 6 and store.lengths.max() <= WINDOW
         text = words.decode(store[0]["input_ids"]).replace(" [", "[").replace("sop ", "sop")
         assert text.startswith(begin + "Long ") and text.endswith("Yes.</s>"), text
@@ -119,14 +120,15 @@ def test_nothing_is_extended_and_trainings_start_at_what_was_fetched(profile):
     assert design.long_bases(profile) == []
     runs = design.model_scale(profile)
     assert {arm.model: run.start for arm, run in runs.items()} == {
-        model: str(base_models.short_base(profile, model)) for model in profile.models
+        start.model: str(start.folder) for start in starts(profile)
     }
     assert len({run.key for run in runs.values()}) == len(runs)
 
 
 def test_a_fetched_model_is_tried_by_lora_where_its_engine_has_no_devices(profile):
     model = "llama-2-7b-64k"
-    folder, encode = base_models.short_base(profile, model), base_models.encode(profile, model)
+    start = Start(profile, model)
+    folder, encode = start.folder, start.encode
     run = smoke.training(replace(profile, engine=Parallelism(ranks=8, zero=3)), model, folder, encode, whole=False)
     assert run.engine == {} and run.training["lora_rank"] == profile.training.lora_rank
     run.perform()
@@ -137,7 +139,7 @@ def test_a_fetched_model_is_tried_by_lora_where_its_engine_has_no_devices(profil
 def test_data_that_a_suite_needs_and_the_profile_does_not_name_are_asked_for(profile):
     less = replace(profile, sources=tuple(s for s in profile.sources if s.name != released_sets.ALPACA))
     with pytest.raises(ValueError, match="profile tiny: sources name LongAlign-10k, ShareGPT, and not LongAlpaca-12k"):
-        training_data.suite_store(less, "LongAlpaca-12k")
+        training_data.suite_store(first(less), "LongAlpaca-12k")
 
 
 @pytest.mark.slow

@@ -5,11 +5,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import peft
 import pytest
 import torch
 import yaml
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
@@ -136,6 +137,36 @@ def test_a_layer_that_mixes_rows_or_positions_is_refused(method):
     with pytest.raises(ValueError, match=r"cannot be trained in .*depends on the others") as told:
         preflight.preflight(mixing, method=method)
     assert "exact" not in str(told.value), "only advice that was tried is given"
+
+
+class Gated(nn.Module):
+    """Adds the sum over a row, by a gate that begins at 0."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp, self.gate = mlp, nn.Parameter(torch.zeros(()))
+
+    def forward(self, states):
+        return self.mlp(states) + self.gate * states.cumsum(1)
+
+
+@formats
+def test_what_is_going_to_mix_positions_is_refused_though_it_begins_at_0(dtype):
+    tried = model("llama", dtype)
+    tried.model.layers[0].mlp = Gated(tried.model.layers[0].mlp).to(dtype)
+    with pytest.raises(ValueError, match="depends on the others"):
+        preflight.preflight(tried)
+    assert tried.model.layers[0].mlp.gate == 0
+    tried.model.layers[0].mlp.gate.requires_grad_(False)
+    assert preflight.preflight(tried) == [], "it stays 0"
+
+
+def test_an_adapter_that_looks_for_its_tokens_in_a_row_is_refused_in_packs():
+    settings = peft.LoraConfig(target_modules=["q_proj"], alora_invocation_tokens=[5], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(model("llama"), settings)
+    with pytest.raises(ValueError, match=r"alora_invocation_tokens.* once in a row.*padded rows are exact"):
+        preflight.preflight(adapted)
+    assert preflight.preflight(adapted, method="naive") == []
 
 
 class Normed(nn.Module):
@@ -488,6 +519,26 @@ def test_a_folder_whose_weights_have_no_place_in_its_config_is_refused(job, tmp_
         load_model(path.parent / "model")
 
 
+def test_a_norm_behind_all_layers_is_no_part_that_may_lie_beside_them(tmp_path):
+    config = AutoConfig.for_model("opt", **DECODER)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert load_model(tmp_path).model.decoder.final_layer_norm is not None
+    settings = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "_remove_final_layer_norm": True}))
+    with pytest.raises(ValueError, match=r"there is no place for model.decoder.final_layer_norm.bias, "):
+        load_model(tmp_path)
+
+
+def test_a_classifier_with_tied_embeddings_is_refused_by_every_loader(tmp_path):
+    from longalign.clients.local_model import LocalModel
+
+    config = AutoConfig.for_model("llama", **DECODER, tie_word_embeddings=True)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    for load in (load_model, lambda where: LocalModel(str(where))):
+        with pytest.raises(ValueError, match="is a LlamaForSequenceClassification, which has no head of a language"):
+            load(tmp_path)
+
+
 def test_parts_that_a_language_model_does_not_have_may_lie_beside_it(job):
     folder = job().parent / "model"
     beside(folder, "vision.layers.0.weight", "mtp.layers.0.norm.weight", "model.layers.0.self_attn.rotary_emb.inv_freq")
@@ -503,8 +554,6 @@ def beside(folder, *names):
 
 
 def test_a_model_with_an_adapter_beside_its_weights_is_refused(job, capsys):
-    import peft
-
     path = job()
     folder = str(path.parent / "model")
     adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(task_type="CAUSAL_LM"))

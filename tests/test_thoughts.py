@@ -17,7 +17,7 @@ from longalign.common import paths
 from longalign.evals import chat_answers
 from longalign.evals.benchmarks import answering
 from longalign.evals.benchmarks.questions import Question, read_answers
-from longalign.evals.judges.ratings import Unrated, rating
+from longalign.evals.judges.prompts import Unrated, rating
 from longalign.miniature import tokenizer as miniature
 
 BASE = str(paths.bases() / "mini-7b")
@@ -363,6 +363,7 @@ def local(tmp_path, monkeypatch):
     words.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     words.save_pretrained(tmp_path / "words")
     model = LocalModel(BASE, tokenizer=str(tmp_path / "words"))
+    model.loaded.resize_token_embeddings(len(words))
 
     def write(text, *, end=True):
         ids = words(text, add_special_tokens=False)["input_ids"] + [words.eos_token_id] * end

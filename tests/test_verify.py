@@ -89,6 +89,7 @@ def moved(run, reference, kept):
         ]),
         ("packing", 0, {"packs": 1}, ["packing.csv, row 1, packs: 1"]),
         ("packing", 0, {"fill": 0.5}, ["packing.csv, row 1, fill: 0.5"]),
+        ("chat", "ceiling|0|ceiling", {"value": 9.0}, ["chat.csv, arm ceiling", "chat.csv, arm ceiling"]),
         ("method_loss", 800, {"loss": 9.0}, ["method_loss.csv, model"]),
         ("extension_loss", 3, {"tokens": 1}, ["extension_loss.csv, model"]),
         ("extension_recall", 3, {"count": 1}, ["extension_recall.csv, model"]),

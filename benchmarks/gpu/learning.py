@@ -43,7 +43,7 @@ from benchmarks.gpu import backends, learning_data, rows, timing
 from benchmarks.gpu.learning_data import Size
 from benchmarks.gpu.rows import Budget, Context, Row
 from longalign.common import paths
-from longalign.evals.exact_match import exact_match, token_recall
+from longalign.evals.teacher_forced import exact_match, token_recall
 from longalign.recipe.batching import plan_packing
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.dataset import PlannedDataset, measure

@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks import pilots
 from longalign.common import provenance
 from longalign.evals.scores import BEST, CHANCE
-from longalign.experiments import base_models, design, evaluations
+from longalign.experiments import design, evaluations
+from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.train.runs import Run
@@ -44,12 +45,12 @@ def settings(profile: Profile) -> dict[str, Profile]:
 def arms(profile: Profile, models: Iterable[str]) -> dict[Arm, Run]:
     """The arms of a setting; their long bases must have been trained."""
     found = {
-        Arm(method, model, seed): design.fine_tuning(profile, model, method=method, seed=seed)
+        Arm(method, model, seed): design.fine_tuning(Start(profile, model), method=method, seed=seed)
         for model in models for method in ("packing + loss weighting", "sorted") for seed in pilots.SEEDS
     }  # fmt: skip
     found |= {
         Arm("LongAlign-0k", model, seed): design.fine_tuning(
-            profile, model, method="sorted", suite="LongAlign-0k", seed=seed
+            Start(profile, model), method="sorted", suite="LongAlign-0k", seed=seed
         )
         for model in models if model == profile.models[0] for seed in pilots.SEEDS
     }  # fmt: skip
@@ -69,8 +70,7 @@ def measure(jobs: int = 1, profile: Profile | None = None) -> None:
 
 def scored(name: str, profile: Profile, models: Iterable[str], jobs: int = 1) -> list[dict[str, Any]]:
     """Train and score the arms of a setting; `experiment` is its name."""
-    starts = {(model, base_models.base_of(model, seed)) for model in models for seed in pilots.SEEDS}
-    execute_all([design.extension(profile, *start) for start in sorted(starts)], workers=jobs)
+    execute_all(design.long_bases(profile, *models, seeds=pilots.SEEDS), workers=jobs)
     trained = arms(profile, models)
     execute_all(list(trained.values()), workers=jobs)
     evaluated = design.evaluations(profile, trained, names=[*design.IN_TABLES, evaluations.LOSS])

@@ -27,7 +27,7 @@ _MODULES = {
     "data.tokenize_files": "tokenize_jsonl",
     "train.preflight": "preflight",
     "train.plan_trainer": "PlanTrainer",
-    "train.trainer": "TrainingConfig",
+    "train.config": "TrainingConfig",
 }
 """Where each public name is defined; a name is in one place."""
 _PLACES = {name: f"longalign.{module}" for module, names in _MODULES.items() for name in names.split()}

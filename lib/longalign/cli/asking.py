@@ -3,13 +3,13 @@
 Keys come from the environment: TEACHER_API_KEY, MODEL_API_KEY, JUDGE_API_KEY, or OPENAI_API_KEY for api.openai.com.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from longalign.cli.parsing import ServerOptions
 from longalign.clients import connect
 from longalign.clients.client import Asker
 from longalign.clients.local_model import LocalModel
@@ -18,7 +18,7 @@ from longalign.clients.reply_store import Request
 
 
 @contextmanager
-def open_asker(options: argparse.Namespace, role: str, replies: Path) -> Iterator[Asker]:
+def open_asker(options: ServerOptions, role: str, replies: Path) -> Iterator[Asker]:
     """The asker that the option of this role names; its replies are kept in a file."""
     opened = connect.open_asker(
         getattr(options, role), replies, role=role, name=getattr(options, f"{role}_name"),
@@ -41,7 +41,7 @@ def estimate(asker: Asker, requests: Iterable[tuple[Request, int]]) -> Estimate:
     return Estimate(left, known, prompts, replies)
 
 
-def tell(role: str, found: Estimate, options: argparse.Namespace) -> None:
+def tell(role: str, found: Estimate, options: ServerOptions) -> None:
     """The estimate on stderr, before anything is sent."""
     text = found.text(price=options.price, at_once=options.at_once, per_minute=options.per_minute)
     print(f"longalign: the {role} is asked {text}", file=sys.stderr, flush=True)
@@ -66,10 +66,3 @@ def count_tokens(messages: Sequence[Any], tokenizer: Any = None) -> int:
     if tokenizer is None:
         return sum(len(text.encode()) for text in texts) // 4
     return sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts)
-
-
-def config(options: argparse.Namespace) -> dict[str, Any]:
-    """The options as a record holds them: plain values, paths as they were given."""
-    kept = {name: value for name, value in vars(options).items() if name not in ("run", "parser")}
-    return {name: [str(v) for v in value] if isinstance(value, list) and value and isinstance(value[0], Path)
-            else str(value) if isinstance(value, Path) else value for name, value in kept.items()}  # fmt: skip

@@ -5,15 +5,15 @@
     long.report.json      what was left out and why, by document; faults of answers; what it was made with
 """
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longalign.cli.parsing import Parser, add_server_options, fail, positive, seed, share
+from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fail, positive, seed, share
 from longalign.clients.errors import THOUGHTS_ALONE, NoReply
 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
@@ -23,9 +23,29 @@ UNKNOWN = {"en": "What?", "zh": "什么？"}
 """Stands for a question that has not been proposed yet, where requests are counted."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(ServerOptions):
+    """The options of `longalign data build`; `add` says what each is."""
+
+    documents: list[Path]
+    teacher: str
+    teacher_name: str
+    teacher_thinking_tokens: int
+    out: Path
+    count: int | None
+    tokenizer: str | None
+    max_length: int
+    min_length: int | None
+    answer_tokens: int | None
+    chinese_share: float
+    license: str | None
+    seed: int
+
+
 def add(children: Any, top: Parser) -> None:
     """The subcommand and its options."""
-    command = top.add_child(children, "build", run, help="long instructions from documents, by Self-Instruct")
+    told = "long instructions from documents, by Self-Instruct"
+    command = top.add_child(children, "build", run, BuildOptions, help=told)
     command.add_argument("--documents", type=Path, nargs="+", required=True, metavar="PATH", help="folders or files")
     command.add_argument("--teacher", default="oracle", help="oracle (offline), a server's address, a model's folder")
     command.add_argument("--out", type=Path, required=True, help="the JSONL file")
@@ -40,7 +60,7 @@ def add(children: Any, top: Parser) -> None:
     add_server_options(command, "teacher")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: BuildOptions) -> None:
     """Read, draw, ask, check, write; leaves with status 1 where the teacher did not answer for some."""
     from longalign.cli import asking
     from longalign.cli.loading import load_tokenizer
@@ -69,18 +89,18 @@ def run(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _check_out(options: argparse.Namespace) -> None:
+def _check_out(options: BuildOptions) -> None:
     if options.out.is_dir():
         fail(f"--out {options.out} is a folder: name a file, such as {options.out / 'long.jsonl'}")
     if options.out.exists() and not _beside(options, "report.json").exists():
         fail(f"--out {options.out} is there already and was not built by this command: name another file")
 
 
-def _beside(options: argparse.Namespace, kind: str) -> Path:
+def _beside(options: BuildOptions, kind: str) -> Path:
     return options.out.with_name(f"{options.out.stem}.{kind}")
 
 
-def _items(options: argparse.Namespace, tokenizer: Any, answer_tokens: int) -> tuple[Sequence[Any], list[Any]]:
+def _items(options: BuildOptions, tokenizer: Any, answer_tokens: int) -> tuple[Sequence[Any], list[Any]]:
     from longalign.self_instruct import documents, draw
 
     own = [options.out, *(_beside(options, kind) for kind in ("replies.jsonl", "report.json"))]
@@ -106,7 +126,7 @@ def _items(options: argparse.Namespace, tokenizer: Any, answer_tokens: int) -> t
 
 @contextmanager
 def _teacher(
-    options: argparse.Namespace, items: Sequence[Any], words: int, answer_tokens: int
+    options: BuildOptions, items: Sequence[Any], words: int, answer_tokens: int
 ) -> Iterator[tuple[Any, Any]]:
     """The teacher, and what it asks with, None for the oracle; the estimate is told before."""
     from longalign.cli import asking
@@ -143,7 +163,7 @@ def _questions(teacher: Any, item: Any, known: Any) -> list[str]:
         return []
 
 
-def _tell(options: argparse.Namespace, outcomes: Sequence[Any], written: int) -> None:
+def _tell(options: BuildOptions, outcomes: Sequence[Any], written: int) -> None:
     from longalign.self_instruct import build
 
     found = build.faults(outcomes)
@@ -154,16 +174,15 @@ def _tell(options: argparse.Namespace, outcomes: Sequence[Any], written: int) ->
               + ", ".join(f"{count} {fault}" for fault, count in found.items()))  # fmt: skip
 
 
-def _report(options: argparse.Namespace, outcomes: Sequence[Any], refusals: Sequence[Any]) -> None:
+def _report(options: BuildOptions, outcomes: Sequence[Any], refusals: Sequence[Any]) -> None:
     """Written first: what stands beside a report is this command's own."""
-    from longalign.cli import asking
     from longalign.common import provenance
     from longalign.self_instruct import build
 
     counts = Counter(outcome.sample["type"] for outcome in outcomes if outcome.sample)
     dropped = {o.item.id: list(o.faults) for o in outcomes if o.sample is None and not o.error}
     provenance.write_record(
-        _beside(options, "report.json"), seeds=[options.seed], config=asking.config(options),
+        _beside(options, "report.json"), seeds=[options.seed], config=options.record(),
         results={"samples": sum(counts.values()), "types": counts, "faults": build.faults(outcomes),
                  "items without a sample": dropped,
                  "documents left out": [refusal._asdict() for refusal in refusals]},

@@ -9,20 +9,48 @@ Answers and judgments are separate steps: without --judge there are answers alon
 judged.
 """
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longalign.cli.parsing import Parser, add_server_options, fail, is_address, positive, seed
+from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fail, is_address, positive, seed
 
 BENCHMARKS = ("longbench-chat", "longbench", "needle", "mt-bench", "short")
 NEEDLE_OPTIONS = ("lengths", "haystack", "needle", "question", "answer")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(ServerOptions):
+    """The options of `longalign eval`; `add` says what each is."""
+
+    benchmark: str
+    model: str | None
+    model_name: str
+    model_thinking_tokens: int
+    judge: str | None
+    judge_name: str
+    judge_thinking_tokens: int
+    out: Path
+    data: Path | None
+    tokenizer: str
+    window: int | None
+    runs: int
+    zero_shot: bool
+    seed: int
+    limit: int | None
+    lengths: list[int] | None
+    depths: int
+    haystack: list[Path] | None
+    needle: str | None
+    question: str | None
+    answer: str | None
+
+
 def add(children: Any, top: Parser) -> None:
     """The subcommand and its options."""
-    command = top.add_child(children, "eval", run, help="a model's scores on a published benchmark, or its miniature")
+    told = "a model's scores on a published benchmark, or its miniature"
+    command = top.add_child(children, "eval", run, EvalOptions, help=told)
     command.add_argument("benchmark", choices=BENCHMARKS, metavar="BENCHMARK", help=", ".join(BENCHMARKS))
     command.add_argument(
         "--model",
@@ -49,7 +77,7 @@ def add(children: Any, top: Parser) -> None:
     add_server_options(command, "model", "judge")
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: EvalOptions) -> None:
     """Answer, judge, score; leaves with status 1 where something is missing."""
     from longalign.cli import eval_answers, eval_scores
 
@@ -64,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: EvalOptions) -> None:
     if options.out.is_file():
         fail(f"--out {options.out} is a file: name a folder")
     if options.benchmark != "needle" and (given := [name for name in NEEDLE_OPTIONS if getattr(options, name)]):

@@ -1,6 +1,5 @@
 """The first step of longalign eval: a benchmark's questions to a model, its answers to answers.jsonl."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.cli import asking
+from longalign.cli.eval import EvalOptions
 from longalign.cli.parsing import fail, is_address
 from longalign.clients.client import Asker
 from longalign.clients.errors import EndpointError, NoReply
@@ -22,7 +22,7 @@ from longalign.self_instruct import documents
 DERIVED = ("judgments.jsonl", "items.csv", "summary.json")
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: EvalOptions) -> int:
     """Answer, and say what came of it; returns how many questions have no answer."""
     server = is_address(options.model)
     if options.dry_run and not server:
@@ -82,7 +82,7 @@ def _advise(missing: Sequence[answering.Missing]) -> None:
 
 
 @contextmanager
-def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None]]:
+def _model(options: EvalOptions) -> Iterator[tuple[Asker, Any, int | None]]:
     """An asker of the model, its tokenizer and window, None where a server's are not given."""
     replies = options.out / "model.replies.jsonl"
     if is_address(options.model):
@@ -97,7 +97,7 @@ def _model(options: argparse.Namespace) -> Iterator[tuple[Asker, Any, int | None
             yield Asker(model, file, thinking_tokens=options.model_thinking_tokens), model.tokenizer, model.window
 
 
-def _questions(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
+def _questions(options: EvalOptions, tokenizer: Any) -> list[Question]:
     if options.benchmark == "needle":
         return _needles(options, tokenizer)
     benchmark = BENCHMARKS[options.benchmark]
@@ -113,7 +113,7 @@ def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | Non
                  "question and answer: take shorter --lengths")  # fmt: skip
 
 
-def _needles(options: argparse.Namespace, tokenizer: Any) -> list[Question]:
+def _needles(options: EvalOptions, tokenizer: Any) -> list[Question]:
     if tokenizer is None:
         fail("the lengths of haystacks are tokens: name the server's tokenizer with --tokenizer")
     if not options.lengths:

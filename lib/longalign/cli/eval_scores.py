@@ -1,11 +1,11 @@
 """The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from longalign.cli import asking
+from longalign.cli.eval import EvalOptions
 from longalign.cli.parsing import fail
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
@@ -19,7 +19,7 @@ from longalign.experiments.evaluations import COLUMNS
 Rows = list[dict[str, Any]]
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: EvalOptions) -> int:
     """Judge and score what is in the folder; returns how many judgments hold no rating."""
     answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
     if (found := answers[0].benchmark.replace("_", "-")) != options.benchmark:
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
 
 
-def short(options: argparse.Namespace) -> None:
+def short(options: EvalOptions) -> None:
     """ARC, HellaSwag, TruthfulQA and MMLU by lm-evaluation-harness: scores of all items, means on the screen."""
     from longalign.clients.local_model import LocalModel
     from longalign.evals.benchmarks import harness
@@ -51,11 +51,11 @@ def short(options: argparse.Namespace) -> None:
         means = harness.means(rows)
         print(f"{task:12} {means[task]:6.1f} %", flush=True)
         provenance.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
-    config = asking.config(options) | {"model": model.model}
+    config = options.record() | {"model": model.model}
     provenance.write_record(options.out / "summary.json", config=config, results={"percent": means})
 
 
-def _one_short(options: argparse.Namespace, model: Any, task: str) -> Rows:
+def _one_short(options: EvalOptions, model: Any, task: str) -> Rows:
     from longalign.evals.benchmarks import harness
 
     try:
@@ -68,7 +68,7 @@ def _one_short(options: argparse.Namespace, model: Any, task: str) -> Rows:
 
 
 def _judgments(
-    options: argparse.Namespace, answers: Sequence[Answer], benchmark: Benchmark
+    options: EvalOptions, answers: Sequence[Answer], benchmark: Benchmark
 ) -> list[judges.Judgment] | None:
     """The judgments, written; None where nothing was to be asked (--dry-run)."""
     cases = judges.cases_of(answers, benchmark.scale, _examples(options, answers))
@@ -92,7 +92,7 @@ def _judgments(
     return found
 
 
-def _examples(options: argparse.Namespace, answers: Sequence[Answer]) -> dict[str, Any] | None:
+def _examples(options: EvalOptions, answers: Sequence[Answer]) -> dict[str, Any] | None:
     """LongBench-Chat's scored answers, by the answers' ids."""
     if options.benchmark != "longbench-chat":
         return None
@@ -103,7 +103,7 @@ def _examples(options: argparse.Namespace, answers: Sequence[Answer]) -> dict[st
     return found
 
 
-def _template(options: argparse.Namespace) -> str:
+def _template(options: EvalOptions) -> str:
     return longbench_chat.template(options.data) if options.benchmark == "longbench-chat" and options.data else ""
 
 
@@ -124,7 +124,7 @@ def _by_metric(rows: Rows) -> dict[str, Rows]:
 
 
 def _write(
-    options: argparse.Namespace, answers: Sequence[Answer], tables: dict[str, Rows],
+    options: EvalOptions, answers: Sequence[Answer], tables: dict[str, Rows],
     judgments: Sequence[judges.Judgment],
 ) -> None:  # fmt: skip
     problems = scoring.problems(judgments)
@@ -142,6 +142,6 @@ def _write(
     provenance.write_csv(options.out / "items.csv", [row for rows in tables.values() for row in rows], columns=COLUMNS)
     named = {"answered by": answers[0].model, "judged by": judgments[0].judge if judgments else None}
     provenance.write_record(
-        options.out / "summary.json", config=asking.config(options), results=results, seeds=[options.seed], **named,
+        options.out / "summary.json", config=options.record(), results=results, seeds=[options.seed], **named,
         data_hash=provenance.hash_files(options.out / "answers.jsonl"),
     )  # fmt: skip

@@ -196,7 +196,7 @@ def run_train(options: argparse.Namespace) -> None:
 def run_fetch(options: argparse.Namespace) -> None:
     """A line for each source: where it lies, at which commit. What fails is told, and the others are fetched still."""
     from longalign.cli.loading import quiet_hub
-    from longalign.common.typed import nearest
+    from longalign.common.config import nearest
     from longalign.experiments.profiles import load_profile
     from longalign.fetch import benchmark_files, fetching
 
@@ -259,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns 0, or leaves with 2 (refused) or 130 (interrupted)."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        options.run(options.into.of(options) if options.into else options)
     except ModuleNotFoundError as error:
         fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
     except (ValueError, EndpointError, LockedError, WorkerDied) as error:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,10 +21,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**(options | {"allow_abbrev": False}))
         self.below: list[Parser] = []
 
-    def add_child(self, children: Any, name: str, run: Any = None, **options: Any) -> Parser:
-        """A subcommand, so that misspelt options of its own can be told apart from foreign ones."""
+    def add_child(self, children: Any, name: str, run: Any = None, into: Any = None, **options: Any) -> Parser:
+        """A subcommand, so that misspelt options of its own can be told apart from foreign ones; `run` gets its options
+        as the dataclass `into`, or where there is none as they are parsed."""
         child = children.add_parser(name, description=options.get("help"), **options)
-        child.set_defaults(run=run, parser=child)
+        child.set_defaults(run=run, parser=child, into=into)
         self.below.append(child)
         return child
 
@@ -45,6 +48,28 @@ def fail(message: object) -> NoReturn:
     """One line on stderr, exit status 2."""
     print(f"longalign: {' '.join(str(message).split())}", file=sys.stderr)
     sys.exit(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How models behind servers are asked (`add_server_options`); a command's own class adds what it asks of whom."""
+
+    at_once: int
+    per_minute: float | None
+    price: tuple[float, float] | None
+    timeout: float
+    dry_run: bool
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Any:
+        """What was given on the command line."""
+        return cls(**{field.name: getattr(given, field.name) for field in dataclasses.fields(cls)})
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, paths as they were given."""
+        return {name: [str(v) if isinstance(v, Path) else v for v in value] if isinstance(value, list)
+                else str(value) if isinstance(value, Path) else value
+                for name, value in dataclasses.asdict(self).items()}  # fmt: skip
 
 
 def add_server_options(command: Parser, *roles: str) -> None:

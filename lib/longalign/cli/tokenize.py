@@ -42,6 +42,9 @@ def run(options: argparse.Namespace) -> None:
     if lost:
         print(f"longalign: {lost:,} of {store.manifest['tokens']:,} tokens are {word}: the tokenizer has none for "
               "their text, and what it said is not learnt", file=sys.stderr)  # fmt: skip
+    if lost_characters := store.manifest.get("lost_characters"):
+        print(f"longalign: {sum(lost_characters.values()):,} characters are left out, for the tokenizer has no token "
+              f"for them: {_most(lost_characters)}", file=sys.stderr)  # fmt: skip
 
 
 def writes_the_day(store: Any, tokenizer: Any) -> bool:
@@ -52,8 +55,9 @@ def writes_the_day(store: Any, tokenizer: Any) -> bool:
 def unknown(store: Any, tokenizer: Any) -> tuple[str | None, int]:
     """The tokenizer's token for text that it cannot write, and how often it stands in a store; None and 0 where that
     token has another task, such as the end."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    word = tokenizer.unk_token or getattr(model, "unk_token", None)
+    from longalign.data.text_tokens import unknown_token
+
+    word = unknown_token(tokenizer)
     if word is None or word in (tokenizer.eos_token, tokenizer.bos_token):
         return None, 0
     return word, store.count(tokenizer.convert_tokens_to_ids(word))
@@ -67,5 +71,14 @@ def summary(name: str, store: Any) -> Iterator[str]:
     yield (f"cut to the maximum length: {told['truncated_sequences']:,} samples, {told['truncated_tokens']:,} tokens; "
            f"answers masked by weight or train: {told.get('masked_answers', 0):,}; "
            f"samples left out: {sum(told['dropped'].values()):,}")  # fmt: skip
-    if shortened := told.get("shortened_answers", 0):
-        yield f"of {shortened:,} answers the chat template writes only a part, such as no thoughts of earlier turns"
+    if shortened := told.get("shortened_messages", 0):
+        yield f"of {shortened:,} messages the chat template writes only a part, such as no thoughts of earlier turns"
+    if unread := told.get("unread_keys"):
+        yield f"keys that nothing reads: {ascii(_most(unread))[1:-1]}"
+
+
+def _most(counts: dict[str, int]) -> str:
+    """The ten that stand most often, each with its number."""
+    first = sorted(counts.items(), key=lambda item: -item[1])[:10]
+    more = f" and {len(counts) - 10:,} others" * (len(counts) > 10)
+    return ", ".join(f"{word!r} ({count:,})" for word, count in first) + more

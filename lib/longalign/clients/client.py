@@ -1,7 +1,7 @@
 """A model that many threads ask: what is known first, then the server, patiently; no question twice at a time.
 
-The price: a server that pauses everybody (429 with Retry-After) pauses every thread. What cannot be avoided: a request
-that the server worked on, but whose answer never arrived, is asked, and may be paid, again.
+A server that pauses everybody (429 with Retry-After) pauses every thread. What cannot be avoided: a request that the
+server worked on, but whose answer never arrived, is asked, and may be paid, again.
 """
 
 import threading

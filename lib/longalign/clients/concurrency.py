@@ -1,7 +1,7 @@
 """Work on many items at a time: results in the items' order whatever the order in which they came; nothing is lost.
 
-The price: an error that stops everything is told after what is under way has ended, since that is paid for; who
-interrupts twice does not wait for it.
+An error that stops everything is told after what is under way has ended, since that is paid for; who interrupts twice
+does not wait for it.
 """
 
 import queue

@@ -1,7 +1,4 @@
-"""Who answers or judges, by what it is called: a server's address, a model's folder, a file of replies.
-
-The price: what is called like a folder and like a file is what lies there.
-"""
+"""Who answers or judges, by what it is called: a server's address, a model's folder, a file of replies."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -21,7 +21,9 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     Raises ValueError where neither names one.
     """
     told = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    several = [told] if isinstance(told, int) else list(told or [])
+    several = [told] if isinstance(told, int | str) else list(told or [])
+    if wrong := [token for token in several if type(token) is not int]:
+        raise ValueError(f"generation_config.json: eos_token_id holds {wrong[0]!a:.40}, which is no token's number")
     found = sorted({*several, tokenizer.eos_token_id} - {None})
     if not found:
         raise ValueError("neither the model nor its tokenizer names a token that ends an answer: set eos_token_id in "

@@ -1,10 +1,10 @@
 """A model in this process that is asked as a server is: greedy answers (argmax), the same every time.
 
-What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`). The price:
-one request at a time, a forward pass for every token of the answer.
+What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`).
 """
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
+from longalign.clients.errors import Refused
 from longalign.clients.generation import end_tokens, tell_ignored
 from longalign.clients.reply_store import Reply, Request
 from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
+from longalign.data.store_tokenizer import another_word
 from longalign.train import saved
 from longalign.train.models import device
 
@@ -46,11 +48,16 @@ class LocalModel:
             raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
+        if tokenizer:
+            _check_words(name, tokenizer, self.tokenizer)
         is_base = (Path(name) / "record.json").is_file()  # of the committed ones, which are known to be miniatures
         self.borrowed = not tokenizer and not is_base and _without_tokenizer(name)
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
+        if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
+            print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
+                  "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
         self.ends = end_tokens(loaded, self.tokenizer)
         tell_ignored(loaded)
         self.model = self._identity()
@@ -58,14 +65,23 @@ class LocalModel:
 
     @torch.no_grad()
     def ask(self, request: Request) -> Reply:
-        """The most probable tokens after the messages, up to the end token or `max_tokens` of them."""
+        """The most probable tokens after the messages, up to the end token, `max_tokens` of them or the window's end.
+
+        Raises `Refused` for messages that fill the window.
+        """
         with self._alone:
             return self._ask(request)
 
     def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
+        room = min(request.max_tokens, self.window - prompt.shape[1])
+        if int(prompt.max()) >= (known := self.loaded.get_input_embeddings().num_embeddings):
+            raise Refused(f"token {int(prompt.max())} of its tokenizer is none of the {known:,} that {self.name} knows")
+        if room < 1:
+            raise Refused(f"a prompt of {prompt.shape[1]:,} tokens leaves no room for a reply: {self.name} reads "
+                          f"{self.window:,}")  # fmt: skip
         written = self.loaded.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=request.max_tokens, do_sample=False,
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=room, do_sample=False,
             use_cache=True, eos_token_id=self.ends, pad_token_id=self.tokenizer.pad_token_id or self.ends[0],
         )[0, prompt.shape[1] :].tolist()  # fmt: skip
         ended = bool(written) and written[-1] in self.ends
@@ -106,6 +122,15 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
 
 def _without_tokenizer(name: str) -> bool:
     return Path(name).is_dir() and not tokenizers.holds_tokenizer(Path(name))
+
+
+def _check_words(name: str, tokenizer: str, used: Any) -> None:
+    """Raises ValueError for a tokenizer in which an id is another word than in the model's own."""
+    if Path(name).is_dir() and tokenizers.holds_tokenizer(Path(name)):
+        if found := another_word(used, tokenizers.load(name)):
+            number, word, there = found
+            raise ValueError(f"--tokenizer {tokenizer}: token {number} is {word!r} there, and {there!r} in the model's "
+                             f"own, in {name}: leave --tokenizer out")  # fmt: skip
 
 
 def _check_folder(name: str) -> None:

@@ -1,6 +1,6 @@
 """Guarantees that a reply is on the disk before it is used, and that what was asked once is never asked again.
 
-The price: one fsync a reply.  The file is JSONL, a line for every reply in the order in which they came:
+The file is JSONL, a line for every reply in the order in which they came:
     {"key", "label", "model", "text", "finish", "prompt_tokens", "completion_tokens", "thoughts"}
 `key` is a hash of model, messages and settings, so the same question asked of the same model finds its reply, whichever
 server gave it. `text` is the reply and `thoughts` what a reasoning model thought before it, which is no part of the

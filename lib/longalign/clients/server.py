@@ -1,8 +1,8 @@
 """One request to an OpenAI-compatible server: a reply, or an error that says whether asking again can help.
 
-The price: retries are the caller's (`longalign.clients.client`), since the client's own know neither an error that
-comes with status 200 nor a reply that was cut short. Keys come from the environment alone and are taken out of every
-text that comes back, whatever a server writes into it.
+Retries are the caller's (`longalign.clients.client`), since the client's own know neither an error that comes with
+status 200 nor a reply that was cut short. Keys come from the environment alone and are taken out of every text that
+comes back, whatever a server writes into it.
 """
 
 import email.utils
@@ -80,17 +80,17 @@ class Server:
         return text.encode("utf-8", "replace").decode("utf-8")
 
     def _reply(self, said: Any) -> Reply:
-        if not isinstance(getattr(said, "choices", None), list) or not said.choices:
-            told = getattr(said, "error", None)
-            what = f"an error: {self.clean(str(told))}" if told else "a reply without choices"
+        choices, usage = getattr(said, "choices", None), getattr(said, "usage", None)
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message, told = getattr(choice, "message", None), getattr(said, "error", None) or getattr(choice, "error", None)
+        if told or message is None:
+            what = f"an error: {self.clean(str(told))}" if told else "a reply without choices that hold a message"
             raise Passing(f"{self.url} answered with {what}")
-        choice, usage = said.choices[0], getattr(said, "usage", None)
         self._tell_another(getattr(said, "model", None))
-        message = getattr(choice, "message", choice)
         text, thoughts = _parts(getattr(message, "content", None) or getattr(message, "refusal", None) or "")
         thoughts = thoughts or next(filter(None, (getattr(message, name, None) for name in THOUGHTS)), "")
         finish = getattr(choice, "finish_reason", None)
-        if not isinstance(text, str) or choice is None or isinstance(choice, str):
+        if not isinstance(text, str):
             raise Passing(f"{self.url} answered with a reply that is no text")
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         counts = (count if type(count) is int else None for count in tokens)
@@ -180,11 +180,13 @@ def _parts(content: Any) -> tuple[Any, str]:
     if not isinstance(content, list):
         return content, ""
     found: dict[bool, list[str]] = {True: [], False: []}
-    for part in content:
-        if isinstance(part, dict):
-            kind = part.get("type") in ("thinking", "reasoning")
-            told = part.get("text") or (part.get("thinking") or part.get("reasoning") if kind else "") or ""
-            found[kind].append(_parts(told)[0] if isinstance(told, list) else str(told))
+    for part in ({"text": part} if isinstance(part, str) else part for part in content):
+        if not isinstance(part, dict):
+            return None, ""
+        kind = part.get("type") in ("thinking", "reasoning")
+        told = part.get("text") or part.get("refusal") or (
+            part.get("thinking") or part.get("reasoning") if kind else "") or ""  # fmt: skip
+        found[kind].append(_parts(told)[0] if isinstance(told, list) else str(told))
     return "".join(found[False]), "".join(found[True])
 
 

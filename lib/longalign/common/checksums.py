@@ -1,6 +1,4 @@
 """Folders that are sealed when they are finished: one whose files have changed since, or were cut short, is not used.
-
-The price: every file is read once more after it was written, and once in each process that relies on it.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A number and where it came from are written together, and a file is either whole or absent.
 
-Every writer here goes through `atomic`: a temporary name in the same folder, flush, fsync, rename. The price: one fsync
-a file. Nothing here imports torch; versions come from package metadata.
+Every writer here goes through `atomic`: a temporary name in the same folder, flush, fsync, rename. Nothing here imports
+torch; versions come from package metadata.
 """
 
 from __future__ import annotations

@@ -160,6 +160,8 @@ def _marked_end(chat: Chat, index: int, text: str, mark: Span, special: Specials
     inside = [match.end() for match in own if match.end() <= end]
     if inside:
         return behind.end() if behind and behind.end() in (match.end() for match in own) else inside[-1]
+    if ends:  # the last answer has another end token
+        return end
     if not own or text[end : own[0].start()].strip():
         raise endless()
     return own[0].end()

@@ -1,6 +1,6 @@
 r"""Guarantees that the answers and their end tokens alone are targets, and that a prompt begins its training sequence.
 
-The price: a template in which an answer cannot be found exactly is refused, unless it marks the answers itself with
+A template in which an answer cannot be found exactly is refused, unless it marks the answers itself with
 {% generation %}.
 
 Formats.  "template" is the tokenizer's own chat template.  "llama" and "chatglm" are the two of LongAlign (arXiv
@@ -78,7 +78,7 @@ def encode(
     tokens, removed = fit(chat, max_length)
     labels = np.where(tokens.targets, tokens.ids, np.int32(IGNORE_INDEX))
     masked = sum(m["role"] == "assistant" and not is_target(m) for m in chat.messages)
-    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text))
+    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text), tokens.lost)
 
 
 def encode_prompt(

@@ -5,9 +5,9 @@ field that changes nothing is not known to the template, and is refused rather t
 """
 
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from longalign.data.jsonl import CARRIED, DataError, is_target
@@ -15,13 +15,15 @@ from longalign.data.jsonl import CARRIED, DataError, is_target
 CHAT_FORMATS = ("template", "llama", "chatglm")
 STAND_IN = "\ue000stand-in\ue001"
 """Stands in a message's place, to see what a template writes around it; its ends are characters that no text has."""
+READ = ("messages", "tools", "length", "weight", "train")
 SHORT = 16  # characters: a shorter message may stand in a text by chance
 
 Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
-_ONE_AT_A_TIME = threading.Lock()
-"""Transformers keeps what a template marks in one place for all threads, where also a text without marks writes."""
-_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_GENERATION = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
+_ENDGENERATION = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+"""Written where a template's marks begin and end; they are characters that no text has."""
 
 
 def format_of(tokenizer: Any) -> str:
@@ -65,7 +67,7 @@ class Chat:
         return self.chat_format == "template" and bool(_GENERATION.search(self._template()))
 
     def check_format(self) -> None:
-        """Raises ValueError for a format that there is not, and for a tokenizer without a chat template."""
+        """Raises ValueError for a format that there is not, and for a tokenizer by chance or without a template."""
         if self.chat_format not in CHAT_FORMATS:
             raise ValueError(f"unknown chat_format {self.chat_format!r}: one of {', '.join(CHAT_FORMATS)}.")
         if self.chat_format == "template" and not self.tokenizer.chat_template:
@@ -74,47 +76,49 @@ class Chat:
                 "chatglm."
             )
 
-    def text(self, *, ask: bool | None = None) -> str:
+        if getattr(getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None), "dropout", None):
+            raise ValueError("the tokenizer cuts words by chance: set the dropout in its tokenizer.json to null.")
+
+    def text(self, *, ask: bool | None = None, template: str | None = None) -> str:
         """The text of the conversation; after a question it goes on to where the answer begins, unless `ask` is False.
 
-        Raises DataError where the template refuses the messages.
+        `template` stands in for the tokenizer's own.  Raises DataError where the template refuses the messages.
         """
         if self.chat_format != "template":
             return _longalign_text(self.messages, self.chat_format)
-        ask = self.asks if ask is None else ask
-        return self._rendered(lambda messages: self.tokenizer.apply_chat_template(
-            messages, tools=self.tools, tokenize=False, add_generation_prompt=ask
-        ))  # fmt: skip
-
-    def marked_text(self) -> tuple[str, list[Span]]:
-        """The text of a conversation in a template with {% generation %}, and the characters that it marks."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        texts, marks = self._rendered(lambda messages: render_jinja_template(
-            [messages], tools=self.tools, chat_template=self._template(), return_assistant_tokens_mask=True,
-            add_generation_prompt=False, **self.tokenizer.special_tokens_map,
-        ))  # fmt: skip
-        joined: list[Span] = []
-        for start, end in marks[0]:
-            if joined and joined[-1][1] == start:
-                start = joined.pop()[0]
-            if start < end:
-                joined.append((start, end))
-        return texts[0], joined
-
-    def _template(self) -> str:
-        return self.tokenizer.get_chat_template(tools=self.tools)
-
-    def _rendered(self, render: Any) -> Any:
         from jinja2.exceptions import TemplateError
 
         own = ("weight", "train")  # they are this package's, and no template's
         messages = [{key: value for key, value in message.items() if key not in own} for message in self.messages]
         try:
-            with _ONE_AT_A_TIME:
-                return render(messages)
+            return self.tokenizer.apply_chat_template(
+                messages, tools=self.tools, chat_template=template, tokenize=False,
+                add_generation_prompt=self.asks if ask is None else ask,
+            )  # fmt: skip
         except (TemplateError, TypeError) as error:
             raise DataError("template refuses the messages", f"{error}", field="messages") from None
+
+    def marked_text(self) -> tuple[str, list[Span]]:
+        """The text of a conversation in a template with {% generation %}, and the characters that it marks.
+
+        The template writes where its marks are: what transformers counts is wrong in a macro and in a loop that is
+        recursive.  Raises DataError where the template then writes another text.
+        """
+        marked, text, joined, start = self.text(template=_with_marks(self._template())), "", [], 0
+        for piece in re.split(f"([{_OPEN}{_CLOSE}])", marked):
+            if piece == _OPEN:
+                start = joined.pop()[0] if joined and joined[-1][1] == len(text) else len(text)
+            elif piece != _CLOSE:
+                text += piece
+            elif start < len(text):
+                joined.append((start, len(text)))
+        if text != self.text():
+            detail = "what its {% generation %} marks cannot be told: it works on the marked text; mark what it writes"
+            raise DataError("template unsuitable", detail, field="messages")
+        return text, joined
+
+    def _template(self) -> str:
+        return self.tokenizer.get_chat_template(tools=self.tools)
 
 
 def check_fields(chat: Chat) -> None:
@@ -156,7 +160,8 @@ def check_contents(chat: Chat, text: str) -> None:
     for index, message in enumerate(chat.messages):
         content = message.get("content", "").strip()
         alone = len(content) > SHORT and not any(key in message for key in CARRIED)
-        if content and not (alone and content in text) and _is_dropped(chat, index):
+        often = sum(other.get("content", "").count(content) for other in chat.messages) if alone else 0
+        if content and not (alone and text.count(content) >= often) and _is_dropped(chat, index):
             detail = "the conversation reads the same without it"
             raise DataError("template drops the field", detail, field=f"messages[{index}].content")
 
@@ -170,10 +175,13 @@ def _is_dropped(chat: Chat, index: int) -> bool:
 
 
 def shortened(chat: Chat, text: str) -> int:
-    """Answers that are targets and of which the template writes only a part, as where it drops earlier thoughts."""
+    """Messages of which the template writes only a part, as where it drops earlier thoughts; results of tools, which it
+    may write as JSON, and answers that are no targets do not count."""
     if chat.chat_format != "template":
         return 0
-    return sum(is_target(message) and _is_shortened(chat, index, text) for index, message in enumerate(chat.messages))
+    looked_at = [index for index, message in enumerate(chat.messages)
+                 if message["role"] in ("system", "user") or is_target(message)]  # fmt: skip
+    return sum(_is_shortened(chat, index, text) for index in looked_at)
 
 
 def _is_shortened(chat: Chat, index: int, text: str) -> bool:
@@ -189,6 +197,20 @@ def _is_shortened(chat: Chat, index: int, text: str) -> bool:
             except DataError:  # the template needs it
                 continue
     return False
+
+
+def unread_keys(row: Mapping[str, Any], tokenizer: Any, chat_format: str) -> tuple[str, ...]:
+    """Keys of a sample and of its messages that say something and that neither this package nor the template reads.
+
+    >>> unread_keys({"messages": [{"role": "user", "content": "Why?", "id": 7}], "context": "..."}, None, "llama")
+    ('context', 'messages[].id')
+    """
+    template = str(tokenizer.chat_template) if chat_format == "template" else ""
+    found = {key: value for key, value in row.items() if key not in READ}
+    for message in row["messages"]:
+        found |= {f"messages[].{key}": value for key, value in message.items() if key not in READ + CARRIED + (
+            "role", "content") and key not in template}  # fmt: skip
+    return tuple(key for key, value in found.items() if value not in (None, [], {}, ""))
 
 
 def _longalign_text(messages: Messages, chat_format: str) -> str:
@@ -211,3 +233,10 @@ def _longalign_text(messages: Messages, chat_format: str) -> str:
                 form = f"[Round {turn}]\n\n问：{question}\n\n答："
             text, lead = text + "\n\n" * (turn > 1) + form, ""
     return text
+
+
+@lru_cache
+def _with_marks(template: str) -> str:
+    """A template that also writes where its marks begin and end; each tag takes the blanks around it as before."""
+    opened = _GENERATION.sub(rf"{{%\1 if true %}}{{{{ '{_OPEN}' }}}}{{% endif %}}{{% generation \2%}}", template)
+    return _ENDGENERATION.sub(rf"{{%\1 endgeneration %}}{{% if true %}}{{{{ '{_CLOSE}' }}}}{{% endif \2%}}", opened)

@@ -12,17 +12,21 @@ import numpy as np
 from longalign.data import answers
 from longalign.data.chat_formats import Chat, Span, check_contents
 from longalign.data.jsonl import DataError
-from longalign.data.text_tokens import Specials, has_offsets, tokens_before_text, tokens_end_at, tokens_of
+from longalign.data.text_tokens import Specials, has_offsets, lost_in, tokens_before_text, tokens_end_at, tokens_of
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A tokenized conversation: text, tokens, which are targets (with end tokens), where in the text they start."""
+    """A tokenized conversation: text, tokens, which are targets (with end tokens), where in the text they start.
+
+    `lost` are the characters of the text that the tokenizer has no token for, as far as it tells.
+    """
 
     text: str
     ids: np.ndarray  # int32 [T]
     targets: np.ndarray  # bool [T]
     starts: np.ndarray  # int64 [T], the character of the rendered text at which a token starts
+    lost: str = ""
 
 
 def tokenize(chat: Chat, *, cuts: Sequence[int] = ()) -> Tokens:
@@ -55,7 +59,7 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
     starts = np.concatenate([np.full(len(before), -1), starts])
     learnt = [(answer.start, answer.end) for index, answer in found.items() if answers.learns(chat, index)]
     runs = [(int(a), int(b) + 1) for a, b in (np.searchsorted(starts, span) for span in learnt)]
-    return Tokens(text, ids, _mask(runs, len(ids)), starts)
+    return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, tokenizer))
 
 
 def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
@@ -70,7 +74,7 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
         edges = [edge for answer in found.values() for edge in (answer.start, answer.end)]
         ids, starts, _ = tokens_of(text, tokenizer, cuts=[*begins, *edges, *cuts])
         runs = [_in_piece(answer, ids, starts, special) for answer in learnt]
-        return Tokens(text, ids, _mask(runs, len(ids)), starts)
+        return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, tokenizer))
     ids, starts, _ = tokens_of(text, tokenizer)
     torn = [begin for begin in begins if not tokens_end_at(begin, text, ids, starts, tokenizer)]
     if torn:
@@ -83,7 +87,8 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
 def _marked(chat: Chat) -> Tokens:
     """A template with {% generation %}: its marks say which tokens are the assistant's."""
     if not has_offsets(chat.tokenizer):
-        raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets).")
+        raise ValueError("a chat template with {% generation %} needs a fast tokenizer (one with offsets), which drops "
+                         "no character.")  # fmt: skip
     if chat.asks:
         text = chat.text()
         ids, starts, _ = tokens_of(text, chat.tokenizer)

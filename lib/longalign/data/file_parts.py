@@ -1,7 +1,7 @@
 """Guarantees that a file of lines is worked on by several processes as by one: the same results, the same first error.
 
-A part is a run of whole lines, some MiB long, known by its place and the sha256 of its bytes.  The price: the file is
-read twice, and every part is done by a process that is forked for it, with this process's memory as it is then.
+A part is a run of whole lines, some MiB long, known by its place and the sha256 of its bytes. Every part is done by a
+process that is forked for it.
 """
 
 import gc

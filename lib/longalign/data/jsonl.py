@@ -1,4 +1,4 @@
-"""Guarantees that bad data are named by file, line, field and reason; the price is that nothing is guessed.
+"""Guarantees that bad data are named by file, line, field and reason, and that nothing is guessed.
 
 Files in LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any other
 key}. They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
@@ -91,17 +91,17 @@ class Line:
             raise DataError("not an object", f"each line must be a JSON object, this one is {_kind(row)}")
         return row
 
-    def conversation(self) -> tuple[Any, Any]:
-        """`messages` and `tools` of the line as they are; raises DataError for a key that would change what is said."""
+    def conversation(self) -> dict[str, Any]:
+        """The object with `messages` and `tools` as they are; raises DataError for a key that would change what they
+        say."""
         row = self.row()
         for key, instead in _UNREAD.items():
             if row.get(key):
                 raise DataError("field is not read", instead, field=key)
-        messages = row.get("messages")
         _check_masks(row)
         for key in ("system", "system_prompt", "system_message"):
-            _check_system(key, row.get(key), messages)
-        return messages, row.get("tools")
+            _check_system(key, row.get(key), row.get("messages"))
+        return row
 
 
 def read_lines(

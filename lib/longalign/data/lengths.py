@@ -1,7 +1,4 @@
-"""Guarantees the lengths that a plan needs from whatever knows them, or a sentence that names file and line.
-
-The price: a JSONL file without lengths is tokenized to measure it, and what was tokenized is not kept.
-"""
+"""Guarantees the lengths that a plan needs from whatever knows them, or a sentence that names file and line."""
 
 import hashlib
 import itertools

@@ -1,8 +1,5 @@
 """Guarantees that a token store is whole or refused, and that using it needs memory for one sample at a time.
 
-The price: a sequence is read from the disk (or the page cache) each time it is asked for, and a store that is open
-holds two file descriptors.
-
 A store is a folder; n sequences, lengths 2, 4, 3 have the offsets 0, 2, 6, 9:
     tokens.bin          int32 [tokens], all sequences one behind the other
     targets.bin         uint8 [tokens], 1 where a token is a target

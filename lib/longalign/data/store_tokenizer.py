@@ -52,17 +52,24 @@ def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
         name = f" ({manifest['tokenizer']})" if "tokenizer" in manifest else ""
         return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: the tokenizer that "
                 f"made the store{name} is not there, or not as it was"]  # fmt: skip
+    if found := another_word(used, own):
+        number, word, there = found
+        raise ValueError(
+            f"the store was made with the tokenizer {manifest.get('tokenizer', tokenizers.MINIATURE)}, in which token "
+            f"{number} is {word!r}; in the model's own, in {model}, it is {there!r}: tokenize with --tokenizer {model}"
+        )
+    return []
+
+
+def another_word(used: Any, own: Any) -> tuple[int, str, str] | None:
+    """The first id that is one word in a tokenizer and another in a model's own, with both words; None without any."""
     added = {*own.get_added_vocab(), *used.get_added_vocab()}
     words = {number: word for word, number in own.get_vocab().items()}
     for word, number in sorted(used.get_vocab().items(), key=lambda item: item[1]):
         there = words.get(number, word)
         if there != word and not {there, word} & added:
-            raise ValueError(
-                f"the store was made with the tokenizer {manifest.get('tokenizer', tokenizers.MINIATURE)}, in which "
-                f"token {number} is {word!r}; in the model's own, in {model}, it is {there!r}: tokenize with "
-                f"--tokenizer {model}"
-            )
-    return []
+            return number, word, there
+    return None
 
 
 def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Guarantees that a token store appears whole or not at all: it is written beside its place and then renamed.
 
-The price: while an existing store is replaced, both are on the disk.  The format is described in
-`longalign.data.store`.
+The format is described in `longalign.data.store`.
 """
 
 import hashlib
@@ -9,6 +8,7 @@ import json
 import os
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ from longalign.data.jsonl import DataError, Line
 from longalign.recipe.array_types import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
-ANSWERS = ("masked_answers", "shortened_answers")  # counts that a manifest has where they are not 0
+NUMBERS = ("truncated_sequences", "truncated_tokens", "masked_answers", "shortened_messages")
+COUNTERS = {"lost_characters": "lost", "unread_keys": "unread"}  # of the manifest, by the field of `Encoded`
 VERSION = 1
 
 
@@ -29,7 +30,8 @@ VERSION = 1
 class Encoded:
     """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed.
 
-    `masked` counts answers that are no targets, `shortened` those of which the template writes only a part.
+    `masked` counts answers that are no targets, `shortened` messages of which the template writes only a part; `lost`
+    are the characters that the tokenizer has no token for, `unread` the keys of the sample that nothing reads.
     """
 
     input_ids: np.ndarray
@@ -37,6 +39,8 @@ class Encoded:
     truncated: int = 0
     masked: int = 0
     shortened: int = 0
+    lost: str = ""
+    unread: tuple[str, ...] = ()
 
 
 class StoreWriter:
@@ -53,7 +57,7 @@ class StoreWriter:
             raise DataError("not a token store", "it is there already; name another folder").at(folder)
         self.temporary = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
         self.offsets, self.counts, self.lines = array("q", [0]), array("q"), array("q")
-        self.truncated_sequences = self.truncated_tokens = self.masked_answers = self.shortened_answers = 0
+        self.numbers, self.counters = Counter(dict.fromkeys(NUMBERS, 0)), {name: Counter() for name in COUNTERS}
         self._stack, self._files = ExitStack(), {}
 
     def __enter__(self) -> "StoreWriter":  # noqa: PYI034 - Self needs Python 3.11
@@ -95,10 +99,15 @@ class StoreWriter:
         self.offsets.append(self.tokens + len(ids))
         self.counts.append(target_count(labels))
         self.lines.extend((line, offset))
-        self.truncated_sequences += sequence.truncated > 0
-        self.truncated_tokens += int(sequence.truncated)
-        self.masked_answers += int(sequence.masked)
-        self.shortened_answers += int(sequence.shortened)
+        found = (int(sequence.truncated > 0), int(sequence.truncated), int(sequence.masked), int(sequence.shortened))
+        told = {name: Counter(getattr(sequence, field)) for name, field in COUNTERS.items()}
+        self.count({**dict(zip(NUMBERS, found, strict=True)), **told})
+
+    def count(self, told: Mapping[str, Any]) -> None:
+        """Add what a manifest counts, as that of a part."""
+        self.numbers.update({name: told.get(name, 0) for name in NUMBERS})
+        for name, counter in self.counters.items():
+            counter.update(told.get(name, {}))
 
     def skip(self, line: Line, error: DataError) -> None:
         """Note a line that is left out in skipped.jsonl; of a line too long for memory only the beginning."""
@@ -121,9 +130,8 @@ class StoreWriter:
             "sequences": len(self),
             "tokens": self.tokens,
             "targets": sum(self.counts),
-            "truncated_sequences": self.truncated_sequences,
-            "truncated_tokens": self.truncated_tokens,
-            **{name: count for name in ANSWERS if (count := getattr(self, name))},
+            **{name: count for name, count in self.numbers.items() if count or name.startswith("truncated")},
+            **{name: dict(sorted(counter.items())) for name, counter in self.counters.items() if counter},
             "files": files,
             "sha256": hashlib.sha256("".join(files[name]["sha256"] for name in CONTENT).encode()).hexdigest(),
         }

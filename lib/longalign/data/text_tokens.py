@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from longalign.data.jsonl import VISIBLE
+
 
 def has_offsets(tokenizer: Any) -> bool:
-    """Whether a tokenizer can say which characters a token is made of."""
-    return bool(getattr(tokenizer, "is_fast", False))
+    """Whether a tokenizer can say which characters a token is made of; one that drops characters counts wrong."""
+    return bool(getattr(tokenizer, "is_fast", False)) and _of_dropped(tokenizer)[0] is None
 
 
 def tokens_of(
@@ -42,8 +44,38 @@ def tokens_of(
         ids.append(np.array(out["input_ids"], dtype=np.int32))
         found = out["offset_mapping"] if offsets else [(0, end - start)] * len(ids[-1])
         spans.append(np.array(found, dtype=np.int64).reshape(-1, 2) + start)
-    places = np.concatenate(spans)
-    return np.concatenate([np.zeros(0, dtype=np.int32), *ids]), places[:, 0].copy(), places[:, 1].copy()
+    starts, ends = np.concatenate(spans).T.copy()
+    blank = np.flatnonzero(starts == ends)  # of a tokenizer that leaves blanks out of its offsets
+    starts[blank] = np.minimum(starts[blank], np.maximum.accumulate(np.r_[0, ends])[blank])
+    return np.concatenate([np.zeros(0, dtype=np.int32), *ids]), starts, ends
+
+
+def unknown_token(tokenizer: Any) -> str | None:
+    """What a tokenizer writes for text that it has no token for, None where it has no such token."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    return tokenizer.unk_token or getattr(model, "unk_token", None)
+
+
+@lru_cache(maxsize=8)
+def _of_dropped(tokenizer: Any) -> tuple[list[int] | None, dict[str, list[int]]]:
+    """The tokens of a character that a tokenizer drops, None where it drops none; those of characters seen so far.
+
+    So do tokenizers (BPE) without a token for what is unknown: two characters that none knows become the same.
+    """
+    first, second = tokenizer(["\U0001f000", "\U0001f063"], add_special_tokens=False)["input_ids"]
+    unknown = tokenizer.convert_tokens_to_ids(word) if (word := unknown_token(tokenizer)) else None
+    return (first if first == second and unknown not in first else None), {}
+
+
+def lost_in(text: str, tokenizer: Any) -> str:
+    """The visible characters of a text that a tokenizer has no token for and writes nothing for."""
+    dropped, known = _of_dropped(tokenizer)
+    if dropped is None:
+        return ""
+    text = _pattern(frozenset(tokenizer.get_added_vocab())).sub("", text)
+    if new := sorted(set(text) - known.keys()):
+        known.update(zip(new, tokenizer(new, add_special_tokens=False)["input_ids"], strict=True))
+    return "".join(character for character in VISIBLE.findall(text) if known[character] == dropped)
 
 
 @dataclass(frozen=True)

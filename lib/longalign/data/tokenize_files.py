@@ -1,8 +1,8 @@
 """Guarantees that a JSONL file becomes a token store whole or not at all, and that a bad sample is named by its place.
 
 By any number of processes it becomes the same store, byte for byte; whatever ends them, the next call goes on from the
-parts of the file that were done.  The price: until the store is whole, its parts are on the disk beside it, so that
-tokenizing takes twice the room; and they stay there after a failure.
+parts of the file that were done. Until the store is whole, its parts are on the disk beside it, and they stay there
+after a failure.
 """
 
 import errno
@@ -16,7 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from typing import Any
 from longalign.common import provenance
 from longalign.common.source_hash import source_hash
 from longalign.data.chat import Encoded, encode, tokenizer_hash
-from longalign.data.chat_formats import format_of
+from longalign.data.chat_formats import format_of, unread_keys
 from longalign.data.file_parts import PART_BYTES, WHOLE, Part, Tell, cores, in_order, split
 from longalign.data.jsonl import DataError, Line, read_lines
 from longalign.data.store import TokenStore
-from longalign.data.store_writer import ANSWERS, StoreWriter, target_of
+from longalign.data.store_writer import StoreWriter, target_of
 
 TOO_LONG = "line too long"  # the reason of which skipped.jsonl has only the line's beginning
 WITHOUT = ("common.provenance", "data.tokenize_files.print_progress")
@@ -48,10 +48,11 @@ class Way:
     max_length: int | None
 
     def encode(self, line: Line) -> Encoded:
-        """The sequence of a line's messages and tools; raises DataError."""
-        messages, tools = line.conversation()
+        """The sequence of a line's messages and tools, with the keys that nothing reads; raises DataError."""
+        row = line.conversation()
         settings = {"chat_format": self.chat_format, "max_length": self.max_length}
-        return encode(messages, self.tokenizer, tools=tools, **settings)
+        sequence = encode(row.get("messages"), self.tokenizer, tools=row.get("tools"), **settings)
+        return replace(sequence, unread=unread_keys(row, self.tokenizer, self.chat_format))
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -195,10 +196,7 @@ class Job:
         """Add a part's samples with their places in the file; yields what the part left out."""
         for (number, offset), row in zip(store.lines.tolist(), store, strict=True):
             writer.add(Encoded(**row), line=part.lines + number, offset=part.start + offset)
-        writer.truncated_sequences += store.manifest["truncated_sequences"]
-        writer.truncated_tokens += store.manifest["truncated_tokens"]
-        for name in ANSWERS:
-            setattr(writer, name, getattr(writer, name) + store.manifest.get(name, 0))
+        writer.count(store.manifest)
         if not store.manifest["dropped"]:
             return
         with open(store.folder / "skipped.jsonl", encoding="ascii") as file:

@@ -107,7 +107,7 @@ def _without(tokens: Tokens, holes: Sequence[Hole], excess: int) -> Tokens:
         taken = min(hole.most, excess)
         kept[hole.cut(taken)] = False
         excess -= taken
-    return Tokens(tokens.text, tokens.ids[kept], tokens.targets[kept], tokens.starts[kept])
+    return Tokens(tokens.text, tokens.ids[kept], tokens.targets[kept], tokens.starts[kept], tokens.lost)
 
 
 def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int]:

@@ -1,8 +1,4 @@
-"""LongBench-Chat in miniature: long prompts cut in the middle to the model's window, greedy answers, exact points.
-
-Price: decoding takes a forward pass for every token of the longest answer, where the teacher-forced metrics take one
-for all.
-"""
+"""LongBench-Chat in miniature: long prompts cut in the middle to the model's window, greedy answers, exact points."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -3,8 +3,8 @@
 Prompts of about one length share a batch. They are read in packs, without padding, and the last layer only at their
 last tokens; then every pass writes one token of each answer, with all keys and values kept. Rows whose answer has ended
 leave. "The tokens it would get alone" holds up to the rounding of floating-point sums, which decides where two tokens
-are equally probable. Prompts of a model whose RoPE depends on the longest position are read one by one. The price: the
-model needs the attention "longalign", and keys and values of a whole batch are in memory.
+are equally probable. Prompts of a model whose RoPE depends on the longest position are read one by one. The model needs
+the attention "longalign".
 """
 
 import itertools

@@ -1,9 +1,9 @@
 """Intervals and tests for paired scores: exact for what they assume, and NaN where the data cannot carry them.
 
-Two sources of chance are kept apart. Seeds (draw and order of the training data): Student's t on the paired contrast
-of every seed. Items (the questions of a benchmark): a percentile bootstrap that draws the same items for all arms and
-seeds. The price: neither holds the other's chance, so both are shown. With one seed, or with seeds that do not differ
-at all, there is no t interval (NaN), and the items stand in.
+Two sources of chance are kept apart. Seeds (draw and order of the training data): Student's t on the paired contrast of
+every seed. Items (the questions of a benchmark): a percentile bootstrap that draws the same items for all arms and
+seeds. Neither holds the other's chance, so both are shown. With one seed, or with seeds that do not differ at all,
+there is no t interval (NaN), and the items stand in.
 """
 
 from __future__ import annotations

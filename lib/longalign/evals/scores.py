@@ -18,8 +18,7 @@ from transformers import PreTrainedModel
 
 from longalign.data import chat
 from longalign.evals.chat_answers import answers
-from longalign.evals.exact_match import answer_match, fact_match, target_hits
-from longalign.evals.likelihood import preferred, sequence_nll
+from longalign.evals.teacher_forced import answer_match, fact_match, preferred, sequence_nll, target_hits
 from longalign.miniature import tokenizer
 from longalign.recipe.array_types import IGNORE_INDEX
 

@@ -39,7 +39,7 @@ def heldout_loss(folder: Path | str, documents: list[dict[str, Any]]) -> dict[st
 
 
 def _sums(folder: Path | str, documents: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
-    from longalign.evals.likelihood import sequence_nll
+    from longalign.evals.teacher_forced import sequence_nll
     from longalign.train.models import load_model
 
     return sequence_nll(load_model(folder), documents)

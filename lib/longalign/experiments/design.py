@@ -2,8 +2,7 @@
 
 Notebooks that ask for the same model get the same run, so nothing is trained twice. A seed varies the draw of the
 training data, its order and (where a model has several) the base, which is a draw of its own weights, documents and
-context extension: the base of seed s is number s modulo their count (`base_models.base_of`). Benchmarks are the same
-for all seeds.
+context extension (`base_models.Start.of`). Benchmarks are the same for all seeds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +13,12 @@ from typing import Any, NamedTuple
 
 from longalign.data.store import TokenStore
 from longalign.experiments import base_models, training_data
+from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import LOSS, Evaluation, Scored
 from longalign.experiments.profiles import Profile
 from longalign.miniature import training_sets
 from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
-from longalign.train.runs import Run
+from longalign.train.runs import Run, extension_of
 
 # Table 3's methods: how sequences are batched, and how their losses are weighted (see longalign.recipe.dataset).
 METHODS = {
@@ -40,67 +40,61 @@ class Arm(NamedTuple):
     seed: int
 
 
-def extension(profile: Profile, model: str, base: int = 0, **changes: Any) -> Run:
+def extension(start: Start, **changes: Any) -> Run:
     """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
 
-    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `base` is the
-    number of the model's base, which reads documents of its own; `changes` are fields of the profile's extension.
+    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `changes` are
+    fields of the profile's extension.
     """
+    profile = start.profile
     settings = replace(profile.extension, **changes)
-    parts = [f"base-{base}"] if base else []
-    name = "-".join(["extension", *parts, *(f"{field}-{changes[field]}" for field in sorted(changes))])
-    store = training_data.extension_store(profile, model, name, settings, base=base)
+    parts = {"base": start.base} if start.base else {}
+    name = "-".join(["extension", *(f"{field}-{value}" for field, value in sorted((parts | changes).items()))])
+    store = training_data.extension_store(start, name, settings)
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
-        "learning_rate": base_models.rate_of(profile, model, settings.learning_rate), "seed": profile.seed + base,
+        "learning_rate": start.rate(settings.learning_rate), "seed": profile.seed + start.base,
         **({"accumulation": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
     }  # fmt: skip
     return Run(
-        " ".join([model, "context extension", *(f"of base {base}" for _ in parts)]), str(store.folder), training,
-        start=str(base_models.short_base(profile, model, base)),
-        rope_factor=settings.rope_factor, rope_type=settings.rope_type,
-        max_length=max(settings.max_length, profile.corpus.max_length), engine=profile.engine.run_settings(),
+        f"{start.folder.name if parts else start.model} context extension", str(store.folder), training,
+        start=str(start.folder), engine=profile.engine.run_settings(),
+        **extension_of(settings) | {"max_length": max(settings.max_length, profile.corpus.max_length)},
     )  # fmt: skip
 
 
 def fine_tuning(
-    profile: Profile,
-    model: str,
+    start: Start,
     *,
     method: str,
     suite: str = "LongAlign-10k",
     seed: int = 0,
-    start: Run | None = None,
+    base: Run | None = None,
     **changes: Any,
 ) -> Run:
-    """Supervised fine-tuning by one of `METHODS` from the seed's long base, or from the run `start`.
+    """Supervised fine-tuning by one of `METHODS` from the seed's long base, or from what the run `base` trained.
 
     That must have been trained: the run's key holds the hash of its weights. `changes` are fields of
-    `trainer.TrainingConfig` beside the profile's.
+    `TrainingConfig` beside the profile's.
     """
+    profile, model, start = start.profile, start.model, start.of(seed)
     settings = profile.training
     batching, weighting = METHODS[method]
     packed = batching == "packing"
-    training = {
-        "method": batching, "weighting": weighting, "epochs": settings.epochs,
-        "learning_rate": base_models.rate_of(profile, model, settings.learning_rate),
-        "schedule": settings.schedule, "warmup_ratio": settings.warmup_ratio, "beta1": settings.beta1,
-        "beta2": settings.beta2, "weight_decay": settings.weight_decay, "capacity": settings.capacity,
-        "rows": 1 if packed else settings.rows,
-        "accumulation": settings.packs_per_step if packed else settings.accumulation,
-        "packing_algorithm": settings.packing_algorithm, "seed": seed, "checkpoint_every": settings.checkpoint_every,
-    }  # fmt: skip
+    training = settings.shared() | {"method": batching, "weighting": weighting, "seed": seed}
+    training["learning_rate"] = start.rate(settings.learning_rate)
+    if packed:
+        training |= {"rows": 1, "accumulation": settings.packs_per_step}
     if batching == "sorted" and settings.group_size:
         training["group_size"] = settings.group_size
-    if weighting == "sequence":
-        training["exponent"] = settings.exponent
+    if weighting != "sequence":
+        training["exponent"] = 0.0
     if (model, method, suite) == (profile.models[0], "packing + loss weighting", "LongAlign-10k") and not changes:
         training["snapshots"] = settings.snapshots  # the learning curves' arm
-    store = training_data.suite_store(profile, suite, seed=seed, model=model)
-    base = base_models.base_of(model, seed)
-    if start is None and profile.extension.tokens:
-        start = extension(profile, model, base)
-    begin = str(start.model if start else base_models.short_base(profile, model, base))
+    store = training_data.suite_store(start, suite, seed=seed)
+    if base is None and profile.extension.tokens:
+        base = extension(start)
+    begin = str(base.model if base else start.folder)
     label = f"{model} {suite} {method} seed {seed}"
     # ranks share packs alone
     engine = profile.engine if packed else replace(profile.engine, sequence_parallel=1)
@@ -111,12 +105,11 @@ def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = Non
     """The context extension of `models` (all of the profile's, the largest first), of the bases that `seeds` start from
     or of all; to be finished before arms, which start there. None where the profile extends nothing: its models are
     long as they come."""
-    seeds = seeds if seeds is None else list(seeds)
+    starts = [Start(profile, model) for model in models or profile.models[::-1]] if profile.extension.tokens else []
+    drawn = None if seeds is None else list(seeds)
     return [
-        extension(profile, model, base)
-        for model in models or profile.models[::-1] if profile.extension.tokens
-        for base in base_models.numbers(model)
-        if seeds is None or base in {base_models.base_of(model, seed) for seed in seeds}
+        extension(one)
+        for start in starts for one in dict.fromkeys(map(start.of, range(start.count) if drawn is None else drawn))
     ]  # fmt: skip
 
 
@@ -126,26 +119,26 @@ def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     Sorted batching, so that a step holds the same number of sequences at every dose: with packs, a dose of short ones
     alone would have twice as many, and dose and batch size could not be told apart (the paper's 0k was not packed).
     """
-    model = profile.models[0]
+    start = base_models.first(profile)
     arms = {
-        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
         for suite in training_sets.DOSES
         for seed in profile.seeds_for(seeds, slow=suite in ("LongAlign-2.5k", "LongAlign-7.5k"))
     }
     for suite in ("LongAlign-0k", "LongAlign-5k"):
         for seed in profile.seeds_for(seeds, slow=True):
-            steps = _steps(arms[Arm("LongAlign-10k", model, seed)])
-            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, model, seed)]))
-            run = fine_tuning(profile, model, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
-            arms[Arm(f"{suite}, equal steps", model, seed)] = run
+            steps = _steps(arms[Arm("LongAlign-10k", start.model, seed)])
+            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, start.model, seed)]))
+            run = fine_tuning(start, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
+            arms[Arm(f"{suite}, equal steps", start.model, seed)] = run
     return arms
 
 
 def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 2: diverse long instructions against ones of two kinds on papers and books only (LongAlpaca's analogue)."""
-    model = profile.models[0]
+    start = base_models.first(profile)
     return {
-        Arm(suite, model, seed): fine_tuning(profile, model, method="sorted", suite=suite, seed=seed)
+        Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
         for suite in ("LongAlign-10k", "LongAlpaca-12k")
         for seed in profile.seeds_for(seeds, slow=suite == "LongAlpaca-12k")
     }
@@ -154,20 +147,20 @@ def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 3: four training methods on the first two models; what is packed on the first has all seeds."""
     return {
-        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
-        for model in profile.models[:2]
+        Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
+        for start in base_models.starts(profile)[:2]
         for method, (batching, _) in METHODS.items()
-        for seed in profile.seeds_for(seeds, slow=batching != "packing" or model != profile.models[0])
+        for seed in profile.seeds_for(seeds, slow=batching != "packing" or start.model != profile.models[0])
     }
 
 
 def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 4: the largest model, packed with loss weighting and sorted, beside the same of the other two."""
     return {
-        Arm(method, model, seed): fine_tuning(profile, model, method=method, seed=seed)
-        for model in profile.models
+        Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
+        for start in base_models.starts(profile)
         for method in ("packing + loss weighting", "sorted")
-        for seed in profile.seeds_for(seeds, slow=method == "sorted" or model != profile.models[0])
+        for seed in profile.seeds_for(seeds, slow=method == "sorted" or start.model != profile.models[0])
     }
 
 
@@ -183,20 +176,20 @@ def windowed(profile: Profile, window: int) -> Profile:
 
 def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """The second model extended to, and trained on instructions of, each of the profile's windows."""
-    model = profile.models[1]
+    starts = {window: Start(windowed(profile, window), profile.models[1]) for window in profile.windows}
     return {
-        Arm(f"window {window}", model, seed): fine_tuning(windowed(profile, window), model, method="sorted", seed=seed)
-        for window in profile.windows
+        Arm(f"window {window}", start.model, seed): fine_tuning(start, method="sorted", seed=seed)
+        for window, start in starts.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
 
 
 def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Weights w_i ~ N_i^a: from a = 0, the mean over sequences (LongAlign), to a = 1, the mean over tokens."""
-    model, method = profile.models[0], "packing + loss weighting"
+    start, method = base_models.first(profile), "packing + loss weighting"
     changes = {a: {} if a == profile.training.exponent else {"exponent": a} for a in EXPONENTS}
     return {
-        Arm(f"a = {a:g}", model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes[a])
+        Arm(f"a = {a:g}", start.model, seed): fine_tuning(start, method=method, seed=seed, **changes[a])
         for a in EXPONENTS
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -204,11 +197,10 @@ def exponents(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """All weights trained, or LoRA's update of them alone: the same samples, packs and steps."""
-    model, method, settings = profile.models[0], "packing + loss weighting", profile.training
-    rate = base_models.rate_of(profile, model, settings.lora_learning_rate)
-    update = {"lora_rank": settings.lora_rank, "learning_rate": rate}
+    start, method, settings = base_models.first(profile), "packing + loss weighting", profile.training
+    update = {"lora_rank": settings.lora_rank, "learning_rate": start.rate(settings.lora_learning_rate)}
     return {
-        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        Arm(name, start.model, seed): fine_tuning(start, method=method, seed=seed, **changes)
         for name, changes in {"all weights": {}, "LoRA": update}.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -216,10 +208,10 @@ def lora(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Packs in random order, and plans balanced by cost (`longalign.recipe.balance`), with other samples in a step."""
-    model, method = profile.models[0], "packing + loss weighting"
+    start, method = base_models.first(profile), "packing + loss weighting"
     ways = {"random packs": {}, "98 % full": {"balance": "fill"}, "like costs": {"balance": "compose"}}
     return {
-        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        Arm(name, start.model, seed): fine_tuning(start, method=method, seed=seed, **changes)
         for name, changes in ways.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -227,18 +219,18 @@ def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def short_continual_training(profile: Profile, base: int = 0) -> Run:
     """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
-    return extension(profile, profile.models[0], base, max_length=MAX_LENGTH)
+    return extension(base_models.first(profile).of(base), max_length=MAX_LENGTH)
 
 
 def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Long or short continual training, then fine-tuning with or without long instructions (arXiv 2410.02660)."""
-    model = profile.models[0]
-    starts = {"long": partial(extension, profile, model), "short": partial(short_continual_training, profile)}
+    start = base_models.first(profile)
+    bases = {"long": lambda seed: extension(start.of(seed)), "short": partial(short_continual_training, profile)}
     return {
-        Arm(f"{name} continual training, {suite}", model, seed): fine_tuning(
-            profile, model, method="sorted", suite=suite, seed=seed, start=start(base_models.base_of(model, seed))
+        Arm(f"{name} continual training, {suite}", start.model, seed): fine_tuning(
+            start, method="sorted", suite=suite, seed=seed, base=base(seed)
         )
-        for name, start in starts.items()
+        for name, base in bases.items()
         for suite in ("LongAlign-0k", "LongAlign-10k")
         for seed in profile.seeds_for(seeds, slow=True)
     }
@@ -246,7 +238,7 @@ def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Trainings with faults of the released code (`longalign.train.released_faults`), beside the same without them."""
-    model, packing = profile.models[0], "packing + loss weighting"
+    start, packing = base_models.first(profile), "packing + loss weighting"
     faults = {
         "packing + loss weighting": (packing, {}),
         "first packs cut": (packing, {"defect": "first packs"}),
@@ -257,14 +249,15 @@ def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
         "sorted, longest dropped": ("sorted", {"defect": "longest dropped"}),
     }
     return {
-        Arm(name, model, seed): fine_tuning(profile, model, method=method, seed=seed, **changes)
+        Arm(name, start.model, seed): fine_tuning(start, method=method, seed=seed, **changes)
         for name, (method, changes) in faults.items()
         for seed in profile.seeds_for(seeds, slow=True)
     }
 
 
 def _steps(run: Run) -> int:
-    from longalign.train.trainer import TrainingConfig, make_plans
+    from longalign.train.config import TrainingConfig
+    from longalign.train.trainer import make_plans
 
     return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
 
@@ -274,10 +267,11 @@ def evaluations(
 ) -> dict[Scored, Evaluation]:
     """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
     folder = str(training_data.benchmark_folder(profile))
+    tokenizers = {model: Start(profile, model).tokenizer for model in {arm.model for arm in arms}}
     return {
         Scored(*arm, name): Evaluation(
             " ".join(map(str, (*arm, name))), str(run.model), folder, name, profile.corpus.max_length,
-            train=run.store if name == LOSS else "", **base_models.tokenizer_of(profile, arm.model),
+            train=run.store if name == LOSS else "", **tokenizers[arm.model],
             **({"dtype": "bfloat16"} if profile.engine.bf16 else {}),
         )
         for arm, run in arms.items() for name in names

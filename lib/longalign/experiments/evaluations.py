@@ -1,7 +1,6 @@
 """Evaluations addressed by what determines them: a model is scored on a benchmark's items by the same code once.
 
-Every item's score is kept, so that intervals over items can be drawn later; tables are means over items. The price: a
-change of a scorer scores all models anew, and one of an item does so on its benchmark.
+Every item's score is kept, so that intervals over items can be drawn later; tables are means over items.
 """
 
 import csv

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 
 from longalign.common import paths, provenance
+from longalign.common.config import typed
 from longalign.common.source_hash import source_hash
-from longalign.common.typed import typed
 from longalign.experiments import design, evaluations
 from longalign.experiments.design import IN_TABLES, Arm
 from longalign.experiments.evaluations import Evaluation, Scored

@@ -1,7 +1,5 @@
 """Shows `longalign.experiments.paper_plan`'s report beside the paper's figures; what is simulated or assumed always
 says so.
-
-The price: a table of 100 columns for a terminal, or JSON; no figure.
 """
 
 from __future__ import annotations

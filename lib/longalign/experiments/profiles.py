@@ -1,7 +1,7 @@
 """Profiles are data: frozen, typed when loaded, and a misspelt key or a wrong type never gets past the loader.
 
-The price: every number a notebook may vary has a field here. One YAML file per profile in ``profiles/``; a key that is
-left out has the default below (the miniature of 1:64, see each class), a key that is not known is refused.
+Every number a notebook may vary has a field here. One YAML file per profile in ``profiles/``; a key that is left out
+has the default below (the miniature of 1:64, see each class), a key that is not known is refused.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from longalign.common import paths, strict_yaml
-from longalign.common.typed import ConfigError, nearest, typed
+from longalign.common import paths
+from longalign.common.config import ConfigError, nearest, read_yaml, typed
 from longalign.fetch.source import Source
 from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
+from longalign.train.config import TrainingSettings
 from longalign.train.parallelism import Parallelism
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
@@ -34,7 +33,7 @@ MOST_SEEDS, MOST_SEED = 1000, 2**32
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(TrainingSettings):
     """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step.
 
     Sorted batching takes groups of `group_size` sequences of about one length; 0 is `rows`, and where devices have one
@@ -42,22 +41,12 @@ class Training:
     """
 
     epochs: int = 3
-    learning_rate: float = 3e-3
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.03
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.0
-    capacity: int = 1024
-    sequences_per_step: int = 24
     rows: int = 4
     accumulation: int = 6
-    group_size: int = 0
+    sequences_per_step: int = 24
     packs_per_step: int = 3
-    exponent: float = 0.0
-    packing_algorithm: str = "next_fit"
+    group_size: int = 0
     snapshots: int = 12
-    checkpoint_every: int = 50
     lora_rank: int = 8
     lora_learning_rate: float = 1e-2
 
@@ -144,11 +133,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """
     path = _find(name_or_path)
     where = paths.relative(path)
-    try:
-        data = strict_yaml.load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
-    profile = typed(data, Profile, where=where)
+    profile = typed(read_yaml(path), Profile, where=where)
     _check_names(profile, where)
     if profile.name != path.stem:
         raise ConfigError(f"{where}: name is {profile.name!r}, but the file is called {path.stem!r}: make them equal")

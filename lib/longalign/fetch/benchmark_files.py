@@ -1,7 +1,7 @@
 """Guarantees that a benchmark's published files lie in a folder whole, from one commit, or not at all.
 
-The price: Git's hosts tell no hash of a file, so the first fetch notes what came, and any later one insists on the
-same. Files that arrived before an interruption are kept.
+Git's hosts tell no hash of a file, so the first fetch notes what came, and any later one insists on the same. Files
+that arrived before an interruption are kept.
 """
 
 import json

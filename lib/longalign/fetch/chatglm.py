@@ -6,9 +6,9 @@ query_key_value becomes three (queries of all heads, keys of all groups, values 
 gate_up_proj (gate first in both), both rotate neighbouring pairs of the first half of a head, and `rope_ratio` goes
 into the RoPE base: 10000 * rope_ratio.
 
-The price: about twice the largest shard is in memory, and the disk holds both models.  In half precision the logits
-may differ in the last digit, because transformers rounds in RMSNorm before the scale and ChatGLM3 after it.  Its
-tokenizer is another file's matter (`longalign.fetch.chatglm_tokenizer`).
+About twice the largest shard is in memory, and the disk holds both models. In half precision the logits may differ in
+the last digit, because transformers rounds in RMSNorm before the scale and ChatGLM3 after it. Its tokenizer is another
+file's matter (`longalign.fetch.chatglm_tokenizer`).
 """
 
 import json

@@ -1,9 +1,9 @@
 """Guarantees that ChatGLM3's tokenizer becomes one of transformers' own that gives the same tokens, without its code.
 
 ChatGLM3 has a sentencepiece model of pieces merged in pairs (BPE) and, in remote code alone, special tokens numbered
-after its last piece: [MASK] [gMASK] [sMASK] sop eop and one for each role. A text begins with [gMASK] sop. The price:
-the special tokens behind these two are named in the vocabulary and found in no text, not even where one spells them, as
-in the original, and text is all that this tokenizer reads: LongAlign's format of conversations has no roles.
+after its last piece: [MASK] [gMASK] [sMASK] sop eop and one for each role. A text begins with [gMASK] sop. The special
+tokens behind these two are named in the vocabulary and found in no text, not even where one spells them, as in the
+original, and text is all that this tokenizer reads: LongAlign's format of conversations has no roles.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Guarantees that what a profile names as a source is in its folder as it is needed, wherever it comes from.
-
-The price: asking for a folder reads all its files once in a process, to see that they are as they were; some seconds
-for a gigabyte.
-"""
+"""Guarantees that what a profile names as a source is in its folder as it is needed, wherever it comes from."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
 """Guarantees that a Llama in a GGUF file becomes a folder as Hugging Face saves models, no value of it changed.
 
-The price: four bytes a weight, in memory and on the disk, however few bits the file has for it.  transformers can read
-GGUF itself, but its reader forgets how the text is split before it is made into tokens (digits alone, for SmolLM:
-numbers behind several blanks become other tokens than the model has learned), and it saves no model that it has read.
+transformers can read GGUF itself, but its reader forgets how the text is split before it is made into tokens (digits
+alone, for SmolLM: numbers behind several blanks become other tokens than the model has learned), and it saves no model
+that it has read.
 
 Read are Llamas with tied embeddings and the byte-level tokenizer that llama.cpp calls "smollm"; others are refused.
 """

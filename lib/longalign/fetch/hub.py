@@ -1,10 +1,8 @@
 """Guarantees that a model or data set of the Hugging Face Hub lies in a folder whole, at one commit, or not at all.
 
-The price: every file is read twice after it arrived, for the Hub's hash and for the seal, and a conversion needs the
-room of both models.  What arrived before an interruption waits in `.NAME.part` beside the folder and is not fetched
-again; a file that was on its way then begins anew (a connection that breaks is taken up in the middle of a file).
-Python files of a repository are taken only with `remote_code`, weights in torch's format only where it has no
-safetensors.
+What arrived before an interruption waits in `.NAME.part` beside the folder and is not fetched again; a file that was on
+its way then begins anew (a connection that breaks is taken up in the middle of a file). Python files of a repository
+are taken only with `remote_code`, weights in torch's format only where it has no safetensors.
 """
 
 import errno

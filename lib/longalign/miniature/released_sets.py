@@ -5,7 +5,7 @@
     LongAlpaca-12k   a JSON list, {"instruction", "output"}
 
 arXiv 2401.18058: LongAlign-0k, -5k and -10k share ShareGPT's short samples, of which empty answers are removed; those
-over `max_short` tokens are left out here. The price: a JSON list is in memory at once (ShareGPT: some gigabytes).
+over `max_short` tokens are left out here.
 """
 
 import json

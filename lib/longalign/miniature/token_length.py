@@ -1,7 +1,7 @@
 """How many tokens a text has, in the tokenizer that samples are made for: the miniature's, unless another is named.
 
-The generator fills documents up to a number of tokens sentence by sentence, and asks here. The price: what it draws
-depends on what surrounds the call (`count_with`), and another tokenizer has to read every sentence.
+The generator fills documents up to a number of tokens sentence by sentence, and asks here. What it draws depends on
+what surrounds the call (`count_with`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

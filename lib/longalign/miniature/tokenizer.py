@@ -1,7 +1,7 @@
 """The miniature's tokenizer: whole words with their leading space, Chinese and digits by character, bytes for the rest.
 
 Lossless on every text (unknown words fall back to characters, unknown characters to bytes) and built from the corpus's
-word lists alone, so the same file comes out everywhere. Price: words outside the lists cost a token a character.
+word lists alone, so the same file comes out everywhere.
 """
 
 import re

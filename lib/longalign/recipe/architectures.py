@@ -52,12 +52,24 @@ def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     reason, found = why_not_padded(model, longest), next(mixers(model), None)
     reason = reason or why_not_loaded(_of_transformers(model))
+    if not reason and any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters(model)):
+        return (
+            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at tokens "
+            "that it looks for once in a row, not in each sequence of a pack; padded rows are exact (method: naive or "
+            "sorted)"
+        )
     if reason or not found:
         return reason
     return (
         f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one sequence "
         "of a pack into the next; padded rows are exact (method: naive or sorted)"
     )
+
+
+def _adapters(model: nn.Module) -> list[Any]:
+    """The settings of PEFT's adapters of a model."""
+    found = getattr(model, "peft_config", None)
+    return list(found.values()) if isinstance(found, Mapping) else []
 
 
 def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:

@@ -11,6 +11,7 @@ B = rows, T = tokens of a row, L = labels of a row, T or T + 1, D = hidden size,
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -59,13 +60,17 @@ def weighted_cross_entropy(
     compute = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         compute = torch.get_autocast_dtype(hidden.device.type)
-    if compute == torch.float16:
-        raise TypeError("the weights of long sequences underflow in float16; train in bfloat16 or float32.")
+    _refuse_float16(compute)
     is_target = labels[:, 1:] != IGNORE_INDEX
     rows = hidden[:, : labels.shape[1] - 1][is_target]
     targets, weights = labels[:, 1:][is_target], loss_weights[:, 1:][is_target]
     with torch.autocast(hidden.device.type, enabled=False):
         return _ChunkedSum.apply(rows, weight, targets, weights, compute, chunk_size, torch.is_grad_enabled())
+
+
+def _refuse_float16(*formats: torch.dtype) -> None:
+    if torch.float16 in formats:
+        raise TypeError("the weights of long sequences underflow in float16; train in bfloat16 or float32.")
 
 
 class _ChunkedSum(torch.autograd.Function):
@@ -181,6 +186,11 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
             "set remove_unused_columns=False."
         )
     labels, loss_weights = batch["labels"], batch["loss_weights"]
+    if loss_weights.dtype.itemsize < 4:
+        raise ValueError(
+            f"loss_weights are {loss_weights.dtype}, which rounds them to a few bits: a Trainer with DeepSpeed casts them "
+            "in its _prepare_inputs, so leave them out of it there, as the recipe of README.md does"
+        )
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
     reason = why_not_this_batch(model, inputs)
     if reason:
@@ -205,15 +215,25 @@ def _loss_in_the_head(model, head: LossHead, inputs, labels, loss_weights, read)
                 raise
             return None  # what comes behind the head takes logits alone
     shown = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
-    if len(returned) != 1 or shown.ndim or shown.item() != LossHead.MARK:
+    if len(returned) != 1 or shown.ndim or shown.item() != LossHead.MARK or not _is_of_the_head_alone(shown):
         return None
     return _Shown.apply(shown, returned[0])
+
+
+def _is_of_the_head_alone(shown: Tensor) -> bool:
+    """Whether nothing but what the head returned has part in the number: a scale that is learnt may be 1 today."""
+    node = shown.grad_fn
+    while node is not None and node.name() != _Shown.__name__ + "Backward":
+        before = [following for following, _ in node.next_functions if following is not None]
+        node = before[0] if len(before) == 1 else None
+    return node is not None or not shown.requires_grad
 
 
 def _loss_of_logits(model, inputs, labels, loss_weights, read: Int[Tensor, " N"]) -> Tensor:
     """From the logits that the model returns, at the N positions that predict a target (at one, without targets)."""
     with read_only_at(model, read, *inputs["input_ids"].shape):
         logits = logits_at(model, read if len(read) else read.new_zeros(1), inputs)
+    _refuse_float16(logits.dtype, *(parameter.dtype for parameter in itertools.islice(model.parameters(), 1)))
     if not len(read):
         return logits.sum() * 0.0
     is_target = labels[:, 1:] != IGNORE_INDEX

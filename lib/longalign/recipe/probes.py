@@ -90,6 +90,24 @@ def in_reach(model: nn.Module, size: int, *, longest: int) -> Iterator[None]:
             setattr(holder, name, value)
 
 
+@contextlib.contextmanager
+def begun(model: nn.Module) -> Iterator[None]:
+    """Within this context parameters that are to be trained and are all 0 have small random values: a gate that begins
+    at 0, or LoRA's B, hides what it is going to let through. What ZeRO-3 has dealt to the ranks stays as it is."""
+    random = torch.Generator().manual_seed(3)
+    empty = [p for p in model.parameters() if p.requires_grad and p.numel() and not p.flatten()[0] and not p.any()]
+    before = [parameter.detach().clone() for parameter in empty]
+    with torch.no_grad():
+        for parameter in empty:
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=random))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(empty, before, strict=True):
+                parameter.copy_(value)
+
+
 def _configs(model: nn.Module) -> list[Any]:
     """The configuration of a model and those of its parts, the outer before the inner."""
     return list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from longalign.common import paths, strict_yaml
-from longalign.common.typed import ConfigError, nearest, typed
+from longalign.common import paths
+from longalign.common.config import ConfigError, nearest, read_yaml, typed
 
 LAPTOP = "laptop"
 """The scale of a claim that a run of the notebooks can test."""
@@ -83,10 +82,7 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     """The claims of a ledger, in its order. Raises ConfigError that names the file, the claim and the key."""
     path = path or paths.root() / "claims.yaml"
     where = paths.relative(path)
-    try:
-        data = strict_yaml.load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path)
     parts = ("tasks", "lengths", "claims")
     if not isinstance(data, dict) or set(data) != set(parts) or not isinstance(data["claims"], list):
         raise ConfigError(f"{where}: it must hold the keys {', '.join(parts)}, the last one a list of claims")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from longalign.common.typed import nearest
+from longalign.common.config import nearest
 from longalign.evals import intervals
 from longalign.report.claim_schema import Claim, Number
 from longalign.report.gpu_results import Card

@@ -1,7 +1,6 @@
 """What a run will take, from a run that took it: times and memory of every notebook of a run that began with nothing.
 
-The price: it is an estimate for the machine that was measured, and says which; trainings that are there already make
-it shorter.
+It is an estimate for the machine that was measured, and says which; trainings that are there already make it shorter.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Exit status: 0 executed, 1 an exception, 2 the request was wrong (no kernel was started), 3 the kernel died, 4 the limit
 of a cell, 5 the limit of the notebook (both are the profile's), 130 interrupted. However it ends, the executed copy is
-whole and shows where. The price: one process and one kernel start (five seconds) a notebook, which runs in its folder.
+whole and shows where. A notebook runs in its folder.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if __name__ == "__main__":  # the imports below take a second, in which no kerne
 import nbformat
 import yaml
 
-from longalign.common import paths, strict_yaml
+from longalign.common import paths
+from longalign.common.config import ConfigError, parse_yaml
 from longalign.common.provenance import WRITTEN, LockedError, alone, hash_files, write_text
-from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import Limits, load_profile
 from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.monitor import Monitor
@@ -252,7 +252,7 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
         if name in pairs:
             raise ConfigError(f"the parameter {name} is given twice")
         try:
-            pairs[name] = strict_yaml.load(value)
+            pairs[name] = parse_yaml(value)
         except yaml.YAMLError:
             raise ConfigError(f"the value of {text!r} is not readable as YAML") from None
     return pairs

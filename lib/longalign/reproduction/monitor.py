@@ -1,7 +1,7 @@
 """A kernel under watch: the memory of its processes, its limit, the process that asked for it; and how it is ended.
 
-The kernel is ended from here, never by an exception in the client that waits for it: the client then sees a kernel
-that has gone and leaves in good order, and `cause` says why. The price: a thread that looks twice a second.
+The kernel is ended from here, never by an exception in the client that waits for it: the client then sees a kernel that
+has gone and leaves in good order, and `cause` says why.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """How a notebook ended, told the same way in its executed copy, in a file, in the exit status and on the terminal.
 
 The engine beneath marks every cell "completed", also those that a dead kernel never reached; only the time at which a
-cell was started can be believed, and everything here follows from that. The price: a copy is rewritten once at its end.
+cell was started can be believed, and everything here follows from that.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 
-from longalign.common import paths
+from longalign.common import checksums, paths
 from longalign.common.provenance import write_json
 
 EXECUTED, FAILED, REFUSED, DIED, CELL_LIMIT, NOTEBOOK_LIMIT, INTERRUPTED = (
@@ -134,6 +134,27 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def damaged(profile: str, notebooks: Sequence[str]) -> dict[str, list[str]]:
+    """For each of the notebooks (stems) the files of its last execution that are gone or not as it wrote them.
+
+    A file that two of them wrote belongs to the one that came later.
+    """
+    found = sorted((o for name in notebooks if (o := read(profile, name))), key=lambda o: o.began)
+    owner = {file: one.notebook for one in found for file in one.files}
+    wrong: dict[str, list[str]] = {}
+    for one in found:
+        for file, value in one.files.items():
+            if owner[file] == one.notebook and not checksums.is_intact(paths.run_dir(profile), {file: value}):
+                wrong.setdefault(one.notebook, []).append(file)
+    return wrong
+
+
+def execute_again(profile: str, notebook: str, wrong: Sequence[str]) -> None:
+    """Make `make` execute a notebook again, and write the files `wrong`: what is there would be taken as it is."""
+    for file in (*wrong, f"notebooks/{notebook}.ipynb"):  # without its executed copy it is out of date
+        (paths.run_dir(profile) / file).unlink(missing_ok=True)
 
 
 def _code(cells: Iterable[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

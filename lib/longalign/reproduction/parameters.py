@@ -9,7 +9,7 @@ from typing import Any
 
 import nbformat
 
-from longalign.common.typed import ConfigError, nearest, typed
+from longalign.common.config import ConfigError, nearest, typed
 from longalign.experiments.profiles import MOST_SEEDS
 
 

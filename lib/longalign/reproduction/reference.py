@@ -4,7 +4,7 @@
     python -m longalign.reproduction.reference laptop 05 06     (make reference NB="05 06")
 
 Parts of a reference are computed by one code, with one profile; a part that was not is refused, and nothing changes.
-The price: files of an earlier reference that this run no longer writes stay, and are named, never deleted.
+Files of an earlier reference that this run no longer writes stay, and are named, never deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from longalign.common import paths
 from longalign.common.provenance import write_text
 from longalign.experiments.profiles import load_profile
 from longalign.reproduction import outcomes
-from longalign.reproduction.files import damaged
+from longalign.reproduction.outcomes import damaged
 from longalign.reproduction.verify import differing
 
 _TABLES = ("*.csv", "*.json", "items/*.csv")

@@ -2,8 +2,8 @@
 
     python -m longalign.reproduction.reproduce laptop --jobs 2 --notebooks notebooks/*.ipynb     (make reproduce)
 
-make is the dependency graph and decides what is out of date; this is what stands around it: the lock, the terminal,
-the files that were damaged since, the summary. The price: make is called three times, first to say what it would do.
+make is the dependency graph and decides what is out of date; this is what stands around it: the lock, the terminal, the
+files that were damaged since, the summary.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import IO
 import psutil
 
 from longalign.common import paths
+from longalign.common.config import ConfigError
 from longalign.common.provenance import LockedError, alone
-from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import load_profile
-from longalign.reproduction import estimate, files, outcomes, terminal
+from longalign.reproduction import estimate, outcomes, terminal
 from longalign.reproduction.askers import Askers
 from longalign.reproduction.monitor import LOOK
 from longalign.reproduction.outcomes import Outcome, duration
@@ -139,9 +139,9 @@ def reproduce(profile: str, notebooks: Sequence[str], *, jobs: int, lock: IO[str
 
 def execute_damaged_again(profile: str, notebooks: Sequence[str]) -> Iterator[str]:
     """Have make execute those notebooks again whose files have changed since; a line for each."""
-    for name, wrong in files.damaged(profile, notebooks).items():
+    for name, wrong in outcomes.damaged(profile, notebooks).items():
         yield f"{name} is executed again, since these are not as it wrote them: {', '.join(wrong)}"
-        files.execute_again(profile, name, wrong)
+        outcomes.execute_again(profile, name, wrong)
 
 
 def summary(

@@ -4,7 +4,7 @@
                                                           (make reproduce PROFILE=cluster EXECUTOR=slurm)
 
 make says what is out of date and what needs what; `profiles/slurm.sbatch` is what is submitted. The command returns at
-once: given again it says how far the jobs are, and when they have ended it submits what is left. The price: one folder
+once: given again it says how far the jobs are, and when they have ended it submits what is left. It needs one folder
 that all nodes see, with file locks that hold between them.
 """
 
@@ -24,8 +24,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from longalign.common import paths, provenance
+from longalign.common.config import ConfigError
 from longalign.common.provenance import LockedError
-from longalign.common.typed import ConfigError
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.reproduction import outcomes
 from longalign.reproduction.reproduce import Make, execute_damaged_again, summary, written

@@ -2,9 +2,8 @@
 
     python -m longalign.reproduction.smoke gpu                                        (make smoke PROFILE=gpu)
 
-It shows that a model loads, trains and answers, and nothing of what training brings. The price: a model out of a wheel
-is fetched, and trained as a run of its own (a minute without a GPU). One of the Hub that was not fetched is replaced by
-a small random one of its architecture, which is said.
+It shows that a model loads, trains and answers, and nothing of what training brings. A model out of a wheel is fetched.
+One of the Hub that was not fetched is replaced by a small random one of its architecture, which is said.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 from longalign.common import paths, provenance
 from longalign.data.chat import tokenizer_hash
-from longalign.experiments import base_models
+from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import loaded
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.fetch import fetching
@@ -50,14 +49,12 @@ def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: 
     place = paths.run_dir(profile.name) / "smoke" / f"{model}-{known}-{provenance.config_hash(asdict(corpus))}"
     store = training_sets.suite_store("LongAlign-10k", corpus, place, encode=encode)
     settings = profile.training
-    config = {
-        "method": "packing", "capacity": LENGTH, "accumulation": 2 * engine.batches, "steps": STEPS, "epochs": 1,
-        "learning_rate": settings.learning_rate, "schedule": settings.schedule, "beta1": settings.beta1,
-        "beta2": settings.beta2, "weight_decay": settings.weight_decay,
+    config = settings.shared() | {
+        "method": "packing", "capacity": LENGTH, "rows": 1, "accumulation": 2 * engine.batches, "steps": STEPS,
+        "epochs": 1,
         **({} if whole or there else {"lora_rank": settings.lora_rank}),
     }  # fmt: skip
-    names = ("rope_factor", "rope_type", "max_length") if profile.extension.tokens else ()
-    longer = {name: getattr(profile.extension, name) for name in names}
+    longer = extension_of(profile.extension) if profile.extension.tokens else {}
     settings = engine.run_settings()
     return Run(f"{model}, two steps", str(store.folder), config, start=str(folder), engine=settings, **longer)
 
@@ -114,7 +111,8 @@ def smoke(profile: Profile) -> None:
             print(f"{model} was not fetched: a small random model of its architecture takes its place")
             folder, encode = stand_in(named[model], paths.run_dir(profile.name) / "smoke" / f"{model}-stand-in"), None
         else:
-            folder, encode = base_models.short_base(profile, model), base_models.encode(profile, model)
+            start = Start(profile, model)
+            folder, encode = start.folder, start.encode
         of_the_hub = model in named and named[model].hub and encode is not None
         run = training(profile, model, folder, encode, whole=not of_the_hub)
         prove(model, run)

@@ -1,7 +1,7 @@
 """What a terminal and a log show of notebooks side by side.
 
 A line that ends in a carriage return is shown until the next of the same notebook comes; logs and whatever is no
-terminal keep none of these. The price: one sign at the start of a line (`05 | `) says whose it is.
+terminal keep none of these. One sign at the start of a line (`05 | `) says whose it is.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ drift apart on another processor, as far as another seed would carry it and no f
 
 with s the standard deviation over the reference's seeds, pooled over all cells of one metric and task (df their degrees
 of freedom), and m twice the count of all numbers compared, so that an honest run fails once in a thousand times at
-most. Every cell is held to it, and so are means over tasks and lengths, whose s is far smaller. Times are the
-machine's own and are not compared. The price: in a single cell only a gross error can be told from chance; and some
-cells spread more than their pool (a task that some seeds learn and others do not): the reference's seeds in each
-other's place put 2 of about 38,200 numbers out of bounds when it has three seeds, 2 of about 63,400 when it has eight.
+most. Every cell is held to it, and so are means over tasks and lengths, whose s is far smaller. Times are the machine's
+own and are not compared. In a single cell only a gross error can be told from chance; and some cells spread more than
+their pool (a task that some seeds learn and others do not): the reference's seeds in each other's place put 2 of about
+38,200 numbers out of bounds when it has three seeds, 2 of about 63,400 when it has eight.
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def _pool(table: pd.DataFrame, name: str) -> dict[str, pd.Series | str]:
 
 
 def _with_tolerance(tables: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """The tables with their column `tolerance`, NaN where the reference has one seed only."""
+    """The tables with their column `tolerance`: where the reference has one seed of all that is alike, arithmetic's
+    alone, NaN where it has none."""
     if not tables:
         return {}
     pooled = pd.concat(spread for _, spread in tables.values()).groupby(["metric", "task"])[["sum", "df"]].sum()
@@ -195,6 +196,7 @@ def _with_tolerance(tables: dict[str, tuple[pd.DataFrame, pd.DataFrame]]) -> dic
         spread = pooled.reindex(which).reset_index(drop=True)
         factor = distributions.t.ppf(1 - FAMILY / 2 / family, spread.df.clip(lower=1)) * np.sqrt(2)
         deviation = np.sqrt(spread["sum"] / spread.df.where(spread.df > 0))
+        deviation = deviation.fillna(0.0) if "seed" in both else deviation
         found[name] = both.assign(tolerance=factor * deviation + ARITHMETIC * both.theirs.abs() + SMALLEST)
     return found
 

@@ -1,7 +1,7 @@
 """Items become samples: five questions, one drawn, answered, checked; what fails is counted by its reason.
 
-Self-Instruct as in arXiv 2401.18058, 3.2: [user: document + question, assistant: answer]. The price: an answer that
-fails its checks costs another, to the next of the questions as they were drawn, up to ATTEMPTS.
+Self-Instruct as in arXiv 2401.18058, 3.2: [user: document + question, assistant: answer]. An answer that fails its
+checks costs another, to the next of the questions as they were drawn, up to ATTEMPTS.
 """
 
 import json

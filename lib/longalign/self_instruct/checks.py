@@ -12,16 +12,16 @@
 | repeats itself | a sentence of some length more than three times |
 | not in the document | information extraction: a number, or more than a fifth of the words, is not in the document |
 
-The price: rules by letters do not see a wrong answer, and refuse a true quotation that begins with an apology.
+Rules by letters do not see a wrong answer, and refuse a true quotation that begins with an apology.
 """
 
 import re
 from collections import Counter
 from functools import cache, lru_cache
 
+from longalign.data.chinese import CHINESE_SHARE, HAN, chinese_share
 from longalign.data.jsonl import VISIBLE
 from longalign.self_instruct import prompts
-from longalign.self_instruct.documents import CHINESE_SHARE, HAN, chinese_share
 from longalign.self_instruct.draw import Item
 
 SHORTEST = {

@@ -1,5 +1,5 @@
 """Guarantees documents that are clean text in English or Chinese, each once, with source, license and name; what is
-left out is named with its reason.  The price: all are in memory at once, and languages are guessed from samples.
+left out is named with its reason. All are in memory at once, and languages are guessed from samples.
 
     folder           its files in sorted order, those of its folders too; hidden ones and symbolic links passed over
     .txt .md .rst    one document a file
@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from longalign.data.chinese import CHINESE_SHARE, chinese_share, language_of
 from longalign.data.jsonl import VISIBLE, DataError, read_lines
 
 PROSE, ROWS = (".txt", ".md", ".rst"), ".jsonl"
@@ -30,10 +31,6 @@ CODE = (
 )  # fmt: skip
 KINDS = (*PROSE, ROWS, *CODE)
 MOST_BYTES, MOST_LINE, MOST_TAG = 64 * 2**20, 1_000_000, 100
-CHINESE_SHARE = 0.3
-"""From this share of Chinese characters among its letters on, source code or an answer counts as Chinese."""
-HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_HAN = re.compile(f"[{HAN}]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _LICENSE = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+()-]+(?:[ \t]+(?:AND|OR|WITH)[ \t]+[\w.+()-]+){0,9})")
 # UTF-32's little-endian mark begins with UTF-16's
@@ -87,16 +84,6 @@ def read(
                 names[found.sha256] = found.name
                 documents.append(found)
     return documents, refusals
-
-
-def chinese_share(text: str) -> float | None:
-    """The share of Chinese characters among the letters of a text; None where there are no letters.
-
-    >>> chinese_share("用 GPU 训练"), chinese_share("1, 2."), chinese_share("no")
-    (0.5, None, 0.0)
-    """
-    letters = sum(map(str.isalpha, text))
-    return len(_HAN.findall(text)) / letters if letters else None
 
 
 def language(text: str) -> str:
@@ -233,10 +220,7 @@ def _whole(file: Path) -> dict[str, str]:
 def _document(row: Mapping[str, Any], name: str, source: str, license: str | None) -> Document | Refusal:
     text = _text(row.get("text"))
     source, stated = _tag(row, "source") or source, _tag(row, "license")
-    if source == "code":
-        spoken = "zh" if (chinese_share(text) or 0) >= CHINESE_SHARE else "en"
-    else:
-        spoken = language(text)
+    spoken = language_of(text) if source == "code" else language(text)
     if spoken not in ("en", "zh"):
         return Refusal(name, f"language {spoken}: prompts are English and Chinese")
     header = _LICENSE.search("\n".join(text.split("\n", 20)[:20]))

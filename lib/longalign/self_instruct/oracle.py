@@ -1,5 +1,5 @@
 """Guarantees questions with exact answers on any text of either language, without a model: every answer repeats whole
-sentences of the text, or counts them.  The price: they are dull, alike, and about wording more than meaning.
+sentences of the text, or counts them.
 
 | task | question | answer |
 |---|---|---|
@@ -25,8 +25,8 @@ from functools import lru_cache, partial
 from itertools import chain, zip_longest
 from random import Random
 
+from longalign.data.chinese import HAN
 from longalign.self_instruct import checks, prompts
-from longalign.self_instruct.documents import HAN
 from longalign.self_instruct.draw import Item
 
 FEWEST_PARAGRAPHS = 6

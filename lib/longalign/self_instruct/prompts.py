@@ -1,4 +1,4 @@
-"""Guarantees that a document reaches the teacher letter by letter, whatever it holds; the price: a document that gives
+"""Guarantees that a document reaches the teacher letter by letter, whatever it holds; a document that gives
 orders is read by the teacher as well, and what comes back is only checked (longalign.self_instruct.checks).
 
 The form is the paper's (arXiv 2401.18058): the document first, then what to do; five questions in one reply, of which

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from transformers import Trainer
+
 from longalign.recipe.plan import Plan
 
 WANTED = {
@@ -31,9 +33,17 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
     if getattr(arguments, "n_gpu", 1) > 1:
         raise ValueError(f"one process has {arguments.n_gpu} GPUs, between which the Trainer would cut the packs: "
                          "start with torchrun or accelerate launch")  # fmt: skip
+    if (shared := getattr(getattr(arguments, "parallelism_config", None), "non_data_parallel_size", 1)) != 1:
+        raise ValueError(f"parallelism_config has {shared} processes share a batch, but the plan deals one to each: "
+                         "leave it out")  # fmt: skip
+    accelerate = getattr(getattr(arguments, "accelerator_config", None), "gradient_accumulation_kwargs", None) or {}
     for plan in plans:
+        accumulation = max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
+        if accumulation > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+            raise ValueError("this version of transformers divides the loss of some models by the accumulation once more: "
+                             "install transformers 5.19 or newer")  # fmt: skip
         for name, planned, given in (
-            ("gradient_accumulation_steps", plan.accumulation, arguments.gradient_accumulation_steps),
+            ("gradient_accumulation_steps", plan.accumulation, accumulation),
             ("world_size", plan.ranks, arguments.world_size),
         ):
             if planned != given:

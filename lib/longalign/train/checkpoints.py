@@ -1,8 +1,8 @@
 """Checkpoints that a training can go on from: whole ones only, on as many ranks as it now has.
 
 DeepSpeed deals the optimizer's states to the ranks and writes them as they lie; who goes on with other ranks or at
-another stage has them put together first ("universal" form). The price: that takes half a minute and the same room on
-the disk once more, and the step after is the same only to rounding, since other ranks add in another order.
+another stage has them put together first ("universal" form). The step after that is the same only to rounding, since
+other ranks add in another order.
 """
 
 from __future__ import annotations

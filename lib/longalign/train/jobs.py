@@ -2,7 +2,7 @@
 
     python -m longalign.train.jobs job.yaml --out trained --dry-run       (longalign train)
 
-The file holds `model` (a folder), `data` (a token store), `training` (the fields of `trainer.TrainingConfig` as one
+The file holds `model` (a folder), `data` (a token store), `training` (the fields of `config.TrainingConfig` as one
 process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `Parallelism`),
 and for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was,
 on other ranks if need be; the same job is done once.
@@ -11,27 +11,33 @@ on other ranks if need be; the same job is done once.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-import yaml
+from transformers import AutoConfig, PretrainedConfig
 
-from longalign.common import paths, strict_yaml
-from longalign.common.typed import ConfigError, typed
+from longalign.common import paths
+from longalign.common.config import ConfigError, read_yaml, typed
+from longalign.data import store_tokenizer
 from longalign.data.store import TokenStore
 from longalign.recipe.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
 from longalign.recipe.plan import Plan
 from longalign.recipe.summary import summarize
 from longalign.train import launcher, workers
+from longalign.train.config import TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
+from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
-from longalign.train.runs import Run
-from longalign.train.trainer import TrainingConfig, make_plans, split_accumulation
+from longalign.train.runs import Run, extension_of
+from longalign.train.sequence_parallel import repeats_of
+from longalign.train.trainer import make_plans, split_accumulation
 
 SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
@@ -56,68 +62,45 @@ class Job:
         config = split_accumulation(self.training, ranks)
         return make_plans(store, config, ranks=ranks, cost=cost, barrier=self.engine.barrier)
 
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration."""
+        return AutoConfig.from_pretrained(self.model, trust_remote_code=False)
+
     def cost(self) -> SequenceCost:
         """What a sequence costs the model."""
-        from transformers import AutoConfig
-
-        from longalign.train.models import sequence_cost
-
-        return sequence_cost(AutoConfig.from_pretrained(self.model, trust_remote_code=False))
+        return sequence_cost(self.config)
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
         return Run(
-            Path(self.model).name, self.data, asdict(self.training), start=self.model, rope_factor=self.rope_factor,
-            rope_type=self.rope_type, max_length=self.max_length, engine=self.engine.run_settings(),
+            Path(self.model).name, self.data, asdict(self.training), start=self.model,
+            engine=self.engine.run_settings(), **extension_of(self),
         )  # fmt: skip
 
 
 def load_job(path: Path | str) -> Job:
     """The job in a YAML file. Raises ConfigError, naming file and key, for what is unknown, missing or cannot be."""
     where = str(path)
-    try:
-        data = strict_yaml.load(Path(path).read_text(encoding="utf-8"))
-        job = typed(data, Job, where=where)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror}") from None
+    job = typed(read_yaml(path), Job, where=where)
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
             raise ConfigError(f"{where}: {key} is {value}, where there is no folder")
-    if (job.rope_factor, job.rope_type) != (1.0, "default"):
-        _check_rope(job, where)
-    if (shared := job.engine.sequence_parallel) > 1:
-        _check_shared(job, shared, where)
+    try:
+        if (job.rope_factor, job.rope_type) != (1.0, "default"):
+            config = copy.deepcopy(job.config)  # which is extended in place
+            extend_rope(config, job.rope_factor, job.rope_type, job.max_length, Path(job.model))
+        if job.engine.sequence_parallel > 1:
+            _check_shared(job)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return job
 
 
-def _check_rope(job: Job, where: str) -> None:
-    from transformers import AutoConfig
-
-    from longalign.train.models import extend_rope
-
-    try:
-        extend_rope(
-            AutoConfig.from_pretrained(job.model, trust_remote_code=False), job.rope_factor, job.rope_type,
-            job.max_length, Path(job.model),
-        )
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
-
-
-def _check_shared(job: Job, ranks: int, where: str) -> None:
-    from transformers import AutoConfig
-
-    from longalign.train.sequence_parallel import repeats_of
-
+def _check_shared(job: Job) -> None:
     if job.training.method != "packing":
-        raise ConfigError(f"{where}: sequence_parallel is for method packing, not {job.training.method}")
-    config = AutoConfig.from_pretrained(job.model, trust_remote_code=False)
-    try:
-        repeats_of(config.num_attention_heads, config.num_key_value_heads, ranks)
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ValueError(f"sequence_parallel is for method packing, not {job.training.method}")
+    repeats_of(job.config.num_attention_heads, job.config.num_key_value_heads, job.engine.sequence_parallel)
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
@@ -158,8 +141,6 @@ def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[in
 
 def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
-    from longalign.data import store_tokenizer
-
     store, run = TokenStore(Path(job.data), verify=True), job.run()
     notes = store_tokenizer.compare(store.manifest, job.model)
     plans, notes = job.plans(store), [*notes, *proofs(job, store)]
@@ -198,7 +179,7 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     from longalign.train import models, preflight
 
     method, rank = job.training.method, job.training.lora_rank
-    extension = {name: getattr(job, name) for name in ("rope_factor", "rope_type", "max_length")}
+    extension = extension_of(job)
     notes, longest = preflight.look(models.outline(job.model, **extension), method, store)
     yield from notes
     needed = 6 * _shape(job).parameters  # fp32, and what loading takes
@@ -260,8 +241,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tflops", type=float, default=A800, help=f"of a device, for the hours (default: {A800:g})")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of them that is used (default: 0.4)")
     options = parser.parse_args(arguments)
-    from longalign.data import store_tokenizer
-
     if options.out:
         os.environ["LONGALIGN_RUNS"] = str(options.out.resolve())
     try:

@@ -1,7 +1,4 @@
-"""Starts the processes of a training, one a device, and ends them together: the only module that knows torchrun.
-
-The price: a start costs ten to thirty seconds, most of them imports and DeepSpeed's own.
-"""
+"""Starts the processes of a training, one a device, and ends them together: the only module that knows torchrun."""
 
 from __future__ import annotations
 

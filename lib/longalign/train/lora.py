@@ -1,8 +1,8 @@
 """LoRA (arXiv 2106.09685) by PEFT: of every linear layer but the output one, only an update of low rank is trained.
 
 A layer computes W x + ALPHA_PER_RANK B A x, with A [rank, in] and B [out, rank], in the paper's alpha / r notation. B
-begins at zero, so that training begins at the model itself. The price: what is trained is merged into the weights when
-it is saved, so that all else reads a plain model; the two small matrices are kept beside it, in PEFT's own form.
+begins at zero, so that training begins at the model itself. What is trained is merged into the weights when it is
+saved, so that all else reads a plain model; the two small matrices are kept beside it, in PEFT's own form.
 
 Experts whose weights are fused into one parameter stay as they are, and so do a router and the feed-forward layers
 beside them: of a mixture of experts, LoRA trains the attention.

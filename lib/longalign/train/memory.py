@@ -2,8 +2,8 @@
 
 States of mixed-precision Adam are 16 bytes a parameter (ZeRO, arXiv 1910.02054, section 3.1), dealt to the ranks by
 stage. Activations are 34 bytes per token and feature of a layer where attention keeps no square (arXiv 2205.05198,
-equation 2, without its last term), with checkpoints 2 bytes for every layer and 34 for one. The price: buffers of
-communication, fragments and kernels' own memory are not in it; take a tenth more.
+equation 2, without its last term), with checkpoints 2 bytes for every layer and 34 for one. Buffers of communication,
+fragments and kernels' own memory are not in it; take a tenth more.
 """
 
 from __future__ import annotations

@@ -104,6 +104,7 @@ def load_model(
             ignore_mismatched_sizes=True,
         )  # fmt: skip
     saved.told_whole(told, f"{folder} with max_length {max_length}" if max_length else folder, model)
+    _check_rotated(model, folder, rope_factor, rope_type)
     if quantized and getattr(model, "hf_quantizer", None):
         raise ValueError(f"{folder}: its weights are quantized ({quantized}), and only whole ones are trained here")
     if quantized:
@@ -119,7 +120,16 @@ def outline(
     """What `load_model` loads, with no weight read (torch's device "meta"). Same errors."""
     config = _extended(Path(folder), rope_factor, rope_type, max_length)
     with torch.device("meta"), _in_a_sentence(folder):
-        return AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    _check_rotated(model, folder, rope_factor, rope_type)
+    return model
+
+
+def _check_rotated(model: PreTrainedModel, folder: Path | str, rope_factor: float, rope_type: str) -> None:
+    extended = (rope_factor, rope_type) != (1.0, "default")
+    if extended and not any(name.endswith("inv_freq") for name, _ in model.named_buffers()):
+        raise ValueError(f"{folder}: its config has rope_parameters, but {type(model).__name__} rotates nothing: it "
+                         "cannot be extended")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ def deepspeed_config(
     """DeepSpeed's JSON, every value written out. A micro-batch is one element of a plan, whatever its rows.
 
     The optimizer is torch's AdamW, offloaded or not, so that no kernel has to be compiled and every stage takes the
-    same steps; the price is that an offloaded step is slower than with DeepSpeed's own. `universal` goes on from a
+    same steps; an offloaded step is slower than with DeepSpeed's own. `universal` goes on from a
     checkpoint of other ranks that was put together (`longalign.train.checkpoints`).
 
     Raises ValueError without a stage.

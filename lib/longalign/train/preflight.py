@@ -74,9 +74,9 @@ def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None
 
 def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_parallel: int = 1) -> None:
     """The passes of `preflight`. Windows of attention that are shorter than `longest`, and what only far positions or
-    large scores reach, are brought within the reach of a few tokens for the time of the passes. Raises ValueError where
-    results differ."""
-    with probes.untouched(model), probes.in_reach(model, WINDOW, longest=longest):
+    large scores reach, are brought within the reach of a few tokens for the time of the passes; what begins at 0 is
+    tried with other values. Raises ValueError where results differ."""
+    with probes.untouched(model), probes.begun(model), probes.in_reach(model, WINDOW, longest=longest):
         try:
             with probes.in_training(model):
                 steady = is_steady(model)

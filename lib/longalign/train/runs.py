@@ -42,7 +42,7 @@ WITHOUT = (
 class Run:
     """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
 
-    `label` is for people and does not enter the key. `training` holds the fields of `trainer.TrainingConfig` as one
+    `label` is for people and does not enter the key. `training` holds the fields of `config.TrainingConfig` as one
     process would have them, `engine` those of `Parallelism`, which deals them to its ranks. An engine computes
     the same, so that a run may go on with another; only bf16 does not, and enters the key.
     """
@@ -126,9 +126,9 @@ class Run:
         return f"{done['steps']} steps, {done['tokens']:,} tokens in {done['seconds']:.0f} s ({rate})"
 
 
-def extension_of(run: Run) -> dict[str, Any]:
-    """How the context of a run's start is extended as it is loaded (`models.load_model`)."""
-    return {"rope_factor": run.rope_factor, "rope_type": run.rope_type, "max_length": run.max_length}
+def extension_of(settings: Any) -> dict[str, Any]:
+    """How a run, a job or a profile's extension lengthens the context of its start (`models.load_model`)."""
+    return {name: getattr(settings, name) for name in ("rope_factor", "rope_type", "max_length")}
 
 
 def _train(run: Run) -> None:

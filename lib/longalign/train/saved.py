@@ -8,6 +8,7 @@ room for the model a second time, names and values are compared file by file.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from longalign.train import memory
 
 COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 """Ends of names that older versions of transformers gave to what is computed, not learnt."""
+OTHER_HEADS = re.compile("Classification|QuestionAnswering|MultipleChoice|RewardModel")
+"""In names of classes that are no language models."""
 PROBE = 16
 """Tokens."""
 ROUNDING = {torch.float32: 1e-3}
@@ -54,13 +57,17 @@ def check(
 
 def told_whole(told: Mapping[str, Any], where: Path | str, model: PreTrainedModel) -> None:
     """Raise ValueError for a folder whose loading as `model` has told of weights that are missing, of another shape, or
-    without a place in its layers, and for one with an adapter beside the weights, which transformers loads, too.
+    without a place in its layers, for one of a classifier, whose embeddings would stand in for a head, and for one with
+    an adapter beside the weights, which transformers loads, too.
 
     Whole parts that a language model does not have (for images, of a classifier) may lie beside it, and so may layers
     that predict further tokens.
     """
     if getattr(model, "peft_config", None):
         raise ValueError(f"{where} holds an adapter (adapter_config.json) beside a model: merge it, or move it away")
+    for name in getattr(model.config, "architectures", None) or ():
+        if OTHER_HEADS.search(name):
+            raise ValueError(f"{where} is a {name}, which has no head of a language model: take a folder that has one")
     homeless = [name for name in told["unexpected_keys"] if _belongs(name, model)]
     for names, what in (
         (told["missing_keys"], "no whole model: it lacks"),
@@ -82,6 +89,9 @@ def _belongs(name: str, model: PreTrainedModel) -> bool:
     if isinstance(modules[above], nn.ModuleList):  # a layer more
         further = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
         return int(name[len(above) + 1 :].partition(".")[0]) >= len(modules[above]) + further
+    within = name[len(above) + 1 :].split(".")
+    if len(within) == 2 and "norm" in within[0] and any(isinstance(p, nn.ModuleList) for p in modules[above].children()):
+        return True  # behind or before all layers
     in_a_list = any(isinstance(modules[part], nn.ModuleList) for part in _above(above))
     return in_a_list or next(modules[above].parameters(recurse=False), None) is not None
 

@@ -3,7 +3,7 @@
 The P ranks of a group hold the same pack and a slice of T / P tokens each; within attention they exchange slices for
 heads, so that each sees all T tokens of a share of the heads (deepspeed.sequence does that), with the pack's own
 boundaries. Weights, gradients and optimizer know nothing of it: the losses of the slices add up to the pack's, as those
-of packs add up to the step's. The price: two exchanges in every layer, forward and backward, and packs alone.
+of packs add up to the step's.
 
     lengths 2, 4, 3 on two ranks    a a b b b | b c c c .      . is a filler, of a sequence of its own
     labels, one more than tokens    - * - * * * | * - * * - -  the last hidden state of a slice predicts beyond it

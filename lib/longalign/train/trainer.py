@@ -4,7 +4,7 @@ weights state.
 Since a plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from longalign.recipe.cost import LLAMA_2_7B, SequenceCost
 from longalign.recipe.dataset import PlannedDataset
 from longalign.train import checkpoints, preflight
 from longalign.train.callbacks import EventLog, Preflight, Seal, Snapshots, StopOnNonFinite, StopOnWarning
+from longalign.train.config import TrainingConfig
 from longalign.train.models import sequence_cost
 from longalign.train.parallelism import (
     ONE_PROCESS,
@@ -28,44 +29,6 @@ from longalign.train.parallelism import (
     skip_compiled_operations,
 )
 from longalign.train.plan_trainer import PlanTrainer
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a model is trained on a token store; the names are the profile's (`longalign.experiments.profiles.Training`).
-
-    `rows` is padded sequences a micro-batch for naive and sorted batching, packs a micro-batch for packing. `steps`
-    ends training after that many optimizer steps (0: all of the epochs; the learning rate's schedule ends with it).
-    `snapshots` is how many models are kept on the way, evenly spaced, the last one included. `defect` names a fault of
-    the released code to train with (`longalign.train.released_faults`). `group_size` is sequences of about one length
-    for sorted batching (0: as many as `rows`, on any number of ranks). `lora_rank` is that of the matrices which are
-    trained in place of the weights (`longalign.train.lora`; 0: all weights are trained). `balance` names how packs are
-    dealt by what their attention costs (`longalign.recipe.balance`; "": as they come).
-    """
-
-    method: str = "packing"
-    weighting: str = "sequence"
-    exponent: float = 0.0
-    epochs: int = 1
-    learning_rate: float = 3e-3
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.03
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    capacity: int = 1024
-    rows: int = 1
-    accumulation: int = 1
-    packing_algorithm: str = "next_fit"
-    group_size: int = 0
-    seed: int = 0
-    steps: int = 0
-    snapshots: int = 0
-    defect: str = ""
-    lora_rank: int = 0
-    balance: str = ""
-    checkpoint_every: int = 50
 
 
 def make_plans(

@@ -1,8 +1,8 @@
 """Jobs done once, side by side, by one-thread processes: training runs and evaluations, each addressed by its key.
 
 A job that is finished is reused; one that another process does is waited for. However many processes ask for jobs, no
-more are done at a time than one of them may do side by side: more would only take the cores from each other. The price:
-a job is plain data, which its worker gets as one JSON line and imports by its class's name.
+more are done at a time than one of them may do side by side: more would only take the cores from each other. A job is
+plain data, which its worker gets as one JSON line.
 """
 
 import atexit

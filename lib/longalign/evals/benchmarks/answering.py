@@ -1,7 +1,4 @@
-"""Every question answered once, in the questions' order; who gives the same command again goes on where it stopped.
-
-The price: a question of several turns is asked turn by turn, since the next needs the answer to the last.
-"""
+"""Every question answered once, in the questions' order; who gives the same command again goes on where it stopped."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

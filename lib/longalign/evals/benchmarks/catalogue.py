@@ -1,6 +1,6 @@
 """The benchmarks whose answers are texts, each in one row: its questions, how answers are grouped, judged and scored.
 
-The price: what is read by log-likelihood (ARC and the others, `longalign.evals.benchmarks.harness`) is no row here.
+What is read by log-likelihood (ARC and the others, `longalign.evals.benchmarks.harness`) is no row here.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """ARC, HellaSwag, TruthfulQA and MMLU exactly as lm-evaluation-harness asks and scores them, one tidy row an item.
 
 The settings are those of the first Open LLM Leaderboard, in which arXiv 2401.18058 reports short tasks. The prompts are
-the harness's own; only the place of the data and the number of examples are replaced. The price: today's harness draws
-the examples, with one fixed seed, so they are not the ones that the leaderboard drew.
+the harness's own; only the place of the data and the number of examples are replaced. Today's harness draws the
+examples, with one fixed seed, so they are not the ones that the leaderboard drew.
 """
 
 import contextlib

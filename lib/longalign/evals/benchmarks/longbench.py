@@ -3,8 +3,8 @@
     {"input", "context", "answers": [...], "length", "dataset", "language", "all_classes", "_id"}, one a line
 
 Prompts, lengths of answers and metrics (F1, ROUGE-L; Chinese cut into words by jieba) are those that
-lm-evaluation-harness keeps of LongBench, called as they stand there. The price: the other groups (few-shot, synthetic,
-code) are left out, as in the paper; a row of a dataset that is none of the twelve is refused.
+lm-evaluation-harness keeps of LongBench, called as they stand there. The other groups (few-shot, synthetic, code) are
+left out, as in the paper; a row of a dataset that is none of the twelve is refused.
 """
 
 import logging

@@ -4,7 +4,7 @@
     few_shots.json    a list of lists of three {answer, score}; the idx-th is of question idx
     prompt_fs.txt     the judge's prompt in the paper's words, used where it lies beside them
 
-The price of an official file: it tells neither language nor category; the language is that of the question.
+An official file tells neither language nor category; the language is that of the question.
 """
 
 import json
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError
-from longalign.evals.benchmarks.questions import Example, Question, check_ids, language_of
+from longalign.evals.benchmarks.questions import Example, Question, check_ids
 from longalign.evals.rubric import HIGHEST, LOWEST
 
 SHIPPED = Path(__file__).parent / "data" / "longbench_chat"

@@ -2,15 +2,16 @@
 
     {"question_id", "category", "turns": [first, second], "reference": [for each turn, or none]}, one a line
 
-The price: one judge, one answer at a time; pairs of models are not compared.
+One judge rates one answer at a time; pairs of models are not compared.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError, read_lines
-from longalign.evals.benchmarks.questions import Question, check_ids, language_of
+from longalign.evals.benchmarks.questions import Question, check_ids
 
 SHIPPED = Path(__file__).parent / "data" / "mt_bench" / "question.jsonl"
 MOST_TOKENS = 1024

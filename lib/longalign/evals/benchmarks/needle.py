@@ -1,8 +1,8 @@
 """A needle at any depth of any context, in the user's own texts or a generated one, and whether it was found, exactly.
 
 The paper's Figure 4 (arXiv 2401.18058, C.3): ten depths, 1k to 60k tokens, and the needle and question of the original
-test (github.com/gkamradt/LLMTest_NeedleInAHaystack) as defaults. The price: an answer in other words is not found,
-though a judge may rate it (`longalign.evals.judges`, scale "qa").
+test (github.com/gkamradt/LLMTest_NeedleInAHaystack) as defaults. An answer in other words is not found, though a judge
+may rate it (`longalign.evals.judges`, scale "qa").
 """
 
 import itertools
@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from longalign.evals.benchmarks.questions import Answer, Question, language_of
+from longalign.data.chinese import language_of
+from longalign.evals.benchmarks.questions import Answer, Question
 from longalign.miniature import benchmarks
 from longalign.miniature.settings import Evaluation
 from longalign.miniature.token_length import count_with
@@ -46,10 +47,14 @@ def in_texts(
 
     The haystack is the texts one after the other, again from the first where they are too short; its length holds the
     needle, which stands between the two sentences that are nearest to its depth in tokens. `answer` is what must be
-    found. Raises ValueError for texts without a sentence, lengths without room, and a needle without this answer.
+    found. Raises ValueError for texts without a sentence, lengths without room, a needle
+    without this answer, and an answer that stands elsewhere, too.
     """
-    if answer.lower() not in needle.lower():
+    if not _plain(answer) or _plain(answer) not in _plain(needle):
         raise ValueError("the needle does not hold the answer that is looked for: correct --needle or --answer")
+    for where, text in (("the question", question), *(("a text of the haystack", text) for text in texts)):
+        if _plain(answer) in _plain(text):
+            raise ValueError(f"{where} holds the answer, {answer!r}, without the needle: take another --answer")
     sentences = [s for text in texts for s in _SENTENCE_END.split(text) if s.strip()]
     if not sentences:
         raise ValueError("the haystack holds no sentence: name other texts with --haystack")

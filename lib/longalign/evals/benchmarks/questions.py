@@ -1,6 +1,4 @@
 """What every benchmark asks, whatever its format: questions in, rows of answers out, read again as they were written.
-
-The price: a prompt is in memory as text; of the answers' file, a line at a time.
 """
 
 import json
@@ -85,17 +83,6 @@ def evenly(questions: Sequence[Question], count: int) -> list[Question]:
     """
     count = min(count, len(questions))
     return [questions[place * len(questions) // count] for place in range(count)]
-
-
-def language_of(text: str) -> str:
-    """"zh" where three in ten letters are Chinese characters, else "en".
-
-    >>> language_of("Marlow leads."), language_of("王安领头。")
-    ('en', 'zh')
-    """
-    letters = [letter for letter in text if letter.isalpha()]
-    chinese = sum("\u4e00" <= letter <= "\u9fff" for letter in letters)
-    return "zh" if letters and chinese >= 0.3 * len(letters) else "en"
 
 
 def write(path: Path | str, rows: Iterable[Any]) -> Path:

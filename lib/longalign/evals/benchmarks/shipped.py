@@ -3,7 +3,7 @@
     python -m longalign.evals.benchmarks.shipped
 
 LongBench-Chat with three answers to each question whose scores are known by construction, LongBench under the names of
-official prompts and metrics, MT-Bench from conversations. The price: 0.3 MB in the package.
+official prompts and metrics, MT-Bench from conversations.
 """
 
 import json

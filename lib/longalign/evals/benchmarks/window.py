@@ -1,7 +1,7 @@
 """Guarantees that a prompt leaves room for its answer: what is too much is taken from the middle of the document.
 
 As in the paper (arXiv 2401.18058, 3.4) and as `longalign.data.chat` does for training, but on text, so that a server
-may be asked as well as a model in this process. The price: the text is tokenized again after the cut.
+may be asked as well as a model in this process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 
 from longalign.data.chat import encode_prompt
 from longalign.data.jsonl import DataError
+from longalign.data.text_tokens import has_offsets
 from longalign.data.truncation import Hole, documents, question_in
 
 TRIES = 5
@@ -52,6 +53,6 @@ def _hole(text: str, spans: Sequence[tuple[int, int]]) -> Hole:
 
 
 def _spans(text: str, tokenizer: Any) -> list[tuple[int, int]]:
-    if not getattr(tokenizer, "is_fast", False):
+    if not has_offsets(tokenizer):
         raise ValueError("cutting a prompt needs a fast tokenizer (one with offsets): name another with --tokenizer")
     return tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]

@@ -1,8 +1,8 @@
 """Judges of answers behind one small protocol: an exact rule, a model behind a server, or that model's recorded words.
 
-The price of the rule: it knows answers that are sentences of their document, as the miniature's are, and nothing else.
-A recorded judge is a model whose replies lie in a file (`longalign.clients.reply_store`): it needs no key and no
-server, and rates what was asked of it before, nothing else.
+The rule knows answers that are sentences of their document, as the miniature's are, and nothing else. A recorded judge
+is a model whose replies lie in a file (`longalign.clients.reply_store`): it needs no key and no server, and rates what
+was asked of it before, nothing else.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,7 @@ from longalign.clients.errors import CUT_OFF, EndpointError, NoReply
 from longalign.clients.reply_store import Request
 from longalign.evals import rubric
 from longalign.evals.benchmarks.questions import Answer, Example
-from longalign.evals.judges.prompts import SCALES, prompt
-from longalign.evals.judges.ratings import Unrated, rating
+from longalign.evals.judges.prompts import SCALES, Unrated, prompt, rating
 
 MOST_TOKENS = 512
 """Of a judge's reply: the paper's judge gives a rating alone, others explain it first."""

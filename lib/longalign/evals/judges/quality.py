@@ -1,7 +1,7 @@
 """A judge as an instrument: ratings held against scores that are known, and answers that any sound judge sees through.
 
-The paper's Table 1 (arXiv 2401.18058) does the first with 300 answers that two people had scored. The price of known
-scores without people: answers are made worse by rule, so that how bad they are is exact, and alike.
+The paper's Table 1 (arXiv 2401.18058) does the first with 300 answers that two people had scored. Here answers are made
+worse by rule, so that how bad they are is known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from longalign.evals import intervals, rubric
 from longalign.evals.benchmarks.questions import Answer, Example, Question
 from longalign.evals.benchmarks.shipped import degraded
 from longalign.evals.judges.judges import Case, Judgment
+from longalign.evals.judges.scoring import mean_ratings
 
 DRAWS = 2000
 PADDING = "There is more to say about this, and much of it is interesting in its own way. "
@@ -95,19 +96,6 @@ def agreement(
         finite = np.array([value for value in drawn if np.isfinite(value)])
         found[f"{name}_interval"] = intervals.percentile_interval(finite) if finite.size else intervals.NONE
     return Agreement(len(rated), len(cases) - len(rated), **found)
-
-
-def mean_ratings(judgments: Sequence[Judgment]) -> dict[str, float]:
-    """The mean rating of each answer that has one, by its id.
-
-    >>> mean_ratings([Judgment("a", 0, 2), Judgment("a", 1, 3), Judgment("b", 0, None)])
-    {'a': 2.5}
-    """
-    found: dict[str, list[int]] = {}
-    for judgment in judgments:
-        if judgment.rating is not None:
-            found.setdefault(judgment.id, []).append(judgment.rating)
-    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def between_runs(judgments: Sequence[Judgment]) -> tuple[float, float]:

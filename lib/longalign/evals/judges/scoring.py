@@ -1,7 +1,7 @@
 """Scores from judgments: means over questions with intervals, what is missing, what is too small to be seen.
 
 The runs of a question are averaged first, so that questions are what chance draws (Miller 2024, arXiv 2411.00640:
-standard errors clustered by question). The price: what chance the judge itself adds is inside the interval, not apart.
+standard errors clustered by question). What chance the judge itself adds is inside the interval, not apart.
 """
 
 from collections import Counter
@@ -41,11 +41,21 @@ def item_rows(
     answers: Sequence[Answer], judgments: Iterable[Judgment], *, metric: str
 ) -> list[dict[str, Any]]:
     """Tidy rows (COLUMNS of `longalign.experiments.evaluations`), one for each rated answer: the mean over its runs."""
-    ratings: dict[str, list[int]] = {}
+    ratings = mean_ratings(judgments)
+    return [row(answer, metric, ratings[answer.id]) for answer in answers if answer.id in ratings]
+
+
+def mean_ratings(judgments: Iterable[Judgment]) -> dict[str, float]:
+    """The mean rating of each answer that has one, by its id.
+
+    >>> mean_ratings([Judgment("a", 0, 2), Judgment("a", 1, 3), Judgment("b", 0, None)])
+    {'a': 2.5}
+    """
+    found: dict[str, list[int]] = {}
     for judgment in judgments:
         if judgment.rating is not None:
-            ratings.setdefault(judgment.id, []).append(judgment.rating)
-    return [row(answer, metric, float(np.mean(ratings[answer.id]))) for answer in answers if answer.id in ratings]
+            found.setdefault(judgment.id, []).append(judgment.rating)
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def row(answer: Answer, metric: str, value: float) -> dict[str, Any]:

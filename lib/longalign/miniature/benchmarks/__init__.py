@@ -8,8 +8,8 @@
 | longbench_chat | LongBench-Chat | 50 long questions in five categories, 40 English and 10 Chinese |
 | short | MT-Bench; ARC, HellaSwag, TruthfulQA, MMLU | conversations; four multiple-choice sets |
 
-Price: all questions are on a generated document that stands before them. Closed-book knowledge, which MMLU and ARC
-ask for, does not exist in a generated world; what takes their place measures reading and reasoning within 128 tokens.
+All questions are on a generated document that stands before them. Closed-book knowledge, which MMLU and ARC ask for,
+does not exist in a generated world; what takes their place measures reading and reasoning within 128 tokens.
 """
 
 from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.report.figures.style import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, look
+from longalign.report.figures.style import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, length_axis, look
 from longalign.report.tables import TEST, contrasts, over_seeds, primary
 
 ANSWERS = {"1-8": (1, 8), "9-16": (9, 16), "over 16": (17, 10**9)}
@@ -47,10 +47,7 @@ def lora(folder: Path) -> Figure:
         part = found[found.arm == arm].sort_values("length")
         beside = part.length * 2 ** (0.08 * (number - 0.5))  # or the bars of one length would hide each other
         axes.errorbar(beside, part["mean"], yerr=part.half, label=arm, capsize=2, **style)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths := sorted(found.length.unique()), [str(length) for length in lengths])
-    axes.minorticks_off()
-    axes.set(xlabel="tokens of the sample, at most", ylabel="exact match", ylim=(-0.03, 1.03))
+    length_axis(axes, found.length, ylabel="exact match")
     axes.legend()
     return drawn
 

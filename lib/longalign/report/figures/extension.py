@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.report.figures.style import TEXT_WIDTH, figure, look
+from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, length_axis, look
 from longalign.report.tables import size
 
 
@@ -40,12 +40,7 @@ def extension_recall(folder: Path) -> Figure:
             axes.plot(part.length, part.recall, label=stage, **styles[stage])
         short = table[table.model == model].short_length.iloc[0]  # what the short base has read
         axes.axvline(short, color="black", linestyle=":", linewidth=1.2, marker="")
-        lengths = sorted(table.length.unique())
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, [str(length) for length in lengths])
-        axes.minorticks_off()
-        axes.set(title=model, xlabel="tokens of the document, at most", ylim=(-0.03, 1.03))
+        length_axis(axes, table.length, title=model, xlabel="tokens of the document, at most")
     panels[0][0].set_ylabel("recall of answer tokens")
-    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    drawn.tight_layout(rect=(0, 0, 1, 0.92))
+    legend_above(drawn, panels[0][0], ncols=3)
     return drawn

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -17,13 +18,9 @@ def judges(folder: Path) -> Figure:
     names = sorted(table.judge.unique(), key=lambda name: (name != "exact rule", "(simulated)" not in name, name))
     passed = table.pivot(index="judge", columns="test", values="passed").loc[names]
     drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.32 * len(names) + 0.7))
-    axes.imshow(passed, cmap="Blues", vmin=0, vmax=2, aspect="auto")
-    for (row, column), share in zip(
-        ((r, c) for r in range(len(names)) for c in range(passed.shape[1])), passed.to_numpy().ravel(), strict=True
-    ):
-        axes.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(passed.shape[1]), passed.columns)
-    axes.set_yticks(range(len(names)), names)
+    seaborn.heatmap(passed, ax=axes, cmap="Blues", vmin=0, vmax=2, annot=True, fmt=".2f", cbar=False,
+                    annot_kws={"color": "black", "fontsize": 7})  # fmt: skip
+    axes.set(xlabel="", ylabel="")
     axes.grid(visible=False)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, look
+from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, length_axis, look
 from longalign.report.tables import METHODS, TEST, over_seeds
 
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -22,7 +22,7 @@ def method_scores(folder: Path) -> Figure:
     table = pd.read_csv(folder / "methods.csv")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
     found = over_seeds(table, ["model", "arm", "length"]).reset_index()
-    models, lengths = sorted(found.model.unique()), sorted(found.length.unique())
+    models = sorted(found.model.unique())
     drawn, panels = plt.subplots(1, len(models), figsize=(TEXT_WIDTH, 2.4), sharey=True, squeeze=False)
     styles = look(METHODS)
     for axes, model in zip(panels[0], models, strict=True):
@@ -30,10 +30,7 @@ def method_scores(folder: Path) -> Figure:
             part = found[(found.model == model) & (found.arm == method)].sort_values("length")
             beside = part.length * 2 ** (0.06 * (number - 1.5))  # or the bars of one length would hide each other
             axes.errorbar(beside, part["mean"], yerr=part.half, label=method, capsize=2, **styles[method])
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(lengths, [str(length) for length in lengths])
-        axes.minorticks_off()
-        axes.set(title=model, xlabel="tokens of the sample, at most", ylim=(-0.03, 1.03))
+        length_axis(axes, found.length, title=model)
     panels[0][0].set_ylabel("exact match")
     legend_above(drawn, panels[0][0], ncols=4)
     return drawn

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, legend_above, look
+from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, legend_above, length_axis, look
 from longalign.report.tables import TEST, intervals, over_seeds, printed, scores_by_seed, size
 
 TABLE_4 = ["packing + loss weighting", "sorted"]
@@ -53,16 +53,13 @@ def windows(folder: Path) -> Figure:
     table = pd.read_csv(folder / "windows.csv")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
     found = over_seeds(table, ["arm", "length"]).reset_index()
-    arms, lengths = _by_size(found.arm), sorted(found.length.unique())
+    arms = _by_size(found.arm)
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.4))
     for arm, style in look(arms).items():
         part = found[found.arm == arm].sort_values("length")
         axes.errorbar(part.length, part["mean"], yerr=part.half, label=arm, capsize=2, **style)
         axes.axvline(size(arm), color=style["color"], linestyle=":", linewidth=1, marker="")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(lengths, [str(length) for length in lengths])
-    axes.minorticks_off()
-    axes.set(xlabel="tokens of the sample, at most", ylabel="exact match", ylim=(-0.03, 1.03))
+    length_axis(axes, found.length, ylabel="exact match")
     legend_above(drawn, axes, ncols=3, columnspacing=1)
     return drawn
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -22,12 +23,11 @@ def needle(folder: Path) -> Figure:
     )
     for axes, arm in zip(panels[0], arms, strict=True):
         cells = table[table.arm == arm].pivot_table(index="depth", columns="length", values="value")
-        image = axes.imshow(cells.to_numpy(), cmap="cividis", vmin=0, vmax=1, aspect="auto")
-        axes.set_title(f"{arm}\nmean {cells.to_numpy().mean():.2f}")
-        axes.set_xticks(range(len(cells.columns)), cells.columns, rotation=90)
-        axes.set_yticks(range(len(cells.index)), [f"{depth:.0%}" for depth in cells.index])
+        seaborn.heatmap(cells.rename("{:.0%}".format), ax=axes, cmap="cividis", vmin=0, vmax=1, cbar=False)
+        axes.set(title=f"{arm}\nmean {cells.to_numpy().mean():.2f}", xlabel="", ylabel="")
+        axes.tick_params("x", rotation=90)
         axes.grid(visible=False)
     panels[0][0].set_ylabel("depth of the needle")
     drawn.supxlabel("tokens of the sample, at most", fontsize=8)
-    drawn.colorbar(image, ax=panels[0], label="exact match")
+    drawn.colorbar(panels[0][0].collections[0], ax=panels[0], label="exact match")
     return drawn

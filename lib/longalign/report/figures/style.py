@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib
@@ -96,6 +96,14 @@ def grouped_bars(
             axes.errorbar(places, means[name], halves[name], **WHISKERS)
     axes.set_xticks(range(len(means)), means.index)
     axes.grid(axis="x", visible=False)
+
+
+def length_axis(axes: plt.Axes, lengths: Iterable[int], **labels: object) -> None:
+    """A logarithmic axis of lengths in tokens, with a mark at each of them, under scores from 0 to 1."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(marks := sorted(set(lengths)), [str(length) for length in marks])
+    axes.minorticks_off()
+    axes.set(**({"xlabel": "tokens of the sample, at most", "ylim": (-0.03, 1.03)} | labels))
 
 
 def legend_above(drawn: Figure, axes: plt.Axes, *, ncols: int, **options: object) -> None:

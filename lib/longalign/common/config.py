@@ -1,16 +1,20 @@
-"""Plain data, as YAML gives it, becomes dataclasses: a misspelt key or a wrong type is refused by name.
-
-The price: dataclasses are all it knows, and what it is told of a wrong value is one line.
-"""
+"""YAML becomes dataclasses: a key that is misspelt or stands twice, and a wrong type, are refused by name."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
+from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
+
+import yaml
+
+from longalign.common import paths
 
 
 class ConfigError(ValueError):
@@ -40,7 +44,7 @@ def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
     (2, 4, 3)
     >>> typed("3", int, where="here", key="training.epochs")
     Traceback (most recent call last):
-    longalign.common.typed.ConfigError: here: training.epochs must be int, not str '3'
+    longalign.common.config.ConfigError: here: training.epochs must be int, not str '3'
     """
     if dataclasses.is_dataclass(wanted):
         return _typed_dataclass(value, wanted, where=where, key=key)
@@ -78,3 +82,43 @@ def _typed_dataclass(value: Any, wanted: Any, *, where: str, key: str) -> Any:
         return wanted(**fields)
     except ValueError as error:
         raise ConfigError(f"{where}: {prefix.rstrip('.') or 'the file'}: {error}") from None
+
+
+def read_yaml(path: Path | str) -> Any:
+    """What a YAML file says. Raises ConfigError, naming the file, where it cannot be read."""
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{paths.relative(path)}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{paths.relative(path)}: {error.strerror}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says. Raises YAMLError, also for what the parser has no room or no numbers for."""
+    try:
+        return yaml.load(text, Loader=Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits, a 30th of February
+        raise yaml.YAMLError(str(error)) from None
+
+
+class Loader(yaml.SafeLoader):
+    """Safe YAML with the floats of YAML 1.2 (3e-3 is a number) and without silently repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)

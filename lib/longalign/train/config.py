@@ -1,0 +1,53 @@
+"""How a model is trained on a token store, as plain data: what a profile says of every training, and one training."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What the trainings of a profile share; `rows` is padded sequences a micro-batch, `accumulation` micro-batches an
+    optimizer step, `capacity` tokens a pack, `exponent` that of the weights (`longalign.recipe.weights`)."""
+
+    epochs: int = 1
+    learning_rate: float = 3e-3
+    schedule: str = "cosine"
+    warmup_ratio: float = 0.03
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.0
+    capacity: int = 1024
+    rows: int = 1
+    accumulation: int = 1
+    exponent: float = 0.0
+    packing_algorithm: str = "next_fit"
+    checkpoint_every: int = 50
+
+    def shared(self) -> dict[str, Any]:
+        """The fields of this class by name, also of a class that adds to them."""
+        return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+
+
+@dataclass(frozen=True)
+class TrainingConfig(TrainingSettings):
+    """How a model is trained on a token store, with the fields of `TrainingSettings`.
+
+    For packing, `rows` is packs a micro-batch. `steps` ends training after that many optimizer steps (0: all of the
+    epochs; the learning rate's schedule ends with it). `snapshots` is how many models are kept on the way, evenly
+    spaced, the last one included. `defect` names a fault of the released code to train with
+    (`longalign.train.released_faults`). `group_size` is sequences of about one length for sorted batching (0: as many
+    as `rows`, on any number of ranks). `lora_rank` is that of the matrices which are trained in place of the weights
+    (`longalign.train.lora`; 0: all weights are trained). `balance` names how packs are dealt by what their attention
+    costs (`longalign.recipe.balance`; "": as they come).
+    """
+
+    method: str = "packing"
+    weighting: str = "sequence"
+    max_grad_norm: float = 1.0
+    group_size: int = 0
+    seed: int = 0
+    steps: int = 0
+    snapshots: int = 0
+    defect: str = ""
+    lora_rank: int = 0
+    balance: str = ""
