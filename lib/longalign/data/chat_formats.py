@@ -90,8 +90,9 @@ class Chat:
         """The text of a conversation in a template with {% generation %}, and the characters that it marks."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        tools: Any = self.tools  # transformers asks for a list of dicts, and takes what is like one
         texts, marks = self._rendered(lambda messages: render_jinja_template(
-            [messages], tools=self.tools, chat_template=self._template(), return_assistant_tokens_mask=True,
+            [messages], tools=tools, chat_template=self._template(), return_assistant_tokens_mask=True,
             add_generation_prompt=False, **self.tokenizer.special_tokens_map,
         ))  # fmt: skip
         joined: list[Span] = []

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.jsonl import DataError, Line
-from longalign.recipe.array_types import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
 ANSWERS = ("masked_answers", "shortened_answers")  # counts that a manifest has where they are not 0
@@ -54,7 +54,8 @@ class StoreWriter:
         self.temporary = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
         self.offsets, self.counts, self.lines = array("q", [0]), array("q"), array("q")
         self.truncated_sequences = self.truncated_tokens = self.masked_answers = self.shortened_answers = 0
-        self._stack, self._files = ExitStack(), {}
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
 
     def __enter__(self) -> "StoreWriter":  # noqa: PYI034 - Self needs Python 3.11
         self.temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,9 @@ class StoreWriter:
         np.save(self.temporary / "target_counts.npy", np.array(self.counts, dtype="<i8"))
         np.save(self.temporary / "lines.npy", np.array(self.lines, dtype="<i8").reshape(-1, 2))
         paths = sorted(self.temporary.iterdir())
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+        files: dict[str, dict[str, Any]] = {
+            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths
+        }
         manifest = {
             **meta,
             "version": VERSION,

@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -50,8 +50,7 @@ class Way:
     def encode(self, line: Line) -> Encoded:
         """The sequence of a line's messages and tools; raises DataError."""
         messages, tools = line.conversation()
-        settings = {"chat_format": self.chat_format, "max_length": self.max_length}
-        return encode(messages, self.tokenizer, tools=tools, **settings)
+        return encode(messages, self.tokenizer, tools=tools, chat_format=self.chat_format, max_length=self.max_length)
 
     @cached_property
     def described(self) -> dict[str, Any]:
@@ -100,7 +99,8 @@ def tokenize_jsonl(
     progress = progress or print_progress()
     try:
         with StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
-            digest, dropped, first = hashlib.sha256(), Counter(), None
+            digest, first = hashlib.sha256(), None
+            dropped: Counter[str] = Counter()
             with closing(job.write(writer, lock, digest, workers or cores(), progress)) as left_out:
                 for error in left_out:
                     dropped[error.reason] += 1
@@ -130,7 +130,7 @@ class Job:
 
     def write(
         self, writer: StoreWriter, lock: Any, digest: Any, workers: int, progress: Progress
-    ) -> Iterator[DataError]:
+    ) -> Generator[DataError, None, None]:
         """Write all samples of the file; yields what is left out.  If there are several parts, they are done in the
         folder of the `lock`."""
         size = file_size(self.jsonl)
@@ -193,8 +193,8 @@ class Job:
 
     def _append(self, writer: StoreWriter, store: TokenStore, part: Part) -> Iterator[DataError]:
         """Add a part's samples with their places in the file; yields what the part left out."""
-        for (number, offset), row in zip(store.lines.tolist(), store, strict=True):
-            writer.add(Encoded(**row), line=part.lines + number, offset=part.start + offset)
+        for (number, offset), row in zip(store.lines.tolist(), map(store.__getitem__, range(len(store))), strict=True):
+            writer.add(Encoded(row["input_ids"], row["labels"]), line=part.lines + number, offset=part.start + offset)
         writer.truncated_sequences += store.manifest["truncated_sequences"]
         writer.truncated_tokens += store.manifest["truncated_tokens"]
         for name in ANSWERS:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.evals.forward import CAPACITY, target_logits
-from longalign.recipe.array_types import IGNORE_INDEX
 
 
 def exact_match(model: PreTrainedModel, sequences: Sequence[dict[str, Any]], *, capacity: int = CAPACITY) -> np.ndarray:

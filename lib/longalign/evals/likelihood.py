@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from longalign.common.array_types import Float, Int
 from longalign.evals.forward import CAPACITY, target_logits
-from longalign.recipe.array_types import Float, Int
 
 
 def sequence_nll(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from longalign.recipe.plan import Plan
+from longalign.recipe.batching import Plan
 
 WANTED = {
     "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),
