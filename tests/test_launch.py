@@ -99,7 +99,7 @@ def test_a_job_that_cannot_be_is_refused_in_one_line(job, capsys, change, told):
 
 
 def test_what_would_fit_takes_as_little_communication_as_it_can():
-    shape = ModelShape(6_738_415_616, 4096, 32, 32_000)  # Llama-2-7B
+    shape = ModelShape(4096, 32, 11008, heads=32, key_value_heads=32, head_size=128, vocab_size=32_000)  # Llama-2-7B
     sizes = {"positions": 65_536, "targets": 4096}
     engine = Parallelism(ranks=8, zero=0, bf16=True)
     assert footprint(shape, engine, **sizes).device > 80

@@ -28,8 +28,8 @@ committed = pytest.mark.parametrize("name", models.MINIATURES)
 
 def test_mini_6b_shares_keys_between_heads_and_mini_7b_does_not():
     shapes = models.MINIATURES
-    assert shapes["mini-6b"].num_key_value_heads < shapes["mini-6b"].num_attention_heads
-    assert shapes["mini-7b"].num_key_value_heads == shapes["mini-7b"].num_attention_heads
+    assert shapes["mini-6b"].key_value_heads < shapes["mini-6b"].heads
+    assert shapes["mini-7b"].key_value_heads == shapes["mini-7b"].heads
     assert shapes["mini-13b"].hidden_size > shapes["mini-7b"].hidden_size
 
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
-from longalign.recipe import architectures, attention, masks, probes
-from longalign.train import alone, jobs, preflight, store_check
+from longalign.recipe import architectures, attention, masks
+from longalign.train import alone, jobs, preflight, probes, store_check
 from longalign.train.models import load_model, new_model, outline
 from longalign.train.trainer import TrainingConfig, train
 from test_trainer import CONFIG, fresh_model, make_store

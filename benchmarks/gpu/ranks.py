@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from longalign.experiments.operations import Pace, fit_pace
 from longalign.recipe.balance import BALANCES, balanced
-from longalign.recipe.batching import make_plan
-from longalign.recipe.cost import Pace, SequenceCost, fit_pace, micro_batch_costs
-from longalign.recipe.plan import Plan, deal
+from longalign.recipe.batching import Plan, deal, make_plan
+from longalign.recipe.cost import SequenceCost, micro_batch_costs
 
 ACCUMULATION = 12
 """Of naive and sorted batching in the paper: 8 ranks x 1 row x 12."""
@@ -76,7 +76,7 @@ def wall(seconds: np.ndarray, barrier: str) -> float:
 def fit(work: np.ndarray, seconds: np.ndarray) -> Pace:
     """The pace with the least squares of relative errors: in seconds, the longest micro-batches would decide alone.
 
-    `work`: positions, pairs, micro-batches, steps (`longalign.recipe.cost.step_work`), shape [n, 4].
+    `work`: positions, pairs, micro-batches, steps (`longalign.experiments.operations.step_work`), shape [n, 4].
     """
     return fit_pace(work / seconds[:, None], np.ones_like(seconds))
 

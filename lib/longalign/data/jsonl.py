@@ -227,7 +227,7 @@ def _check_message(message: Any, field: str) -> None:
             raise DataError("field is not read", _UNREAD_OF_MESSAGE[key], field=f"{field}.{key}")
         if key != key.lower() and key.lower() in ("weight", "train"):
             raise DataError("field is not read", f"write {key.lower()}", field=f"{field}.{key}")
-    if role == "assistant" and not calls and not VISIBLE.search(content):
+    if role == "assistant" and not calls and not VISIBLE.search(content or ""):
         raise DataError("empty answer", "an answer needs visible text", field=f"{field}.content")
     _check_weight(message, field)
 

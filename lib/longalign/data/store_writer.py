@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.jsonl import DataError, Line
-from longalign.recipe.array_types import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
 NUMBERS = ("truncated_sequences", "truncated_tokens", "masked_answers", "shortened_messages")
@@ -123,7 +123,9 @@ class StoreWriter:
         np.save(self.temporary / "target_counts.npy", np.array(self.counts, dtype="<i8"))
         np.save(self.temporary / "lines.npy", np.array(self.lines, dtype="<i8").reshape(-1, 2))
         paths = sorted(self.temporary.iterdir())
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+        files: dict[str, dict[str, Any]] = {
+            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths
+        }
         manifest = {
             **meta,
             "version": VERSION,

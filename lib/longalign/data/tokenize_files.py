@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -101,7 +101,8 @@ def tokenize_jsonl(
     progress = progress or print_progress()
     try:
         with StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
-            digest, dropped, first = hashlib.sha256(), Counter(), None
+            digest, first = hashlib.sha256(), None
+            dropped: Counter[str] = Counter()
             with closing(job.write(writer, lock, digest, workers or cores(), progress)) as left_out:
                 for error in left_out:
                     dropped[error.reason] += 1
@@ -131,7 +132,7 @@ class Job:
 
     def write(
         self, writer: StoreWriter, lock: Any, digest: Any, workers: int, progress: Progress
-    ) -> Iterator[DataError]:
+    ) -> Generator[DataError, None, None]:
         """Write all samples of the file; yields what is left out.  If there are several parts, they are done in the
         folder of the `lock`."""
         size = file_size(self.jsonl)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from longalign.common.array_types import Float, Int
 from longalign.recipe.architectures import OF_THE_LONGEST, mixers
-from longalign.recipe.array_types import Float, Int
 from longalign.recipe.attention import NAME
 from longalign.recipe.last_layer import logits_at, read_only_at
 

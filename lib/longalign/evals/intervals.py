@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats as distributions
 
-from longalign.recipe.array_types import Float, Int
+from longalign.common.array_types import Float, Int
 
 CONFIDENCE = 0.95
 DRAWS = 10_000

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import Counts, Int, as_counts
 from longalign.experiments.profiles import Profile
-from longalign.recipe.array_types import Counts, Int, as_counts
-from longalign.recipe.batching import make_plan
-from longalign.recipe.cost import A800, Pace, SequenceCost, decoder_cost, fill_share, step_seconds
-from longalign.recipe.plan import Plan
+from longalign.recipe.batching import Plan, make_plan
+from longalign.recipe.cost import A800, LLAMA_2_7B, SequenceCost, fill_share, micro_batch_costs, slowest
+from longalign.train.memory import ModelShape
 
 PER_PACK, STEPS = 12, (1500, 2000)
 """What the paper says of its trainings: about so many sequences a pack; fewest and most optimizer steps."""
@@ -42,16 +42,13 @@ class Model:
     padded: float = 1.0
 
 
-def _model(name: str, naive: float, packing: float, ordered: float, padded: float = 1.0, **shape: int) -> Model:
-    return Model(name, decoder_cost(**shape), {"packing": packing, "naive": naive, "sorted": ordered}, padded)
-
-
+CHATGLM3_6B = ModelShape(4096, 28, 13696, heads=32, key_value_heads=2, head_size=128, vocab_size=65024)
+LLAMA_2_13B = ModelShape(5120, 40, 13824, heads=40, key_value_heads=40, head_size=128, vocab_size=32000)
 MODELS = (
-    _model("ChatGLM3-6B", 45.4, 20.5, 19.1, padded=7 / 8,  # 56k of 64k
-           hidden_size=4096, layers=28, intermediate_size=13696, vocab_size=65024, key_value_size=2 * 128),
-    _model("Llama-2-7B", 67.2, 23.4, 23.3, hidden_size=4096, layers=32, intermediate_size=11008, vocab_size=32000),
-    _model("Llama-2-13B", 117.2, 41.2, 44.5, hidden_size=5120, layers=40, intermediate_size=13824, vocab_size=32000),
-)  # fmt: skip
+    Model("ChatGLM3-6B", CHATGLM3_6B.cost, {"packing": 20.5, "naive": 45.4, "sorted": 19.1}, padded=7 / 8),  # 56k
+    Model("Llama-2-7B", LLAMA_2_7B, {"packing": 23.4, "naive": 67.2, "sorted": 23.3}),
+    Model("Llama-2-13B", LLAMA_2_13B.cost, {"packing": 41.2, "naive": 117.2, "sorted": 44.5}),
+)
 FITTED = ("Llama-2-7B", "packing")
 """The one number of Figure 5 to which the achieved FLOP/s are fitted."""
 
@@ -259,10 +256,9 @@ def _worked(plans: list[Plan], model: Model, barrier: str) -> tuple[float, float
 
     A row is one sequence and a pack computes its sequences only, so the work is that of the sequences.
     """
-    pace = Pace(model.cost.per_token, model.cost.per_pair, per_micro_batch=0.0, per_step=0.0)
-    slowest = sum(float(step_seconds(plan, pace, barrier=barrier).sum()) for plan in plans)
+    longest = sum(float(slowest(micro_batch_costs(plan, model.cost), barrier).sum()) for plan in plans)
     work = sum(float(model.cost(plan.lengths).sum()) for plan in plans)
-    return slowest, 1 - work / (slowest * plans[0].ranks)
+    return longest, 1 - work / (longest * plans[0].ranks)
 
 
 def _counted(arm: Arm, plans: list[Plan], lengths: Counts, target_counts: Counts | None) -> dict[str, Any]:

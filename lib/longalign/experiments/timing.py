@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from longalign.common import provenance
+from longalign.common.array_types import Float
 from longalign.common.source_hash import source_hash
 from longalign.data.store import TokenStore
-from longalign.recipe.array_types import Float
-from longalign.recipe.cost import Pace, step_seconds, step_work
-from longalign.recipe.plan import Plan
+from longalign.experiments.operations import Pace, step_seconds, step_work
+from longalign.recipe.batching import Plan
 from longalign.train.events import read_events
 from longalign.train.runs import WITHOUT, Run, extension_of
 
@@ -71,7 +71,7 @@ def measure(runs: Sequence[Run], folder: Path | str, *, ranks: int = 1) -> list[
 
 
 def step_times(run: Run) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
-    """Work (see `cost.step_work`) and processor seconds of the steps of a finished run, trained by one process.
+    """Work (see `operations.step_work`) and processor seconds of the steps of a finished run, trained by one process.
 
     Left out is the first step, which loads what is loaded once. Checkpoints are in the others' time: about a fiftieth
     of a second each, one in fifty steps; so are the models kept for the learning curves.

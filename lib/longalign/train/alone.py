@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.recipe import probes
-from longalign.recipe.array_types import IGNORE_INDEX
-from longalign.train import store_check
+from longalign.common.array_types import IGNORE_INDEX
+from longalign.train import probes, store_check
 
 LENGTHS = (7, 11, 7)
 """Of the sequences."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from longalign.recipe.plan import Plan
+from longalign.recipe.batching import Plan
 
 WANTED = {
     "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),

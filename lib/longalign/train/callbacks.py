@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from longalign.common import paths, provenance
-from longalign.recipe.plan import Step
+from longalign.recipe.batching import Step
 from longalign.train import checkpoints, preflight
 from longalign.train.events import read_events
 

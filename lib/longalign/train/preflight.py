@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.recipe import architectures, probes
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
+from longalign.recipe import architectures
+from longalign.recipe.batching import Plan
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.dataset import Sequences
 from longalign.recipe.loss import weighted_loss
-from longalign.recipe.plan import Plan
 from longalign.train import arguments as trainer_arguments
-from longalign.train import store_check
+from longalign.train import probes, store_check
 from longalign.train.alone import LENGTHS, NOTHING, TARGETS, Alone, alone, distance, is_steady
 
 WINDOW = 4

@@ -18,8 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.recipe import probes
-from longalign.train import memory
+from longalign.train import memory, probes
 
 COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 """Ends of names that older versions of transformers gave to what is computed, not learnt."""
