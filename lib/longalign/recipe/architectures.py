@@ -62,9 +62,9 @@ def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     reason = reason or why_not_loaded(_of_transformers(model))
     if not reason and any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters(model)):
         return (
-            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at tokens "
-            "that it looks for once in a row, not in each sequence of a pack; padded rows are exact (method: naive or "
-            "sorted)"
+            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at "
+            "tokens that it looks for once in a row, not in each sequence of a pack; padded rows are exact "
+            "(method: naive or sorted)"
         )
     if reason or not found:
         return reason

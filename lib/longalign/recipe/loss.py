@@ -181,8 +181,8 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
     labels, loss_weights = batch["labels"], batch["loss_weights"]
     if loss_weights.dtype.itemsize < 4:
         raise ValueError(
-            f"loss_weights are {loss_weights.dtype}, which rounds them to a few bits: a Trainer with DeepSpeed casts them "
-            "in its _prepare_inputs, so leave them out of it there, as the recipe of README.md does"
+            f"loss_weights are {loss_weights.dtype}, which rounds them to a few bits: a Trainer with DeepSpeed casts "
+            "them in its _prepare_inputs, so leave them out of it there, as the recipe of README.md does"
         )
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
     if reason := why_not_this_batch(model, inputs):

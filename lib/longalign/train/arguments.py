@@ -40,8 +40,8 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
     for plan in plans:
         accumulation = max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
         if accumulation > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-            raise ValueError("this version of transformers divides the loss of some models by the accumulation once more: "
-                             "install transformers 5.19 or newer")  # fmt: skip
+            raise ValueError("this version of transformers divides the loss of some models by the accumulation once "
+                             "more: install transformers 5.19 or newer")  # fmt: skip
         for name, planned, given in (
             ("gradient_accumulation_steps", plan.accumulation, accumulation),
             ("world_size", plan.ranks, arguments.world_size),
