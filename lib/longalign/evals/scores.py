@@ -20,11 +20,11 @@ from longalign.data import chat
 from longalign.evals.chat_answers import answers
 from longalign.evals.exact_match import answer_match, fact_match, target_hits
 from longalign.evals.likelihood import preferred, sequence_nll
+from longalign.evals.rubric import BEST as BEST
+from longalign.evals.rubric import CHANCE as CHANCE
 from longalign.miniature import tokenizer
 from longalign.recipe.array_types import IGNORE_INDEX
 
-CHANCE = {"exact_match": 0.0, "fact_match": 0.0, "accuracy": 0.25, "score": 1.0}
-BEST = {"exact_match": 1.0, "fact_match": 1.0, "accuracy": 1.0, "score": 10.0}
 MARKS = (".", "。")
 
 Row = dict[str, Any]
