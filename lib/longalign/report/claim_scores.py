@@ -130,7 +130,7 @@ def chosen_rows(table: pd.DataFrame, claim: Claim, name: str) -> pd.DataFrame:
     for column, wanted in (("metric", (claim.metric,)), ("task", claim.tasks), ("length", claim.lengths)):
         if wanted is None:
             continue
-        known = set(table[column]) if column in table else set()
+        known = set(table[column].unique()) if column in table else set()
         for value in wanted:
             if value not in known:
                 raise Missing(f"{name} has no {column} {value}: {nearest(str(value), map(str, known))}")

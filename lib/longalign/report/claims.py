@@ -33,8 +33,7 @@ from longalign.report import gates
 from longalign.report.claim_schema import GPU, LAPTOP, MEASURABLE, Claim, load_ledger
 from longalign.report.claim_scores import Folder, Missing, OfCard
 from longalign.report.gpu_results import read_cards
-from longalign.report.verdicts import (
-    ALPHA, FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Evidence, verdict)  # fmt: skip
+from longalign.report.verdicts import ALPHA, FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Evidence, verdict
 
 COLUMNS = (
     "id", "source", "statement", "notebook", "paper", "metric", "direction", "threshold", "margin", "paper_effect",
@@ -48,8 +47,8 @@ OF_BOTH, OF_SEEDS = "seeds and questions", "seeds"
 class Measured:
     """What a folder says about one claim, on the scale of the test (logarithms for a ratio).
 
-    `gate` says which gates failed, and `lacks` why there can be no verdict: empty texts where all is well. `tests` holds
-    p of the claim's own test and of the test against it, NaN where it was not made.
+    `gate` says which gates failed, and `lacks` why there can be no verdict: empty texts where all is well. `tests`
+    holds p of the claim's own test and of the test against it, NaN where it was not made.
     """
 
     claim: Claim
@@ -178,8 +177,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"longalign.report.claims: {error}", file=sys.stderr)
         return 2
     for row in (row for row in rows if row["seeds"] and row["verdict"] != UNMEASURED):
-        ends = f"[{row['low']:.3g}, {row['high']:.3g}]"
-        print(f"{row['id']:45} {round(row['estimate'], 6) + 0.0:8.3g} {ends:20} {row['seeds']:2} seeds  {row['verdict']}")
+        ends, estimate = f"[{row['low']:.3g}, {row['high']:.3g}]", round(row["estimate"], 6) + 0.0
+        print(f"{row['id']:45} {estimate:8.3g} {ends:20} {row['seeds']:2} seeds  {row['verdict']}")
     lacking = Counter(note.partition(": ")[2] for note in check(rows))
     for reason, count in lacking.items():
         print(f"{reason}: {count} claim{'s' if count > 1 else ''} not measured")

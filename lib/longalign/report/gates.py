@@ -42,8 +42,11 @@ def headroom(claim: Claim, folder: Folder) -> str:
     share = (rows.value.mean() - lowest) / (best - lowest)
     if LOWEST <= share <= HIGHEST:
         return ""
-    return (f"the mean over all arms lies at {share:.0%} of the score's range, and arms can differ only between "
-            f"{LOWEST:.0%} and {HIGHEST:.0%}; {'harder' if share > HIGHEST else 'easier'} questions would show it")  # fmt: skip
+    other = "harder" if share > HIGHEST else "easier"
+    return (
+        f"the mean over all arms lies at {share:.1%} of the score's range, and arms can differ only between "
+        f"{LOWEST:.0%} and {HIGHEST:.0%}; {other} questions would show it"
+    )
 
 
 def sizes(claim: Claim, folder: Folder) -> str:
@@ -69,8 +72,10 @@ def _falls(by_model: pd.DataFrame, smaller: str, larger: str) -> str:
     error = (of_small["var"] / of_small["count"] + of_large["var"] / of_large["count"]) ** 0.5
     if lower > 2 * error:
         return ""
-    return (f"the held-out loss of the base {larger} is {of_large['mean']:.3f}, that of {smaller} {of_small['mean']:.3f}: "
-            f"not lower by more than 2 standard errors ({2 * error:.3f}); bases trained in proportion would show it")  # fmt: skip
+    return (
+        f"the held-out loss of {larger}'s base is {of_large['mean']:.3f}, of {smaller}'s {of_small['mean']:.3f}: not "
+        f"lower by 2 standard errors ({2 * error:.3f}); bases trained in proportion to their size would show it"
+    )
 
 
 def waiting(claim: Claim, folder: Folder) -> str:
