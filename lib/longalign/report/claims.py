@@ -7,7 +7,7 @@ numbers are missing says in one sentence which, and stops no other.
 Gates come first (`longalign.report.gates`). Then the contrast of every seed and question gives estimate and interval
 (`longalign.evals.crossed`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
 own; an equality lies beyond its margin). Both cannot be false alarms at once, and all tests of one table or figure
-(`source`, or that of the claim that is restated) at one scale are one family for Holm's method. Intervals are printed
+(`source`, or that of the claim that is restated) at one scale are one family for Holm's method, Shaffer's form. Intervals are printed
 at their plain 95 %, so one may leave out zero where the verdict, which takes the number of claims into account, is
 `inconclusive`.
 """
@@ -223,7 +223,8 @@ def _row(one: Measured, p: float, p_against: float, family: int) -> dict[str, An
     """The row of a measured claim."""
     claim, (low, high) = one.claim, one.mean.interval()
     against = claim.null - claim.margin if claim.direction == "not_less" else claim.null
-    evidence = Evidence(claim.direction, float(one.mean.estimate) - against, p, p_against, low <= 0 <= high)
+    none = claim.null == 0 or low <= 0 <= high  # without a threshold, the claim's own test says it
+    evidence = Evidence(claim.direction, float(one.mean.estimate) - against, p, p_against, none)
     word = verdict(evidence if not one.lacks else None, scale=claim.scale, gate=not one.gate)
     seen = float(one.mean.detectable(ALPHA / family)) if family else NAN
     numbers = {"estimate": float(one.mean.estimate), "low": low, "high": high}

@@ -14,9 +14,10 @@ import pandas as pd
 import yaml
 
 from longalign.experiments.profiles import load_profile
-from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
-from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
 from longalign.report.default_run import decided
+from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
+from longalign.report.first_verdicts import before_and_after
+from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
 from longalign.report.verdicts import FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS
 
 PROFILE = "laptop"
@@ -101,8 +102,8 @@ def findings(results: Path) -> str:
     rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
-        f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {len(written) - len(counted)} more claims state "
-        "the size of a difference that is counted already; the report has their verdicts. A verdict needs "
+        f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {len(written) - len(counted)} more claims "
+        "state the size of a difference that is counted already; the report has their verdicts. A verdict needs "
         f"{FEWEST_SEEDS} seeds. `make reproduce` alone trains fewer seeds of most arms than we did, and can decide "
         f"{decided(results, load_profile(PROFILE))} of the claims. Below, each table and figure of the paper has one "
         "row. The row shows the first of its claims that we could measure. The third column is the difference that we "
@@ -132,18 +133,23 @@ def _measured(claim: pd.Series) -> str:
     ends = f" ({claim.low:.3g} to {claim.high:.3g})" if pd.notna(claim.low) else ""
     if claim.threshold >= 1:
         return f"{claim.estimate:.3g} times{ends}; the claim: more than {claim.threshold:g}"
-    unit = "points of 10" if claim.metric == "score" else "of the questions"
+    unit = {"score": "points of 10", "time_to_90": "of the steps"}.get(claim.metric, "of the questions")
     return f"{claim.estimate:+.3g} {unit}{ends}"
 
 
-def _counts(verdicts: pd.Series) -> str:
+def _counts(words: pd.Series) -> str:
     """Verdicts with how many there are of each.
 
     >>> _counts(pd.Series(["contradicted", "reproduced", "reproduced"]))
     '2 reproduced, 1 contradicted'
     """
-    counts = verdicts.value_counts()
+    counts = words.value_counts()
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+
+
+def verdicts(results: Path) -> str:
+    """Every claim's verdict by the first rules and by today's, with the reason."""
+    return table(["claim", "before", "after", "why"], before_and_after(results))
 
 
 def models(results: Path) -> str:

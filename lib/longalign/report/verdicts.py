@@ -26,15 +26,15 @@ class Evidence(NamedTuple):
 
     `effect` is the estimate minus the value that it is compared with (not_less: minus -margin), on the scale of the
     test. `p` is of the claim's own test: two-sided, or TOST for "equal". `p_against` is of the second test: that the
-    effect is smaller than the paper's own (greater, less), or lies beyond the margin (equal). `holds_zero` says whether
-    the 95 % interval holds no difference.
+    effect is smaller than the paper's own (greater, less), or lies beyond the margin (equal). `holds_none` says whether
+    no difference at all is possible, which a threshold leaves open.
     """
 
     direction: str
     effect: float
     p: float
     p_against: float = NAN
-    holds_zero: bool = True
+    holds_none: bool = True
 
     @property
     def shown(self) -> bool:
@@ -49,7 +49,7 @@ class Evidence(NamedTuple):
     @property
     def small(self) -> bool:
         """Whether there is no effect of the paper's size, and perhaps none."""
-        return not self.shown and self.p_against < ALPHA and self.holds_zero
+        return not self.shown and self.p_against < ALPHA and self.holds_none
 
 
 class Rule(NamedTuple):
@@ -108,8 +108,8 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True
     ================  ============================================================  ====================
 
     "Interval" is the 95 % interval as it would be, widened for all tests of the table or figure of the paper (p < 0.05
-    after Holm). "Zero" is the value that the claim names, 1 x the threshold for a ratio; "no such effect" asks that the
-    printed interval holds no difference, too. Where the paper prints no number on the same scale, the claim's margin
+    after Holm). "Zero" is the value that the claim names, 1 x the threshold for a ratio; where there is a threshold,
+    "no such effect" asks that the printed interval holds no difference, too. Where the paper prints no number on the same scale, the claim's margin
     stands in the place of its effect.
 
     >>> verdict(Evidence("greater", 0.3, 0.01)), verdict(Evidence("less", 0.3, 0.2, 0.001))
