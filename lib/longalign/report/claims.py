@@ -7,9 +7,9 @@ numbers are missing says in one sentence which, and stops no other.
 Gates come first (`longalign.report.gates`). Then the contrast of every seed and question gives estimate and interval
 (`longalign.evals.crossed`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
 own; an equality lies beyond its margin). Both cannot be false alarms at once, and all tests of one table or figure
-(`source`, or that of the claim that is restated) at one scale are one family for Holm's method, Shaffer's form. Intervals are printed
-at their plain 95 %, so one may leave out zero where the verdict, which takes the number of claims into account, is
-`inconclusive`.
+(`source`, or that of the claim that is restated) at one scale are one family for Holm's method, in Shaffer's form.
+Intervals are printed at their plain 95 %, so one may leave out zero where the verdict, which takes the number of claims
+into account, is `inconclusive`.
 """
 
 from __future__ import annotations

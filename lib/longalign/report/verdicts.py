@@ -109,8 +109,8 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True
 
     "Interval" is the 95 % interval as it would be, widened for all tests of the table or figure of the paper (p < 0.05
     after Holm). "Zero" is the value that the claim names, 1 x the threshold for a ratio; where there is a threshold,
-    "no such effect" asks that the printed interval holds no difference, too. Where the paper prints no number on the same scale, the claim's margin
-    stands in the place of its effect.
+    "no such effect" asks that the printed interval holds no difference, too. Where the paper prints no number on the
+    same scale, the claim's margin stands in the place of its effect.
 
     >>> verdict(Evidence("greater", 0.3, 0.01)), verdict(Evidence("less", 0.3, 0.2, 0.001))
     ('reproduced', 'no such effect')
