@@ -87,16 +87,17 @@ def test_every_page_can_be_reached_from_the_front_page():
 def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(tmp_path):
     rows = {"id": ["a", "b", "c"], "source": "Table 2", "statement": ["A.", "B.", "C."], "metric": "score",
             "threshold": [None, 0.0, 1.1], "estimate": [None, 0.5, 1.2], "low": [None, 0.25, 1.1],
-            "high": [None, 0.75, 1.3], "provisional": [False, True, False],
-            "verdict": ["not measured", "consistent", "reproduced"]}  # fmt: skip
+            "high": [None, 0.75, 1.3], "detectable": [None, 0.6, 1.4],
+            "verdict": ["not measured", "inconclusive", "reproduced"]}  # fmt: skip
     results = tmp_path / "results"
     results.mkdir()
     pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(results / "claims.csv", index=False)
-    (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}]")
+    (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}, {id: d, restates: a}]")
     shutil.copy(paths.results() / "05_data_scale.json", results)
     told = page_blocks.findings(results)
-    assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | consistent (provisional) | 1 reproduced" in told
-    assert "Of 3 claims of the paper: 1 reproduced, 1 consistent, 1 not measured. 1 of the verdicts" in told
+    assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | inconclusive (we would see 0.6) | 1 reproduced" in told
+    assert "Of 3 claims of the paper: 1 reproduced, 1 inconclusive, 1 not measured. 1 more claims state" in told
+    assert "can decide 0 of the claims" in told
 
 
 def test_the_readme_says_that_nothing_has_run_on_a_gpu_and_how_to_run_it_while_nothing_is_committed(tmp_path):
