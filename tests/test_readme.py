@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from transformers import LlamaConfig
 
 from gpu_rows import CARD, exact, figure_5
@@ -57,6 +58,15 @@ def test_each_recipe_that_is_shown_is_the_tested_one(page, base_class):
 def test_what_commands_write_into_a_page_is_what_the_committed_tables_say(page):
     shown = readme.blocks((paths.root() / page).read_text(encoding="utf-8"))
     assert shown == {name: content(paths.results()) for name, content in readme.PAGES[page].items()}
+
+
+def test_every_committed_figure_has_a_caption_and_every_caption_a_figure():
+    captions = yaml.safe_load((DOCS / "results" / "figures.yaml").read_text(encoding="utf-8"))
+    assert set(captions) == {path.stem for path in paths.figures().glob("*.png")} and len(captions) > 20
+    notebooks = {path.stem for path in paths.notebooks().glob("*.ipynb")}
+    for name, figure in captions.items():
+        assert figure.keys() == {"title", "notebook", "caption"} and figure["notebook"] in notebooks, name
+        assert figure["caption"].count(". ") >= 2 and figure["caption"].endswith("."), name
 
 
 def test_the_front_page_has_at_most_170_lines_and_tables_of_at_most_a_dozen_rows():

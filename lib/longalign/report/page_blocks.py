@@ -187,6 +187,17 @@ def benchmarks(results: Path) -> str:
     )
 
 
+def figures(results: Path) -> str:
+    """Every figure with its caption and notebook, in the order of `docs/results/figures.yaml`."""
+    root = results.parent
+    captions = yaml.safe_load((root / "docs" / "results" / "figures.yaml").read_text(encoding="utf-8"))
+    return "\n\n".join(
+        f"## {of['title']}\n\n![{of['title']}](../../figures/{name}.png)\n\n{of['caption']} "
+        f"[`{of['notebook']}`](../../results/notebooks/{of['notebook']}.ipynb) shows where the numbers come from."
+        for name, of in captions.items()
+    )
+
+
 def gpu(results: Path) -> str:
     """What each card showed, or that nothing has run on one; and how to run the program.
 

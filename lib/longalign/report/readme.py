@@ -20,6 +20,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "speed": page_blocks.speed, "gpu": page_blocks.gpu,
     },
     "docs/results/benchmarks.md": {"benchmarks": page_blocks.benchmarks},
+    "docs/results/figures.md": {"figures": page_blocks.figures},
 }  # fmt: skip
 """The pages, by their place in the repository: the names of their blocks, and what is written there."""
 
