@@ -3,8 +3,8 @@
     longalign plan --profile paper          (or: longalign plan DATA --profile paper)
 
 Steps, sequences a step and a pack, fill and idle time follow from the plans; hours follow from a cost model with one
-unknown, the FLOP/s that a device achieves. The price: nothing is measured. Kernels, memory and communication (offload
-too) are not in it, and without DATA the lengths are assumed. Paper: arXiv 2401.18058, 8 x A800, Figure 5.
+unknown, the FLOP/s that a device achieves. Nothing is measured; kernels, memory, communication and offloading are not
+in it, and without DATA the lengths are assumed. Paper: arXiv 2401.18058, 8 x A800, Figure 5.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from longalign.recipe.array_types import Counts, Int, as_counts
 from longalign.recipe.batching import make_plan
 from longalign.recipe.cost import A800, Pace, SequenceCost, decoder_cost, fill_share, step_seconds
 from longalign.recipe.plan import Plan
+from longalign.train.memory import ModelShape
+from longalign.train.parallelism import Parallelism
 
 PER_PACK, STEPS = 12, (1500, 2000)
 """What the paper says of its trainings: about so many sequences a pack; fewest and most optimizer steps."""
@@ -31,19 +33,23 @@ DISTRIBUTIONS = ("uniform", "log-uniform")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model of Figure 5: `cost` in FLOPs of a training pass, `hours` in the paper by method.
+    """A model of Figure 5: `cost` in FLOPs of a training pass, `shape` for its memory, `hours` in the paper by method.
 
     `padded` is the longest sequence, as a share of the capacity, that naive and sorted batching took.
     """
 
     name: str
     cost: SequenceCost
+    shape: ModelShape
     hours: dict[str, float]
     padded: float = 1.0
 
 
 def _model(name: str, naive: float, packing: float, ordered: float, padded: float = 1.0, **shape: int) -> Model:
-    return Model(name, decoder_cost(**shape), {"packing": packing, "naive": naive, "sorted": ordered}, padded)
+    cost, hidden, words = decoder_cost(**shape), shape["hidden_size"], shape["vocab_size"]
+    # what is multiplied, and the embedding that is only looked up
+    memory = ModelShape(round(cost.per_token / 6) + hidden * words, hidden, shape["layers"], words)
+    return Model(name, cost, memory, {"packing": packing, "naive": naive, "sorted": ordered}, padded)
 
 
 MODELS = (
@@ -211,7 +217,7 @@ def report(
     """All models by all arms. Hours are FLOPs of the slowest rank, over all barriers, by the FLOP/s achieved.
 
     Ranks wait for the slowest in every micro-step under ZeRO-3 (engine.zero 3), which gathers the weights layer by
-    layer (arXiv 1910.02054), and else once a step. Gradient checkpointing does the forward pass twice: 4/3.
+    layer (arXiv 1910.02054), and else once a step.
 
     Args:
         lengths, target_counts: tokens per sequence, shape [sequences]; targets None where they are not known.
@@ -222,24 +228,22 @@ def report(
         ValueError: no sequence, one that is over the profile's capacity, or ranks that cannot share the steps.
     """
     lengths = _checked(profile, as_counts(lengths), source)
-    barrier = profile.engine.barrier
-    again = 4 / 3 if profile.engine.gradient_checkpointing else 1.0
-    counted, worked = {}, {}
+    counted, work = {}, {}
     for arm in arms(profile):
         plans = lay_out(profile, arm, lengths, target_counts, seed)
         counted[arm] = _counted(arm, plans, lengths, target_counts)
-        worked |= {(model, arm): _worked(plans, model, barrier) for model in MODELS}
-    (known,) = (key for key in worked if (key[0].name, key[1].method) == FITTED)
-    to_match = worked[known][0] * again / (known[0].hours["packing"] * 3600)
+        work |= {(model, arm): worked(plans, model, profile.engine) for model in MODELS}
+    (known,) = (key for key in work if (key[0].name, key[1].method) == FITTED)
+    to_match = work[known][0] / (known[0].hours["packing"] * 3600)
     speed = to_match if utilisation is None else utilisation * A800 * 1e12
     rows = []
-    for (model, arm), (flops, idle) in worked.items():
-        hours, theirs = flops * again / speed / 3600, _paper_hours(model, arm, profile.training.capacity)
+    for (model, arm), (flops, idle) in work.items():
+        hours, theirs = flops / speed / 3600, _paper_hours(model, arm, profile.training.capacity)
         rows.append(Row(model.name, arm.method, arm.capacity, idle=idle, hours=hours, paper_hours=theirs,
                         ratio=theirs and hours / theirs, **counted[arm]))  # fmt: skip
     rows.sort(key=lambda row: [model.name for model in MODELS].index(row.model))
-    return Report(source, profile.engine.world_size, profile.training.epochs, barrier, again > 1, speed / 1e12,
-                  utilisation is None, tuple(rows))  # fmt: skip
+    return Report(source, profile.engine.world_size, profile.training.epochs, profile.engine.barrier,
+                  profile.engine.gradient_checkpointing, speed / 1e12, utilisation is None, tuple(rows))  # fmt: skip
 
 
 def _checked(profile: Profile, lengths: Int[np.ndarray, " sequences"], source: str) -> Int[np.ndarray, " sequences"]:
@@ -254,15 +258,17 @@ def _checked(profile: Profile, lengths: Int[np.ndarray, " sequences"], source: s
     return lengths
 
 
-def _worked(plans: list[Plan], model: Model, barrier: str) -> tuple[float, float]:
+def worked(plans: list[Plan], model: Model, engine: Parallelism) -> tuple[float, float]:
     """FLOPs of the slowest rank, summed over all barriers of all plans, and the share of the ranks' time that is idle.
 
-    A row is one sequence and a pack computes its sequences only, so the work is that of the sequences.
+    A row is one sequence and a pack computes its sequences only, so the work is that of the sequences. Gradient
+    checkpointing does the forward pass twice (4/3), and ranks that share a pack divide its work.
     """
     pace = Pace(model.cost.per_token, model.cost.per_pair, per_micro_batch=0.0, per_step=0.0)
-    slowest = sum(float(step_seconds(plan, pace, barrier=barrier).sum()) for plan in plans)
+    slowest = sum(float(step_seconds(plan, pace, barrier=engine.barrier).sum()) for plan in plans)
     work = sum(float(model.cost(plan.lengths).sum()) for plan in plans)
-    return slowest, 1 - work / (slowest * plans[0].ranks)
+    again = 4 / 3 if engine.gradient_checkpointing else 1.0
+    return slowest * again / engine.sequence_parallel, 1 - work / (slowest * plans[0].ranks)
 
 
 def _counted(arm: Arm, plans: list[Plan], lengths: Counts, target_counts: Counts | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "scale": page_blocks.scale, "results": page_blocks.findings, "models": page_blocks.models,
         "speed": page_blocks.speed, "gpu": page_blocks.gpu,
     },
+    "docs/scale/paper-costs.md": {"costs": page_blocks.paper_costs},
     "docs/results/benchmarks.md": {"benchmarks": page_blocks.benchmarks},
     "docs/results/figures.md": {"figures": page_blocks.figures},
 }  # fmt: skip
