@@ -1,4 +1,4 @@
-"""Blocks of the site's pages, as `longalign.report.page_blocks`: figures with captions, and what the paper's runs cost."""
+"""Blocks of the site's pages: figures with their captions, and what the paper's trainings would cost."""
 
 from __future__ import annotations
 
