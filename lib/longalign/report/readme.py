@@ -21,6 +21,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     },
     "docs/scale/paper-costs.md": {"costs": site_blocks.paper_costs},
     "docs/results/benchmarks.md": {"benchmarks": page_blocks.benchmarks},
+    "docs/results/cards.md": {"cards": site_blocks.cards},
     "docs/results/figures.md": {"figures": site_blocks.figures},
 }  # fmt: skip
 """The pages, by their place in the repository: the names of their blocks, and what is written there."""
