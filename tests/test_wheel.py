@@ -120,6 +120,7 @@ def recipe_of(extra, model):
     held_out = front.replace("\nclass ", HELD_OUT + "\nclass ", 1)
     if extra == "[trl]":
         held_out = held_out.split("\nclass ")[0] + "\n" + shown("docs/use/trl.md", "SFTTrainer")
+        held_out = held_out.replace('output_dir="run"', 'output_dir="run", bf16=False')  # as the page says of a CPU
     return BEFORE.format(model=str(model)) + held_out + AFTER
 
 
