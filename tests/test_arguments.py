@@ -58,5 +58,5 @@ def test_a_trainer_that_would_divide_the_loss_once_more_is_refused(tmp_path, mon
 
 
 def test_a_plan_for_other_ranks_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="world_size is 1, but the plan was made for 2: make it for 1"):
+    with pytest.raises(ValueError, match="world_size is 1, but the plan was made for 2: make a plan for 1"):
         arguments.check(settings(tmp_path), [plan_packing([2, 4, 3], capacity=9, ranks=2, accumulation=2)])

@@ -84,7 +84,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"training": {"capacity": "many"}}, "training.capacity must be int"),
         ({"training": {"capacity": 20}}, "over the capacity of 20"),
         ({"rope_type": "yarnn"}, "rope_type is 'yarnn'; it is default or yarn"),
-        ({"rope_type": "yarn", "max_length": 64}, "yarn stretches 128 positions to more; max_length is 64"),
+        ({"rope_type": "yarn", "max_length": 64}, "yarn needs a max_length above the 128 positions; it is 64"),
         ({"training": {"method": "naive"}, "engine": {"ranks": 2, "zero": 2, "sequence_parallel": 2}},
          "sequence_parallel is for method packing, not naive"),
         ({"engine": {"ranks": 4, "zero": 2, "sequence_parallel": 4}}, "the model has 6 heads: they can be shared by"),

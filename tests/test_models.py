@@ -110,8 +110,8 @@ def test_layers_of_a_sliding_window_keep_their_rope(tmp_path):
 
 @pytest.mark.parametrize(("change", "said"), [
     ({"rope_type": "longrope"}, "rope_type is 'longrope'; it is default or yarn"),
-    ({"rope_type": "yarn"}, "stretches 16 positions to more; max_length is None"),
-    ({"rope_type": "yarn", "max_length": 16}, "max_length is 16"),
+    ({"rope_type": "yarn"}, "needs a max_length above the 16 positions; it is None"),
+    ({"rope_type": "yarn", "max_length": 16}, "it is 16"),
 ])  # fmt: skip
 def test_an_extension_that_cannot_be_is_refused(change, said, tmp_path):
     folder = saved(LlamaConfig(**TINY), tmp_path)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from transformers import LlamaConfig
 
+import longalign
 from gpu_rows import CARD, exact, figure_5
 from longalign.common import paths
 from longalign.report import page_blocks, readme
@@ -57,6 +59,22 @@ def test_each_recipe_that_is_shown_is_the_tested_one(page, base_class):
 def test_what_commands_write_into_a_page_is_what_the_committed_tables_say(page):
     shown = readme.blocks((paths.root() / page).read_text(encoding="utf-8"))
     assert shown == {name: content(paths.results()) for name, content in readme.PAGES[page].items()}
+
+
+def test_every_committed_figure_has_a_caption_and_every_caption_a_figure():
+    captions = yaml.safe_load((DOCS / "results" / "figures.yaml").read_text(encoding="utf-8"))
+    assert set(captions) == {path.stem for path in paths.figures().glob("*.png")} and len(captions) > 20
+    notebooks = {path.stem for path in paths.notebooks().glob("*.ipynb")}
+    for name, figure in captions.items():
+        assert figure.keys() == {"title", "notebook", "caption"} and figure["notebook"] in notebooks, name
+        assert figure["caption"].count(". ") >= 2 and figure["caption"].endswith("."), name
+
+
+def test_the_citation_and_the_changelog_name_this_version_and_one_date():
+    cited = yaml.safe_load((paths.root() / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (paths.root() / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert cited["version"] == longalign.__version__
+    assert re.search(r"^## (.*)", changes, flags=re.M)[1] == f"{cited['version']} ({cited['date-released']})"
 
 
 def test_the_front_page_has_at_most_170_lines_and_tables_of_at_most_a_dozen_rows():

@@ -384,7 +384,7 @@ def test_a_real_process_that_is_ended_leaves_finished_parts_and_no_process(tmp_p
     assert workers and not psutil.wait_procs(workers, timeout=10)[1], "workers end with the process that asked"
     assert running.returncode
     if how == "interrupt":
-        assert "parts are done and kept; the same call goes on from them" in told
+        assert "parts are done and kept; the same command goes on after them" in told
     asked = parts_of(2000)
     store = tokenize_jsonl(file, WORDS, tmp_path / "store", workers=2, progress=quiet)
     assert len(done) <= sum(answer is not None for answer in asked) < len(asked)

@@ -212,7 +212,7 @@ def test_a_record_that_was_cut_short_is_named(tmp_path, monkeypatch, capsys):
         (tmp_path / "laptop" / "05_data_scale.json").write_text(text)
         assert verify.main(["laptop"]) == 2
         told = capsys.readouterr().err
-        assert "05_data_scale.json is no whole record" in told and told.count("\n") == 1
+        assert "05_data_scale.json is not a whole record" in told and told.count("\n") == 1
 
 
 def test_text_in_the_place_of_a_number_and_claims_that_are_cut_off_are_wrong(run):

@@ -274,7 +274,7 @@ def _parts_beside(folder: Path) -> Iterator[Any]:
         except BaseException:
             _sweep(place, r"\..+\.part")
             if kept := sum(path.is_dir() for path in place.iterdir()):
-                print(f"{folder}: {kept} parts are done and kept; the same call goes on from them", file=sys.stderr)
+                print(f"{folder}: {kept} parts are done and kept; the same command goes on after them", file=sys.stderr)
             else:
                 shutil.rmtree(place, ignore_errors=True)
             raise

@@ -65,7 +65,7 @@ def scale(results: Path) -> str:
     times = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
     work = pd.read_csv(results / "work.csv").set_index("kind").loc["cores"]
     two = times[times.notebook != ALONE].peak_memory_mb.nlargest(2).sum()
-    sizes = [_parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
+    sizes = [parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
     corpus, cards = profile["corpus"], read_cards(results / "gpu")
     ran = "`make gpu` ran on " + ", ".join(card.name for card in cards) if cards else "not tried yet"
     return table(["", "here (`make reproduce`)", "the paper"], [
@@ -83,7 +83,7 @@ def scale(results: Path) -> str:
     ])  # fmt: skip
 
 
-def _parameters(weights: Path) -> int:
+def parameters(weights: Path) -> int:
     """How many numbers a file of safetensors holds, by its header: its length in 8 bytes, then JSON."""
     with weights.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))

@@ -283,7 +283,7 @@ def _config(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["config"])
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{paths.relative(path)} is no whole record of a run; write it again") from None
+        raise ValueError(f"{paths.relative(path)} is not a whole record of a run; write it again") from None
 
 
 def _flat(data: dict, prefix: str = "") -> dict[str, object]:

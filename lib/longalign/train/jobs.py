@@ -217,7 +217,7 @@ def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
         return
     there, needed = torch.cuda.device_count(), job.engine.ranks
     if there < needed:
-        raise ValueError(f"the engine has {needed} ranks a node, this one {there} GPUs: set engine.ranks to {there}")
+        raise ValueError(f"the engine needs {needed} GPUs a node, this node has {there}: set engine.ranks to {there}")
     device = min(torch.cuda.mem_get_info(number)[1] for number in range(needed)) / 2**30
     found = estimated(job, store, plans).device
     if found > device:
@@ -226,7 +226,7 @@ def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
             _shape(job), job.engine, positions=positions, targets=targets, device=device
         )
         offer = f"this would fit: {asdict(fits)}" if fits else "nothing on these devices would fit: take more of them"
-        raise ValueError(f"about {found:.1f} GiB are needed of each device, which have {device:.1f}; {offer}")
+        raise ValueError(f"each device needs about {found:.1f} GiB and has {device:.1f}; {offer}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -93,7 +93,7 @@ def load_model(
     saved.told_whole(told, f"{folder} with max_length {max_length}" if max_length else folder, model)
     _check_rotated(model, folder, rope_factor, rope_type)
     if quantized and getattr(model, "hf_quantizer", None):
-        raise ValueError(f"{folder}: its weights are quantized ({quantized}), and only whole ones are trained here")
+        raise ValueError(f"{folder}: its weights are quantized ({quantized}): take the model without quantization")
     if quantized:
         model._weight_conversions = None  # saving would undo them, and quantize
     # many models pad with their end token, whose embedding would then never be trained
@@ -180,9 +180,9 @@ def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int
     new = {**full, "rope_theta": full["rope_theta"] * rope_factor}
     if rope_type == "yarn":
         if full.get("rope_type", "default") != "default":
-            raise ValueError(f"{where}: its RoPE is scaled already ({full['rope_type']}): yarn takes a plain one")
+            raise ValueError(f"{where}: its RoPE is scaled already ({full['rope_type']}): yarn needs a plain one")
         if not max_length or max_length <= before:
-            raise ValueError(f"{where}: yarn stretches {before} positions to more; max_length is {max_length}")
+            raise ValueError(f"{where}: yarn needs a max_length above the {before} positions; it is {max_length}")
         new |= {"rope_type": "yarn", "factor": max_length / before, "original_max_position_embeddings": before}
     config.rope_parameters = new if full is rope else {**rope, "full_attention": new}
 

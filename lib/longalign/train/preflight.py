@@ -86,7 +86,7 @@ def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_par
             raise
         except Exception as error:  # noqa: BLE001  as below
             name = type(model).__name__
-            raise ValueError(f"{name} does not compute a short sequence alone: {_told(error)}") from error
+            raise ValueError(f"{name} fails on a single short sequence: {_told(error)}") from error
         with probes.in_training(model) if steady else contextlib.nullcontext():
             reason = _difference(model, wanted, method, sequence_parallel)
             if reason and method == "packing" and sequence_parallel == 1 and not architectures.why_not_padded(model):
