@@ -100,13 +100,20 @@ def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step
     step, rank 1 waits 1 of 2 x 5; with one at each micro-step, the maxima are 4 and 3, and 5 of 2 x 7 are idle.
     """
     costs = micro_batch_costs(plan, cost=cost)
-    wall = _slowest(costs, barrier).sum()
+    wall = slowest(costs, barrier).sum()
     return float(1 - costs.sum() / (plan.ranks * wall)) if wall else 0.0
 
 
-def _slowest(
-    costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str
-) -> Float[np.ndarray, " steps"]:
+def slowest(costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str) -> Float[np.ndarray, " steps"]:
+    """What each step takes, of micro-batches that cost so much, when ranks wait for the slowest at each `barrier`.
+
+    With the time $t_{srm}$ of a micro-batch: sum over m of max over r in every "micro_step", max over r of the sum over
+    m at the end of a "step". Raises ValueError for another barrier.
+
+    >>> times = np.array([[[2.0, 3.0], [4.0, 0.0]]])           # rank 0 passes lengths 2 and 3, rank 1 passes 4
+    >>> slowest(times, "step").tolist(), slowest(times, "micro_step").tolist()
+    ([5.0], [7.0])
+    """
     if barrier not in ("step", "micro_step"):
         raise ValueError(f'barrier must be "step" or "micro_step", not {barrier!r}')
     return costs.sum(axis=2).max(axis=1) if barrier == "step" else costs.max(axis=1).sum(axis=1)
@@ -241,4 +248,4 @@ def step_seconds(plan: Plan, pace: Pace, *, barrier: str = "step") -> Float[np.n
     ([6.25], [8.25])
     """
     costs = micro_batch_costs(plan, SequenceCost(per_token=pace.per_position, per_pair=pace.per_pair))
-    return _slowest(costs + pace.per_micro_batch, barrier) + pace.per_step
+    return slowest(costs + pace.per_micro_batch, barrier) + pace.per_step
