@@ -7,6 +7,7 @@ Tables and the figure lie in a folder of their own, and the ledger's verdicts ar
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from longalign.experiments import design, evaluations
 from longalign.experiments.design import Arm
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.report import claims, tables
+from longalign.report.claim_schema import LAPTOP, load_ledger
 from longalign.report.figures import style
 from longalign.reproduction import outcomes, terminal
 from longalign.train import workers
@@ -42,7 +44,7 @@ def headline(profile: Profile) -> Path:
     evaluations.write_items(folder / "items" / "data_scale.csv", scored)
     style.plt.close(style.draw("data_scale", folder, folder))
     found = tables.scores_by_seed(rows)
-    print("", _table(found).to_string(), *_verdicts(folder), _paragraph(profile, found), sep="\n\n")
+    print("", _table(found).to_string(), _verdicts(profile, folder), _paragraph(profile, found), sep="\n\n")
     print(f"\nfigure     {paths.relative(folder / 'data_scale.png')}\ngo on      make reproduce: nothing of this is "
           "trained again")  # fmt: skip
     return folder
@@ -67,12 +69,16 @@ def _table(found: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("long instructions")
 
 
-def _verdicts(folder: Path) -> list[str]:
-    """The first claim with its verdict, then the others of Table 2 that these numbers decide; from written rules."""
-    rows = {row["id"]: row for row in claims.measure_all(claims.load_ledger(), folder) if row["seeds"]}
-    told = [f"{row['verdict']}: {row['statement']}{f' ({row["note"]})' if row['note'] else ''}"
-            for row in sorted(rows.values(), key=lambda row: row["id"] != CLAIM)]  # fmt: skip
-    return [f"VERDICT  {told[0]}", "\n".join(f"         {one}" for one in told[1:])]
+def _verdicts(profile: Profile, folder: Path) -> str:
+    """The first claim with its verdict, and the others that these numbers decide; the ledger is about one profile."""
+    if profile.name != LAPTOP:
+        return f"VERDICT: none; the claims are about the profile {LAPTOP}, and this is {profile.name}"
+    rows = [row for row in claims.measure_all(load_ledger(), folder) if row["seeds"]]
+    first, *others = sorted(rows, key=lambda row: row["id"] != CLAIM)
+    ends = f" (95 % interval {first['low']:.2f} to {first['high']:.2f})" if pd.notna(first["low"]) else ""
+    lines = [f"VERDICT: {first['verdict']}", first["statement"], f"{first['estimate']:+.2f} points{ends}"]
+    lines += [first["note"]] * bool(first["note"])
+    return "\n".join([*lines, *(f"also {row['verdict']}: {row['statement']}" for row in others)])
 
 
 def _paragraph(profile: Profile, found: pd.DataFrame) -> str:
@@ -83,23 +89,24 @@ def _paragraph(profile: Profile, found: pd.DataFrame) -> str:
     paper = tables.printed("Table 2").droplevel("model").LBC
     share = f" The first half brings {(half - none) / (whole - none):.0%} of this." if whole > none else ""
     seeds = len(profile.seeds_for())
-    return (
+    told = (
         f"The model {profile.models[0]} can read long texts, but has not learned to follow instructions about them. We "
         f"trained it with no, half and all of {profile.corpus.long} long instructions, always together with the same "
-        f"{profile.corpus.short:,} short ones. Then it answered {profile.evaluation.chat_questions} questions about long "
-        f"texts, and a rule rated each answer from 1 to 10. Without long instructions the mean is {none:.2f}, with half "
-        f"of them {half:.2f}, with all {whole:.2f}: {whole - none:+.2f} points.{share} On short prompts the share of "
-        f"right answers changes by {short:+.1f} points of 100. The paper trained a model of 6 billion parameters; its "
-        f"scores are {paper['LongAlign-0k']}, {paper['LongAlign-5k']} and {paper['LongAlign-10k']}. So compare the "
-        f"direction, not the size. Each setting was trained {seeds} {'times' if seeds > 1 else 'time'}, with other "
-        "training data and another order; the intervals (95 %) come from there."
-    )  # fmt: skip
+        f"{profile.corpus.short:,} short ones. Then it answered {profile.evaluation.chat_questions} questions about "
+        f"long texts, and a rule rated each answer from 1 to 10. Without long instructions the mean is {none:.2f}, "
+        f"with half of them {half:.2f}, with all {whole:.2f}: {whole - none:+.2f} points.{share} On short prompts the "
+        f"share of right answers changes by {short:+.1f} points of 100. The paper trained a model of 6 billion "
+        f"parameters; its scores are {paper['LongAlign-0k']}, {paper['LongAlign-5k']} and {paper['LongAlign-10k']}. So "
+        f"compare the direction, not the size. Each setting was trained {seeds} {'times' if seeds > 1 else 'time'}, "
+        "with other training data and another order each time; the intervals (95 %) come from there."
+    )
+    return textwrap.fill(told, 110)
 
 
 def main(arguments: list[str]) -> int:
     """Tell the headline of a profile; returns the exit status."""
     try:
-        headline(load_profile(arguments[0] if arguments else "laptop"))
+        headline(load_profile(arguments[0] if arguments else LAPTOP))
     except KeyboardInterrupt:
         terminal.say("interrupted; make headline goes on from here")
         return outcomes.EXIT_STATUS[outcomes.INTERRUPTED]
