@@ -70,8 +70,9 @@ def test_make_headline_trains_scores_draws_and_a_second_one_trains_nothing(tmp_p
     first = make("headline", "PROFILE=smoke", *with_this_python(tmp_path))
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
     folder = tmp_path / "run" / "smoke" / "headline"
-    assert sorted(path.name for path in folder.iterdir()) == ["data_scale.csv", "data_scale.pdf", "data_scale.png", "items"]
-    for told in ("long instructions", "VERDICT: none", "The paper trained a model of 6 billion", "go on      make reproduce"):
+    names = ["data_scale.csv", "data_scale.pdf", "data_scale.png", "items"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    for told in ("long instructions", "VERDICT: none", "The paper trained a model", "go on      make reproduce"):
         assert told in first.stdout
     second = make("headline", "PROFILE=smoke", *with_this_python(tmp_path))
     assert "3 of 3 are finished already and reused" in second.stdout and " steps, " not in second.stdout

@@ -10,7 +10,7 @@ import numpy as np
 
 from longalign.recipe.balance import BALANCES, balanced
 from longalign.recipe.batching import make_plan
-from longalign.recipe.cost import Pace, SequenceCost, fit_pace, micro_batch_costs
+from longalign.recipe.cost import Pace, SequenceCost, fit_pace, micro_batch_costs, slowest
 from longalign.recipe.plan import Plan, deal
 
 ACCUMULATION = 12
@@ -67,10 +67,7 @@ def wall(seconds: np.ndarray, barrier: str) -> float:
     >>> wall(times, "step"), wall(times, "micro_step")
     (5.0, 7.0)
     """
-    if barrier not in BARRIERS:
-        raise ValueError(f"barrier must be one of {', '.join(BARRIERS)}, not {barrier!r}")
-    ranks = seconds.sum(axis=2, keepdims=True) if barrier == "step" else seconds
-    return float(ranks.max(axis=1).sum())
+    return float(slowest(seconds, barrier).sum())
 
 
 def fit(work: np.ndarray, seconds: np.ndarray) -> Pace:
