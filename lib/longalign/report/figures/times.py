@@ -44,7 +44,7 @@ def composed_times(folder: Path) -> Figure:
     seconds = over_seeds(table[table.metric == "seconds"], ["task", "model", "arm"])
     order = sorted(table.model.unique(), key=size)
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.4))
-    waits = {"8 composed ranks, ZeRO-3": "each micro-step", "8 composed ranks": "once a step"}
+    waits = {"8 composed ranks, ZeRO-3": "in each micro-step", "8 composed ranks": "once a step"}
     for axes, (task, wait) in zip(panels, waits.items(), strict=False):
         found = seconds.loc[task].unstack("arm").loc[order]
         grouped_bars(axes, found["mean"][list(METHODS)], found["half"])
