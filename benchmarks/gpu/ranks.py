@@ -43,9 +43,10 @@ def seconds_by(of: Callable[[MicroBatch], float], plan: Plan) -> np.ndarray:
 
     >>> plan = make_plan("packing", [2, 4, 3], capacity=6, ranks=2)
     >>> seconds_by(lambda micro_batch: sum(map(sum, micro_batch)), plan).tolist()
-    [[[5], [4]]]
+    [[[5.0], [4.0]]]
     """
-    return np.array([[[of(micro_batch) for micro_batch in rank] for rank in step] for step in lengths_of(plan)])
+    seconds = [[[of(micro_batch) for micro_batch in rank] for rank in step] for step in lengths_of(plan)]
+    return np.array(seconds, dtype=np.float64)
 
 
 def seconds_by_pace(pace: Pace, plan: Plan) -> np.ndarray:
