@@ -98,7 +98,7 @@ EXACTNESS := $(foreach name,attention collators cost dataset decoding equation4 
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases reference lint format strip install lock clean distclean FORCE
+.PHONY: help headline reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases reference lint format strip install lock clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -109,6 +109,9 @@ help: ## show this list
 
 # What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
 given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
+
+headline: $(READY) ## the first finding alone, in minutes: no, half and all long instructions; make reproduce goes on from it
+	@exec $(PY) -m longalign.reproduction.headline $(PROFILE)
 
 reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## run every notebook (PROFILE=laptop by default); SEEDS=5: five repetitions of every setting
 ifeq ($(EXECUTOR),slurm)

@@ -74,7 +74,15 @@ def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step
 
 
 def slowest(costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str) -> Float[np.ndarray, " steps"]:
-    """Cost of each step for the rank that takes longest, by `micro_batch_costs`."""
+    """What each step takes, of micro-batches that cost so much, when ranks wait for the slowest at each `barrier`.
+
+    With the time $t_{srm}$ of a micro-batch: sum over m of max over r in every "micro_step", max over r of the sum over
+    m at the end of a "step". Raises ValueError for another barrier.
+
+    >>> times = np.array([[[2.0, 3.0], [4.0, 0.0]]])           # rank 0 passes lengths 2 and 3, rank 1 passes 4
+    >>> slowest(times, "step").tolist(), slowest(times, "micro_step").tolist()
+    ([5.0], [7.0])
+    """
     if barrier not in ("step", "micro_step"):
         raise ValueError(f'barrier must be "step" or "micro_step", not {barrier!r}')
     return costs.sum(axis=2).max(axis=1) if barrier == "step" else costs.max(axis=1).sum(axis=1)
