@@ -57,8 +57,10 @@ class StoreWriter:
             raise DataError("not a token store", "it is there already; name another folder").at(folder)
         self.temporary = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
         self.offsets, self.counts, self.lines = array("q", [0]), array("q"), array("q")
-        self.numbers, self.counters = Counter(dict.fromkeys(NUMBERS, 0)), {name: Counter() for name in COUNTERS}
-        self._stack, self._files = ExitStack(), {}
+        self.numbers = Counter(dict.fromkeys(NUMBERS, 0))
+        self.counters: dict[str, Counter[str]] = {name: Counter() for name in COUNTERS}
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
 
     def __enter__(self) -> "StoreWriter":  # noqa: PYI034 - Self needs Python 3.11
         self.temporary.parent.mkdir(parents=True, exist_ok=True)

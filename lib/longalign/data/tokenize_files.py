@@ -50,8 +50,9 @@ class Way:
     def encode(self, line: Line) -> Encoded:
         """The sequence of a line's messages and tools, with the keys that nothing reads; raises DataError."""
         row = line.conversation()
-        settings = {"chat_format": self.chat_format, "max_length": self.max_length}
-        sequence = encode(row.get("messages"), self.tokenizer, tools=row.get("tools"), **settings)
+        messages: Any = row.get("messages")  # `encode` says what is not right with them
+        sequence = encode(messages, self.tokenizer, tools=row.get("tools"), chat_format=self.chat_format,
+                          max_length=self.max_length)  # fmt: skip
         return replace(sequence, unread=unread_keys(row, self.tokenizer, self.chat_format))
 
     @cached_property
@@ -195,8 +196,8 @@ class Job:
 
     def _append(self, writer: StoreWriter, store: TokenStore, part: Part) -> Iterator[DataError]:
         """Add a part's samples with their places in the file; yields what the part left out."""
-        for (number, offset), row in zip(store.lines.tolist(), store, strict=True):
-            writer.add(Encoded(**row), line=part.lines + number, offset=part.start + offset)
+        for (number, offset), row in zip(store.lines.tolist(), map(store.__getitem__, range(len(store))), strict=True):
+            writer.add(Encoded(row["input_ids"], row["labels"]), line=part.lines + number, offset=part.start + offset)
         writer.count(store.manifest)
         if not store.manifest["dropped"]:
             return
