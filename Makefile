@@ -93,12 +93,12 @@ endif
 
 # what `make test` runs, and which of it holds values and gradients to an oracle
 SHORT     := not slow and not cluster and not gpu and not browser and not exhaustive
-EXACTNESS := $(foreach name,attention bin_packing collators cost dataset decoding equation4 last_layer loss packing planned weights,\
+EXACTNESS := $(foreach name,attention collators cost dataset decoding equation4 last_layer loss packing planned weights,\
 	$(wildcard tests/test_$(name).py lib/longalign/$(name).py lib/longalign/*/$(name).py))
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
+.PHONY: help headline reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -109,6 +109,9 @@ help: ## show this list
 
 # What was given on the command line and must be given again: to jobs, and to whoever goes on after an interruption.
 given = $(strip $(foreach name,NB PROFILE SEEDS RUNS STAMPS JOBS EXECUTOR VENV READY,$(if $(filter command,$(origin $(name))),$(name)=$($(name)))))
+
+headline: $(READY) ## the first finding alone, in minutes: no, half and all long instructions; make reproduce goes on from it
+	@exec $(PY) -m longalign.reproduction.headline $(PROFILE)
 
 reproduce: $(READY) $(if $(NOTEBOOKS),,nothing) ## run every notebook (PROFILE=laptop by default); SEEDS=5: five repetitions of every setting
 ifeq ($(EXECUTOR),slurm)
@@ -207,8 +210,9 @@ site: $(READY) ## build docs/ and the executed notebooks as a web site: open sit
 	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' site/source/docs/learn/notebooks.md  # no page, a file
 	$(PY) -m sphinx -W --keep-going -q -b html -c docs site/source site/html
 
-lint: $(TEST) ## check the style of the code
+lint: $(TEST) ## check the style of the code, and the types of recipe/ and data/
 	$(PY) -m ruff check lib tests notebooks benchmarks
+	$(PY) -m mypy
 
 format: $(TEST) ## sort imports, and repair what can be repaired automatically
 	$(PY) -m ruff check --fix lib tests notebooks benchmarks
@@ -222,7 +226,7 @@ lock: $(READY) ## write requirements.lock: the versions of all packages that not
 	$(PY) -m uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate requirements.txt pyproject.toml --extra test -o requirements.lock
 
 clean: ## remove your runs (results/run) and caches; keep .venv, results/ and figures/
-	rm -rf results/run $(STAMPS) site build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf results/run $(STAMPS) site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find $(wildcard lib tests notebooks benchmarks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
 distclean: clean ## remove also .venv and the other libraries that make bench installed

@@ -19,9 +19,8 @@ import numpy as np
 from benchmarks import common
 from benchmarks.planning import CAPACITY, check, mixture
 from longalign.recipe.balance import BALANCES, idle_bound
-from longalign.recipe.batching import make_plan
+from longalign.recipe.batching import Plan, make_plan
 from longalign.recipe.cost import fill_share, idle_share
-from longalign.recipe.plan import Plan
 
 TARGET = "balance"
 SEQUENCES, SEEDS = 10_000, range(3)

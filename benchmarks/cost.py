@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import common
+from longalign.common.array_types import Float
 from longalign.data.chat import Encoded
 from longalign.data.store import TokenStore, write_store
 from longalign.experiments import paper_plan, timing
+from longalign.experiments.operations import Pace, fit_pace, hold_out, prediction_error, step_work
 from longalign.experiments.profiles import Profile, load_profile
-from longalign.recipe.array_types import Float
-from longalign.recipe.cost import Pace, fit_pace, hold_out, prediction_error, step_work
 from longalign.train.runs import Run
 from longalign.train.trainer import TrainingConfig, make_plans
 
@@ -61,7 +61,7 @@ def synthetic(folder: Path, sequences: int = 1600) -> TokenStore:
 
 
 def measured_steps(folder: Path, *, steps: int = STEPS) -> dict[str, Measured]:
-    """Work (see `cost.step_work`) and processor seconds of the steps of each method, two runs by turns."""
+    """Work (see `operations.step_work`) and processor seconds of the steps of each method, two runs by turns."""
     store = synthetic(folder / "store")
     new = {"name": "mini-6b", "vocab_size": VOCABULARY, "max_length": CAPACITY, "seed": 0}
     runs = [

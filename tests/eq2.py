@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from conftest import gradients, random_sequences, tiny_llama
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.batching import make_plan
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.dataset import PlannedDataset, measure

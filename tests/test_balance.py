@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 
 from longalign.recipe import balance
 from longalign.recipe.balance import BALANCES, across_steps, balanced, by_fill, idle_bound, within_steps
-from longalign.recipe.batching import make_plan
+from longalign.recipe.batching import Step, make_plan
 from longalign.recipe.cost import SequenceCost, fill_share, idle_share, micro_batch_costs
 from longalign.recipe.dataset import step_weights
 from longalign.recipe.leveling import assign_balanced, fill_empty, improve_by_swaps
-from longalign.recipe.plan import Step
 
 BARRIERS = ("step", "micro_step")
 QUADRATIC = SequenceCost(per_token=3.0, per_pair=1.0)

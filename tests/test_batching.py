@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longalign.cli.main import format_summary
 from longalign.recipe.batching import make_plan, plan_naive, plan_packing, plan_sorted
 from longalign.recipe.packing import lower_bound
-from longalign.recipe.summary import format_summary, summarize
+from longalign.recipe.summary import summarize
 
 METHODS = {
     "naive": {},

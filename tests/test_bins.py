@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign.recipe.bin_packing import best_fit, exact_fit
+from longalign.recipe.packing import best_fit, exact_fit
 
 
 def grouped(lengths):

@@ -129,7 +129,7 @@ def test_a_server_that_fails_in_every_way_teaches_all_samples_and_is_paid_once(f
     assert stormy.read_bytes() == calm.read_bytes(), "the order of replies, and what failed, changes nothing"
     assert len(rows(calm)) > 20
     told = capfd.readouterr()
-    assert "the teacher is asked 60 requests" in told.err and "30 items" in told.err
+    assert "the teacher will get 60 requests" in told.err and "30 items" in told.err
     everything = told.out + told.err + "".join(p.read_text() for p in tmp_path.iterdir() if p.is_file())
     assert KEY not in everything
 
@@ -232,7 +232,7 @@ def test_what_the_teacher_never_answers_is_told_and_asked_again_alone(folder, tm
         command = ("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE)
         assert run(*command) == 1
         told, some = capsys.readouterr().err, len(rows(tmp_path / "l.jsonl"))
-        assert "give the same command again" in told and 0 < some < 11
+        assert "run the same command again" in told and 0 < some < 11
         server.fault = lambda *_: None
         before = sum(server.paid.values())
         assert run(*command) == 0
@@ -281,7 +281,7 @@ def test_bad_files_of_a_folder_are_named_and_the_others_used(folder, tmp_path, c
     [
         (("--documents", "nowhere", "--out", "l.jsonl"), "nowhere: cannot be read"),
         (("--documents", "docs", "--out", "docs"), "is a folder: name a file"),
-        (("--documents", "docs", "--out", "mine.jsonl"), "is there already and was not built by this command"),
+        (("--documents", "docs", "--out", "mine.jsonl"), "exists already, and this command did not write it"),
         (("--documents", "docs", "--out", "l.jsonl"), "8,192 tokens or more: lower --min-length"),
         (("--documents", "docs", "--out", "l.jsonl", *SIZE, "--teacher", "gpt"), "no such file or folder"),
         (("--documents", "docs", "--out", "l.jsonl", *SIZE, "--teacher", "http://127.0.0.1:1/v1"), "nothing answers"),

@@ -20,9 +20,9 @@ from chat_tokenizers import (
     user,
     word_tokenizer,
 )
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat import MIN_KEPT, encode, encode_prompt, tokenizer_hash
 from longalign.data.jsonl import VISIBLE, DataError
-from longalign.recipe.array_types import IGNORE_INDEX
 
 BYTES = {"plain": byte_tokenizer(PLAIN), "marked": byte_tokenizer(MARKED), "bos": byte_tokenizer(PLAIN, bos=True)}
 WORDS = word_tokenizer()

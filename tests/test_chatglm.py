@@ -297,13 +297,13 @@ OPTIONS = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_that_the_native_classes_have_not_is_refused(option):
-    with pytest.raises(ValueError, match=f"{option} is {OPTIONS[option]}, which GlmForCausalLM has not: use"):
+    with pytest.raises(ValueError, match=f"{option} is {OPTIONS[option]}, which GlmForCausalLM cannot do: use"):
         native_config(CONFIG | {option: OPTIONS[option]})
 
 
 @pytest.mark.parametrize("key", [*chatglm.NEEDED, "multi_query_group_num"])
 def test_a_config_without_a_size_is_refused(key):
-    with pytest.raises(ValueError, match=f"says nothing of {key}: take it"):
+    with pytest.raises(ValueError, match=f"config.json has no {key}: copy it"):
         native_config({name: value for name, value in CONFIG.items() if name != key})
 
 
@@ -319,7 +319,7 @@ INTERPOLATED = "self.rope_ratio = rope_ratio\nseq_idx = torch.arange(n) / self.r
 DOUBTS = {
     "a ratio in the code alone": ({}, HARD_CODED, "has the RoPE ratio 200 in its text and config.json None: pass"),
     "two ratios": ({"rope_ratio": 50}, HARD_CODED, "has the RoPE ratio 200 in its text and config.json 50: pass"),
-    "a long context": ({"seq_length": 65_536}, None, "65536 tokens and no rope_ratio: pass rope_ratio, 200"),
+    "a long context": ({"seq_length": 65_536}, None, "seq_length 65536 and no rope_ratio: pass rope_ratio, 200"),
 }
 
 
@@ -400,10 +400,10 @@ def test_shards_without_what_their_index_says_are_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"{shard.name} cannot be read \(.*\): fetch it again"):
         convert(source, tmp_path / "native")
     shard.unlink()
-    with pytest.raises(ValueError, match=f"{shard.name} is not there, but model.safetensors.index.json names it"):
+    with pytest.raises(ValueError, match=f"{shard.name} is missing, but model.safetensors.index.json names it"):
         convert(source, tmp_path / "native")
     (source / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="index.json is no index of weights: fetch it again"):
+    with pytest.raises(ValueError, match="index.json is not an index of weights: fetch it again"):
         convert(source, tmp_path / "native")
     (source / "model.safetensors.index.json").unlink()
     with pytest.raises(ValueError, match="has no model.safetensors or pytorch_model.bin nor an index"):
@@ -424,7 +424,7 @@ class Touches:
 def test_a_bin_that_holds_code_is_refused_and_not_run(tmp_path):
     source = save(tmp_path / "source", checkpoint(), layout="pytorch_model.bin")
     torch.save(checkpoint() | {OUTPUT: Touches(tmp_path / "ran")}, source / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="holds more than tensors"):
+    with pytest.raises(ValueError, match="holds other objects than tensors"):
         convert(source, tmp_path / "native")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 

@@ -82,7 +82,7 @@ def test_a_conversation_is_in_longaligns_format_by_itself(both):
 
 def test_other_files_are_refused_in_a_sentence(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="tokenizer.model is no sentencepiece model: fetch it again"):
+    with pytest.raises(ValueError, match="tokenizer.model is not a sentencepiece model: fetch it again"):
         chatglm_tokenizer.convert(tmp_path / "tokenizer.model", tmp_path / "native")
     for options in ({"model_type": "unigram"}, {"byte_fallback": False}):
         with pytest.raises(ValueError, match="merged in pairs and fall back to bytes, these are not"):

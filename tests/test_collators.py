@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import gradients, random_sequences, tiny_llama
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
 

@@ -23,10 +23,10 @@ from chat_templates import (
     tokenizer_for,
 )
 from chat_tokenizers import PLAIN, WithoutOffsets, assistant, byte_tokenizer, user, word_tokenizer
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat import encode, encode_prompt
 from longalign.data.jsonl import DataError
 from longalign.data.truncation import MIN_KEPT, question_in
-from longalign.recipe.array_types import IGNORE_INDEX
 from longalign.recipe.dataset import PlannedDataset, measure
 
 CALL = {"id": "call12345", "type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}

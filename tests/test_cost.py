@@ -1,28 +1,22 @@
 """The cost model against hand-worked waits, the formula's sources, and the order that the methods are known to have."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longalign.recipe.batching import make_plan, plan_naive, plan_packing, plan_sorted
+from longalign.experiments.operations import Pace, fit_pace, hold_out, prediction_error, step_seconds, step_work
+from longalign.recipe.batching import Plan, Step, make_plan, plan_naive, plan_packing, plan_sorted
 from longalign.recipe.cost import (
     LLAMA_2_7B,
-    Pace,
     SequenceCost,
-    decoder_cost,
     fill_share,
-    fit_pace,
-    hold_out,
     idle_share,
     micro_batch_costs,
-    prediction_error,
-    step_seconds,
-    step_work,
 )  # fmt: skip
-from longalign.recipe.plan import Plan, Step
+from longalign.train.memory import ModelShape
 
 PER_TOKEN = SequenceCost(per_token=1.0, per_pair=0.0)
 
@@ -87,8 +81,9 @@ def test_the_default_cost_is_that_of_a_7b_llama():
 
 
 def test_grouped_query_attention_costs_fewer_weights_and_the_same_pairs():
-    shape = {"hidden_size": 4096, "layers": 32, "intermediate_size": 11008, "vocab_size": 32000}
-    grouped = decoder_cost(**shape, key_value_size=1024)
+    llama = ModelShape(4096, 32, 11008, heads=32, key_value_heads=32, head_size=128, vocab_size=32000)
+    grouped = replace(llama, key_value_heads=8).cost
+    assert llama.cost == LLAMA_2_7B
     assert LLAMA_2_7B.per_token - grouped.per_token == 6 * 32 * 4096 * 2 * (4096 - 1024)
     assert grouped.per_pair == LLAMA_2_7B.per_pair
 

@@ -86,7 +86,7 @@ def test_tokenizing_ends_with_what_the_store_holds_and_a_warning_where_nothing_i
         f"{store}: 3 sequences, {counts['tokens']} tokens, {counts['targets']} of them targets ({share:.1%})",
         "cut to the maximum length: 0 samples, 0 tokens; answers masked by weight or train: 2; samples left out: 0",
     ]
-    assert "nothing is learnt where nothing is a target: 1 of 3 samples have none" in told.err
+    assert "the model learns nothing from samples without targets: 1 of 3 samples have none" in told.err
     assert counts["masked_answers"] == 2 and TokenStore(store).target_counts.tolist()[2] == 0
 
 

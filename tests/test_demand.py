@@ -1,6 +1,7 @@
 """A step's demand against what torch itself counts on a tiny Llama: operations, numbers moved, tensors kept."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,16 +9,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from longalign.experiments.operations import CHUNK, NUMBER, Decoder, demand
+from longalign.experiments.operations import CHUNK, NUMBER, Pace, demand
 from longalign.recipe import loss
 from longalign.recipe.collators import PackedCollator
-from longalign.recipe.cost import LLAMA_2_7B, Pace, decoder_cost
+from longalign.recipe.cost import LLAMA_2_7B
+from longalign.train.memory import ModelShape
 from longalign.train.models import MINIATURES, new_model
 
 LENGTHS, TARGETS = [5, 9, 3, 3], [2, 6, 0, 2]
 VOCABULARY = 40
-LLAMA = Decoder(hidden_size=4096, layers=32, intermediate_size=11008, vocab_size=32000, heads=32, key_value_heads=32,
-                head_size=128)  # fmt: skip
+LLAMA = ModelShape(4096, 32, 11008, heads=32, key_value_heads=32, head_size=128, vocab_size=32000)
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,7 @@ def tiny():
 
 
 def decoder_of(model):
-    shape, config = MINIATURES["mini-6b"], model.config
-    return Decoder(
-        shape.hidden_size, shape.num_hidden_layers, shape.intermediate_size, config.vocab_size,
-        heads=shape.num_attention_heads, key_value_heads=shape.num_key_value_heads, head_size=shape.head_dim,
-        tied=config.tie_word_embeddings,
-    )  # fmt: skip
+    return replace(MINIATURES["mini-6b"], vocab_size=model.config.vocab_size)
 
 
 def pack():
@@ -75,7 +71,7 @@ def test_operations_are_those_that_torch_counts_once_attention_is_halved(tiny):
     with FlopCounterMode(display=False, custom_mapping=in_place) as counter, sdpa_kernel(SDPBackend.MATH):
         passes(tiny)
     counted = {str(operation): flops for operation, flops in counter.get_flop_counts()["Global"].items()}
-    step, cost = demand(decoder_of(tiny), [LENGTHS], [sum(TARGETS)]), decoder_of(tiny).sequence_cost
+    step, cost = demand(decoder_of(tiny), [LENGTHS], [sum(TARGETS)]), MINIATURES["mini-6b"].cost
     attention = cost.per_pair * sum(n * n for n in LENGTHS)
     assert counted.pop("aten.bmm") == 2 * attention, "without a causal kernel all pairs are computed, not one half"
     assert sum(counted.values()) == step.flops - attention
@@ -135,8 +131,7 @@ def test_a_decoders_parameters_are_those_of_the_models(tiny):
 def test_where_all_tokens_are_targets_operations_are_those_of_the_cost_model():
     lengths = [2, 4, 3]
     assert demand(LLAMA, [lengths], [9]).flops == LLAMA_2_7B(lengths).sum()
-    shape = {"hidden_size": 4096, "layers": 32, "intermediate_size": 11008, "vocab_size": 32000}
-    assert decoder_cost(**shape, query_size=8192).per_pair == 2 * LLAMA_2_7B.per_pair
+    assert replace(LLAMA, heads=64).cost.per_pair == 2 * LLAMA_2_7B.per_pair
 
 
 def test_a_step_adds_up_over_its_packs_and_holds_the_largest():

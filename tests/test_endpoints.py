@@ -183,7 +183,7 @@ def test_a_key_that_would_be_sent_without_tls_to_another_machine_is_told(url, to
     monkeypatch.setenv("TEST_API_KEY", KEY)
     Server(url, model="m", key_variable="TEST_API_KEY")
     error = capsys.readouterr().err
-    assert ("has no TLS: TEST_API_KEY" in error) == told and KEY not in error
+    assert ("is not encrypted: others can read TEST_API_KEY" in error) == told and KEY not in error
     monkeypatch.delenv("TEST_API_KEY")
     Server(url, model="m", key_variable="TEST_API_KEY")
     assert not capsys.readouterr().err
@@ -191,7 +191,7 @@ def test_a_key_that_would_be_sent_without_tls_to_another_machine_is_told(url, to
 
 @pytest.mark.parametrize(
     ("url", "says"),
-    [("localhost:8000", "begins with http"), ("http://me:secret@127.0.0.1/v1", "no user, password"),
+    [("localhost:8000", "begins with http"), ("http://me:secret@127.0.0.1/v1", "an address has no user, password"),
      ("http://127.0.0.1/v1?key=secret", "query")],
 )  # fmt: skip
 def test_an_address_that_cannot_be_used_is_refused_without_its_secret(url, says):

@@ -113,7 +113,7 @@ def test_several_nodes_meet_at_the_first_and_too_few_are_refused():
     made = command(engine, "longalign.train.runs", "job.json", hosts=["a1", "a2"])
     assert "--nnodes=2" in made and "--nproc-per-node=8" in made and any("=a1:" in part for part in made)
     assert made[0] == "srun" and "--nodes=2" in made
-    with pytest.raises(ValueError, match=r"2 nodes, but 1 are at hand \(a1\): start it inside a Slurm"):
+    with pytest.raises(ValueError, match=r"2 nodes, but 1 are here \(a1\): start it inside a Slurm"):
         command(engine, "longalign.train.runs", hosts=["a1"])
 
 

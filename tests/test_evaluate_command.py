@@ -63,7 +63,7 @@ def test_a_model_and_a_judge_behind_servers_answer_whatever_fails_and_no_key_get
         assert sum(model.paid.values()) == 8 and sum(judge.paid.values()) == 16, "nothing is paid twice"
     assert [row["value"] for row in items(tmp_path)] == ["4"] * 8
     told = capfd.readouterr()
-    assert "the judge is asked 16 requests" in told.err and "no price given" in told.err
+    assert "the judge will get 16 requests" in told.err and "no price given" in told.err
     written = "".join(path.read_text() for path in tmp_path.iterdir() if path.is_file())
     for secret in (KEY, KEY[::-1]):
         assert secret not in written + told.out + told.err
@@ -155,7 +155,7 @@ def test_a_needle_that_would_be_cut_out_is_refused_before_anything_is_asked(tmp_
     text.write_text("Marlow leads here. Nobody spoke of the harbour. " * 60)
     size = ("--lengths", 290, "--depths", 5, "--haystack", text, "--out", tmp_path / "out")
     assert run("needle", "--model", BASE, "--window", 300, *size) == 2
-    assert "take shorter --lengths" in capsys.readouterr().err
+    assert "give shorter --lengths" in capsys.readouterr().err
 
 
 def test_both_turns_of_mt_bench_are_judged(tmp_path):
@@ -170,18 +170,18 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(tmp_path, capsys):
         assert run("longbench-chat", "--model", model.url, "--price", 10, 30, "--dry-run", "--out", tmp_path) == 0
         assert not model.attempts
     told = capsys.readouterr().err
-    assert "the model is asked 50 requests" in told and "at most; about" in told
+    assert "the model will get 50 requests" in told and "at most; about" in told
     assert not (tmp_path / "answers.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("longbench-chat",), "name a model to be asked"),
+        (("longbench-chat",), "name a model (--model)"),
         (("longbenchchat", "--model", "x"), "did you mean longbench-chat?"),
         (("longbench-chat", "--model", "./nowhere"), "--model ./nowhere: there is no such folder"),
         (("longbench-chat", "--model", BASE, "--lengths", "9"), "--lengths is for the needle test"),
-        (("needle", "--model", BASE), "name the lengths"),
+        (("needle", "--model", BASE), "give the lengths"),
         (("short", "--model", "http://127.0.0.1/v1"), "log-likelihoods"),
         (("needle", "--model", BASE, "--lengths", "64", "--needle", "x"), "--needle needs --haystack"),
         (("longbench-chat", "--judge", "rubric"), "answers.jsonl: cannot be read"),
@@ -225,7 +225,7 @@ def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_p
     server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: SimpleHTTPRequestHandler(*a, directory=str(there)))
     Thread(target=server.serve_forever, daemon=True).start()
     base, folder = f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "here"
-    with pytest.raises(OSError, match="prompt_fs.txt cannot be had .*what has arrived is kept"):
+    with pytest.raises(OSError, match="prompt_fs.txt could not be downloaded .*what has arrived is kept"):
         benchmark_files.fetch("longbench-chat", folder, base=base)
     (there / source.files[2]).write_text("x")
     (there / source.files[0]).unlink()  # it has arrived and is not asked for again
@@ -234,7 +234,7 @@ def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_p
     assert (folder / source.files[0]).read_text() == source.files[0]
     assert benchmark_files.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
     (folder / source.files[1]).write_text("changed")
-    with pytest.raises(ValueError, match="few_shots.json is not what was fetched first"):
+    with pytest.raises(ValueError, match="few_shots.json has changed since the first fetch"):
         benchmark_files.fetch("longbench-chat", folder)
     with pytest.raises(ValueError, match="longbench-chat"):
         benchmark_files.fetch("longbench", tmp_path)

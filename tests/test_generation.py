@@ -75,7 +75,7 @@ def test_an_answer_is_argmax_whatever_the_folder_asks_for_and_that_is_told(setti
     model = LocalModel(str(asking(**settings)))
     told = capsys.readouterr().err
     assert model.ask(ASKED).text == text(argmax(model.loaded))
-    assert "answers are greedy (argmax)" in told
+    assert "answers are greedy (the most likely token)" in told
     assert all(f"{name} {value}" in told for name, value in settings.items())
 
 
@@ -142,7 +142,7 @@ def test_that_a_miniatures_own_tokenizer_is_taken_is_told(plain, tmp_path, capsy
 @pytest.mark.parametrize("text", ["{broken", "[1]", ""])
 def test_settings_that_cannot_be_read_are_refused_for_end_tokens_stand_there(tmp_path, text):
     (tmp_path / "generation_config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"generation_config\.json: it is no JSON .*mend it, or remove it"):
+    with pytest.raises(ValueError, match=r"generation_config\.json: it is not valid JSON .*correct it, or remove it"):
         LocalModel(str(tmp_path))
 
 

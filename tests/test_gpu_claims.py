@@ -1,4 +1,4 @@
-"""Claims that a GPU decides: not measured while nothing is committed, a pilot below three seeds, then a verdict."""
+"""Claims that a GPU decides: not measured while nothing is committed, no verdict below three seeds, then one."""
 
 import pandas as pd
 import pytest
@@ -10,7 +10,7 @@ from longalign.report.claims import main, measure_all
 FASTER = Claim(
     "faster", "Figure 5", "Packing is twice as fast.", "22_gpu", scale=GPU, results="figure5", metric="seconds",
     model="8 ranks", arms=(Number("naive", 1.0), Number("packing", -1.0)), statistic="log_ratio", threshold=2.0,
-    direction="greater",
+    direction="greater", margin=0.1,
 )  # fmt: skip
 
 
@@ -26,12 +26,13 @@ def test_nothing_is_measured_while_nothing_is_committed(tmp_path):
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_fewer_than_three_seeds_are_a_pilot_and_no_verdict(tmp_path, seeds):
+def test_fewer_than_three_seeds_are_numbers_and_no_verdict(tmp_path, seeds):
     ratios(tmp_path / "gpu" / "h100", seeds)
     found = one(tmp_path)
-    assert found["verdict"] == "pilot" and found["seeds"] == seeds and not found["provisional"]
+    assert found["verdict"] == "not measured" and found["seeds"] == seeds
     assert found["estimate"] == pytest.approx(2.5 / 1.01 ** ((seeds - 1) / 2), rel=1e-4)
-    assert f"a pilot: {seeds} seed" in found["note"] and f"{CARD}, 2026-11-28" in found["note"]
+    assert f"{seeds} seed" in found["note"] and "fewer than the 3" in found["note"]
+    assert f"{CARD}, 2026-11-28" in found["note"]
     assert pd.isna(found["p_holm"])
 
 
@@ -39,7 +40,7 @@ def test_fewer_than_three_seeds_are_a_pilot_and_no_verdict(tmp_path, seeds):
 def test_three_seeds_make_a_verdict(tmp_path, packing, expected):
     ratios(tmp_path / "gpu" / "h100", 3, packing=packing)
     found = one(tmp_path)
-    assert found["verdict"] == expected and found["provisional"] and found["seeds"] == 3
+    assert found["verdict"] == expected and found["seeds"] == 3
     assert found["low"] < found["estimate"] < found["high"]
 
 
@@ -55,7 +56,7 @@ def test_arms_of_two_cases_are_compared_where_they_name_their_case(tmp_path):
     add(tmp_path / "gpu" / "h100", "learning", rows)
     (stated,) = [claim for claim in load_ledger() if claim.results == "learning"]
     found = one(tmp_path, stated)
-    assert found["verdict"] == "pilot" and found["estimate"] == pytest.approx(0.3)
+    assert found["verdict"] == "not measured" and found["estimate"] == pytest.approx(0.3)
 
 
 def test_a_row_that_failed_is_no_number(tmp_path):
@@ -73,11 +74,12 @@ def test_a_stage_that_was_not_run_is_named(tmp_path):
 
 def test_a_gpu_changes_no_p_value_of_the_laptop(tmp_path):
     values = {"new": [0.80, 0.82, 0.81], "old": [0.5, 0.5, 0.5]}
-    rows = [{"arm": arm, "model": "mini-7b", "seed": seed, "task": "t", "metric": "accuracy", "value": value}
+    rows = [{"arm": arm, "model": "mini-7b", "seed": seed, "task": "t", "metric": "seconds", "value": value}
             for arm, of in values.items() for seed, value in enumerate(of)]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
     laptop = Claim("laptop", "Figure 5", "New is better.", "05_data_scale", results="scores", model="mini-7b",
-                   metric="accuracy", arms=(Number("new", 1.0), Number("old", -1.0)), direction="greater")  # fmt: skip
+                   metric="seconds", arms=(Number("new", 1.0), Number("old", -1.0)), direction="greater",
+                   margin=0.2)  # fmt: skip
     before = measure_all([laptop, FASTER], tmp_path, tmp_path / "gpu")[0]
     ratios(tmp_path / "gpu" / "h100", 5, packing=4.9)  # of the larger p, so that in one family both would change
     after, faster = measure_all([laptop, FASTER], tmp_path, tmp_path / "gpu")

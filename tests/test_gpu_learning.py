@@ -12,9 +12,9 @@ import torch
 from benchmarks.gpu import learning, learning_data
 from benchmarks.gpu.rows import Budget, Context
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.jsonl import DataError
 from longalign.miniature import tokenizer
-from longalign.recipe.array_types import IGNORE_INDEX
 
 SIZE = learning.TINY[0]
 

@@ -103,7 +103,7 @@ def test_a_conversation_passes_with_role_and_content_alone():
         (b"[" * 200_000, "line 2: malformed JSON"),
         (b'{"a": ' + b"1" * 5000 + b"}", "line 2: malformed JSON"),
         (b'{"a": "' + b"x" * 2000 + b'"}', "line 2: line too long"),
-        (b'{"a": [{"b": 1, "b": 2}]}', "line 2: malformed JSON .the key 'b' stands twice in an object"),
+        (b'{"a": [{"b": 1, "b": 2}]}', "line 2: malformed JSON .the key 'b' occurs twice in an object"),
     ],
     ids=["cut", "utf-16", "latin-1", "list", "null", "deep", "huge-number", "too-long", "twice"],
 )

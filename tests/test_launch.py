@@ -84,7 +84,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"training": {"capacity": "many"}}, "training.capacity must be int"),
         ({"training": {"capacity": 20}}, "over the capacity of 20"),
         ({"rope_type": "yarnn"}, "rope_type is 'yarnn'; it is default or yarn"),
-        ({"rope_type": "yarn", "max_length": 64}, "yarn stretches 128 positions to more; max_length is 64"),
+        ({"rope_type": "yarn", "max_length": 64}, "yarn needs a max_length above the 128 positions; it is 64"),
         ({"training": {"method": "naive"}, "engine": {"ranks": 2, "zero": 2, "sequence_parallel": 2}},
          "sequence_parallel is for method packing, not naive"),
         ({"engine": {"ranks": 4, "zero": 2, "sequence_parallel": 4}}, "the model has 6 heads: they can be shared by"),
@@ -99,7 +99,7 @@ def test_a_job_that_cannot_be_is_refused_in_one_line(job, capsys, change, told):
 
 
 def test_what_would_fit_takes_as_little_communication_as_it_can():
-    shape = ModelShape(6_738_415_616, 4096, 32, 32_000)  # Llama-2-7B
+    shape = ModelShape(4096, 32, 11008, heads=32, key_value_heads=32, head_size=128, vocab_size=32_000)  # Llama-2-7B
     sizes = {"positions": 65_536, "targets": 4096}
     engine = Parallelism(ranks=8, zero=0, bf16=True)
     assert footprint(shape, engine, **sizes).device > 80

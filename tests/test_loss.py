@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from conftest import gradients, largest_difference, requires_gpu, tiny_llama
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.loss import LossHead, attach_loss_head, weighted_cross_entropy, weighted_loss
 
 

@@ -7,8 +7,8 @@ import torch
 from benchmarks import attention, common, cost, loss
 
 from longalign.experiments import paper_plan
+from longalign.experiments.operations import Pace
 from longalign.experiments.profiles import load_profile
-from longalign.recipe.cost import Pace
 
 PACE = Pace(per_position=4e-5, per_pair=8e-8, per_micro_batch=5e-3, per_step=2e-2)
 

@@ -115,7 +115,7 @@ def test_official_files_are_read_as_they_are(tmp_path):
     ("cases", "says"),
     [("[", "test_cases.json: not JSON"), ("{}", "not a list"), ([], "not a list"), (["x"], r"field \[0\].idx"),
      ([{**CASE, "answer": None}], r"field \[0\].answer: no question"),
-     ([CASE, CASE], "test_cases.json: id stands twice")],
+     ([CASE, CASE], "test_cases.json: id occurs twice")],
 )  # fmt: skip
 def test_a_wrong_file_of_questions_is_refused_by_place(tmp_path, cases, says):
     with pytest.raises(DataError, match=says):
@@ -335,7 +335,7 @@ def test_answers_are_read_as_they_were_written_and_another_file_is_refused(tmp_p
     made = [answer("Calis, 王安。\nNew line", "Calis", name) for name in ("qasper", "hotpotqa")]
     assert list(read_answers(write(tmp_path / "a.jsonl", made))) == made
     write(tmp_path / "twice.jsonl", [made[0], made[0]])
-    with pytest.raises(DataError, match="twice.jsonl, line 2, field id: id stands twice"):
+    with pytest.raises(DataError, match="twice.jsonl, line 2, field id: id occurs twice"):
         list(read_answers(tmp_path / "twice.jsonl"))
     (tmp_path / "other.jsonl").write_text('{"messages": []}\n')
     with pytest.raises(DataError, match="other.jsonl, line 1, field id: no answer"):

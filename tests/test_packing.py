@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longalign.data.lengths import fit_lengths
 from longalign.recipe.packing import (
     best_fit_decreasing,
     cu_seqlens,
     fill,
-    fit_lengths,
     lower_bound,
     next_fit,
     position_ids,

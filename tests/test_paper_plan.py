@@ -11,7 +11,7 @@ import pytest
 
 from longalign.cli import main
 from longalign.common import paths
-from longalign.experiments import paper_plan, paper_plan_report
+from longalign.experiments import paper_costs, paper_plan, paper_plan_report
 from longalign.experiments.profiles import load_profile
 from longalign.recipe import cost
 
@@ -235,3 +235,19 @@ def test_what_cannot_be_laid_out_is_refused(tiny):
     three = replace(tiny, engine=replace(tiny.engine, ranks=3))
     with pytest.raises(ValueError, match="packs_per_step is 2, which 3 ranks"):
         paper_plan.arms(three)
+
+
+def test_a_training_costs_hours_by_its_work_and_the_peak_and_needs_to_fit_into_memory(monkeypatch, tiny):
+    small = replace(paper_costs.DEVICES[0], name="small", tflops=156.0, memory=0.003)
+    none = replace(small, name="none", memory=1e-6)
+    monkeypatch.setattr(paper_costs, "DEVICES", (paper_costs.DEVICES[0], small, none))
+    monkeypatch.setattr(paper_plan, "assumed_lengths", lambda seed: (np.array([4, 4, 4, 4]), np.array([1, 1, 1, 1])))
+    share, found = paper_costs.costs(replace(tiny, engine=replace(tiny.engine, offload="all")))
+    large, half, refused = (next(c for c in found if (c.model, c.device.name) == ("Llama-2-7B", name))
+                            for name in ("A100 or A800, 80 GB", "small", "none"))  # fmt: skip
+    assert large.hours[0] == pytest.approx(23.4), "the share is fitted to the paper's hours"
+    assert large.hours[1] == pytest.approx(23.4 * share / paper_costs.CAREFUL)
+    assert half.hours == pytest.approx([2 * hours for hours in large.hours])
+    assert (large.shared, half.shared, refused.shared) == (1, 2, None)
+    assert half.memory < 0.0027 < large.memory, "each of two ranks holds half a pack"
+    assert 16 * 6.738 < large.node < 16 * 6.739, "16 bytes of each weight lie in the machine's memory"

@@ -10,7 +10,8 @@ from longalign.common import paths
 from longalign.experiments import base_loss, design
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
-from longalign.train.models import MINIATURES, Shape, new_model
+from longalign.train.memory import ModelShape
+from longalign.train.models import MINIATURES, new_model
 
 FIRST, SECOND, THIRD = choice.SHAPES
 
@@ -124,9 +125,9 @@ def test_from_the_speed_to_the_bases_each_pilot_reads_what_the_last_one_wrote_an
 ):  # fmt: skip
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(paths, "results", lambda: tmp_path)
-    monkeypatch.setattr(choice, "SHAPES", {FIRST: {"mini-7b": Shape(16, 1, 1, 1, 32, 16)}})
+    monkeypatch.setattr(choice, "SHAPES", {FIRST: {"mini-7b": ModelShape(16, 1, 32, 1, 1, 16, tied=True)}})
     monkeypatch.setattr(choice, "TOKENS_PER_WEIGHT", 0.5)
-    monkeypatch.setattr(choice, "BASES", 1)
+    monkeypatch.setitem(choice.BASES, "mini-7b", 1)
     monkeypatch.setattr(learning, "SHAPE_TOKENS", 8_000)
     monkeypatch.setattr(learning, "heldout_documents", lambda: base_loss.heldout_documents(2000))
     monkeypatch.setattr(base_loss, "TOKENS", 2000)

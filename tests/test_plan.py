@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longalign.recipe.plan import Plan, Step, deal
+from longalign.recipe.batching import Plan, Step, deal
 
 
 def plan(steps, lengths=(2, 4, 3), target_counts=(1, 3, 2), ranks=2, accumulation=1):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import random_sequences
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.batching import make_plan, plan_naive, plan_packing
 from longalign.recipe.dataset import PlannedDataset, measure, step_weights
 from longalign.recipe.weights import loss_weights

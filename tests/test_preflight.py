@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
-from longalign.recipe import architectures, attention, masks, probes
-from longalign.train import alone, jobs, preflight, store_check
+from longalign.recipe import architectures, attention, masks
+from longalign.train import alone, jobs, preflight, probes, store_check
 from longalign.train.models import load_model, new_model, outline
 from longalign.train.trainer import TrainingConfig, train
 from test_trainer import CONFIG, fresh_model, make_store
@@ -229,7 +229,7 @@ def test_a_model_with_more_than_cross_entropy_in_its_loss_is_refused(monkeypatch
     router = model("mixtral", output_router_logits=True, router_aux_loss_coef=0.5)
     with pytest.raises(ValueError, match="MixtralForCausalLM"):
         preflight.preflight(router)
-    with pytest.raises(ValueError, match=r"a loss of its own, \d\.\d+ where cross entropy is"):
+    with pytest.raises(ValueError, match=r"a loss of its own: \d\.\d+, and cross entropy is"):
         preflight.prove(router, "packing")
 
 
@@ -336,14 +336,14 @@ def test_a_router_whose_loss_has_another_name_or_a_small_share_is_refused():
     router = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
     with pytest.raises(ValueError, match="JetMoeForCausalLM adds the router's auxiliary loss.*, aux_loss_coef: 0.01"):
         preflight.preflight(router, method="naive")
-    with pytest.raises(ValueError, match="JetMoeForCausalLM has a loss of its own"):
+    with pytest.raises(ValueError, match="JetMoeForCausalLM computes a loss of its own"):
         preflight.prove(router, "naive")
 
 
 def test_a_model_whose_weights_are_no_numbers_is_refused_as_such():
     broken = model("llama")
     broken.model.norm.weight.data[:] = float("nan")
-    with pytest.raises(ValueError, match="LlamaForCausalLM has a loss of nan on a short sequence"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has the loss nan on a short sequence"):
         preflight.preflight(broken)
 
 

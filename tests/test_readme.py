@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from transformers import LlamaConfig
 
+import longalign
 from gpu_rows import CARD, exact, figure_5
 from longalign.common import paths
 from longalign.report import page_blocks, readme
@@ -59,6 +61,22 @@ def test_what_commands_write_into_a_page_is_what_the_committed_tables_say(page):
     assert shown == {name: content(paths.results()) for name, content in readme.PAGES[page].items()}
 
 
+def test_every_committed_figure_has_a_caption_and_every_caption_a_figure():
+    captions = yaml.safe_load((DOCS / "results" / "figures.yaml").read_text(encoding="utf-8"))
+    assert set(captions) == {path.stem for path in paths.figures().glob("*.png")} and len(captions) > 20
+    notebooks = {path.stem for path in paths.notebooks().glob("*.ipynb")}
+    for name, figure in captions.items():
+        assert figure.keys() == {"title", "notebook", "caption"} and figure["notebook"] in notebooks, name
+        assert figure["caption"].count(". ") >= 2 and figure["caption"].endswith("."), name
+
+
+def test_the_citation_and_the_changelog_name_this_version_and_one_date():
+    cited = yaml.safe_load((paths.root() / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (paths.root() / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert cited["version"] == longalign.__version__
+    assert re.search(r"^## (.*)", changes, flags=re.M)[1] == f"{cited['version']} ({cited['date-released']})"
+
+
 def test_the_front_page_has_at_most_170_lines_and_tables_of_at_most_a_dozen_rows():
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 170
@@ -87,16 +105,17 @@ def test_every_page_can_be_reached_from_the_front_page():
 def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(tmp_path):
     rows = {"id": ["a", "b", "c"], "source": "Table 2", "statement": ["A.", "B.", "C."], "metric": "score",
             "threshold": [None, 0.0, 1.1], "estimate": [None, 0.5, 1.2], "low": [None, 0.25, 1.1],
-            "high": [None, 0.75, 1.3], "provisional": [False, True, False],
-            "verdict": ["not measured", "consistent", "reproduced"]}  # fmt: skip
+            "high": [None, 0.75, 1.3], "detectable": [None, 0.6, 1.4],
+            "verdict": ["not measured", "inconclusive", "reproduced"]}  # fmt: skip
     results = tmp_path / "results"
     results.mkdir()
     pd.DataFrame(rows).sample(frac=1, random_state=0).to_csv(results / "claims.csv", index=False)
-    (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}]")
+    (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}, {id: d, restates: a}]")
     shutil.copy(paths.results() / "05_data_scale.json", results)
     told = page_blocks.findings(results)
-    assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | consistent (provisional) | 1 reproduced" in told
-    assert "Of 3 claims of the paper: 1 reproduced, 1 consistent, 1 not measured. 1 of the verdicts" in told
+    assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | inconclusive (we would see 0.6) | 1 reproduced" in told
+    assert "Of 3 claims of the paper: 1 reproduced, 1 inconclusive, 1 not measured. 1 more claims state" in told
+    assert "can decide 0 of the claims" in told
 
 
 def test_the_readme_says_that_nothing_has_run_on_a_gpu_and_how_to_run_it_while_nothing_is_committed(tmp_path):

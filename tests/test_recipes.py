@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Trainer
 
 from conftest import largest_difference, random_sequences, tiny_llama
 from eq2 import LENGTHS, oracle
@@ -62,15 +62,13 @@ def test_the_recipe_evaluates_to_the_mean_over_held_out_sequences(name, folder):
     assert abs(found["evaluated"][-1] - without_one) > 1e-3, "one sequence less would show"
 
 
-def test_deepspeed_in_bf16_does_not_round_the_weights_of_the_recipe(tmp_path):
-    sequences = random_sequences(LENGTHS)
+def test_deepspeed_in_bf16_does_not_round_the_weights_of_the_recipe(tmp_path, monkeypatch):
+    sequences, rounded = random_sequences(LENGTHS), lambda _, inputs: {n: v.bfloat16() for n, v in inputs.items()}
+    monkeypatch.setattr(Trainer, "_prepare_inputs", rounded)  # as with DeepSpeed, numbers that are no integers
     trainer = trainer_recipe(tiny_llama(), sequences, sequences, small(str(tmp_path)))
-    trainer.is_deepspeed_enabled = True  # its number format is that of all numbers in a batch
-    trainer.accelerator.state.deepspeed_plugins = {"": SimpleNamespace(
-        hf_ds_config=SimpleNamespace(dtype=lambda: torch.bfloat16), selected=True)}  # fmt: skip
-    batch = {"input_ids": torch.tensor([[3]]), "loss_weights": torch.tensor([[1 / 3]]), "rounded": torch.ones(1)}
+    batch = {"loss_weights": torch.tensor([[1 / 3]]), "other": torch.ones(1)}
     prepared = trainer._prepare_inputs(batch)
-    assert torch.equal(prepared["loss_weights"], batch["loss_weights"]) and prepared["rounded"].dtype == torch.bfloat16
+    assert torch.equal(prepared["loss_weights"], batch["loss_weights"]) and prepared["other"].dtype == torch.bfloat16
 
 
 def test_the_recipe_makes_sequences_of_messages_whose_answers_alone_are_targets():

@@ -88,7 +88,7 @@ def test_a_table_that_was_changed_after_its_notebook_wrote_it_is_not_promoted(tm
     outcomes.write(outcomes.Outcome(name, "smoke", outcomes.EXECUTED, began=0.0, files=files))
     table.write_text("n\n3\n")
     assert main(["smoke"]) == 2
-    assert f"data_scale.csv is not as {name} wrote it" in capsys.readouterr().err
+    assert f"data_scale.csv has changed since {name} wrote it" in capsys.readouterr().err
 
 
 def record(folder, name, *, code="1a2b", seeds=(0, 1), epochs=2, **more):

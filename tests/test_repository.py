@@ -19,13 +19,13 @@ PACKAGE = ROOT / "lib" / "longalign"
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 
 ROOMS = (
-    "recipe common data fetch train miniature clients evals self_instruct experiments report reproduction cli".split()
+    "common recipe data fetch train miniature clients evals self_instruct experiments report reproduction cli".split()
 )
 """The folders of the package from the ground up: a room imports from itself and from rooms before it."""
-FROM_PIP = ("recipe", "common", "data", "fetch", "train", "clients", "self_instruct")
+FROM_PIP = ("common", "recipe", "data", "fetch", "train", "clients", "self_instruct")
 NEEDS_A_CLONE = ("miniature", "experiments", "report", "reproduction")
 """What works where the package alone is installed never imports what needs the repository."""
-NUMPY = "array_types bin_packing packing plan batching weights cost leveling balance summary".split()
+NUMPY = "packing batching weights cost leveling balance summary".split()
 """The recipe's modules that turn lengths into plans, without torch."""
 MEGABYTE = 2**20
 

@@ -6,10 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from longalign.recipe.array_types import as_counts
+from longalign.common.array_types import as_counts
 
 PLANNING = (
-    "from longalign.recipe import batching, bin_packing, cost, packing, plan, weights"
+    "from longalign.recipe import batching, cost, packing, weights"
 )
 
 

@@ -49,7 +49,7 @@ def test_every_brace_of_the_template_is_filled_and_an_unknown_one_is_refused():
     text = slurm.script(load_profile("laptop"), "08_training_time", command="make .make/laptop/08", alone=True)
     assert "{{" not in text and "--mem=4G" in text and "#SBATCH --exclusive" in text and "gpus" not in text
     assert text.startswith("#!/bin/bash") and "--signal=B:USR1@180" in text and "\nmake .make/laptop/08 &" in text
-    with pytest.raises(ConfigError, match=r"nothing is known of \{\{minute\}\}; there are minutes"):
+    with pytest.raises(ConfigError, match=r"\{\{minute\}\} is not known; there are minutes"):
         slurm.fill("{{minute}}", {"minutes": 5})
 
 

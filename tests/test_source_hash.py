@@ -291,7 +291,7 @@ def test_modules_of_this_package_that_move_change_no_key(copied, today):
         ({"recipe/loss": "def weighted_loss(", "miniature/pools": "FEWEST_VALUES = ",
           "clients/thoughts": "def split("},
          ["training", "evaluation", "data"]),
-        ({"recipe/array_types": "IGNORE_INDEX = "}, ["training", "evaluation", "tokens", "data"]),
+        ({"common/array_types": "IGNORE_INDEX = "}, ["training", "evaluation", "tokens", "data"]),
         ({"train/preflight": "def look(", "common/provenance": "def write_json(",
           "report/figures/speed": "def speed("}, []),
     ],

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat import Encoded
 from longalign.data.jsonl import DataError
 from longalign.data.store import TokenStore, write_store
 from longalign.data.store_writer import manifest_checksum
-from longalign.recipe.array_types import IGNORE_INDEX
 
 
 def sequence(ids, targets):

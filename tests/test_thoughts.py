@@ -332,7 +332,7 @@ def test_a_turn_without_a_reply_keeps_the_turns_before_it_and_is_missing(tmp_pat
         ("Four.", "stop"), ("no reply after its thoughts", "missing")
     ]  # fmt: skip
     told = capsys.readouterr()
-    assert "--model-thinking-tokens" in told.err and "give the same command again" not in told.err
+    assert "--model-thinking-tokens" in told.err and "run the same command again" not in told.err
 
 
 def test_a_model_whose_template_opens_the_thoughts_has_no_answer_where_they_did_not_end(tmp_path):

@@ -35,6 +35,19 @@ def drawn(tmp_path, request):
     style.plt.close(figure)
 
 
+@pytest.fixture
+def composed(tmp_path):
+    common = {"experiment": "composed_times", "length": 0, "metric": "seconds"}
+    write_csv(tmp_path / "composed_times.csv", [
+        {**common, "arm": arm, "model": model, "seed": seed, "task": task, "value": seconds * factor + seed}
+        for model in ("mini-13b", "mini-6b") for arm, seconds in SECONDS.items() for seed in (0, 2)
+        for task, factor in (("8 composed ranks", 1), ("8 composed ranks, ZeRO-3", 2), ("2 composed ranks", 5))
+    ])  # fmt: skip
+    figure = style.draw("composed_times", tmp_path)
+    yield figure
+    style.plt.close(figure)
+
+
 def of_kind(kind, axes):
     return [container for container in axes.containers if isinstance(container, kind)]
 
@@ -66,3 +79,14 @@ def test_lines_lead_from_what_was_measured_to_what_is_simulated_and_say_so(drawn
     paper = next(line for line in there.lines if line.get_label().startswith("packing, paper"))
     assert list(paper.get_ydata()) == pytest.approx([45.4 / 20.5, 67.2 / 23.4, 117.2 / 41.2])
     assert "packing, measured" not in {line.get_label() for line in there.lines}
+
+
+def test_composed_bars_are_means_over_seeds_by_how_often_ranks_wait_and_named_as_composed(composed):
+    often, once, paper = composed.axes
+    heights = [[bar.get_height() for bar in of_kind(BarContainer, axes)[0]] for axes in (often, once)]
+    assert heights == [[25.0, 25.0], [13.0, 13.0]], "naive"
+    assert [bar.get_height() for bar in of_kind(BarContainer, often)[1]] == [13.0, 13.0], "sorted"
+    assert "each micro-step" in often.get_title() and "once a step" in once.get_title()
+    assert paper.get_ylabel() == "hours (paper)"
+    (legend,) = composed.legends
+    assert legend.get_title().get_text() == "here: measured micro-batches, composed ranks"

@@ -10,7 +10,7 @@ import pytest
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
 from longalign.experiments import timing
-from longalign.recipe.cost import Pace, step_seconds
+from longalign.experiments.operations import Pace, step_seconds
 from longalign.train.runs import Run
 from longalign.train.trainer import TrainingConfig, make_plans
 from longalign.train.workers import execute

@@ -227,11 +227,13 @@ def test_progress_grows_to_the_whole_and_the_last_call_says_so(tmp_path, parts_o
 
 
 def test_a_process_that_dies_is_told_and_the_next_call_goes_on(tmp_path, parts_of, monkeypatch, capsys):
+    encoded = tokenize_files.Way.encode
+
     def dies_once(way, line):
         if line.number == 2 and line.offset > 3000 and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return encode(line.row()["messages"], way.tokenizer)
+        return encoded(way, line)
 
     file = write_rows(tmp_path / "data.jsonl", [GOOD] * 60)
     whole = tokenize_jsonl(file, WORDS, tmp_path / "whole", progress=quiet)
@@ -382,7 +384,7 @@ def test_a_real_process_that_is_ended_leaves_finished_parts_and_no_process(tmp_p
     assert workers and not psutil.wait_procs(workers, timeout=10)[1], "workers end with the process that asked"
     assert running.returncode
     if how == "interrupt":
-        assert "parts are done and kept; the same call goes on from them" in told
+        assert "parts are done and kept; the same command goes on after them" in told
     asked = parts_of(2000)
     store = tokenize_jsonl(file, WORDS, tmp_path / "store", workers=2, progress=quiet)
     assert len(done) <= sum(answer is not None for answer in asked) < len(asked)

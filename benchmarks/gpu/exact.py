@@ -30,7 +30,7 @@ from torch.nn import functional
 from benchmarks.gpu import backends, exact_loss, repository_tests, rows, timing
 from benchmarks.gpu.exact_loss import LARGEST, distance, over
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.attention import register_attention
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.loss import weighted_loss

@@ -8,9 +8,9 @@ by waiting alone. From these times follows what the step takes on 8 ranks, naive
 micro-batches, composed ranks".
 
 For the whole mixture of 10,000 lengths, on 8 and 64 ranks and for each `--balance`, times are those of a pace
-(`longalign.recipe.cost.fit_pace`: seconds a token, a pair, a micro-batch) that is fitted to seven tenths of the
-measured micro-batches, each weighing the same; its error on the other three tenths is a row. Beside every ratio stands
-what `longalign.recipe.cost` predicts from lengths by counting FLOPs, and by how much it is off.
+(`longalign.experiments.operations.fit_pace`: seconds a token, a pair, a micro-batch) that is fitted to seven tenths of
+the measured micro-batches, each weighing the same; its error on the other three tenths is a row. Beside every ratio
+stands what `longalign.recipe.cost` predicts from lengths by counting FLOPs, and by how much it is off.
 
 A step ends when the slowest rank has ended it; under ZeRO-3, as in the paper, ranks wait in every micro-step. What is
 not in it: communication, the optimizer's step, offloading. All tokens but the first of a sequence are targets.
@@ -31,9 +31,10 @@ import numpy as np
 from benchmarks.gpu import backends, ceilings, llama, ranks, rows, timing
 from benchmarks.gpu.ranks import BARRIERS, MicroBatch
 from benchmarks.gpu.rows import Budget, Context, Row
-from longalign.recipe.cost import Pace, SequenceCost, hold_out, micro_batch_costs, prediction_error
+from longalign.experiments.operations import Pace, hold_out, prediction_error
+from longalign.recipe.batching import Plan
+from longalign.recipe.cost import SequenceCost, micro_batch_costs
 from longalign.recipe.loss import weighted_loss
-from longalign.recipe.plan import Plan
 
 NAME = "figure5"
 DEPTHS, LAYERS = (2, 4), 32
@@ -106,7 +107,7 @@ class Timed:
 
     @property
     def work(self) -> list[float]:
-        """Positions, pairs, micro-batches, steps, as `step_work` of longalign.recipe.cost has them; no whole step."""
+        """Positions, pairs, micro-batches, steps, as `step_work` of experiments.operations has them; no whole step."""
         lengths = np.array(self.lengths, dtype=float)
         return [lengths.sum(), (lengths**2).sum(), 1.0, 0.0]
 

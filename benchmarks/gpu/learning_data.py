@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from longalign import miniature
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data import chat
 from longalign.data.jsonl import DataError
 from longalign.miniature import samples, tokenizer, training_sets
 from longalign.miniature.benchmarks.long import needle_item
-from longalign.recipe.array_types import IGNORE_INDEX
 
 TOKENS_PER_SECOND, START_SECONDS = 70_000, 10.0
 """What one core makes, and what starting the processes takes."""

@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu.rows import Context
 from longalign.recipe import attention
 from longalign.recipe.collators import PackedCollator, PaddedCollator
-from longalign.recipe.cost import SequenceCost, decoder_cost
+from longalign.recipe.cost import SequenceCost
+from longalign.train.memory import ModelShape
 
 CHECKPOINTING = 4 / 3
 """FLOPs of a layer with gradient checkpointing over those without: forward, forward again, and backward as two."""
@@ -76,10 +77,10 @@ def cost(layers: int, shape: dict[str, int]) -> SequenceCost:
 
     What checkpointing computes again is not in it.
     """
-    return decoder_cost(
-        hidden_size=shape["hidden_size"], layers=layers, intermediate_size=shape["intermediate_size"],
-        vocab_size=shape["vocab_size"], key_value_size=shape["num_key_value_heads"] * head_size(shape),
-    )  # fmt: skip
+    return ModelShape(
+        shape["hidden_size"], layers, shape["intermediate_size"], heads=shape["num_attention_heads"],
+        key_value_heads=shape["num_key_value_heads"], head_size=head_size(shape), vocab_size=shape["vocab_size"],
+    ).cost  # fmt: skip
 
 
 def flops(lengths: Sequence[int], layers: int, shape: dict[str, int], *, head: bool = True) -> float:

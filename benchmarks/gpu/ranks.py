@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from longalign.experiments.operations import Pace, fit_pace
 from longalign.recipe.balance import BALANCES, balanced
-from longalign.recipe.batching import make_plan
-from longalign.recipe.cost import Pace, SequenceCost, fit_pace, micro_batch_costs
-from longalign.recipe.plan import Plan, deal
+from longalign.recipe.batching import Plan, deal, make_plan
+from longalign.recipe.cost import SequenceCost, micro_batch_costs, slowest
 
 ACCUMULATION = 12
 """Of naive and sorted batching in the paper: 8 ranks x 1 row x 12."""
@@ -43,9 +43,10 @@ def seconds_by(of: Callable[[MicroBatch], float], plan: Plan) -> np.ndarray:
 
     >>> plan = make_plan("packing", [2, 4, 3], capacity=6, ranks=2)
     >>> seconds_by(lambda micro_batch: sum(map(sum, micro_batch)), plan).tolist()
-    [[[5], [4]]]
+    [[[5.0], [4.0]]]
     """
-    return np.array([[[of(micro_batch) for micro_batch in rank] for rank in step] for step in lengths_of(plan)])
+    seconds = [[[of(micro_batch) for micro_batch in rank] for rank in step] for step in lengths_of(plan)]
+    return np.array(seconds, dtype=np.float64)
 
 
 def seconds_by_pace(pace: Pace, plan: Plan) -> np.ndarray:
@@ -67,16 +68,13 @@ def wall(seconds: np.ndarray, barrier: str) -> float:
     >>> wall(times, "step"), wall(times, "micro_step")
     (5.0, 7.0)
     """
-    if barrier not in BARRIERS:
-        raise ValueError(f"barrier must be one of {', '.join(BARRIERS)}, not {barrier!r}")
-    ranks = seconds.sum(axis=2, keepdims=True) if barrier == "step" else seconds
-    return float(ranks.max(axis=1).sum())
+    return float(slowest(seconds, barrier).sum())
 
 
 def fit(work: np.ndarray, seconds: np.ndarray) -> Pace:
     """The pace with the least squares of relative errors: in seconds, the longest micro-batches would decide alone.
 
-    `work`: positions, pairs, micro-batches, steps (`longalign.recipe.cost.step_work`), shape [n, 4].
+    `work`: positions, pairs, micro-batches, steps (`longalign.experiments.operations.step_work`), shape [n, 4].
     """
     return fit_pace(work / seconds[:, None], np.ones_like(seconds))
 

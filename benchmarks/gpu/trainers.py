@@ -14,8 +14,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from benchmarks.gpu import backends, llama, ranks, timing
 from benchmarks.gpu.rows import Context
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe import attention
-from longalign.recipe.array_types import IGNORE_INDEX
 from longalign.recipe.attention_kernels import why_unusable
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.dataset import PlannedDataset

@@ -34,7 +34,7 @@ def bases(jobs: int = 1) -> None:
     from longalign.experiments import base_loss
 
     folder, recipes = paths.bases() / "next", chosen()
-    wanted = [(model, base) for model in recipes for base in range(choice.BASES)
+    wanted = [(model, base) for model in recipes for base in range(recipes[model].count)
               if not (folder / folder_name(model, base) / "record.json").is_file()]  # fmt: skip
     for start in range(0, len(wanted), jobs):
         build(wanted[start : start + jobs], folder, recipes, workers=jobs)

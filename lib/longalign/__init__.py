@@ -14,8 +14,7 @@ from typing import Any
 __version__ = "0.2.0"
 
 _MODULES = {
-    "recipe.batching": "make_plan plan_naive plan_packing plan_sorted",
-    "recipe.plan": "Plan",
+    "recipe.batching": "Plan make_plan plan_naive plan_packing plan_sorted",
     "recipe.summary": "summarize",
     "recipe.weights": "loss_weights",
     "recipe.dataset": "EvaluationDataset PlannedDataset measure",

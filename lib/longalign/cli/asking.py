@@ -44,20 +44,20 @@ def estimate(asker: Asker, requests: Iterable[tuple[Request, int]]) -> Estimate:
 def tell(role: str, found: Estimate, options: ServerOptions) -> None:
     """The estimate on stderr, before anything is sent."""
     text = found.text(price=options.price, at_once=options.at_once, per_minute=options.per_minute)
-    print(f"longalign: the {role} is asked {text}", file=sys.stderr, flush=True)
+    print(f"longalign: the {role} will get {text}", file=sys.stderr, flush=True)
 
 
 def advise_on_thoughts(role: str) -> None:
     """What can be done about replies that held thoughts alone, on stderr."""
-    print(f"longalign: a {role} that reasons needs room for its thoughts: --{role}-thinking-tokens 4096 gives each "
-          "reply so many tokens more", file=sys.stderr, flush=True)  # fmt: skip
+    print(f"longalign: a {role} that reasons needs tokens for its thoughts: --{role}-thinking-tokens 4096 adds "
+          "4,096 tokens to each reply", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def tell_borrowed(model: Any) -> None:
     """One line on stderr, where a model in this process is read with the miniature's tokenizer for want of its own."""
     if isinstance(model, LocalModel) and model.borrowed:
-        print(f"longalign: {model.name} holds no tokenizer; its vocabulary and end token are the miniature's, whose "
-              "tokenizer is taken", file=sys.stderr, flush=True)  # fmt: skip
+        print(f"longalign: {model.name} holds no tokenizer; its vocabulary and end token are the miniature's, so the "
+              "miniature's tokenizer is used", file=sys.stderr, flush=True)  # fmt: skip
 
 
 def count_tokens(messages: Sequence[Any], tokenizer: Any = None) -> int:

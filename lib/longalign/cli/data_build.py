@@ -84,8 +84,8 @@ def run(options: BuildOptions) -> None:
         fail(f"no sample was built: {why}")
     _tell(options, outcomes, build.write(options.out, outcomes))
     if failed:
-        print(f"longalign: {len(failed):,} items have no answer of the teacher ({failed[0].error}): give the same "
-              "command again to ask for these alone", file=sys.stderr)  # fmt: skip
+        print(f"longalign: the teacher gave no answer to {len(failed):,} items ({failed[0].error}): run the same "
+              "command again; it asks only for these", file=sys.stderr)  # fmt: skip
         sys.exit(1)
 
 
@@ -93,7 +93,7 @@ def _check_out(options: BuildOptions) -> None:
     if options.out.is_dir():
         fail(f"--out {options.out} is a folder: name a file, such as {options.out / 'long.jsonl'}")
     if options.out.exists() and not _beside(options, "report.json").exists():
-        fail(f"--out {options.out} is there already and was not built by this command: name another file")
+        fail(f"--out {options.out} exists already, and this command did not write it: name another file")
 
 
 def _beside(options: BuildOptions, kind: str) -> Path:

@@ -99,8 +99,8 @@ def _check(options: EvalOptions) -> None:
         fail(f"--{given[0]} is for the needle test; leave it out")
     if options.benchmark == "short":
         if options.model is None or is_address(options.model):
-            fail("short reads log-likelihoods, which servers do not give: name a folder or a Hub name with --model")
+            fail("short needs log-likelihoods, and servers give none: name a folder or a Hub name with --model")
         if options.judge or options.dry_run:
-            fail("short needs no judge and asks no server: leave --judge and --dry-run out")
+            fail("short needs no judge and no server: leave --judge and --dry-run out")
     elif options.model is None and options.judge is None and options.benchmark not in ("needle", "longbench"):
-        fail("name a model to be asked (--model), or a judge of the answers in --out (--judge), or both")
+        fail("name a model (--model), or a judge for the answers in --out (--judge), or both")

@@ -26,7 +26,7 @@ def run(options: EvalOptions) -> int:
     """Answer, and say what came of it; returns how many questions have no answer."""
     server = is_address(options.model)
     if options.dry_run and not server:
-        fail("--dry-run says what a server would be asked; the model is here, so leave it out")
+        fail("--dry-run shows the requests to a server, and --model is no server: leave --dry-run out")
     with _model(options) as (asker, tokenizer, window):
         found = _questions(options, tokenizer)
         questions = evenly(found, options.limit or len(found))
@@ -71,7 +71,7 @@ def _tell(path: Path, answers: Sequence[Answer], missing: Sequence[answering.Mis
     for name, error in missing[:3]:
         print(f"longalign: {name} has no answer: {' '.join(str(error).split())}", file=sys.stderr)
     if unheard := sum(isinstance(error, EndpointError) and not isinstance(error, NoReply) for _, error in missing):
-        print(f"longalign: {unheard:,} questions have none: give the same command again to ask these alone",
+        print(f"longalign: {unheard:,} questions have no answer: run the same command again; it asks only these",
               file=sys.stderr)  # fmt: skip
     _advise(missing)
 
@@ -109,15 +109,15 @@ def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | Non
     requests = answering.requests(questions, tokenizer=tokenizer, window=window, thinking_tokens=thinking_tokens)
     for question, (_, cut) in zip(questions, requests, strict=True):
         if cut:
-            fail(f"a haystack of {question.length:,} tokens is {cut:,} too long for the window of {window:,}, with its "
-                 "question and answer: take shorter --lengths")  # fmt: skip
+            fail(f"a haystack of {question.length:,} tokens, with its question and answer, is {cut:,} tokens too long "
+                 f"for the window of {window:,}: give shorter --lengths")  # fmt: skip
 
 
 def _needles(options: EvalOptions, tokenizer: Any) -> list[Question]:
     if tokenizer is None:
-        fail("the lengths of haystacks are tokens: name the server's tokenizer with --tokenizer")
+        fail("--lengths are counted in tokens: name the server's tokenizer with --tokenizer")
     if not options.lengths:
-        fail("name the lengths of the haystacks in tokens: --lengths 1000 2000 4000")
+        fail("give the lengths of the haystacks in tokens, such as --lengths 1000 2000 4000")
     size = {"lengths": options.lengths, "depths": options.depths}
     given = {name: getattr(options, name) for name in ("needle", "question", "answer") if getattr(options, name)}
     if options.haystack is not None:

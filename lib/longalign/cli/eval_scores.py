@@ -64,7 +64,7 @@ def _one_short(options: EvalOptions, model: Any, task: str) -> Rows:
             max_length=model.window,
         )  # fmt: skip
     except OSError as error:
-        fail(f"{task}: {' '.join(str(error).split())[:200]}: see to the connection, or name files with --data")
+        fail(f"{task}: {' '.join(str(error).split())[:200]}: check the connection, or name files with --data")
 
 
 def _judgments(

@@ -109,7 +109,7 @@ def run_plan(options: argparse.Namespace) -> None:
     """Lengths, plan, summary; JSON keys are those of `longalign.recipe.summary.summarize`."""
     from longalign.recipe.balance import balanced
     from longalign.recipe.batching import make_plan
-    from longalign.recipe.summary import format_summary, summarize
+    from longalign.recipe.summary import summarize
 
     if options.profile is not None:
         run_paper_plan(options)
@@ -129,6 +129,29 @@ def run_plan(options: argparse.Namespace) -> None:
         plan = balanced(plan, options.balance, barrier=options.barrier)
     summary = summarize(plan, barrier=options.barrier)
     print(json.dumps(summary) if options.json else format_summary(summary))
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The summary as lines for a terminal.
+
+    >>> from longalign import plan_packing, summarize
+    >>> print(format_summary(summarize(plan_packing([2, 4, 3], capacity=7))))
+    packs                         2   (provable minimum 2)
+    fill                    64.29 %   of the computed positions hold a token
+    idle                     0.00 %   of the ranks' time, by the cost model (these steps: at least 0.00 %)
+    speed-up                   1.00   times naive batching, by the cost model
+    optimizer steps               2
+    sequences per step         1.50   (mean)
+    """
+    bound = "" if summary["bound"] is None else f"   (provable minimum {summary['bound']:,})"
+    return f"""\
+packs              {summary['packs']:12,}{bound}
+fill               {100 * summary['fill']:10.2f} %   of the computed positions hold a token
+idle               {100 * summary['idle']:10.2f} %   of the ranks' time, by the cost model \
+(these steps: at least {100 * summary['idle_bound']:.2f} %)
+speed-up           {summary['speedup']:12.2f}   times naive batching, by the cost model
+optimizer steps    {summary['steps']:12,}
+sequences per step {summary['sequences_per_step']:12.2f}   (mean)"""
 
 
 def run_paper_plan(options: argparse.Namespace) -> None:
@@ -162,8 +185,7 @@ def _measured(options: argparse.Namespace, capacity: int | None, advice: str) ->
     import numpy as np
 
     from longalign.cli.loading import load_tokenizer
-    from longalign.data.lengths import read_lengths
-    from longalign.recipe.packing import fit_lengths
+    from longalign.data.lengths import fit_lengths, read_lengths
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer is not None else None
     lengths, targets = read_lengths(

@@ -57,7 +57,7 @@ def marked(input_ids: Any, labels: Any, tokenizer: Any, *, marks: tuple[str, str
     >>> "".join(marked(e.input_ids, e.labels, words))
     '<|user|> Who?<|assistant|>⟦ Marlow.<|end|>⟧'
     """
-    from longalign.recipe.array_types import IGNORE_INDEX
+    from longalign.common.array_types import IGNORE_INDEX
 
     learnt = [bool(label != IGNORE_INDEX) for label in labels]
     edges = [0, *(i for i in range(1, len(learnt)) if learnt[i] != learnt[i - 1]), len(learnt)]

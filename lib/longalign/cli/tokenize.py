@@ -33,15 +33,15 @@ def run(options: argparse.Namespace) -> None:
     print("\n".join(summary(str(options.out), store)))
     if empty := int((store.target_counts == 0).sum()):
         which = "no sample has a target" if empty == len(store) else f"{empty:,} of {len(store):,} samples have none"
-        print(f"longalign: nothing is learnt where nothing is a target: {which} (longalign data show {options.out})",
-              file=sys.stderr)  # fmt: skip
+        print(f"longalign: the model learns nothing from samples without targets: {which} (longalign data show "
+              f"{options.out})", file=sys.stderr)  # fmt: skip
     if writes_the_day(store, tokenizer):
-        print("longalign: the chat template may write today's date into samples: on another day the same file gives "
-              "another store", file=sys.stderr)  # fmt: skip
+        print("longalign: the chat template may write today's date into samples: another day gives another store",
+              file=sys.stderr)  # fmt: skip
     word, lost = unknown(store, tokenizer)
     if lost:
-        print(f"longalign: {lost:,} of {store.manifest['tokens']:,} tokens are {word}: the tokenizer has none for "
-              "their text, and what it said is not learnt", file=sys.stderr)  # fmt: skip
+        print(f"longalign: {lost:,} of {store.manifest['tokens']:,} tokens are {word}: the tokenizer has no token for "
+              "their text, so the model cannot learn this text", file=sys.stderr)  # fmt: skip
     if lost_characters := store.manifest.get("lost_characters"):
         print(f"longalign: {sum(lost_characters.values()):,} characters are left out, for the tokenizer has no token "
               f"for them: {_most(lost_characters)}", file=sys.stderr)  # fmt: skip

@@ -80,7 +80,7 @@ class _Team:
                 break
         if asker is not None:
             asker.stop.set()
-        print("longalign: stopping; what is under way may end, and is kept (Ctrl-C again leaves at once)",
+        print("longalign: stopping; requests under way may end, and replies are kept (Ctrl-C again leaves at once)",
               file=sys.stderr, flush=True)  # fmt: skip
         while any(thread.is_alive() for thread in self.threads):
             time.sleep(0.05)  # a join without an end would not be interrupted

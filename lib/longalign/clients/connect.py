@@ -40,4 +40,4 @@ def _only(file: Replies, name: str, role: str) -> str:
     if name or len(file.models) == 1:
         return name or next(iter(file.models))
     models = ", ".join(sorted(file.models)) or "nobody"
-    raise ValueError(f"{file.path} holds replies of {models}: --{role}-name says which is meant")
+    raise ValueError(f"{file.path} holds replies of {models}: say which one with --{role}-name")

@@ -48,5 +48,5 @@ def ignored(model: Any) -> dict[str, Any]:
 def tell_ignored(model: Any) -> None:
     """One line on stderr, where a model asks for what greedy answers do not follow."""
     if told := ", ".join(f"{setting} {value}" for setting, value in ignored(model).items()):
-        print(f"longalign: {model.config.name_or_path}: answers are greedy (argmax); ignored is what its settings of "
-              f"generation ask for: {told}", file=sys.stderr, flush=True)  # fmt: skip
+        print(f"longalign: {model.config.name_or_path}: answers are greedy (the most likely token); these settings "
+              f"of generation are ignored: {told}", file=sys.stderr, flush=True)  # fmt: skip

@@ -54,7 +54,7 @@ class LocalModel:
         self.borrowed = not tokenizer and not is_base and _without_tokenizer(name)
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
-            raise ValueError(f"--model {name}: its configuration names no window: give its tokens with --window")
+            raise ValueError(f"--model {name}: its configuration names no number of tokens: give --window")
         if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
             print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
                   "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
@@ -139,6 +139,6 @@ def _check_folder(name: str) -> None:
     settings = Path(name) / "generation_config.json"  # transformers passes over one that it cannot read, end tokens too
     try:
         if settings.is_file() and not isinstance(json.loads(settings.read_bytes()), dict):
-            raise ValueError("no object")
+            raise ValueError("not an object")
     except ValueError as error:
-        raise ValueError(f"{settings}: it is no JSON ({error}): mend it, or remove it") from None
+        raise ValueError(f"{settings}: it is not valid JSON ({error}): correct it, or remove it") from None

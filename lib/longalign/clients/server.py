@@ -45,8 +45,8 @@ class Server:
             self.key_variable = "OPENAI_API_KEY"
         self._key = _key(self.key_variable)
         if self._key and not _is_private(url):
-            print(f"longalign: {self.url} has no TLS: {self.key_variable} and all that is asked can be read on the way "
-                  "there; use https:// where the server has it", file=sys.stderr, flush=True)  # fmt: skip
+            print(f"longalign: {self.url} is not encrypted: others can read {self.key_variable} and all questions on "
+                  "the way; use https:// if the server has it", file=sys.stderr, flush=True)  # fmt: skip
         # the client takes what it is not given from the environment: account and project belong to OpenAI's own key
         self._client = openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project="",
@@ -65,7 +65,7 @@ class Server:
         except openai.OpenAIError as error:
             raise self._sorted(error) from None
         except (ValueError, RecursionError):
-            raise Passing(f"{self.url} answered with no JSON") from None
+            raise Passing(f"{self.url} sent an answer that is not JSON") from None
         return self._reply(said)
 
     def clean(self, text: str) -> str:
@@ -91,7 +91,7 @@ class Server:
         thoughts = thoughts or next(filter(None, (getattr(message, name, None) for name in THOUGHTS)), "")
         finish = getattr(choice, "finish_reason", None)
         if not isinstance(text, str):
-            raise Passing(f"{self.url} answered with a reply that is no text")
+            raise Passing(f"{self.url} sent a reply that is not text")
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         counts = (count if type(count) is int else None for count in tokens)
         thoughts = self._hidden(thoughts) if isinstance(thoughts, str) else ""
@@ -201,7 +201,7 @@ def _key(variable: str) -> str:
     """The key in an environment variable, without white space around it. Raises ValueError that does not tell it."""
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ValueError(f"{variable} holds no key, but text with a blank, a line break or other letters: set it anew")
+        raise ValueError(f"{variable} is not a key: it has a blank, a line break or other letters; set it again")
     return key
 
 
@@ -223,7 +223,7 @@ def _is_private(url: str) -> bool:
 def _checked(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!a:.80} is no address of a server: it begins with http:// or https://")
+        raise ValueError(f"{url!a:.80} is not the address of a server: an address begins with http:// or https://")
     if parts.username or parts.password or parts.query:
-        raise ValueError(f"{parts.hostname}: no user, password or query in an address; keys come from the environment")
+        raise ValueError(f"{parts.hostname}: an address has no user, password or query; put keys into the environment")
     return url.rstrip("/")

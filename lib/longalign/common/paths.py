@@ -21,13 +21,13 @@ def root() -> Path:
     named = os.environ.get("LONGALIGN_ROOT")
     if named:
         if not _is_root(Path(named)):
-            raise FileNotFoundError(f"LONGALIGN_ROOT is {named!r}, which holds no {', '.join(_MARKS)}")
+            raise FileNotFoundError(f"LONGALIGN_ROOT is {named!r}, a folder without {', '.join(_MARKS)}: name a clone")
         return Path(named).resolve()
     here = Path.cwd().resolve()
     for folder in (Path(__file__).resolve().parents[3], here, *here.parents):
         if _is_root(folder):
             return folder
-    raise FileNotFoundError("no LongAlign checkout here or above: change into it, or set LONGALIGN_ROOT to its folder")
+    raise FileNotFoundError("this folder is not in a clone of LongAlign: change into one, or set LONGALIGN_ROOT to it")
 
 
 def notebooks() -> Path:

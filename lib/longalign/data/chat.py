@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat_formats import Chat, Messages, check_fields, format_of, shortened
 from longalign.data.jsonl import check_messages, check_tools, is_target
 from longalign.data.store_writer import Encoded
 from longalign.data.tool_calls import readable
 from longalign.data.truncation import MIN_KEPT, fit
-from longalign.recipe.array_types import IGNORE_INDEX
 
 __all__ = ["MIN_KEPT", "Encoded", "encode", "encode_prompt", "tokenizer_hash"]
 

@@ -102,9 +102,10 @@ class Chat:
         """The text of a conversation in a template with {% generation %}, and the characters that it marks.
 
         The template writes where its marks are: what transformers counts is wrong in a macro and in a loop that is
-        recursive.  Raises DataError where the template then writes another text.
+        recursive. Raises DataError where the template then writes another text.
         """
-        marked, text, joined, start = self.text(template=_with_marks(self._template())), "", [], 0
+        marked, text, start = self.text(template=_with_marks(self._template())), "", 0
+        joined: list[Span] = []
         for piece in re.split(f"([{_OPEN}{_CLOSE}])", marked):
             if piece == _OPEN:
                 start = joined.pop()[0] if joined and joined[-1][1] == len(text) else len(text)

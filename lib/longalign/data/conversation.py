@@ -79,7 +79,8 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
     torn = [begin for begin in begins if not tokens_end_at(begin, text, ids, starts, tokenizer)]
     if torn:
         ids, starts, _ = tokens_of(text, tokenizer, cuts=torn)
-    runs = [tuple(int(edge) for edge in np.searchsorted(starts, (a.start, a.stop))) for a in learnt]
+    edges_of = (np.searchsorted(starts, (answer.start, answer.stop)) for answer in learnt)
+    runs = [(int(first), int(last)) for first, last in edges_of]
     _check_ends([end for _, end in runs], ids, special)
     return Tokens(text, ids, _mask(runs, len(ids)), starts)
 

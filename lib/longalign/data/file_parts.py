@@ -11,11 +11,11 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
-from multiprocessing.pool import ExceptionWithTraceback
+from multiprocessing.pool import ExceptionWithTraceback  # type: ignore[attr-defined]  # typeshed leaves it out
 from typing import Any
 
 from longalign.common.parents import end_with
@@ -70,7 +70,7 @@ def split(path: str | os.PathLike, digest: Any, size: int) -> Iterator[Part]:
 def in_order(
     parts: Iterator[Part], work: Callable[[Part, Tell], Any], *, workers: int,
     known: Callable[[Part], Any] = lambda part: None, told: Callable[..., None] = lambda part, *values: None,
-) -> Iterator[tuple[Part, Any]]:  # fmt: skip
+) -> Generator[tuple[Part, Any], None, None]:  # fmt: skip
     """Each part with what `work(part, tell)` returned in a process of its own, `workers` side by side, in file order.
 
     A part of which `known(part)` is not None is not worked on.  What a worker tells goes to `told(part, *values)`, a
@@ -88,12 +88,12 @@ def in_order(
     try:
         while more or running:
             if more and len(running) < workers:
-                index, part = next(numbered, (-1, None))
-                more = part is not None
-                if more and (result := known(part)) is not None:
-                    outcomes[index] = part, result
-                elif more:
-                    worker = _Worker(index, part, work)
+                index, new = next(numbered, (-1, None))
+                more = new is not None
+                if new and (result := known(new)) is not None:
+                    outcomes[index] = new, result
+                elif new:
+                    worker = _Worker(index, new, work)
                     running[worker.inbox] = worker
             if running and (len(running) == workers or not more):
                 failed = _listen(running, outcomes, told)
@@ -174,7 +174,7 @@ class _Worker:
             kind, value = self.inbox.recv()
         except (EOFError, OSError):  # OSError: it died while it sent
             self.process.join()
-            code = self.process.exitcode
+            code = self.process.exitcode or 0
             cause = f"signal {-code}: was memory short?" if code < 0 else f"exit {code}"
             where = f"bytes {self.part.start:,} to {self.part.end:,} of the file"
             kind, value = "done", WorkerDied(f"the process that was at {where} died ({cause})")

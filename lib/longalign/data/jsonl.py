@@ -227,7 +227,7 @@ def _check_message(message: Any, field: str) -> None:
             raise DataError("field is not read", _UNREAD_OF_MESSAGE[key], field=f"{field}.{key}")
         if key != key.lower() and key.lower() in ("weight", "train"):
             raise DataError("field is not read", f"write {key.lower()}", field=f"{field}.{key}")
-    if role == "assistant" and not calls and not VISIBLE.search(content):
+    if role == "assistant" and not calls and not VISIBLE.search(content or ""):
         raise DataError("empty answer", "an answer needs visible text", field=f"{field}.content")
     _check_weight(message, field)
 
@@ -256,7 +256,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise DataError("malformed JSON", f"the key {twice!a:.40} stands twice in an object")
+        raise DataError("malformed JSON", f"the key {twice!a:.40} occurs twice in an object")
     return found
 
 
@@ -281,7 +281,7 @@ def _check_weight(message: Mapping[str, Any], field: str) -> None:
         raise DataError("weight and train differ", f"weight {weight}, train {train}", field=f"{field}.train")
     if role != "assistant" and (weight or train):
         key = "weight" if weight else "train"
-        raise DataError("no answer to learn", f"it is of the {role}; answers alone are learnt", field=f"{field}.{key}")
+        raise DataError("no answer to learn", f"the role is {role}; only answers are learnt", field=f"{field}.{key}")
 
 
 def _check_text(value: Any, field: str) -> None:

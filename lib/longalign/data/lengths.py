@@ -8,16 +8,19 @@ from array import array
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import numpy as np
 
+from longalign.common.array_types import Counts, Int, as_counts
 from longalign.data.chat_formats import format_of
 from longalign.data.file_parts import PART_BYTES, WHOLE, Part, Tell, cores, in_order, split
 from longalign.data.jsonl import DataError, Line, read_lines
 from longalign.data.store import TokenStore
 from longalign.data.store_writer import target_count
 from longalign.data.tokenize_files import Way, file_size, print_progress, tally
+from longalign.recipe.packing import checked
 
 LONGEST = 2**40
 """2^40. No sequence has so many tokens: sums of eight million lengths below it fit 64 bits."""
@@ -127,3 +130,22 @@ def _length_line(line: Line) -> int:
     if not (text.isdigit() and len(text) < 19 and 0 < int(text) < LONGEST):
         raise DataError("not a length", f"{text[:40].decode('latin-1')!a}; a line holds a positive integer below 2^40")
     return int(text)
+
+
+def fit_lengths(
+    lengths: Counts, capacity: SupportsIndex, *, overlong: str = "error"
+) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " truncated"]]:
+    """The lengths as a packer may take them, and the indices of those that were cut: nothing goes silently.
+
+    A length over the capacity is refused ("error") or cut ("truncate"): who holds the tokens must then truncate these.
+    Raises ValueError for a length that is refused, and for arguments that are not valid.
+
+    >>> fit_lengths([2, 4, 3], 3, overlong="truncate")
+    (array([2, 3, 3]), array([1]))
+    """
+    if overlong not in ("error", "truncate"):
+        raise ValueError(f'overlong must be "error" or "truncate", not {overlong!r}')
+    given = as_counts(lengths)
+    checked(np.zeros_like(given), capacity)
+    fitted, _ = checked(given if overlong == "error" else np.minimum(given, index(capacity)), capacity)
+    return fitted, np.flatnonzero(given > fitted)

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.jsonl import DataError, Line
 from longalign.data.store_writer import CONTENT, VERSION, Encoded, StoreWriter, file_sha256, manifest_checksum
-from longalign.recipe.array_types import IGNORE_INDEX
 
 FILES = (*CONTENT, "target_counts.npy", "lines.npy")
 COUNTS = ("sequences", "tokens", "targets")
@@ -138,7 +138,7 @@ class _Column:
     def read(self, start: int, length: int) -> np.ndarray:
         """[length] numbers from number `start` on; raises DataError for a file that has become shorter."""
         numbers = np.empty(length, self.dtype)
-        if os.preadv(self.file.fileno(), [numbers], start * self.dtype.itemsize) != numbers.nbytes:
+        if os.preadv(self.file.fileno(), [numbers.data], start * self.dtype.itemsize) != numbers.nbytes:
             raise _damaged(Path(self.file.name), "it has become shorter")
         return numbers
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.jsonl import DataError, Line
-from longalign.recipe.array_types import IGNORE_INDEX
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
 NUMBERS = ("truncated_sequences", "truncated_tokens", "masked_answers", "shortened_messages")
@@ -57,8 +57,10 @@ class StoreWriter:
             raise DataError("not a token store", "it is there already; name another folder").at(folder)
         self.temporary = self.folder.parent / f".{self.folder.name}.{os.getpid()}.part"
         self.offsets, self.counts, self.lines = array("q", [0]), array("q"), array("q")
-        self.numbers, self.counters = Counter(dict.fromkeys(NUMBERS, 0)), {name: Counter() for name in COUNTERS}
-        self._stack, self._files = ExitStack(), {}
+        self.numbers = Counter(dict.fromkeys(NUMBERS, 0))
+        self.counters: dict[str, Counter[str]] = {name: Counter() for name in COUNTERS}
+        self._stack = ExitStack()
+        self._files: dict[str, Any] = {}
 
     def __enter__(self) -> "StoreWriter":  # noqa: PYI034 - Self needs Python 3.11
         self.temporary.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +125,9 @@ class StoreWriter:
         np.save(self.temporary / "target_counts.npy", np.array(self.counts, dtype="<i8"))
         np.save(self.temporary / "lines.npy", np.array(self.lines, dtype="<i8").reshape(-1, 2))
         paths = sorted(self.temporary.iterdir())
-        files = {path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths}
+        files: dict[str, dict[str, Any]] = {
+            path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths
+        }
         manifest = {
             **meta,
             "version": VERSION,

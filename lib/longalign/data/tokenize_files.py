@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -50,8 +50,9 @@ class Way:
     def encode(self, line: Line) -> Encoded:
         """The sequence of a line's messages and tools, with the keys that nothing reads; raises DataError."""
         row = line.conversation()
-        settings = {"chat_format": self.chat_format, "max_length": self.max_length}
-        sequence = encode(row.get("messages"), self.tokenizer, tools=row.get("tools"), **settings)
+        messages: Any = row.get("messages")  # `encode` says what is not right with them
+        sequence = encode(messages, self.tokenizer, tools=row.get("tools"), chat_format=self.chat_format,
+                          max_length=self.max_length)  # fmt: skip
         return replace(sequence, unread=unread_keys(row, self.tokenizer, self.chat_format))
 
     @cached_property
@@ -101,7 +102,8 @@ def tokenize_jsonl(
     progress = progress or print_progress()
     try:
         with StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
-            digest, dropped, first = hashlib.sha256(), Counter(), None
+            digest, first = hashlib.sha256(), None
+            dropped: Counter[str] = Counter()
             with closing(job.write(writer, lock, digest, workers or cores(), progress)) as left_out:
                 for error in left_out:
                     dropped[error.reason] += 1
@@ -131,7 +133,7 @@ class Job:
 
     def write(
         self, writer: StoreWriter, lock: Any, digest: Any, workers: int, progress: Progress
-    ) -> Iterator[DataError]:
+    ) -> Generator[DataError, None, None]:
         """Write all samples of the file; yields what is left out.  If there are several parts, they are done in the
         folder of the `lock`."""
         size = file_size(self.jsonl)
@@ -194,8 +196,8 @@ class Job:
 
     def _append(self, writer: StoreWriter, store: TokenStore, part: Part) -> Iterator[DataError]:
         """Add a part's samples with their places in the file; yields what the part left out."""
-        for (number, offset), row in zip(store.lines.tolist(), store, strict=True):
-            writer.add(Encoded(**row), line=part.lines + number, offset=part.start + offset)
+        for (number, offset), row in zip(store.lines.tolist(), map(store.__getitem__, range(len(store))), strict=True):
+            writer.add(Encoded(row["input_ids"], row["labels"]), line=part.lines + number, offset=part.start + offset)
         writer.count(store.manifest)
         if not store.manifest["dropped"]:
             return
@@ -273,7 +275,7 @@ def _parts_beside(folder: Path) -> Iterator[Any]:
         except BaseException:
             _sweep(place, r"\..+\.part")
             if kept := sum(path.is_dir() for path in place.iterdir()):
-                print(f"{folder}: {kept} parts are done and kept; the same call goes on from them", file=sys.stderr)
+                print(f"{folder}: {kept} parts are done and kept; the same command goes on after them", file=sys.stderr)
             else:
                 shutil.rmtree(place, ignore_errors=True)
             raise

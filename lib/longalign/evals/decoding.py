@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from longalign.common.array_types import Float, Int
 from longalign.recipe.architectures import OF_THE_LONGEST, mixers
-from longalign.recipe.array_types import Float, Int
 from longalign.recipe.attention import NAME
 from longalign.recipe.last_layer import logits_at, read_only_at
 
@@ -39,13 +39,13 @@ def greedy(
     if model.config._attn_implementation != NAME:
         raise ValueError(f"greedy decoding needs a model with the attention {NAME!r}: load it by models.load_model")
     if empty := [number for number, prompt in enumerate(prompts) if not len(prompt)]:
-        raise ValueError(f"prompt {empty[0]} is empty; nothing can be written after nothing")
+        raise ValueError(f"prompt {empty[0]} is empty: give every prompt at least one token")
     ends = list(end) if isinstance(end, Sequence) else [end]
     if not ends or None in ends or room < 0:
         raise ValueError(f"end is {end} and room {room}: answers need a token that ends them and 0 tokens or more")
     for kind, what in mixers(model):
         raise ValueError(
-            f"{type(model).__name__} cannot be decoded here: {kind} is {what}, of which no keys and values are kept"
+            f"{type(model).__name__} cannot be decoded here: {kind} is {what}, whose keys and values cannot be kept"
         )
     if _rope_type(model) in OF_THE_LONGEST:
         tokens = 0

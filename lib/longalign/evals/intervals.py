@@ -1,9 +1,8 @@
-"""Intervals and tests for paired scores: exact for what they assume, and NaN where the data cannot carry them.
+"""Intervals over seeds, resampled questions, and Holm's method; NaN where the data cannot carry them.
 
-Two sources of chance are kept apart. Seeds (draw and order of the training data): Student's t on the paired contrast of
-every seed. Items (the questions of a benchmark): a percentile bootstrap that draws the same items for all arms and
-seeds. Neither holds the other's chance, so both are shown. With one seed, or with seeds that do not differ at all,
-there is no t interval (NaN), and the items stand in.
+Student's t takes the chance of seeds alone (draw and order of the training data). A percentile bootstrap takes that of
+a benchmark's questions alone, the same questions for all arms and seeds. Verdicts need both at once: see
+`longalign.evals.crossed`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats as distributions
 
-from longalign.recipe.array_types import Float, Int
+from longalign.common.array_types import Float, Int
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
@@ -64,34 +63,6 @@ def t_interval(values: Float[np.ndarray, "seeds"], *, confidence: float = CONFID
     return Interval(*map(float, distributions.ttest_1samp(values, 0).confidence_interval(confidence)))
 
 
-def p_value(values: Float[np.ndarray, "seeds"], *, null: float = 0.0, alternative: str = "two-sided") -> float:
-    """p of the paired t test that the mean is `null`; `alternative` is "two-sided", "greater" or "less".
-
-    NaN where `has_spread` is false. t = 3 sqrt(3) = 5.196 for 2, 4, 3 against 0:
-
-    >>> round(p_value(np.array([2.0, 4.0, 3.0])), 4), round(p_value(np.array([2.0, 4.0, 3.0]), alternative="less"), 4)
-    (0.0351, 0.9825)
-    """
-    if not has_spread(values):
-        return float("nan")
-    return float(distributions.ttest_1samp(values, null, alternative=alternative).pvalue)
-
-
-def tost(values: Float[np.ndarray, "seeds"], *, margin: float, null: float = 0.0) -> float:
-    """p of two one-sided t tests: small where the mean is shown to lie within `margin` of `null`.
-
-    The larger of the two p (Schuirmann 1987); p < 0.05 is the same as a 90 % t interval inside the margin. NaN where
-    `has_spread` is false; raises ValueError for a margin of 0 or below.
-
-    >>> round(tost(np.array([-0.01, 0.01, 0.0]), margin=0.05), 4)  # t = 0.05 / 0.005774 = 8.66, both sides
-    0.0065
-    """
-    _check_margin(margin)
-    above = p_value(values, null=null - margin, alternative="greater")
-    below = p_value(values, null=null + margin, alternative="less")
-    return max(above, below)
-
-
 def has_spread(values: Float[np.ndarray, "seeds"]) -> bool:
     """Whether seeds can carry a t test: two or more, and not all equal (no spread seen is no proof that there is none).
 
@@ -102,21 +73,24 @@ def has_spread(values: Float[np.ndarray, "seeds"]) -> bool:
     return values.size >= 2 and float(np.ptp(values)) > RESOLUTION
 
 
-def holm(p: Sequence[float]) -> Float[np.ndarray, "tests"]:
+def holm(p: Sequence[float], most: int | None = None) -> Float[np.ndarray, "tests"]:
     """Holm's step-down adjustment of a family of p values (Holm 1979), in the order given.
 
     The k-th smallest of m is multiplied by m - k + 1, then no value may fall below an earlier one, nor exceed 1.
-    Comparing the result with 0.05 keeps the chance of any false rejection in the family at 5 % or below. NaN (no test
-    was made) stays NaN and does not count.
+    Where at most `most` of the hypotheses can be true together, no factor exceeds that (Shaffer 1986). Comparing the
+    result with 0.05 keeps the chance of any false rejection in the family at 5 % or below. NaN (no test was made) stays
+    NaN and does not count.
 
     >>> holm([0.01, 0.04, 0.03]).tolist()  # 3 x 0.01, 2 x 0.03, then 1 x 0.04 may not fall below 0.06
     [0.03, 0.06, 0.06]
+    >>> holm([0.01, 0.04, 0.03], most=2).tolist()  # 2 x 0.01
+    [0.02, 0.06, 0.06]
     """
     p = np.asarray(p, dtype=float)
     adjusted = np.full(p.shape, np.nan)
     order = np.argsort(p, kind="stable")[: int(np.isfinite(p).sum())]  # NaN sorts last
-    steps = p[order] * np.arange(order.size, 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    factors = np.minimum(np.arange(order.size, 0, -1), order.size if most is None else most)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
     return adjusted
 
 
@@ -174,33 +148,3 @@ def percentile_interval(draws: Float[np.ndarray, "draws"], *, confidence: float 
     """
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
-
-
-def bootstrap_p(draws: Float[np.ndarray, "draws"], *, null: float = 0.0) -> float:
-    """Two-sided p by inverting the percentile interval: twice the smaller share of draws beyond `null`, at most 1.
-
-    One draw at `null` is counted as well, so p is never 0 (Davison and Hinkley 1997, 4.2.5).
-
-    >>> bootstrap_p(np.array([1.0] * 98 + [-1.0]))  # 2 x (1 + 1) / (99 + 1)
-    0.04
-    """
-    draws = np.asarray(draws)
-    below, above = (draws <= null + RESOLUTION).sum(), (draws >= null - RESOLUTION).sum()
-    return min(1.0, 2 * (1 + int(min(below, above))) / (draws.size + 1))
-
-
-def bootstrap_tost(draws: Float[np.ndarray, "draws"], *, margin: float, null: float = 0.0) -> float:
-    """p of equality within `margin` of `null`: the larger share of draws at or beyond either margin, one draw added.
-
-    >>> bootstrap_tost(np.array([0.0] * 98 + [0.2]), margin=0.1)
-    0.02
-    """
-    _check_margin(margin)
-    draws = np.asarray(draws)
-    below, above = (draws <= null - margin + RESOLUTION).sum(), (draws >= null + margin - RESOLUTION).sum()
-    return (1 + int(max(below, above))) / (draws.size + 1)
-
-
-def _check_margin(margin: float) -> None:
-    if not margin > 0:
-        raise ValueError(f"the margin of an equality must be above 0, not {margin}")

@@ -24,6 +24,9 @@ import re
 from collections import Counter
 
 LOWEST, HIGHEST = 1, 10
+CHANCE = {"exact_match": 0.0, "fact_match": 0.0, "accuracy": 0.25, "score": float(LOWEST)}
+BEST = {"exact_match": 1.0, "fact_match": 1.0, "accuracy": 1.0, "score": float(HIGHEST)}
+"""The ends of the range of each metric: what a guess reaches, and what a perfect model does."""
 ORDERED = ("chain", "calls", "summary")
 """Families of which the order of the sentences is part of the answer."""
 

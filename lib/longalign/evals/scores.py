@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data import chat
 from longalign.evals.chat_answers import answers
+from longalign.evals.rubric import BEST as BEST
+from longalign.evals.rubric import CHANCE as CHANCE
 from longalign.evals.teacher_forced import answer_match, fact_match, preferred, sequence_nll, target_hits
 from longalign.miniature import tokenizer
-from longalign.recipe.array_types import IGNORE_INDEX
 
-CHANCE = {"exact_match": 0.0, "fact_match": 0.0, "accuracy": 0.25, "score": 1.0}
-BEST = {"exact_match": 1.0, "fact_match": 1.0, "accuracy": 1.0, "score": 10.0}
 MARKS = (".", "。")
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from longalign.recipe.array_types import IGNORE_INDEX, Float, Int
+from longalign.common.array_types import IGNORE_INDEX, Float, Int
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.last_layer import logits_at, predicting, read_only_at
 from longalign.recipe.packing import next_fit

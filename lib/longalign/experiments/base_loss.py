@@ -17,7 +17,6 @@ import numpy as np
 
 from longalign.common import paths, provenance
 from longalign.miniature import pretraining, training_sets
-from longalign.recipe.array_types import Float, Int
 
 TOKENS = 192_000
 """Of held-out documents in all, some 2,000 documents."""
@@ -50,7 +49,7 @@ def _summary(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     return {"loss": loss, "se": error, "documents": len(counts)}
 
 
-def ratio(sums: Float[np.ndarray, " n"], counts: Int[np.ndarray, " n"]) -> tuple[float, float]:
+def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Sum over sum, and its standard error where the n pairs are draws (delta method).
 
     Documents of 1 and 3 targets, with losses of 2 each target in the first, of 1 in the second:

@@ -113,6 +113,15 @@ def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = Non
     ]  # fmt: skip
 
 
+def slow(table: str, arm: str, first: bool) -> bool:
+    """Whether an arm of this table gets the fewer seeds of a slow arm; `first` says that its model is the first one."""
+    if table == "data_scale":
+        return arm not in ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k")
+    if table == "data_source":
+        return arm == "LongAlpaca-12k"
+    return not first or not arm.startswith("packing")
+
+
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 2: the first model on five nested doses of long instructions; 0k and 5k with as many steps as 10k, too.
 
@@ -123,7 +132,7 @@ def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     arms = {
         Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
         for suite in training_sets.DOSES
-        for seed in profile.seeds_for(seeds, slow=suite in ("LongAlign-2.5k", "LongAlign-7.5k"))
+        for seed in profile.seeds_for(seeds, slow=slow("data_scale", suite, True))
     }
     for suite in ("LongAlign-0k", "LongAlign-5k"):
         for seed in profile.seeds_for(seeds, slow=True):
@@ -140,7 +149,7 @@ def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     return {
         Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
         for suite in ("LongAlign-10k", "LongAlpaca-12k")
-        for seed in profile.seeds_for(seeds, slow=suite == "LongAlpaca-12k")
+        for seed in profile.seeds_for(seeds, slow=slow("data_source", suite, True))
     }
 
 
@@ -149,8 +158,8 @@ def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     return {
         Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
         for start in base_models.starts(profile)[:2]
-        for method, (batching, _) in METHODS.items()
-        for seed in profile.seeds_for(seeds, slow=batching != "packing" or start.model != profile.models[0])
+        for method in METHODS
+        for seed in profile.seeds_for(seeds, slow=slow("methods", method, start.model == profile.models[0]))
     }
 
 
@@ -160,7 +169,7 @@ def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
         Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
         for start in base_models.starts(profile)
         for method in ("packing + loss weighting", "sorted")
-        for seed in profile.seeds_for(seeds, slow=method == "sorted" or start.model != profile.models[0])
+        for seed in profile.seeds_for(seeds, slow=slow("model_scale", method, start.model == profile.models[0]))
     }
 
 

@@ -3,23 +3,25 @@
     longalign plan --profile paper          (or: longalign plan DATA --profile paper)
 
 Steps, sequences a step and a pack, fill and idle time follow from the plans; hours follow from a cost model with one
-unknown, the FLOP/s that a device achieves. The price: nothing is measured. Kernels, memory and communication (offload
-too) are not in it, and without DATA the lengths are assumed. Paper: arXiv 2401.18058, 8 x A800, Figure 5.
+unknown, the FLOP/s that a device achieves. Nothing is measured; kernels, memory, communication and offloading are not
+in it, and without DATA the lengths are assumed. Paper: arXiv 2401.18058, 8 x A800, Figure 5.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
 
+from longalign.common.array_types import Counts, Int, as_counts
 from longalign.experiments.profiles import Profile
-from longalign.recipe.array_types import Counts, Int, as_counts
-from longalign.recipe.batching import make_plan
-from longalign.recipe.cost import A800, Pace, SequenceCost, decoder_cost, fill_share, step_seconds
-from longalign.recipe.plan import Plan
+from longalign.recipe.batching import Plan, make_plan
+from longalign.recipe.cost import A800, SequenceCost, fill_share, micro_batch_costs, slowest
+from longalign.train.memory import ModelShape
+from longalign.train.parallelism import Parallelism
 
 PER_PACK, STEPS = 12, (1500, 2000)
 """What the paper says of its trainings: about so many sequences a pack; fewest and most optimizer steps."""
@@ -31,27 +33,30 @@ DISTRIBUTIONS = ("uniform", "log-uniform")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model of Figure 5: `cost` in FLOPs of a training pass, `hours` in the paper by method.
+    """A model of Figure 5: its shape, `cost` in FLOPs of a training pass, `hours` in the paper by method.
 
     `padded` is the longest sequence, as a share of the capacity, that naive and sorted batching took.
     """
 
     name: str
-    cost: SequenceCost
+    shape: ModelShape
     hours: dict[str, float]
     padded: float = 1.0
 
+    @cached_property
+    def cost(self) -> SequenceCost:
+        """FLOPs of a training pass of a sequence."""
+        return self.shape.cost
 
-def _model(name: str, naive: float, packing: float, ordered: float, padded: float = 1.0, **shape: int) -> Model:
-    return Model(name, decoder_cost(**shape), {"packing": packing, "naive": naive, "sorted": ordered}, padded)
 
-
+CHATGLM3_6B = ModelShape(4096, 28, 13696, heads=32, key_value_heads=2, head_size=128, vocab_size=65024)
+LLAMA_2_7B = ModelShape(4096, 32, 11008, heads=32, key_value_heads=32, head_size=128, vocab_size=32000)
+LLAMA_2_13B = ModelShape(5120, 40, 13824, heads=40, key_value_heads=40, head_size=128, vocab_size=32000)
 MODELS = (
-    _model("ChatGLM3-6B", 45.4, 20.5, 19.1, padded=7 / 8,  # 56k of 64k
-           hidden_size=4096, layers=28, intermediate_size=13696, vocab_size=65024, key_value_size=2 * 128),
-    _model("Llama-2-7B", 67.2, 23.4, 23.3, hidden_size=4096, layers=32, intermediate_size=11008, vocab_size=32000),
-    _model("Llama-2-13B", 117.2, 41.2, 44.5, hidden_size=5120, layers=40, intermediate_size=13824, vocab_size=32000),
-)  # fmt: skip
+    Model("ChatGLM3-6B", CHATGLM3_6B, {"packing": 20.5, "naive": 45.4, "sorted": 19.1}, padded=7 / 8),  # 56k
+    Model("Llama-2-7B", LLAMA_2_7B, {"packing": 23.4, "naive": 67.2, "sorted": 23.3}),
+    Model("Llama-2-13B", LLAMA_2_13B, {"packing": 41.2, "naive": 117.2, "sorted": 44.5}),
+)
 FITTED = ("Llama-2-7B", "packing")
 """The one number of Figure 5 to which the achieved FLOP/s are fitted."""
 
@@ -211,7 +216,7 @@ def report(
     """All models by all arms. Hours are FLOPs of the slowest rank, over all barriers, by the FLOP/s achieved.
 
     Ranks wait for the slowest in every micro-step under ZeRO-3 (engine.zero 3), which gathers the weights layer by
-    layer (arXiv 1910.02054), and else once a step. Gradient checkpointing does the forward pass twice: 4/3.
+    layer (arXiv 1910.02054), and else once a step.
 
     Args:
         lengths, target_counts: tokens per sequence, shape [sequences]; targets None where they are not known.
@@ -222,24 +227,22 @@ def report(
         ValueError: no sequence, one that is over the profile's capacity, or ranks that cannot share the steps.
     """
     lengths = _checked(profile, as_counts(lengths), source)
-    barrier = profile.engine.barrier
-    again = 4 / 3 if profile.engine.gradient_checkpointing else 1.0
-    counted, worked = {}, {}
+    counted, work = {}, {}
     for arm in arms(profile):
         plans = lay_out(profile, arm, lengths, target_counts, seed)
         counted[arm] = _counted(arm, plans, lengths, target_counts)
-        worked |= {(model, arm): _worked(plans, model, barrier) for model in MODELS}
-    (known,) = (key for key in worked if (key[0].name, key[1].method) == FITTED)
-    to_match = worked[known][0] * again / (known[0].hours["packing"] * 3600)
+        work |= {(model, arm): worked(plans, model, profile.engine) for model in MODELS}
+    (known,) = (key for key in work if (key[0].name, key[1].method) == FITTED)
+    to_match = work[known][0] / (known[0].hours["packing"] * 3600)
     speed = to_match if utilisation is None else utilisation * A800 * 1e12
     rows = []
-    for (model, arm), (flops, idle) in worked.items():
-        hours, theirs = flops * again / speed / 3600, _paper_hours(model, arm, profile.training.capacity)
+    for (model, arm), (flops, idle) in work.items():
+        hours, theirs = flops / speed / 3600, _paper_hours(model, arm, profile.training.capacity)
         rows.append(Row(model.name, arm.method, arm.capacity, idle=idle, hours=hours, paper_hours=theirs,
                         ratio=theirs and hours / theirs, **counted[arm]))  # fmt: skip
     rows.sort(key=lambda row: [model.name for model in MODELS].index(row.model))
-    return Report(source, profile.engine.world_size, profile.training.epochs, barrier, again > 1, speed / 1e12,
-                  utilisation is None, tuple(rows))  # fmt: skip
+    return Report(source, profile.engine.world_size, profile.training.epochs, profile.engine.barrier,
+                  profile.engine.gradient_checkpointing, speed / 1e12, utilisation is None, tuple(rows))  # fmt: skip
 
 
 def _checked(profile: Profile, lengths: Int[np.ndarray, " sequences"], source: str) -> Int[np.ndarray, " sequences"]:
@@ -254,15 +257,16 @@ def _checked(profile: Profile, lengths: Int[np.ndarray, " sequences"], source: s
     return lengths
 
 
-def _worked(plans: list[Plan], model: Model, barrier: str) -> tuple[float, float]:
+def worked(plans: list[Plan], model: Model, engine: Parallelism) -> tuple[float, float]:
     """FLOPs of the slowest rank, summed over all barriers of all plans, and the share of the ranks' time that is idle.
 
-    A row is one sequence and a pack computes its sequences only, so the work is that of the sequences.
+    A row is one sequence and a pack computes its sequences only, so the work is that of the sequences. Gradient
+    checkpointing does the forward pass twice (4/3), and ranks that share a pack divide its work.
     """
-    pace = Pace(model.cost.per_token, model.cost.per_pair, per_micro_batch=0.0, per_step=0.0)
-    slowest = sum(float(step_seconds(plan, pace, barrier=barrier).sum()) for plan in plans)
+    longest = sum(float(slowest(micro_batch_costs(plan, model.cost), engine.barrier).sum()) for plan in plans)
     work = sum(float(model.cost(plan.lengths).sum()) for plan in plans)
-    return slowest, 1 - work / (slowest * plans[0].ranks)
+    again = 4 / 3 if engine.gradient_checkpointing else 1.0
+    return longest * again / engine.sequence_parallel, 1 - work / (longest * plans[0].ranks)
 
 
 def _counted(arm: Arm, plans: list[Plan], lengths: Counts, target_counts: Counts | None) -> dict[str, Any]:

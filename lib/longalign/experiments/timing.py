@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from longalign.common import provenance
+from longalign.common.array_types import Float
 from longalign.common.source_hash import source_hash
 from longalign.data.store import TokenStore
-from longalign.recipe.array_types import Float
-from longalign.recipe.cost import Pace, step_seconds, step_work
-from longalign.recipe.plan import Plan
+from longalign.experiments.operations import Pace, step_seconds, step_work
+from longalign.recipe.batching import Plan
 from longalign.train.events import read_events
 from longalign.train.runs import WITHOUT, Run, extension_of
 
@@ -70,8 +70,15 @@ def measure(runs: Sequence[Run], folder: Path | str, *, ranks: int = 1) -> list[
     return [json.loads(file.read_text()) for file in files]
 
 
+def model_of(run: Run) -> Any:
+    """The model with which `run` starts."""
+    from longalign.train import models
+
+    return models.load_model(run.start, **extension_of(run)) if run.start else models.new_model(**run.new_model)
+
+
 def step_times(run: Run) -> tuple[Float[np.ndarray, "n 4"], Float[np.ndarray, " n"]]:
-    """Work (see `cost.step_work`) and processor seconds of the steps of a finished run, trained by one process.
+    """Work (see `operations.step_work`) and processor seconds of the steps of a finished run, trained by one process.
 
     Left out is the first step, which loads what is loaded once. Checkpoints are in the others' time: about a fiftieth
     of a second each, one in fifty steps; so are the models kept for the learning curves.
@@ -183,14 +190,11 @@ def _train(run: Run, number: int, work: Path) -> None:
     """Train one run as this rank and write what it took to NUMBER-RANK.json."""
     import torch
 
-    from longalign.train import models, trainer
+    from longalign.train import trainer
 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     torch.set_num_threads(1)
-    if run.start:
-        model = models.load_model(run.start, **extension_of(run))
-    else:
-        model = models.new_model(**run.new_model)
+    model = model_of(run)
     with _step_clock(model) as marks:
         trainer.train(model, TokenStore(Path(run.store)), trainer.TrainingConfig(**run.training), work / str(number))
     last = read_events(work / str(number) / "events.jsonl")[-1]

@@ -72,7 +72,7 @@ def fetch(name: str, folder: Path | str | None = None, *, base: str = "") -> Pat
 
 def _check_name(name: str) -> None:
     if name not in BENCHMARKS:
-        raise ValueError(f"no benchmark called {name!r} is fetched; there is {', '.join(BENCHMARKS)}")
+        raise ValueError(f"there is no benchmark {name!r} to fetch; there is {', '.join(BENCHMARKS)}")
 
 
 def _bring(url: str, path: Path) -> None:
@@ -84,8 +84,8 @@ def _bring(url: str, path: Path) -> None:
                 raise OSError(f"it was cut short after {file.tell():,} of {int(expected):,} bytes")
     except (OSError, urllib.error.URLError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise OSError(f"{url} cannot be had ({reason}): see to the connection and its proxy, then give the same "
-                      "command again: what has arrived is kept") from None  # fmt: skip
+        raise OSError(f"{url} could not be downloaded ({reason}): check the connection and its proxy, then run the "
+                      "same command again; what has arrived is kept") from None  # fmt: skip
 
 
 def _check(folder: Path, source: Published) -> None:
@@ -95,7 +95,7 @@ def _check(folder: Path, source: Published) -> None:
     except (OSError, ValueError, KeyError):
         return
     if changed := [name for name, value in _hashes(folder, source).items() if known.get(name, value) != value]:
-        raise ValueError(f"{folder}: {', '.join(changed)} is not what was fetched first: remove it to fetch it again")
+        raise ValueError(f"{folder}: {', '.join(changed)} has changed since the first fetch: remove it, then fetch")
 
 
 def _hashes(folder: Path, source: Published) -> dict[str, str]:

@@ -126,11 +126,11 @@ def _check_options(config: dict[str, Any]) -> None:
     needed = (*NEEDED, "multi_query_group_num") if config.get("multi_query_attention") else NEEDED
     for key in needed:
         if config.get(key) is None:
-            raise ValueError(f"config.json says nothing of {key}: take it from the config of the model this one is of")
+            raise ValueError(f"config.json has no {key}: copy it from the config.json of the original model")
     for key in (*ALWAYS, *NEVER):
         value = config.get(key, key in ALWAYS)
         if bool(value) != (key in ALWAYS):
-            raise ValueError(f"config.json: {key} is {value}, which GlmForCausalLM has not: use the model's own code")
+            raise ValueError(f"config.json: {key} is {value}, which GlmForCausalLM cannot do: use the model's own code")
     heads, groups = config["num_attention_heads"], config.get("multi_query_group_num")
     if not _ratio(config) > 0:
         raise ValueError(f"rope_ratio is {_ratio(config)}: name a number above 0, 1 for the plain RoPE base")
@@ -156,8 +156,8 @@ def _rope_ratio(source: Path, config: dict[str, Any], given: float | None) -> fl
         )
     if told is None and (config.get("seq_length") or 0) > LONGEST_WITHOUT_RATIO:
         raise ValueError(
-            f"{source}/config.json: {config['seq_length']} tokens and no rope_ratio: pass rope_ratio, "
-            "200 for LongAlign's 64k models, 1 when the RoPE base is 10000 indeed"
+            f"{source}/config.json: it has seq_length {config['seq_length']} and no rope_ratio: pass "
+            "rope_ratio, 200 for LongAlign's 64k models, or 1 if the RoPE base really is 10000"
         )
     return _ratio(config)
 
@@ -205,11 +205,11 @@ def _shards(source: Path) -> tuple[list[Path], set[str] | None]:
             try:
                 files = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
             except (ValueError, TypeError, KeyError):
-                raise ValueError(f"{index} is no index of weights: fetch it again") from None
+                raise ValueError(f"{index} is not an index of weights: fetch it again") from None
             paths = [source / name for name in sorted(set(files.values()))]
             for path in paths:
                 if not path.is_file():
-                    raise ValueError(f"{path} is not there, but {index.name} names it: fetch it")
+                    raise ValueError(f"{path} is missing, but {index.name} names it: fetch it")
             return paths, set(files)
         if (source / kind).is_file():
             return [source / kind], None
@@ -278,7 +278,7 @@ def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
         for name in list(state):
             yield name, state.pop(name)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors, which is not loaded: fetch safetensors instead") from error
+        raise ValueError(f"{path} holds other objects than tensors, never loaded here: fetch safetensors") from error
     except (RuntimeError, EOFError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}): fetch it again") from error
 

@@ -47,7 +47,7 @@ def _read(path: Path) -> Any:
     try:
         proto.ParseFromString(path.read_bytes())
     except DecodeError:
-        raise ValueError(f"{path} is no sentencepiece model: fetch it again") from None
+        raise ValueError(f"{path} is not a sentencepiece model: fetch it again") from None
     if proto.trainer_spec.model_type != BPE_MODEL or not proto.trainer_spec.byte_fallback:
         raise ValueError(f"{path}: ChatGLM3's pieces are merged in pairs and fall back to bytes, these are not: "
                          "fetch the files of one model")  # fmt: skip

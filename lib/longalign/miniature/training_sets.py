@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from longalign.common import provenance
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat import Encoded
 from longalign.data.jsonl import DataError
 from longalign.data.store import TokenStore, write_store
@@ -22,7 +23,6 @@ from longalign.data.tokenize_files import tokenize_jsonl
 from longalign.miniature import samples, tokenizer
 from longalign.miniature.settings import Corpus, Evaluation
 from longalign.miniature.token_length import count_with
-from longalign.recipe.array_types import IGNORE_INDEX
 
 OTHER_SHARE = 0.1
 DOSES = {"LongAlign-0k": 0, "LongAlign-2.5k": 0.25, "LongAlign-5k": 0.5, "LongAlign-7.5k": 0.75, "LongAlign-10k": 1}

@@ -1,8 +1,9 @@
-"""What a model is made of, looked at before a step: parts that mix positions, RoPE, the router's loss; torch alone.
+"""What a model is made of, looked at before a step: parts that mix positions, RoPE, the router's loss.
 
 A pack is exact where nothing but the attention "longalign" mixes positions, and where rotary embeddings do not depend
 on the longest position of a row. Each `why_not_...` returns None, or one sentence that names the class, the reason and
-the number. What looks are not enough for is found by numbers: a preflight that runs packed, padded and alone.
+the number. What looks are not enough for is found by numbers: `longalign.train.preflight` runs packed, padded and
+alone.
 """
 
 import inspect
@@ -21,6 +22,13 @@ RECURRENT = re.compile(
     "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
 )
 """Names of modules that carry a state from position to position."""
+
+
+def unwrapped(model: Any) -> nn.Module:
+    """The model itself, where DDP or DeepSpeed wraps it."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
 
 
 def mixers(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -54,9 +62,9 @@ def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     reason = reason or why_not_loaded(_of_transformers(model))
     if not reason and any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters(model)):
         return (
-            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at tokens "
-            "that it looks for once in a row, not in each sequence of a pack; padded rows are exact (method: naive or "
-            "sorted)"
+            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at "
+            "tokens that it looks for once in a row, not in each sequence of a pack; padded rows are exact "
+            "(method: naive or sorted)"
         )
     if reason or not found:
         return reason
@@ -106,8 +114,9 @@ def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
 def why_not_counted(model: nn.Module, tokens: int) -> str | None:
     """Why queries in a pack of so many tokens would not be scaled by their places in their own sequences."""
     for module in model.modules():
-        counts = getattr(module, "attn_temperature_tuning", False) and not getattr(module, "use_rope", True)
-        if counts and tokens >= module.floor_scale:
+        part: Any = module
+        counts = getattr(part, "attn_temperature_tuning", False) and not getattr(part, "use_rope", True)
+        if counts and tokens >= part.floor_scale:
             return (
                 f"{type(model).__name__} cannot be trained on long packs: {type(module).__name__} scales queries by "
                 "places that it counts from the beginning of the row (attn_temperature_tuning, floor_scale)"
@@ -127,7 +136,7 @@ def rope_settings(config: Any) -> Iterator[dict[str, Any]]:
 
 def why_no_loss(model: nn.Module) -> str | None:
     """Why the model's own loss is more than cross entropy."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     factors = {name: factor for name in OF_THE_ROUTER if (factor := getattr(config, name, 0))}
     if getattr(config, "output_router_logits", False) and factors:
@@ -145,8 +154,7 @@ _looked_at: WeakKeyDictionary[nn.Module, tuple[str | None, str | None]] = WeakKe
 
 def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | None:
     """Why the loss of this batch, packed or padded, would not be that of its sequences alone."""
-    while hasattr(model, "module"):
-        model = model.module
+    model = unwrapped(model)
     if model not in _looked_at:
         _looked_at[model] = (why_not_packed(model), why_not_padded(model))
     rows, tokens = inputs["input_ids"].shape

@@ -1,17 +1,14 @@
-"""Guarantees that no token of a pack sees another sequence, at linear memory; without a pack it is stock sdpa.
+"""The attention "longalign": no token of a pack sees another sequence, at linear memory; without a pack, stock sdpa.
 
-One attention, registered in transformers under the name "longalign".  A packed batch carries `cu_seqlens` (offsets of
-its sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`; transformers hands both down to the attention, which
-is then block-diagonal and causal (arXiv 2401.18058):
+A packed batch carries `cu_seqlens` (offsets of its sequences: lengths 2, 4, 3 give [0, 2, 6, 9]) and `max_seqlen`;
+transformers hands both down to the attention, which is then block-diagonal and causal (arXiv 2401.18058):
   CUDA, bf16 or fp16         flash-attn when it works, else torch's varlen_attn
   everything else            one causal sdpa per run of sequences of equal length: no mask at all
   windows, chunks            where shorter than a sequence: sdpa with their mask, for few queries at a time
   sinks, softcaps, biases    the model's own eager attention, for few queries at a time (`own_attention`)
 With cu_seqlens, masks and KV caches are refused. Without (padded training, generation with left padding and cache) the
 stock sdpa mask and attention do the work, or the model's own eager attention where sdpa would leave something out.
-
-T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size, E = that of values, mostly D,
-offsets = sequences of the pack + 1.
+T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size, E = that of values, mostly D.
 """
 
 import functools
@@ -21,16 +18,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from longalign.common.array_types import Float, Int
 from longalign.recipe.architectures import why_not_rotated
-from longalign.recipe.array_types import Float, Int
 from longalign.recipe.attention_kernels import KERNELS, backend_of
 from longalign.recipe.masks import DeferredMask, mask_forward
-from longalign.recipe.own_attention import asked_for, attend_by_sequence, own_attention
+from longalign.recipe.own_attention import QUERIES_AT_ONCE, asked_for, attend_by_sequence, own_attention, recomputed
 
 NAME = "longalign"
-READ_AT_ONCE = 128
 
 
 class _Name(str):
@@ -38,10 +33,8 @@ class _Name(str):
     the key as `repr` writes it: so it says what that means."""
 
     def __repr__(self) -> str:
-        return (
-            f"{str(self)!r}: this class of transformers has attention code of its own, which takes no other, so it can "
-            "be trained here neither on packs nor on padded rows"
-        )
+        why = "takes no other, so it can be trained here neither on packs nor on padded rows"
+        return f"{str(self)!r}: this class of transformers has attention code of its own, which {why}"
 
 
 def register_attention() -> str:
@@ -57,16 +50,10 @@ def register_attention() -> str:
 
 
 def block_causal_attention(
-    query: Float[Tensor, "1 H T D"],
-    key: Float[Tensor, "1 G T D"],
-    value: Float[Tensor, "1 G T E"],
-    cu_seqlens: Int[Tensor, " offsets"],
-    max_seqlen: int,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    read: Int[Tensor, " n"] | None = None,
-) -> Float[Tensor, "1 T H E"]:
+    query: Float[Tensor, "1 H T D"], key: Float[Tensor, "1 G T D"], value: Float[Tensor, "1 G T E"],
+    cu_seqlens: Int[Tensor, " offsets"], max_seqlen: int,
+    *, scaling: float | None = None, dropout: float = 0.0, read: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, "1 T H E"]:  # fmt: skip
     """Causal attention within each sequence of a pack, nothing across; grouped-query attention when G < H.
 
     `cu_seqlens` is int32 on the device of `query`, ascending from 0 to T; equal neighbours are empty sequences.
@@ -75,8 +62,7 @@ def block_causal_attention(
 
     >>> q = torch.randn(1, 2, 9, 8)
     >>> packed = block_causal_attention(q, q, q, torch.tensor([0, 2, 6, 9], dtype=torch.int32), 4)
-    >>> second = q[:, :, 2:6]
-    >>> alone = block_causal_attention(second, second, second, torch.tensor([0, 4], dtype=torch.int32), 4)
+    >>> alone = block_causal_attention(*[q[:, :, 2:6]] * 3, torch.tensor([0, 4], dtype=torch.int32), 4)
     >>> torch.allclose(packed[:, 2:6], alone, atol=1e-6)
     True
     """
@@ -86,19 +72,18 @@ def block_causal_attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     # The kernels take values of the size of keys; those of latent attention are smaller.
     backend = backend_of(query, dropout) if value.shape[-1] == query.shape[-1] else "sequences"
-    if backend == "sequences" and read is not None and len(read):
-        return _attend_from(read, query, key, value, cu_seqlens, scaling, dropout)
     if backend == "sequences":
-        return _attend_by_sequence(query, key, value, cu_seqlens.tolist(), scaling, dropout)
+        if read is not None and len(read):
+            return _attend_from(read, query, key, value, cu_seqlens, scaling, dropout)
+        return _attend_by_sequence(query, key, value, cu_seqlens, scaling, dropout)
     # (1, heads, T, D) -> (T, heads, D): both kernels take tokens first.
     q, k, v = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
     return KERNELS[backend](q, k, v, cu_seqlens, max_seqlen, scaling, dropout)[None]
 
 
-def _attend_by_sequence(query, key, value, offsets: list[int], scaling, dropout) -> Tensor:
-    lengths = [end - start for start, end in itertools.pairwise(offsets)]
+def _attend_by_sequence(query, key, value, cu_seqlens: Tensor, scaling, dropout) -> Tensor:
     # Neighbours of equal length go through one call; torch.split (not slices) keeps the backward linear in tokens.
-    runs = [(length, len(list(run))) for length, run in itertools.groupby(n for n in lengths if n)]
+    runs = [(length, len(list(run))) for length, run in itertools.groupby(filter(None, cu_seqlens.diff().tolist()))]
     if not runs:
         return query.transpose(1, 2)
     outputs = []
@@ -118,11 +103,8 @@ def _attend_from(read: Tensor, query, key, value, cu_seqlens: Tensor, scaling, d
     queries, keys, values = query[:, :, read].split(counts, 2), key.split(lengths, 2), value.split(lengths, 2)
     outputs = []
     for q, k, v, place in zip(queries, keys, values, places.split(counts), strict=True):
-        # A mask of few queries at a time, made again in the backward pass where there are several: so memory is linear
-        # in tokens.
-        several = torch.is_grad_enabled() and len(place) > READ_AT_ONCE
-        attend = functools.partial(checkpoint, _attend_before, use_reentrant=False) if several else _attend_before
-        for some, at in zip(q.split(READ_AT_ONCE, 2), place.split(READ_AT_ONCE), strict=True):
+        attend = recomputed(_attend_before, len(place))
+        for some, at in zip(q.split(QUERIES_AT_ONCE, 2), place.split(QUERIES_AT_ONCE), strict=True):
             if len(at):
                 outputs.append(attend(some, k, v, at, scaling, dropout))
     out = torch.cat(outputs, dim=2).transpose(1, 2)
@@ -137,9 +119,9 @@ def _attend_before(q: Tensor, k: Tensor, v: Tensor, at: Tensor, scaling, dropout
 def _attend_from_rows(read: Tensor, query, key, value, scaling, dropout) -> Tensor:
     """The same for padded rows, [B, H, T, D]: a pack of sequences of T tokens. Returns [B, T, H, D]."""
     rows, _, tokens, _ = query.shape
-    pack = (states.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for states in (query, key, value))
+    q, k, v = (states.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for states in (query, key, value))
     offsets = torch.arange(0, rows * tokens + 1, tokens, device=read.device)
-    return _attend_from(read, *pack, offsets, scaling, dropout)[0].unflatten(0, (rows, tokens))
+    return _attend_from(read, q, k, v, offsets, scaling, dropout)[0].unflatten(0, (rows, tokens))
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
@@ -151,55 +133,43 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **options)
 
 
-
 def attention_forward(
-    module: torch.nn.Module,
-    query: Float[Tensor, "B H T D"],
-    key: Float[Tensor, "B G U D"],
-    value: Float[Tensor, "B G U E"],
-    attention_mask: Tensor | DeferredMask | None,
-    cu_seqlens: Int[Tensor, " offsets"] | None = None,
-    max_seqlen: int | None = None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    read: Int[Tensor, " n"] | None = None,
-    key_values: Any = None,
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "B T H E"], None]:
+    module: torch.nn.Module, query: Float[Tensor, "B H T D"], key: Float[Tensor, "B G U D"],
+    value: Float[Tensor, "B G U E"], attention_mask: Tensor | DeferredMask | None,
+    cu_seqlens: Int[Tensor, " offsets"] | None = None, max_seqlen: int | None = None, scaling: float | None = None,
+    dropout: float = 0.0, read: Int[Tensor, " n"] | None = None, key_values: Any = None, **kwargs: Any,
+) -> tuple[Float[Tensor, "B T H E"], None]:  # fmt: skip
     """What transformers calls in every layer; `cu_seqlens` and `max_seqlen` are arguments of the model's forward.
 
     So is `key_values` (`longalign.evals.decoding`): it keeps those of a pack, and without a pack attends to them.
-
-    Raises ValueError for anything that would make a pack leak or be wrong in silence: a 2D or 4D mask (all ones
-    included), a KV cache, several rows, offsets that do not span the row, a mask that is not causal, a RoPE that
-    depends on the longest sequence of the pack; with and without, for what a layer asks of its attention that is not
-    computed here.
+    Raises ValueError for anything that would make a pack leak or be wrong in silence (`_why_refused`), and, with and
+    without one, for what a layer asks of its attention that is not computed here.
     """
     own = own_attention(module, {**kwargs, "scaling": scaling, "dropout": dropout}, key.shape[2])
-    local = getattr(attention_mask, "local_size", None)
+    deferred = attention_mask if isinstance(attention_mask, DeferredMask) else None
+    local = deferred and deferred.local_size
     if cu_seqlens is None and key_values is not None:
-        seen = attention_mask.visible if local else None
+        seen = deferred.visible if deferred and local else None
         return key_values.attend(module.layer_idx, query, key, value, scaling, own=own, visible=seen), None
     if cu_seqlens is None and own:
         return own(query, key, value, attention_mask), None
     if cu_seqlens is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        causal = isinstance(attention_mask, DeferredMask) and attention_mask.is_causal_alone
-        if read is not None and causal and query.device.type == "cpu":
+        if read is not None and deferred and deferred.is_causal_alone and query.device.type == "cpu":
             return _attend_from_rows(read, query, key, value, scaling, dropout), None
         mask = attention_mask.dense if isinstance(attention_mask, DeferredMask) else attention_mask
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
-    reason = _why_refused(module, query, key, attention_mask, cu_seqlens, max_seqlen, kwargs)
-    if reason:
+    if reason := _why_refused(module, query, key, attention_mask, cu_seqlens, max_seqlen, kwargs):
         raise ValueError(f"attention over a pack (cu_seqlens) {reason}")
+    assert max_seqlen is not None  # or it was refused
     if key_values is not None:
         key_values.keep(module.layer_idx, key, value)
     if own or (local and local < max_seqlen):
         attend = own or functools.partial(_attend_seen, scaling=scaling, dropout=dropout)
         biases = {name: kwargs[name] for name in asked_for(kwargs)}
-        return attend_by_sequence(attend, query, key, value, cu_seqlens.tolist(), attention_mask, **biases), None
-    options = {"scaling": scaling, "dropout": dropout, "read": read}
+        return attend_by_sequence(attend, query, key, value, cu_seqlens.tolist(), deferred, **biases), None
+    options: Any = {"scaling": scaling, "dropout": dropout, "read": read}
     return block_causal_attention(query, key, value, cu_seqlens, max_seqlen, **options), None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longalign.recipe.array_types import Float
+from longalign.common.array_types import Float
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +32,13 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, max_seqlen: int,
     """torch's kernel; it has no dropout. Where it takes no grouped heads, keys and values are repeated."""
     from torch.nn.attention.varlen import varlen_attn
 
-    options = {"scale": scaling, "window_size": (-1, 0)}
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}
     if k.shape[1] != q.shape[1] and takes_grouped_heads(varlen_attn):
         options["enable_gqa"] = True
     elif k.shape[1] != q.shape[1]:
         k, v = (states.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for states in (k, v))
-    return varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
+    out: Any = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, max_seqlen, max_seqlen, **options)
+    return out  # a pair of tensors only where return_aux asks for it
 
 
 @functools.cache
@@ -63,10 +64,7 @@ def backend_of(query: Float[Tensor, "1 H T D"], dropout: float = 0.0) -> str:
 
 @functools.cache
 def why_unusable(backend: str, device: int) -> str:
-    """Why a small call of "flash_attn" or "varlen" fails on this GPU, forward or backward; empty when it succeeds.
-
-    It is called, because an installed kernel need not load, nor fit the GPU.
-    """
+    """Why a small call of "flash_attn" or "varlen" fails on this GPU, forward or backward; empty when it succeeds."""
     try:
         with torch.enable_grad(), torch.autocast("cuda", enabled=False):
             q = torch.zeros(3, 2, 32, device=f"cuda:{device}", dtype=torch.bfloat16, requires_grad=True)

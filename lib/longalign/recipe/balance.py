@@ -1,17 +1,9 @@
 """Plans evened out by the cost of attention: every sequence once, no pack over the capacity, and the ranks wait less.
 
 A sequence costs a L + b L^2, and ranks wait for the slowest: at the end of an optimizer step, or in every micro-step
-(`longalign.recipe.cost.idle_share`). Idle shares of 8 / 64 ranks, by `benchmarks/balance.py` on 10,000 sequences, nine
-short ones (lognormal around 800) for each long one (even over 8k to 64k), packs of 65,536 tokens, costs of Llama-2-7B:
-
-                                          8 packs a rank and step          1 pack a rank and step
-                                  barrier: step       micro-step           (bound)
-next fit, as it comes             .181 / .275         .351 / .421          .351 / .421
-within_steps   same samples       .000 / .000         .013 / .017          .335 / .420  (.335 / .420)
-by_fill        other samples      .000 / .000         .022 / .026          .213 / .278  (.211 / .278)
-across_steps   of like costs      .000 / .000         .002 / .005          .002 / .016  (.001 / .011)
-
-The price: a rule of thumb, not the optimum; what lies above the bound is what it misses at most.
+(`longalign.recipe.cost.idle_share`). `within_steps` keeps the samples of each step, `by_fill` takes others, and
+`across_steps` those of like costs. A rule of thumb, not the optimum; what lies above `idle_bound` is what it misses at
+most. `benchmarks/balance.py` measures all three.
 """
 
 import zlib
@@ -21,52 +13,40 @@ from itertools import chain
 
 import numpy as np
 
-from longalign.recipe.array_types import Float
-from longalign.recipe.cost import LLAMA_2_7B, Pace, SequenceCost, step_seconds
+from longalign.recipe.batching import MicroBatch, Plan, Row, Step, deal
+from longalign.recipe.cost import LLAMA_2_7B, SequenceCost, micro_batch_cost, micro_batch_costs, slowest
 from longalign.recipe.leveling import Dealt, assign_balanced, fill_empty, group_targets, improve_by_swaps
 from longalign.recipe.packing import lower_bound
-from longalign.recipe.plan import MicroBatch, Plan, Row, Step, deal
-
-Costs = Float[np.ndarray, " sequences"]
 
 
 def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
     """The same samples in every optimizer step, dealt anew to ranks and micro-steps: to SGD it is the same step.
 
-    Guarantees that no step takes longer than before. Packs of a step are moved, or its sequences packed anew into at
-    least as many packs (M stays, K may grow to what the ranks can hold; the weights of Eq. 4 follow); of padded rows
-    the micro-batches are moved. The price: none in what is learned; another order of summation, and packs that are less
-    full.
-
-    Raises ValueError for an unknown barrier.
+    No step takes longer than before. Packs of a step are moved, or its sequences packed anew into at least as many
+    packs (M stays, K may grow to what the ranks can hold; the weights of Eq. 4 follow); of padded rows the
+    micro-batches are moved. Raises ValueError for an unknown barrier.
 
     >>> from longalign.recipe.batching import plan_naive
     >>> plan = plan_naive([2, 4, 3, 3], ranks=2, accumulation=2, seed=0)
-    >>> [[int(plan.lengths[list(row)].sum()) for (row,) in rank] for rank in plan.steps[0].micro_batches]
-    [[3, 4], [2, 3]]
-    >>> even = within_steps(plan, cost=SequenceCost(1.0, 1.0))           # costs 6, 20, 12, 12
+    >>> even = within_steps(plan, cost=SequenceCost(1.0, 1.0))           # costs 6, 20, 12, 12; it was [[3, 4], [2, 3]]
     >>> [[int(plan.lengths[list(row)].sum()) for (row,) in rank] for rank in even.steps[0].micro_batches]
     [[4, 2], [3, 3]]
     """
-    alone = cost(plan.lengths)
-    ways = [_redealt, _repacked] if plan.method == "packing" else [_redealt]
+    alone = cost(plan.lengths).tolist()
     plans = [plan]
-    for way in ways:
+    for way in (_redealt, _repacked) if plan.method == "packing" else (_redealt,):
         steps = (way(plan, step, alone, barrier) if step.rows else step for step in plan.steps)
         plans.append(replace(plan, steps=tuple(steps)))
-    best = np.argmin([_walls(one, cost, barrier) for one in plans], axis=0)
+    best = np.argmin([slowest(micro_batch_costs(one, cost), barrier) for one in plans], axis=0)
     return replace(plan, steps=tuple(plans[choice].steps[number] for number, choice in enumerate(best.tolist())))
 
 
 def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
     """The plan's sequences in its order, so many to a step as fill its packs to `fill`, and packed by cost.
 
-    Samples are drawn as `plan` draws them (next fit's order is random), and M is nearly constant: 104 +- 26 a step of 8
-    packs. Guarantees that what a step cannot pack goes to the next one, and the same steps however the packs are split
-    into ranks and micro-steps. The price: other samples in a step than the plan had, 2 to 3 % of the packs more than
-    the fewest (and what the last step needs besides), and a long sequence may wait a few steps for room.
-
-    Raises ValueError for a plan that does not pack, a fill outside (0, 1], and an unknown barrier.
+    Samples are drawn as `plan` draws them (next fit's order is random), so that M is nearly constant; steps are the
+    same however the packs are split into ranks and micro-steps. What a step cannot pack goes to the next one. Raises
+    ValueError for a plan that does not pack, a fill outside (0, 1], and an unknown barrier.
 
     >>> from longalign.recipe.batching import plan_packing
     >>> by_fill(plan_packing([2, 4, 3], capacity=9, ranks=2), fill=0.5).steps[0].micro_batches
@@ -75,7 +55,7 @@ def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, 
     _only_packing(plan, "fill")
     if not 0 < fill <= 1:
         raise ValueError(f"fill must be above 0 and at most 1, not {fill}")
-    alone = cost(plan.lengths)
+    costs = cost(plan.lengths)
     order = iter([sequence for step in plan.steps for sequence in step.sequences])
     steps: list[Step] = []
     waiting: list[int] = []
@@ -83,8 +63,8 @@ def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, 
         chosen, waiting = _next_step(plan, order, waiting, fill)
         if not chosen:
             return within_steps(replace(plan, steps=tuple(steps)), cost=cost, barrier=barrier)
-        needed = int(plan.lengths[chosen].sum() / (fill * plan.capacity)) + 1
-        packs, left = _packs(plan, chosen, alone, _slots(plan) if waiting else min(_slots(plan), needed))
+        needed = int(plan.lengths[chosen].sum() / (fill * plan.pack_capacity)) + 1
+        packs, left = _packs(plan, chosen, costs, _slots(plan) if waiting else min(_slots(plan), needed))
         steps += _dealt(plan, packs)
         waiting = left + waiting
 
@@ -92,13 +72,10 @@ def by_fill(plan: Plan, *, fill: float = 0.98, cost: SequenceCost = LLAMA_2_7B, 
 def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
     """Steps (micro-steps, where ranks wait in each) of like costs, all made at once, in an order that `plan` draws.
 
-    Guarantees, with the barrier at the step, the same steps however the packs are split into ranks and micro-steps. The
-    price: samples of a step are no fair draw. Long sequences come together, and a step of them has few: M is 106 +- 51
-    a step of 8 packs on the lengths of this module (random packs of next fit: 85 +- 24, of best fit: 106 +- 87) and 833
-    +- 373 of 64 (667 +- 87, 833 +- 207). Another seed or epoch brings these steps in another order, hardly others. What
-    it does to learning is measured in `20_speed`.
-
-    Raises ValueError for a plan that does not pack, and an unknown barrier.
+    With the barrier at the step, steps are the same however the packs are split into ranks and micro-steps. Samples of
+    a step are no fair draw: long sequences come together, and a step of them has few. Another seed or epoch brings
+    these steps in another order, hardly others. What it does to learning is measured in `20_speed`. Raises ValueError
+    for a plan that does not pack, and an unknown barrier.
 
     >>> from longalign.recipe.batching import plan_packing
     >>> plan = across_steps(plan_packing([2, 4, 3, 1], capacity=5, ranks=2))
@@ -114,7 +91,7 @@ def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     members, bins = (_slots(plan), 1) if barrier == "step" else (plan.ranks, plan.rows)
     steps, left = 0, list(range(len(order)))
     while left:
-        steps += -(-lower_bound(lengths[left], plan.capacity) // _slots(plan))
+        steps += -(-lower_bound(lengths[left], plan.pack_capacity) // _slots(plan))
         shape = {"groups": steps * _slots(plan) // (members * bins), "ranks": members, "bins": bins}
         dealt, left = _leveled(plan, lengths, costs, **shape)
     fill_empty(dealt)
@@ -132,12 +109,10 @@ def idle_bound(
     """The least idle share that a plan of the same samples in each step can have, on as many ranks and micro-steps.
 
     No step is shorter than its work over the ranks, nor than its costliest sequence. Of sequences over half a pack no
-    two share one (of padded rows, none do), so with G of them at once the costliest, the (G + 1)-th, the (2 G + 1)-th
-    and so on follow each other. And what does not fit beside the longest one in the room of all other ranks, its own
-    rank has to compute. `same_steps=False` bounds every composition of steps, by all but the last of these. Padded rows
-    in micro-batches of several have the bound 0.
-
-    Raises ValueError for an unknown barrier.
+    two share one (of padded rows, none do), so with G of them at once every G-th follows the one before. What does not
+    fit beside the longest one in the room of all other ranks, its own rank has to compute: that bound needs the plan's
+    steps (`same_steps`). Padded rows in micro-batches of several have the bound 0. Raises ValueError for an unknown
+    barrier.
 
     >>> from longalign.recipe.batching import plan_naive
     >>> plan = plan_naive([2, 4, 3, 3], ranks=2, accumulation=2, seed=0)
@@ -154,30 +129,27 @@ def idle_bound(
     return max(0.0, float(1 - alone.sum() / (plan.ranks * wall))) if wall else 0.0
 
 
-def balanced(plan: Plan, how: str, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
-    """The plan balanced by one of BALANCES: "steps" (`within_steps`), "fill" (`by_fill`), "compose" (`across_steps`).
+BALANCES = {"steps": within_steps, "fill": by_fill, "compose": across_steps}
 
-    Raises ValueError for another name, and as these do.
-    """
+
+def balanced(plan: Plan, how: str, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
+    """The plan balanced by one of BALANCES. Raises ValueError for another name, and as these do."""
     if how not in BALANCES:
         raise ValueError(f"balance is {how!r}; it is one of {', '.join(BALANCES)}")
     return BALANCES[how](plan, cost=cost, barrier=barrier)
 
 
-BALANCES = {"steps": within_steps, "fill": by_fill, "compose": across_steps}
-
-
-def _least_wall(plan: Plan, sequences: Sequence[int], cost: SequenceCost, barrier: str, same_steps: bool) -> float:
+def _least_wall(plan: Plan, sequences: list[int], cost: SequenceCost, barrier: str, same_steps: bool) -> float:
     lengths = plan.lengths[sequences]
     if not len(lengths):
         return 0.0
     costs = cost(lengths)
     packing = plan.method == "packing"
-    own = np.sort(costs[2 * lengths > plan.capacity] if packing else costs)[::-1]
+    own = np.sort(costs[2 * lengths > plan.pack_capacity] if packing else costs)[::-1]
     together = plan.ranks * plan.rows * (plan.accumulation if barrier == "step" else 1)
     bounds = [costs.sum() / plan.ranks, costs.max(), own[::together].sum()]
     if packing and same_steps:
-        others = (plan.ranks - 1) * plan.accumulation * plan.rows * plan.capacity
+        others = (plan.ranks - 1) * plan.accumulation * plan.rows * plan.pack_capacity
         longest = int(lengths.max())
         bounds.append(cost.per_token * max(longest, int(lengths.sum()) - others) + cost.per_pair * float(longest) ** 2)
     return max(bounds)
@@ -188,17 +160,17 @@ def _only_packing(plan: Plan, how: str) -> None:
         raise ValueError(f"balance {how!r} packs sequences anew: it needs the method 'packing', not {plan.method!r}")
 
 
-def _next_step(plan: Plan, order: Iterator[int], waiting: Sequence[int], fill: float) -> tuple[list[int], list[int]]:
+def _next_step(plan: Plan, order: Iterator[int], waiting: list[int], fill: float) -> tuple[list[int], list[int]]:
     """The next sequences up to the fill, and those that it passed over: too long for what is left, or too many long."""
     slots = _slots(plan)
-    budget = fill * slots * plan.capacity
+    budget = fill * slots * plan.pack_capacity
     chosen: list[int] = []
     passed: list[int] = []
     tokens = long = 0
     first = iter(waiting)
     for sequence in chain(first, order):
         length = int(plan.lengths[sequence])
-        is_long = 2 * length > plan.capacity
+        is_long = 2 * length > plan.pack_capacity
         if (len(chosen) < slots or tokens + length <= budget) and not (is_long and long == slots):
             chosen.append(sequence)
             tokens, long = tokens + length, long + is_long
@@ -209,10 +181,10 @@ def _next_step(plan: Plan, order: Iterator[int], waiting: Sequence[int], fill: f
     return chosen, passed + list(first)
 
 
-def _repacked(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:
+def _repacked(plan: Plan, step: Step, alone: list[float], barrier: str) -> Step:
     """The step's sequences packed anew, in the best number of micro-steps; the step as it is where they do not fit."""
     order = _longest_first(plan, step.sequences)
-    lengths, costs = plan.lengths[order], alone[order]
+    lengths, costs = plan.lengths[order], np.array([alone[i] for i in order.tolist()])
     best, least = step, np.inf
     fewest = -(-plan.packs(step) // (plan.ranks * plan.rows))
     for micro_steps in range(fewest, plan.accumulation + 1):
@@ -224,28 +196,30 @@ def _repacked(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:
         total = np.array([sum(costs[item] for bin_ in member for item in bin_) for member in dealt])
         wall = total.reshape(groups, plan.ranks).max(axis=1).sum()
         if wall < least:
-            best, least = _step(plan, _by_rank(plan, dealt, barrier), order), wall
+            packs = [[tuple(order[bin_].tolist()) for bin_ in member] for member in dealt]
+            best, least = _step(plan, _by_rank(plan, packs, barrier)), wall
         if barrier == "step":
             break  # with more micro-steps the same
     return best
 
 
-def _longest_first(plan: Plan, sequences: Sequence[int]) -> np.ndarray:
+def _longest_first(plan: Plan, sequences: Sequence[int] | np.ndarray) -> np.ndarray:
     order = np.asarray(sequences, dtype=np.int64)
     return order[np.argsort(-plan.lengths[order], kind="stable")]
 
 
 def _leveled(plan: Plan, lengths: np.ndarray, costs: np.ndarray, **shape: int) -> tuple[Dealt, list[int]]:
-    targets = group_targets(lengths, costs, capacity=plan.capacity, **shape).tolist()
-    return assign_balanced(lengths.tolist(), costs.tolist(), targets, bins=shape["bins"], capacity=plan.capacity)
+    capacity = plan.pack_capacity
+    targets = group_targets(lengths, costs, capacity=capacity, **shape).tolist()
+    return assign_balanced(lengths.tolist(), costs.tolist(), targets, bins=shape["bins"], capacity=capacity)
 
 
-def _packs(plan: Plan, sequences: Sequence[int], alone: Costs, packs: int) -> tuple[list[Row], list[int]]:
+def _packs(plan: Plan, sequences: list[int], costs: np.ndarray, packs: int) -> tuple[list[Row], list[int]]:
     """The sequences in so many even packs or, where the step has more, as many as they need; what finds no room."""
     order = _longest_first(plan, sequences)
-    dealt, left = _leveled(plan, plan.lengths[order], alone[order], groups=1, ranks=packs, bins=1)
+    dealt, left = _leveled(plan, plan.lengths[order], costs[order], groups=1, ranks=packs, bins=1)
     if left and packs < _slots(plan):
-        return _packs(plan, sequences, alone, min(_slots(plan), packs + len(left)))
+        return _packs(plan, sequences, costs, min(_slots(plan), packs + len(left)))
     fill_empty(dealt)
     return [tuple(order[bin_].tolist()) for (bin_,) in dealt if bin_], order[left].tolist()
 
@@ -258,42 +232,26 @@ def _dealt(plan: Plan, packs: list[Row]) -> tuple[Step, ...]:
     return deal(packs, ranks=plan.ranks, accumulation=plan.accumulation, rows=plan.rows)
 
 
-def _by_rank(plan: Plan, dealt: Dealt, barrier: str) -> list[list[list[list[int]]]]:
-    """Bins by rank and micro-step."""
+def _by_rank(plan: Plan, packs: list[list[Row]], barrier: str) -> list[list[MicroBatch]]:
+    """Micro-batches of the ranks, given the packs of each rank or, where ranks wait in each, of each micro-batch."""
     if barrier == "step":
-        return [[bins[start : start + plan.rows] for start in range(0, len(bins), plan.rows)] for bins in dealt]
-    return [dealt[rank :: plan.ranks] for rank in range(plan.ranks)]
+        return [[tuple(filter(None, rank[start : start + plan.rows])) for start in range(0, len(rank), plan.rows)]
+                for rank in packs]  # fmt: skip
+    return [[tuple(filter(None, rows)) for rows in packs[rank :: plan.ranks]] for rank in range(plan.ranks)]
 
 
-def _step(plan: Plan, by_rank: list[list[list[list[int]]]], order: np.ndarray) -> Step:
-    """Items, by rank, micro-step and bin, as a step of sequences; what is missing of its micro-batches is fillers."""
-
-    def micro_batch(bins: list[list[int]]) -> MicroBatch:
-        return tuple(tuple(order[bin_].tolist()) for bin_ in bins if bin_)
-
-    return Step(tuple(tuple(map(micro_batch, bins)) + ((),) * (plan.accumulation - len(bins)) for bins in by_rank))
+def _step(plan: Plan, ranks: list[list[MicroBatch]]) -> Step:
+    """What is missing of the micro-batches is fillers."""
+    return Step(tuple((*batches, *[()] * (plan.accumulation - len(batches))) for batches in ranks))
 
 
-def _redealt(plan: Plan, step: Step, alone: Costs, barrier: str) -> Step:
+def _redealt(plan: Plan, step: Step, alone: list[float], barrier: str) -> Step:
     """The step's micro-batches as they are, dealt anew."""
     units = [micro_batch for rank in step.micro_batches for micro_batch in rank if micro_batch]
-    costs = np.array([_cost_of(plan, unit, alone) for unit in units])
-    units, costs = [units[i] for i in np.argsort(-costs, kind="stable")], np.sort(costs)[::-1]
+    costs = [micro_batch_cost(plan, unit, alone) for unit in units]
+    order = np.argsort(np.negative(costs), kind="stable").tolist()
+    units, costs = [units[i] for i in order], [costs[i] for i in order]
     if barrier == "micro_step":
-        dealt = [[[item] for item in range(rank, len(units), plan.ranks)] for rank in range(plan.ranks)]
-    else:
-        ones = [1] * len(units)
-        dealt, _ = assign_balanced(ones, costs.tolist(), [0.0] * plan.ranks, bins=plan.accumulation, capacity=1)
-        dealt = improve_by_swaps(costs, dealt)
-    ranks = [[units[bin_[0]] if bin_ else () for bin_ in bins] for bins in dealt]
-    return Step(tuple(tuple(bins) + ((),) * (plan.accumulation - len(bins)) for bins in ranks))
-
-
-def _cost_of(plan: Plan, micro_batch: MicroBatch, alone: Costs) -> float:
-    if plan.method == "packing":
-        return float(sum(alone[sequence] for row in micro_batch for sequence in row))
-    return len(micro_batch) * float(max(alone[row[0]] for row in micro_batch))
-
-
-def _walls(plan: Plan, cost: SequenceCost, barrier: str) -> Float[np.ndarray, " steps"]:
-    return step_seconds(plan, Pace(cost.per_token, cost.per_pair, 0.0, 0.0), barrier=barrier)
+        return _step(plan, [units[rank :: plan.ranks] for rank in range(plan.ranks)])
+    dealt, _ = assign_balanced([1] * len(units), costs, [0.0] * plan.ranks, bins=plan.accumulation, capacity=1)
+    return _step(plan, [[units[bin_[0]] if bin_ else () for bin_ in bins] for bins in improve_by_swaps(costs, dealt)])

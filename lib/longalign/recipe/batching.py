@@ -1,22 +1,137 @@
 """Naive, sorted and packed batching (arXiv 2401.18058) as plans over lengths: no tokens, no tensors.
 
-All three place every sequence exactly once per epoch, for any number of ranks, micro-steps and rows, and give the same
-plan for the same seed and epoch on every rank. The price, as rank time spent waiting (`idle_share`) on 8 ranks, 10,000
-sequences, 90 % lognormal around 800 tokens and 10 % uniform over 8k-64k: naive, accumulation 12, 58 %; packing, one
-pack a rank, 22 % best fit and 35 % next fit; sorted 1 %, but there all sequences of a micro-step have the same length.
+A plan is one epoch: optimizer steps x ranks x micro-steps, every sequence exactly once, for the same seed and epoch the
+same on every rank. Every step has exactly ranks x accumulation micro-batches. Where the sequences run out, in the last
+step, a micro-batch is empty; a collator turns it into a filler row without targets, so that every rank runs the same
+number of forward passes, collectives never hang and nothing is dropped.
+
+Row         sequence indices: one sequence for "naive" and "sorted", the sequences of a pack for "packing"
+MicroBatch  the rows that one rank passes through the model at once; () is a filler
+M, K        sequences with targets, and packs (rows), in an optimizer step, over all ranks and micro-steps
 """
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import Any, Literal
 
 import numpy as np
 
-from longalign.recipe.array_types import Counts, as_counts
+from longalign.common.array_types import Counts, Int, as_counts
 from longalign.recipe.packing import best_fit_decreasing, checked, next_fit
-from longalign.recipe.plan import Method, MicroBatch, Plan, Row, Step, deal
 
-__all__ = [
-    "Method", "MicroBatch", "Plan", "Row", "Step", "make_plan", "plan_naive", "plan_packing", "plan_sorted",
-]  # fmt: skip
+MOST_MICRO_BATCHES = 2**17  # in an optimizer step, which holds a place for each, empty or not
+Row = tuple[int, ...]
+MicroBatch = tuple[Row, ...]
+Method = Literal["naive", "sorted", "packing"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step: `micro_batches[rank][micro_step]`.
+
+    >>> step = Step((((), ((1,),)), (((0, 2),), ())))  # 2 ranks x 2 micro-steps, two fillers
+    >>> step.rows, step.sequences
+    (((0, 2), (1,)), (0, 2, 1))
+    """
+
+    micro_batches: tuple[tuple[MicroBatch, ...], ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows in the order of the plan: micro-step by micro-step, rank by rank; fillers have none."""
+        micro_steps = zip(*self.micro_batches, strict=True)
+        return tuple(row for micro_step in micro_steps for micro_batch in micro_step for row in micro_batch)
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """The sequence indices in the same order."""
+        return tuple(sequence for row in self.rows for sequence in row)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All optimizer steps of one epoch, from `lengths` and `target_counts` N_i in tokens per sequence.
+
+    `capacity` is what a row can hold, None where no limit was asked for; `ranks`, `accumulation` and `rows` are world
+    size, micro-steps per optimizer step, and most rows in a micro-batch. Raises ValueError where a sequence is missing,
+    doubled or has too many targets (nothing predicts position 0: N_i < length), or a step is misshapen.
+    """
+
+    method: Method
+    lengths: Int[np.ndarray, " sequences"]
+    target_counts: Int[np.ndarray, " sequences"]
+    capacity: int | None
+    ranks: int
+    accumulation: int
+    rows: int
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        over = np.flatnonzero(self.target_counts > np.maximum(self.lengths - 1, 0))
+        if len(over):
+            raise ValueError(
+                f"sequence {over[0]} has {self.target_counts[over[0]]} targets in {self.lengths[over[0]]} tokens; at "
+                f"most its length minus one can be targets, since nothing predicts position 0"
+            )
+        for number, step in enumerate(self.steps):
+            shape = [len(micro_batches) for micro_batches in step.micro_batches]
+            if shape != [self.accumulation] * self.ranks:
+                wanted = f"{self.ranks} ranks of {self.accumulation}"
+                raise ValueError(f"step {number} has {shape} micro-batches, not {wanted}")
+        planned = sorted(sequence for step in self.steps for sequence in step.sequences)
+        if planned != list(range(len(self.lengths))):
+            raise ValueError(f"the steps do not hold each of the {len(self.lengths)} sequences exactly once")
+
+    @property
+    def pack_capacity(self) -> int:
+        """The capacity. Raises ValueError where there is none."""
+        if self.capacity is None:
+            raise ValueError(f"a plan of the method {self.method!r} without a capacity has none for packs")
+        return self.capacity
+
+    def sequences_with_targets(self, step: Step) -> int:
+        """M of Eq. 2 and Eq. 4 (arXiv 2401.18058): sequences with a target on all ranks and micro-steps."""
+        return int(np.count_nonzero(self.target_counts[list(step.sequences)]))
+
+    def packs(self, step: Step) -> int:
+        """K of Eq. 3 and Eq. 4 (arXiv 2401.18058): rows on all ranks and micro-steps of the step."""
+        return len(step.rows)
+
+    def order_hash(self) -> str:
+        """sha256 of all that the plan says, the same on every machine: ranks compare it before they start."""
+        shape = (self.method, self.capacity, self.ranks, self.accumulation, self.rows)
+        digest = hashlib.sha256(repr((shape, [step.micro_batches for step in self.steps])).encode())
+        for counts in (self.lengths, self.target_counts):
+            digest.update(counts.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def deal(rows_in_order: Sequence[Row], *, ranks: int, accumulation: int, rows: int) -> tuple[Step, ...]:
+    """Deals rows into micro-batches, and micro-batches to the ranks in turn, micro-step by micro-step.
+
+    So neighbours in the order run at the same time on different ranks, which is what makes sorted batching pay.
+
+    Raises ValueError for ranks, accumulation or rows below 1, and a step of more than MOST_MICRO_BATCHES places.
+
+    >>> [step.micro_batches for step in deal([(0,), (1,), (2,)], ranks=2, accumulation=2, rows=1)]
+    [((((0,),), ((2,),)), (((1,),), ()))]
+    """
+    for name, value in (("ranks", ranks), ("accumulation", accumulation), ("rows", rows)):
+        if index(value) < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if ranks * accumulation > MOST_MICRO_BATCHES:
+        raise ValueError(
+            f"{ranks:,} ranks with an accumulation of {accumulation:,} give a step {ranks * accumulation:,} "
+            f"micro-batches for {len(rows_in_order):,} rows in all; a step has {MOST_MICRO_BATCHES:,} at most: ask for "
+            "fewer ranks, or a smaller accumulation"
+        )
+    micro_batches = [tuple(rows_in_order[start : start + rows]) for start in range(0, len(rows_in_order), rows)]
+    per_step = ranks * accumulation
+    micro_batches += [()] * (-len(micro_batches) % per_step)
+    windows = [micro_batches[start : start + per_step] for start in range(0, len(micro_batches), per_step)]
+    return tuple(Step(tuple(tuple(window[rank::ranks]) for rank in range(ranks))) for window in windows)
 
 
 def plan_naive(
@@ -28,17 +143,16 @@ def plan_naive(
     Args:
         lengths: tokens per sequence, shape [sequences].
         target_counts: target tokens N_i, shape [sequences]; by default all tokens but the first of each sequence.
-        capacity: if given, no length may be over it.
-        ranks, accumulation, rows: world size, micro-steps per optimizer step, rows per micro-batch.
-        seed, epoch: together they seed the order; each epoch has another one.
+        capacity: no length may be over it, where it is given.
+        ranks, accumulation, rows: world size, micro-steps per optimizer step, rows (or packs) per micro-batch.
+        seed, epoch: together they seed the order.
 
-    Raises:
-        ValueError: a length is over the capacity, or an argument is not valid.
+    Raises ValueError for a length over the capacity, and arguments that are not valid.
 
     >>> [step.micro_batches for step in plan_naive([2, 4, 3], ranks=2).steps]
     [((((2,),),), (((0,),),)), ((((1,),),), ((),))]
     """
-    order = _generator(seed, epoch).permutation(len(lengths)).tolist()
+    order = np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()
     return _plan("naive", [(i,) for i in order], lengths, target_counts, capacity, ranks, accumulation, rows)
 
 
@@ -48,16 +162,10 @@ def plan_sorted(
 ) -> Plan:  # fmt: skip
     """Sorted by length, cut into groups, groups in random order: hardly any idle time, but a step sees one length only.
 
-    Where the groups do not come out even, one of them, drawn at random and so of any length, is smaller and comes last;
-    the others stay aligned with the micro-batches (for a group_size that is a multiple of ranks x rows).
-
-    Args:
-        lengths: tokens per sequence, shape [sequences]; equal lengths are ordered at random.
-        group_size: sequences per group; by default ranks x rows, one micro-step of all ranks.
-        target_counts, capacity, ranks, accumulation, rows, seed, epoch: see `plan_naive`.
-
-    Raises:
-        ValueError: a length is over the capacity, or an argument is not valid.
+    A group has `group_size` sequences, by default ranks x rows, one micro-step of all ranks; equal lengths are ordered
+    at random. Where the groups do not come out even, one of them, drawn at random and so of any length, is smaller and
+    comes last; the others stay aligned with the micro-batches (for a group_size that is a multiple of ranks x rows).
+    Other arguments, errors: `plan_naive`.
 
     >>> [step.sequences for step in plan_sorted([2, 4, 3], group_size=2, rows=2).steps]
     [(2, 1), (0,)]
@@ -67,7 +175,7 @@ def plan_sorted(
     if size < 1:
         raise ValueError(f"group_size must be at least 1, not {size}")
     size = min(size, max(1, len(lengths)))
-    random = _generator(seed, epoch)
+    random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     order = order[np.argsort(lengths[order], kind="stable")]
     sizes = np.full(-(-len(order) // size), size)
@@ -85,20 +193,10 @@ def plan_packing(
 ) -> Plan:  # fmt: skip
     """Packs of whole sequences, in random order.
 
-    "next_fit" (the paper's) packs a random order as it comes, so all packs are alike and M is nearly constant: 85 +- 24
-    per step of 8 packs on the mixture of the module's docstring; the price is a fifth of the positions, which stays
-    empty. "best_fit" needs the fewest packs (see `best_fit_decreasing`); the price is that long sequences fill most
-    packs almost alone and short ones crowd into a few: M = 106 +- 87 there. The weights of Eq. 4 are exact for both.
-
-    Args:
-        lengths: tokens per sequence, shape [sequences].
-        capacity: tokens that a pack can hold.
-        algorithm: "next_fit" or "best_fit".
-        rows: packs per micro-batch.
-        target_counts, ranks, accumulation, seed, epoch: see `plan_naive`.
-
-    Raises:
-        ValueError: a length is over the capacity, or an argument is not valid.
+    `capacity` is what a pack can hold, in tokens. "next_fit" (the paper's) packs a random order as it comes, so all
+    packs are alike and M is nearly constant, but a fifth of the positions stays empty. "best_fit" needs the fewest
+    packs (see `best_fit_decreasing`), but long sequences fill most of them almost alone and short ones crowd into a
+    few. The weights of Eq. 4 are exact for both. Other arguments, errors: `plan_naive`.
 
     >>> [step.rows for step in plan_packing([2, 4, 3], capacity=6, algorithm="best_fit").steps]
     [((2,),), ((1, 0),)]
@@ -106,7 +204,7 @@ def plan_packing(
     lengths, capacity = checked(lengths, capacity)
     if algorithm not in ("next_fit", "best_fit"):
         raise ValueError(f'algorithm must be "next_fit" or "best_fit", not {algorithm!r}')
-    random = _generator(seed, epoch)
+    random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
     pack = next_fit if algorithm == "next_fit" else best_fit_decreasing
     packs = [tuple(order[sequences].tolist()) for sequences in pack(lengths[order], capacity)]
@@ -119,29 +217,22 @@ def make_plan(
     group_size: int | None = None, target_counts: Counts | None = None,
     ranks: int = 1, accumulation: int = 1, rows: int = 1, seed: int = 0, epoch: int = 0,
 ) -> Plan:  # fmt: skip
-    """The plan of the method with this name; options of another method are refused, not ignored.
+    """The plan of the method "naive", "sorted" or "packing".
 
-    Args:
-        method: "naive", "sorted" or "packing".
-        algorithm: for "packing" only, by default "next_fit".
-        group_size: for "sorted" only, by default ranks x rows.
-        capacity: needed for "packing"; the other methods only check the lengths against it.
-        lengths, target_counts, ranks, accumulation, rows, seed, epoch: see `plan_naive`.
-
-    Raises:
-        ValueError: an unknown method, an option that it does not have, a missing capacity, or a bad value.
+    `algorithm` is for "packing" only, by default "next_fit", `group_size` for "sorted" only; other arguments are those
+    of `plan_naive`. Raises ValueError for an unknown method, an option of another method, a missing capacity for
+    "packing", or a bad value.
 
     >>> make_plan("packing", [2, 4, 3], capacity=9).steps[0].rows
     ((2, 0, 1),)
     """
     if method not in ("naive", "sorted", "packing"):
         raise ValueError(f'method must be "naive", "sorted" or "packing", not {method!r}')
-    if algorithm is not None and method != "packing":
-        raise ValueError(f'algorithm is an option of "packing"; leave it out for {method!r}')
-    if group_size is not None and method != "sorted":
-        raise ValueError(f'group_size is an option of "sorted"; leave it out for {method!r}')
-    common = {"target_counts": target_counts, "ranks": ranks, "accumulation": accumulation, "rows": rows}
-    common |= {"seed": seed, "epoch": epoch}
+    for name, option, of in (("algorithm", algorithm, "packing"), ("group_size", group_size, "sorted")):
+        if option is not None and method != of:
+            raise ValueError(f'{name} is an option of "{of}"; leave it out for {method!r}')
+    common: dict[str, Any] = {"target_counts": target_counts, "ranks": ranks, "accumulation": accumulation,
+                              "rows": rows, "seed": seed, "epoch": epoch}  # fmt: skip
     if method == "naive":
         return plan_naive(lengths, capacity=capacity, **common)
     if method == "sorted":
@@ -149,10 +240,6 @@ def make_plan(
     if capacity is None:
         raise ValueError("packing needs a capacity: the tokens that a pack can hold")
     return plan_packing(lengths, capacity=capacity, algorithm=algorithm or "next_fit", **common)
-
-
-def _generator(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.default_rng([seed, epoch])
 
 
 def _plan(

@@ -1,9 +1,10 @@
-"""Guarantees one typed batch per micro-batch in which no sequence predicts another's first token.
+"""One typed batch per micro-batch, in which no sequence predicts another's first token.
 
 A feature is `{"input_ids", "labels", "loss_weight"}`: lists, arrays or tensors of one sequence, labels not shifted, and
-the weight of each of its target tokens.  That weight depends on the whole optimizer step (Eq. 2 of arXiv 2401.18058
-divides by all its sequences), which no collator sees: `PlannedDataset` sets it.  Both collators take a list of
-features, or a list that holds one such list (a DataLoader with batch_size=1 over micro-batches).
+the weight of each of its target tokens, which depends on the whole optimizer step (arXiv 2401.18058, Eq. 2):
+`PlannedDataset` sets it.  Both collators take a list of features, or a list that holds one such list (a DataLoader with
+batch_size=1 over micro-batches); `weights_dtype` is the dtype of `loss_weights`.  They raise ValueError for a feature
+without `loss_weight`, one whose labels and input_ids differ in length or are no integers, and several micro-batches.
 
 Lengths 2, 4, 3 (targets marked *) as a packed batch and as a padded one:
     input_ids     a a b b b b c c c         a a . .    labels  - * - -
@@ -15,27 +16,20 @@ that ranks which ran out of sequences take part in every collective.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from longalign.recipe.array_types import IGNORE_INDEX, Float, Int
+from longalign.common.array_types import IGNORE_INDEX, Float, Int
+from longalign.recipe.packing import cu_seqlens, position_ids
 
 Feature = Mapping[str, Any]
-
-
-class PackedBatch(TypedDict):
-    """All sequences of a micro-batch in one row of T tokens; `offsets` = sequences + 1, ascending from 0 to T."""
-
-    input_ids: Int[Tensor, "1 T"]
-    position_ids: Int[Tensor, "1 T"]
-    cu_seqlens: Int[Tensor, " offsets"]
-    max_seqlen: int
-    labels: Int[Tensor, "1 T"]
-    loss_weights: Float[Tensor, "1 T"]
-    use_cache: bool
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""input_ids, labels and weights of a sequence."""
 
 
 class PaddedBatch(TypedDict):
@@ -52,33 +46,40 @@ class PaddedBatch(TypedDict):
     use_cache: bool
 
 
-class PackedCollator:
+class PackedBatch(PaddedBatch):
+    """All sequences of a micro-batch in one row (B = 1) of T tokens; offsets ascend from 0 to T."""
+
+    cu_seqlens: Int[Tensor, " offsets"]
+    max_seqlen: int
+
+
+@dataclass
+class _Collator:
+    pad_token_id: int
+    weights_dtype: torch.dtype = field(default=torch.float32, kw_only=True)
+
+    def _filler(self) -> Arrays:
+        return np.array([self.pad_token_id]), np.array([IGNORE_INDEX]), np.zeros(1)
+
+
+class PackedCollator(_Collator):
     """Concatenates every sequence of a micro-batch, all of its packs, into one row; needs the "longalign" attention.
 
-    `weights_dtype` is the dtype of `loss_weights` (fp64 for exact comparisons).  Raises ValueError for a feature
-    without `loss_weight`, one whose labels and input_ids differ in length or are no integers, and more than one
-    micro-batch.
-
     >>> batch = PackedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
-    >>> batch["cu_seqlens"].tolist(), batch["max_seqlen"], batch["position_ids"].tolist()
-    ([0, 2, 6, 9], 4, [[0, 1, 0, 1, 2, 3, 0, 1, 2]])
-    >>> batch["labels"].tolist()
-    [[-100, 7, -100, 7, 7, 7, -100, 7, 7]]
+    >>> batch["cu_seqlens"].tolist(), batch["max_seqlen"], batch["labels"].tolist()
+    ([0, 2, 6, 9], 4, [[-100, 7, -100, 7, 7, 7, -100, 7, 7]])
     """
-
-    def __init__(self, pad_token_id: int, *, weights_dtype: torch.dtype = torch.float32):
-        self.pad_token_id, self.weights_dtype = pad_token_id, weights_dtype
 
     def __call__(self, batch: Sequence[Feature] | Sequence[Sequence[Feature]]) -> PackedBatch:
         sequences = _sequences(batch)
         if not sum(len(tokens) for tokens, _, _ in sequences):
-            sequences = [_filler(self.pad_token_id)]
+            sequences = [self._filler()]
         tokens, labels, weights = (np.concatenate(parts) for parts in zip(*sequences, strict=True))
         lengths = [len(sequence[0]) for sequence in sequences]
         return {
             "input_ids": torch.from_numpy(tokens)[None],
-            "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
-            "cu_seqlens": torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32),
+            "position_ids": torch.from_numpy(position_ids(lengths))[None],
+            "cu_seqlens": torch.from_numpy(cu_seqlens(lengths)),
             "max_seqlen": max(lengths),
             "labels": torch.from_numpy(labels)[None],
             "loss_weights": torch.from_numpy(weights)[None].to(self.weights_dtype),
@@ -86,39 +87,33 @@ class PackedCollator:
         }
 
 
-class PaddedCollator:
-    """One sequence a row, padded on the right; works with every causal attention.  Arguments, errors: `PackedCollator`.
+class PaddedCollator(_Collator):
+    """One sequence a row, padded on the right; works with every causal attention.
 
     >>> batch = PaddedCollator(0)([{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1 / n} for n in (2, 4, 3)])
-    >>> batch["input_ids"].tolist()
-    [[7, 7, 0, 0], [7, 7, 7, 7], [7, 7, 7, 0]]
     >>> batch["labels"].tolist()
     [[-100, 7, -100, -100], [-100, 7, 7, 7], [-100, 7, 7, -100]]
     """
 
-    def __init__(self, pad_token_id: int, *, weights_dtype: torch.dtype = torch.float32):
-        self.pad_token_id, self.weights_dtype = pad_token_id, weights_dtype
-
     def __call__(self, batch: Sequence[Feature] | Sequence[Sequence[Feature]]) -> PaddedBatch:
         # A row without tokens would attend to nothing; it carries no loss either.
-        sequences = [sequence for sequence in _sequences(batch) if len(sequence[0])] or [_filler(self.pad_token_id)]
-        longest = max(len(sequence[0]) for sequence in sequences)
+        sequences = [sequence for sequence in _sequences(batch) if len(sequence[0])] or [self._filler()]
         fill = (self.pad_token_id, IGNORE_INDEX, 0.0)
         tokens, labels, weights = (
-            torch.from_numpy(np.stack([np.pad(row, (0, longest - len(row)), constant_values=value) for row in rows]))
+            pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=value)
             for rows, value in zip(zip(*sequences, strict=True), fill, strict=True)
         )
         return {
             "input_ids": tokens,
-            "position_ids": torch.arange(longest).repeat(len(sequences), 1),
+            "position_ids": torch.arange(tokens.shape[1]).repeat(len(sequences), 1),
             "labels": labels,
             "loss_weights": weights.to(self.weights_dtype),
             "use_cache": False,
         }
 
 
-def _sequences(batch: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(input_ids, labels, weights) of each sequence, as fresh arrays."""
+def _sequences(batch: Sequence[Any]) -> list[Arrays]:
+    """Each sequence, as fresh arrays."""
     if batch and not isinstance(batch[0], Mapping):
         if len(batch) != 1:
             raise ValueError(
@@ -130,7 +125,7 @@ def _sequences(batch: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.nd
     return [_sequence(index, feature) for index, feature in enumerate(batch)]
 
 
-def _sequence(index: int, feature: Feature) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sequence(index: int, feature: Feature) -> Arrays:
     if "loss_weight" not in feature:
         raise ValueError(
             f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
@@ -148,7 +143,3 @@ def _sequence(index: int, feature: Feature) -> tuple[np.ndarray, np.ndarray, np.
     # Nothing within a sequence predicts its first token; the last token of the sequence before must not.
     labels[:1] = IGNORE_INDEX
     return tokens, labels, np.full(len(tokens), float(feature["loss_weight"]))
-
-
-def _filler(pad_token_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return np.array([pad_token_id]), np.array([IGNORE_INDEX]), np.zeros(1)

@@ -1,21 +1,20 @@
-"""Guarantees that a DataLoader deals the micro-batches of a plan, each sequence weighted by its true optimizer step.
+"""The micro-batches of a plan as a DataLoader takes them, each sequence weighted by its true optimizer step.
 
-Element i is one micro-batch: a list of features with `loss_weight` set, [] where the plan has a filler.  The price:
-nothing may reorder or regroup the elements, so sampling is sequential and the batch size is 1.  Elements go step by
-step, within a step micro-step by micro-step, and within that rank by rank, which is how accelerate deals batches to
-processes in turn.
+Element i is one micro-batch: a list of features with `loss_weight` set, [] where the plan has a filler.  Nothing may
+reorder or regroup the elements, so sampling is sequential and the batch size is 1.  They go step by step, within a step
+micro-step by micro-step, and within that rank by rank, which is how accelerate deals batches to processes in turn.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from longalign.recipe.array_types import IGNORE_INDEX, Int
-from longalign.recipe.batching import plan_packing
-from longalign.recipe.plan import Plan, Step
+from longalign.common.array_types import IGNORE_INDEX, Int
+from longalign.recipe.batching import Plan, Row, Step, plan_packing
 from longalign.recipe.weights import eq3_weights, loss_weights, released_weights
 
 Weighting = Literal["sequence", "eq3", "released"]
@@ -44,15 +43,9 @@ def measure(sequences: Sequences) -> tuple[Int[np.ndarray, " sequences"], Int[np
 
 
 def step_weights(
-    plan: Plan,
-    step: Step,
-    *,
-    exponent: float = 0.0,
-    weighting: Weighting = "sequence",
-    local_gpus: int | None = None,
+    plan: Plan, step: Step, *, exponent: float = 0.0, weighting: Weighting = "sequence", local_gpus: int | None = None
 ) -> dict[int, float]:
-    """Weight of each target token, by sequence index, of all sequences in an optimizer step; see
-    `longalign.recipe.weights`.
+    """Weight of each target token, by sequence, of an optimizer step's sequences; see `longalign.recipe.weights`.
 
     "sequence": N^(exponent - 1) / sum N^exponent: Eq. 2 and 4 of arXiv 2401.18058 at exponent 0, the token mean at 1;
     "eq3": plain packing, Eq. 3; "released": the official code's, `local_gpus` devices a machine (default: all ranks).
@@ -62,8 +55,6 @@ def step_weights(
     >>> plan = plan_packing([2, 4, 3], capacity=9)                              # N = 1, 3, 2, one pack
     >>> [round(step_weights(plan, plan.steps[0])[i], 4) for i in range(3)]      # 1/(3 N)
     [0.3333, 0.1111, 0.1667]
-    >>> [round(step_weights(plan, plan.steps[0], weighting="eq3")[i], 4) for i in range(3)]
-    [0.1667, 0.1667, 0.1667]
     """
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")
@@ -74,30 +65,28 @@ def step_weights(
     sequences = step.sequences
     counts = plan.target_counts[list(sequences)]
     place = {sequence: number for number, sequence in enumerate(sequences)}
+
+    def packs(rows: Iterable[Row]) -> list[list[int]]:
+        return [[place[i] for i in row] for row in rows]
+
     if weighting == "sequence":
         weights = loss_weights(counts, exponent)
     elif weighting == "eq3":
-        weights = eq3_weights(counts, [[place[i] for i in row] for row in step.rows])
+        weights = eq3_weights(counts, packs(step.rows))
     else:
         # The released formula counts packs by position, so a short micro-batch is filled up with empty ones.
         turns = itertools.chain.from_iterable(zip(*step.micro_batches, strict=True))
-        rows = [row for turn in turns for row in (*turn, *[()] * (plan.rows - len(turn)))]
-        weights = released_weights(
-            counts,
-            [[place[i] for i in row] for row in rows],
-            local_gpus=plan.ranks if local_gpus is None else local_gpus,
-            ranks=plan.ranks,
-            accumulation=plan.accumulation,
-        )
+        rows = packs(row for turn in turns for row in (*turn, *[()] * (plan.rows - len(turn))))
+        gpus = plan.ranks if local_gpus is None else local_gpus
+        weights = released_weights(counts, rows, local_gpus=gpus, ranks=plan.ranks, accumulation=plan.accumulation)
     return dict(zip(sequences, weights.tolist(), strict=True))
 
 
-class PlannedDataset(Dataset):
+class PlannedDataset(Dataset[list[dict[str, Any]]]):
     """The micro-batches of one or more plans (epochs, one after the other) as a map-style dataset.
 
     `rank=None` holds those of all ranks in turn, for a sampler that is sharded by process (accelerate, Trainer);
-    `rank=r` only rank r's, for a DataLoader of one's own.  `exponent`, `weighting` and `local_gpus` are those of
-    `step_weights`.
+    `rank=r` only rank r's, for a DataLoader of one's own.  The other options are those of `step_weights`.
 
     Raises ValueError when plans differ in ranks or accumulation, a plan is not of these sequences, a rank is not in the
     plan, or (when read) a sequence has other tokens or targets than the plan was made from.
@@ -110,20 +99,13 @@ class PlannedDataset(Dataset):
     """
 
     def __init__(
-        self,
-        sequences: Sequences,
-        plans: Sequence[Plan],
-        *,
-        exponent: float = 0.0,
-        weighting: Weighting = "sequence",
-        local_gpus: int | None = None,
-        rank: int | None = None,
-    ):
+        self, sequences: Sequences, plans: Sequence[Plan], *, exponent: float = 0.0, weighting: Weighting = "sequence",
+        local_gpus: int | None = None, rank: int | None = None,
+    ):  # fmt: skip
         shapes = {(plan.ranks, plan.accumulation) for plan in plans}
         if len(shapes) != 1:
-            raise ValueError(
-                f"give plans of one shape, at least one; these have (ranks, accumulation) {sorted(shapes)}"
-            )
+            found = f"(ranks, accumulation) {sorted(shapes)}"
+            raise ValueError(f"give plans of one shape, at least one; these have {found}")
         self.ranks, self.accumulation = shapes.pop()
         for plan in plans:
             if len(plan.lengths) != len(sequences):
@@ -132,7 +114,7 @@ class PlannedDataset(Dataset):
             raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
         self.sequences, self.rank = sequences, rank
         self.steps = [(plan, step) for plan in plans for step in plan.steps]
-        self._options = {"exponent": exponent, "weighting": weighting, "local_gpus": local_gpus}
+        self._weights = partial(step_weights, exponent=exponent, weighting=weighting, local_gpus=local_gpus)
         self._latest: tuple[int, dict[int, float]] | None = None
 
     @property
@@ -149,39 +131,29 @@ class PlannedDataset(Dataset):
         plan, step = self.steps[number]
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, step_weights(plan, step, **self._options)
+            self._latest = number, self._weights(plan, step)
         weights = self._latest[1]
         return [self._feature(plan, i, weights[i]) for row in step.micro_batches[rank][micro_step] for i in row]
 
     def _feature(self, plan: Plan, index: int, loss_weight: float) -> dict[str, Any]:
         sequence = self.sequences[index]
-        input_ids, labels = sequence["input_ids"], sequence["labels"]
-        found = _measured(index, sequence)
-        expected = int(plan.lengths[index]), int(plan.target_counts[index])
-        if found != expected:
+        tokens, targets = _measured(index, sequence)
+        if (tokens, targets) != (plan.lengths[index], plan.target_counts[index]):
             raise ValueError(
-                f"sequence {index} has {found[0]} tokens and {found[1]} targets, but the plan was made from "
-                f"{expected[0]} and {expected[1]}; make it from the lengths and target_counts of these "
-                "sequences (`measure` gives both)."
+                f"sequence {index} has {tokens} tokens and {targets} targets, but the plan was made from "
+                f"{plan.lengths[index]} and {plan.target_counts[index]}; make it from the lengths and target_counts of "
+                "these sequences (`measure` gives both)."
             )
-        return {"input_ids": input_ids, "labels": labels, "loss_weight": loss_weight}
+        return {"input_ids": sequence["input_ids"], "labels": sequence["labels"], "loss_weight": loss_weight}
 
 
 class EvaluationDataset(PlannedDataset):
     """A held-out set in packs, weighted so that the *mean* of `weighted_loss` over its elements is Eq. 2 over the set.
 
     All sequences belong to one step, whatever pack they are in, and the weights are multiplied by the number of
-    elements, fillers included, because evaluation loops (`Trainer.evaluate`) take the mean over batches and ranks. So
-    the evaluation's loss is the mean over sequences of their mean loss (arXiv 2401.18058, Eq. 2), for any capacity and
-    any number of ranks; nothing is to be multiplied by the number of ranks.
-
-    Args:
-        sequences: as for `PlannedDataset`.
-        capacity: tokens that a pack can hold.
-        ranks: processes that share the evaluation (`TrainingArguments.world_size`).
-
-    Raises:
-        ValueError: there is no sequence, or one is longer than the capacity.
+    elements, fillers included, because evaluation loops (`Trainer.evaluate`) take the mean over batches and ranks. That
+    holds for any capacity and any number of `ranks`, the processes that share the evaluation
+    (`TrainingArguments.world_size`). Raises ValueError where there is no sequence, or one is over the capacity.
 
     >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]            # N = 1, 3, 2
     >>> held_out = EvaluationDataset(sequences, capacity=5)                   # two packs: weights are 2 x 1/(3 N)
@@ -193,15 +165,12 @@ class EvaluationDataset(PlannedDataset):
         if not len(sequences):
             raise ValueError("the evaluation has no sequence; leave eval_dataset out, or give it some")
         lengths, target_counts = measure(sequences)
-        options = {"target_counts": target_counts, "capacity": capacity, "algorithm": "best_fit"}
-        packs = len(plan_packing(lengths, **options).steps)
-        plan = plan_packing(lengths, **options, ranks=ranks, accumulation=-(-packs // ranks))
-        super().__init__(sequences, [plan])
+        plan = partial(plan_packing, lengths, target_counts=target_counts, capacity=capacity, algorithm="best_fit")
+        super().__init__(sequences, [plan(ranks=ranks, accumulation=-(-len(plan().steps) // ranks))])
 
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
-        return [
-            {**feature, "loss_weight": feature["loss_weight"] * len(self)} for feature in super().__getitem__(index)
-        ]
+        features = super().__getitem__(index)
+        return [{**feature, "loss_weight": feature["loss_weight"] * len(self)} for feature in features]
 
 
 def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
@@ -220,11 +189,7 @@ def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _shifted(ids: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether every label is the id of the next token, and none that of its own.
-
-    >>> _shifted(np.array([4, 5, 6]), np.array([-100, 6, -100])), _shifted(np.array([4, 5, 6]), np.array([-100, 5, 6]))
-    (True, False)
-    """
+    """Whether every label is the id of the next token, and none that of its own."""
     at = np.flatnonzero(labels != IGNORE_INDEX)
     if not len(at) or (labels[at] == ids[at]).any():
         return False

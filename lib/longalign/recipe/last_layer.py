@@ -1,13 +1,10 @@
-"""Guarantees unchanged hidden states at the positions that are read, with the last layer computed nearly only there.
+"""The last layer, computed nearly only where its output is read; values and gradients stay exact.
 
-A loss over answers reads the last layer's output where a target is predicted, an eighth of the positions in the
-miniature, far fewer behind a long document. The layers below and the last one's keys and values are needed everywhere;
-its queries, attention, output projection and MLP only where something is read, and all gradients of the others are 0.
-So values and gradients stay exact, and up to 1 / layers of a step is saved: much of a miniature, little of 32 layers.
-
-The price: a few hooks while a forward pass lasts, in which the last layer's output at other positions means nothing.
-A model that is built otherwise, one of which most positions are read, one that is trained with attention dropout (its
-draws would be others), and gradient checkpointing (which passes again when the hooks are gone) are left alone.
+A loss reads the last layer's output where a target is predicted. The layers below and the last one's keys and values
+are needed everywhere; its queries, attention, output projection and MLP only there, and all gradients of the others are
+0. Hooks do that while a forward pass lasts, in which the last layer's output at other positions means nothing. A model
+that is built otherwise, one of which most positions are read, one that is trained with attention dropout (its draws
+would be others), and gradient checkpointing (which passes again when the hooks are gone) are left alone.
 """
 
 import contextlib
@@ -17,7 +14,8 @@ from typing import Any
 import torch  # noqa: F401  the worked example's
 from torch import Tensor, nn
 
-from longalign.recipe.array_types import IGNORE_INDEX, Float, Int
+from longalign.common.array_types import IGNORE_INDEX, Float, Int
+from longalign.recipe.architectures import unwrapped
 from longalign.recipe.attention import NAME
 
 GATED_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -63,8 +61,8 @@ def read_only_at(model: nn.Module, positions: Int[Tensor, " n"], rows: int, toke
 def logits_at(model: nn.Module, positions: Int[Tensor, " n"], inputs: Mapping[str, Any]) -> Float[Tensor, "n V"]:
     """The model's own logits at flat `positions`, as `predicting` gives them: its head computes nothing elsewhere.
 
-    Whatever the model does to its logits (a bias, a scale, a softcap) is done to these. Raises ValueError for a model
-    that returns others than its head was asked for.
+    Whatever the model does to its logits (a bias, a softcap) is done to these. Raises ValueError for a model that
+    returns others than its head was asked for.
     """
     head = output_embedding(model)
     hook = head and head.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions))
@@ -83,10 +81,9 @@ def logits_at(model: nn.Module, positions: Int[Tensor, " n"], inputs: Mapping[st
     return logits[0]
 
 
-def output_embedding(model: nn.Module) -> nn.Module | None:
+def output_embedding(model: Any) -> nn.Module | None:
     """The output embedding of a Hugging Face causal LM, DDP-wrapped or not; None where it has none."""
-    while hasattr(model, "module"):
-        model = model.module
+    model = unwrapped(model)
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
@@ -100,11 +97,10 @@ def _put_back(output: Tensor, positions: Tensor, rows: int, tokens: int) -> Tens
     return whole.unflatten(0, (rows, tokens))
 
 
-def _last_layer(model: nn.Module) -> nn.Module | None:
+def _last_layer(model: Any) -> Any:
     """The last decoder layer where it is built as Llama's: attention and a dense gated MLP, nothing else but norms, by
     classes of transformers: those of users may mix positions there, or pass it more than once."""
-    while hasattr(model, "module"):
-        model = model.module
+    model = unwrapped(model)
     decoder = getattr(model, "base_model", model)
     layers = getattr(decoder, "layers", None)
     if not layers or (model.training and getattr(layers[-1], "gradient_checkpointing", False)):
@@ -114,10 +110,7 @@ def _last_layer(model: nn.Module) -> nn.Module | None:
     norms = all(type(part).__name__.endswith("Norm") for part in parts.values())
     dense = mlp is not None and {name for name, _ in mlp.named_children()} == GATED_MLP
     whole = all(getattr(attention, name, None) is not None for name in ("q_proj", "o_proj", "config"))
-    known = all(_is_known(part) for part in (model, decoder, layers[-1], attention, mlp))
+    kinds = map(type, (model, decoder, layers[-1], attention, mlp))
+    known = all(kind.__module__.startswith("transformers.models.") for kind in kinds)
     drops = model.training and getattr(attention, "attention_dropout", 0.0)
     return layers[-1] if norms and dense and whole and known and not drops else None
-
-
-def _is_known(part: nn.Module | None) -> bool:
-    return type(part).__module__.startswith("transformers.models.")

@@ -1,8 +1,8 @@
 """Deals items of a length and a cost to members, ranks or micro-batches, so that none has much more to do than others.
 
-Every item is dealt once, no bin holds more than the capacity, and what finds no room is returned. The price: a rule of
-thumb, longest first to whoever has least (LPT; Graham, SIAM J. Appl. Math. 17, 1969: at most 4/3 of the optimum where
-nothing limits the room), not the optimum. A few operations on a heap per item: a million in about four seconds.
+Every item is dealt once, no bin holds more than the capacity, and what finds no room is returned. Longest first to
+whoever has least is a rule of thumb (LPT; Graham, SIAM J. Appl. Math. 17, 1969: at most 4/3 of the optimum where
+nothing limits the room).
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 import numpy as np
 
-from longalign.recipe.array_types import Float, Int
+from longalign.common.array_types import Float, Int
 
 Dealt = list[list[list[int]]]
 """Items by member and bin."""
@@ -21,17 +21,10 @@ def assign_balanced(
 ) -> tuple[Dealt, list[int]]:
     """Item after item to the member that lacks most of its target, into that member's emptiest bin.
 
-    Args:
-        lengths, costs: of the items, shape [items], longest first.
-        targets: the level of each member, in the unit of the costs; only their differences count.
-        bins: of every member.
-        capacity: the sum of lengths that a bin can hold.
+    Items are given longest first, `targets` in the unit of their costs (only differences count), `bins` of every
+    member, and `capacity` as the sum of lengths that a bin can hold. Returns item numbers by member and bin, and the
+    items that no member had room for.
 
-    Returns:
-        Item numbers by member and bin, and the items that no member had room for.
-
-    >>> assign_balanced([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=9)
-    ([[[0]], [[1, 2]]], [])
     >>> assign_balanced([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=4)
     ([[[0]], [[1]]], [2])
     """
@@ -66,23 +59,17 @@ def group_targets(
 
     A group costs what its costliest member does. Items over capacity / 2 cannot share a bin, so they are laid out
     costliest first, and the level of a group is at least its first one's; the groups below a common level are raised
-    to it, just so far that all items fit under the levels. What a member can hold is taken as its own long items, and
-    the rest of its room at the mean cost per token of the short ones.
-
-    Args:
-        lengths, costs: of the items, shape [items], longest first.
-
-    Returns:
-        Shape [groups x ranks], group by group, in the unit of the costs.
+    to it, just so far that all items fit. What a member can hold is taken as its own long items, and the rest of its
+    room at the mean cost per token of the short ones. Items are given longest first; levels are in the costs' unit.
 
     >>> found = group_targets(np.array([6, 2, 2]), np.array([36.0, 4, 4]), groups=2, ranks=1, bins=1, capacity=8)
     >>> found.round(6).tolist()
     [36.0, 8.0]
     """
     long = int(np.count_nonzero(2 * lengths > capacity))
-    own = np.zeros((2, max(groups * ranks * bins, long)))
-    own[:, :long] = lengths[:long], costs[:long]
-    own = own[:, : groups * ranks * bins].reshape(2, groups, bins, ranks)
+    laid_out = np.zeros((2, max(groups * ranks * bins, long)))
+    laid_out[:, :long] = lengths[:long], costs[:long]
+    own = laid_out[:, : groups * ranks * bins].reshape(2, groups, bins, ranks)
     per_token = costs[long:].sum() / max(1, lengths[long:].sum())
     most = (own[1] + per_token * (capacity - own[0])).sum(axis=1)
     least = own[1, :, 0, 0]
@@ -119,9 +106,7 @@ def fill_empty(dealt: Dealt) -> None:
 def improve_by_swaps(costs: Sequence[float], dealt: Dealt) -> Dealt:
     """Whole bins change places between the costliest member and another, as long as the costlier of the two gets less.
 
-    Args:
-        costs: of the items, shape [items].
-        dealt: every bin holds one item or none.
+    Every bin holds one item or none.
 
     >>> improve_by_swaps([5.0, 4.0, 3.0, 2.0], [[[0], [1]], [[2], [3]]])
     [[[2], [1]], [[0], [3]]]

@@ -1,10 +1,9 @@
-"""Guarantees the sum of `loss_weights` x cross entropy, value and gradient, without T x V fp32 logits; price: chunks.
+"""The sum of `loss_weights` x cross entropy over target tokens, value and gradient, without T x V fp32 logits.
 
 Every loss of the paper (arXiv 2401.18058, Eq. 2, 3, 4) is such a sum once the weight of every token is known
 beforehand, and a sum can be taken in chunks of target tokens.  Since the weights are known, a chunk's gradients are
 taken together with its loss: nothing is computed twice, and what is kept is one gradient of the hidden states and one
-of the vocabulary matrix.  Liger's fused loss (arXiv 2410.10989) does that in Triton, but can weight classes only, not
-given tokens (0.8.5): on CUDA, too, these chunks are computed.
+of the vocabulary matrix.  Liger's fused loss (arXiv 2410.10989) can weight classes only, not given tokens.
 
 B = rows, T = tokens of a row, L = labels of a row, T or T + 1, D = hidden size, V = vocabulary, N = target tokens
 (labels != IGNORE_INDEX, position 0 never).
@@ -18,19 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from longalign.common.array_types import IGNORE_INDEX, Float, Int
 from longalign.recipe.architectures import why_not_this_batch
-from longalign.recipe.array_types import IGNORE_INDEX, Float, Int
 from longalign.recipe.last_layer import logits_at, output_embedding, predicting, read_only_at
 
 
 def weighted_cross_entropy(
-    hidden: Float[Tensor, "B T D"],
-    weight: Float[Tensor, "V D"],
-    labels: Int[Tensor, "B L"],
-    loss_weights: Float[Tensor, "B L"],
-    *,
-    chunk_size: int = 1024,
-) -> Float[Tensor, ""]:
+    hidden: Float[Tensor, "B T D"], weight: Float[Tensor, "V D"], labels: Int[Tensor, "B L"],
+    loss_weights: Float[Tensor, "B L"], *, chunk_size: int = 1024,
+) -> Float[Tensor, ""]:  # fmt: skip
     """Sum over target tokens of loss_weights x cross entropy of `hidden @ weight.T`, shifted by one inside.
 
     The hidden state at t predicts `labels[t + 1]`, whose weight is `loss_weights[t + 1]`; labels may have one token
@@ -38,10 +33,8 @@ def weighted_cross_entropy(
     Positions labelled IGNORE_INDEX never meet the vocabulary matrix.  Logits, softmax and the gradient of `weight` are
     accumulated in fp32 (fp64 for fp64 inputs); at most `chunk_size` x V logits exist at a time.  Under autocast the
     products run in its dtype.  `loss_weights` is taken as a constant.  Without targets the result is 0 with a gradient
-    graph (all gradients 0).
-
-    Raises TypeError for fp16, where the small weights of long sequences would underflow, and ValueError for shapes that
-    differ or chunks without a token.
+    graph (all gradients 0).  Raises TypeError for fp16, where the small weights of long sequences would underflow, and
+    ValueError for shapes that differ or chunks without a token.
 
     >>> lengths, hidden, weight = [2, 4, 3], torch.zeros(1, 9, 8), torch.zeros(5, 8)      # all logits equal: CE = log 5
     >>> labels = torch.tensor([[-100, 1, -100, 1, 1, 1, -100, 1, 1]])             # N = 1, 3, 2: 1/(3 N) = 1/3, 1/9, 1/6
@@ -62,8 +55,8 @@ def weighted_cross_entropy(
         compute = torch.get_autocast_dtype(hidden.device.type)
     _refuse_float16(compute)
     is_target = labels[:, 1:] != IGNORE_INDEX
-    rows = hidden[:, : labels.shape[1] - 1][is_target]
     targets, weights = labels[:, 1:][is_target], loss_weights[:, 1:][is_target]
+    rows = hidden[:, : labels.shape[1] - 1][is_target]
     with torch.autocast(hidden.device.type, enabled=False):
         return _ChunkedSum.apply(rows, weight, targets, weights, compute, chunk_size, torch.is_grad_enabled())
 
@@ -126,23 +119,24 @@ class _Shown(torch.autograd.Function):
 
 
 class LossHead(nn.Linear):
-    """An output embedding that, while labels are set, returns the weighted loss instead of logits."""
+    """An output embedding that, while labels are set, returns the weighted loss instead of logits.
+
+    What comes behind it is shown MARK: a softcap or a factor changes so large a number, while a small loss would go
+    through tanh as it is, and its gradient would be another. `changed` says that the model was seen to do so.
+    """
 
     MARK = 2.0**15
-    """What the loss is shown as to what comes behind this layer: a softcap or a factor changes so large a number. A
-    small loss would go through tanh as it is, and its gradient would be another."""
-
+    changed = False
     _call: tuple[Tensor, Tensor, list[Tensor]] | None = None
-    changed: bool = False
-    """Whether the model was seen to change what this layer returns (a softcap, a scale, a hook)."""
 
     @contextlib.contextmanager
     def targets(self, labels: Int[Tensor, "B L"], loss_weights: Float[Tensor, "B L"]) -> Iterator[list[Tensor]]:
         """Within this context the head adds the scalar `weighted_cross_entropy` to the list given, and returns MARK
         with the gradient of that."""
-        self._call = (labels, loss_weights, [])
+        returned: list[Tensor] = []
+        self._call = (labels, loss_weights, returned)
         try:
-            yield self._call[2]
+            yield returned
         finally:
             self._call = None
 
@@ -158,8 +152,8 @@ class LossHead(nn.Linear):
 def attach_loss_head(model: nn.Module) -> LossHead | None:
     """Make the output embedding of a Hugging Face causal LM (DDP-wrapped or not) a `LossHead`, in place; idempotent.
 
-    Only the class of the layer changes: parameter names, tied weights and state dicts stay. None, and nothing changes,
-    where the layer is no plain nn.Linear without bias (quantised, adapted, absent).
+    Only the class of the layer changes: parameter names, tied weights and state dicts stay. None where the layer is no
+    plain nn.Linear without bias (quantised, adapted, absent).
     """
     head = output_embedding(model)
     if type(head) is nn.Linear and head.bias is None:
@@ -179,8 +173,7 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
     `labels` or `loss_weights`, and for a model and batch of which this sum would not be the model's own loss of each
     sequence (`longalign.recipe.architectures`).
     """
-    missing = {"labels", "loss_weights"} - set(batch)
-    if missing:
+    if missing := {"labels", "loss_weights"} - set(batch):
         raise ValueError(
             f"the batch lacks {sorted(missing)}; collate it with PackedCollator or PaddedCollator, and in a Trainer "
             "set remove_unused_columns=False."
@@ -188,12 +181,11 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
     labels, loss_weights = batch["labels"], batch["loss_weights"]
     if loss_weights.dtype.itemsize < 4:
         raise ValueError(
-            f"loss_weights are {loss_weights.dtype}, which rounds them to a few bits: a Trainer with DeepSpeed casts them "
-            "in its _prepare_inputs, so leave them out of it there, as the recipe of README.md does"
+            f"loss_weights are {loss_weights.dtype}, which rounds them to a few bits: a Trainer with DeepSpeed casts "
+            "them in its _prepare_inputs, so leave them out of it there, as the recipe of README.md does"
         )
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
-    reason = why_not_this_batch(model, inputs)
-    if reason:
+    if reason := why_not_this_batch(model, inputs):
         raise ValueError(reason)
     head = attach_loss_head(model)
     read = predicting(labels, inputs["input_ids"].shape[1])

@@ -1,12 +1,9 @@
 """Attention that is more than softmax of scaled products, by the model's own eager code; windows shorter than a pack.
 
-Attention sinks (GPT-OSS), a softcap (Gemma 2), a bias by distance (Inkling): no kernel here knows them all, but the
-file that defines the model holds `eager_attention_forward`, which is the definition. It is called with the mask that
-stock eager attention would get, for rows as they are, and for a pack sequence by sequence. So values and gradients are
-the model's own. Time is that of eager attention; memory stays linear in tokens, since few queries are taken at a time
-and computed again in the backward pass.
-
-T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = head size.
+Attention sinks (GPT-OSS), a softcap (Gemma 2), a bias by distance (Inkling): the file that defines the model holds
+`eager_attention_forward`, which is the definition. It is called with the mask that stock eager attention would get, for
+rows as they are, and for a pack sequence by sequence. Memory stays linear in tokens, since few queries are taken at a
+time and computed again in the backward pass. T = tokens of a pack, H = query heads, D = head size.
 """
 
 import functools
@@ -19,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from longalign.recipe.array_types import Float
+from longalign.common.array_types import Float
 from longalign.recipe.masks import DeferredMask, additive
 
 MORE = ("softcap", "s_aux", "sinks", "position_bias")
@@ -36,8 +33,7 @@ QUERIES_AT_ONCE = 128
 Attend = Callable[..., Float[Tensor, "1 Q H D"]]
 
 
-@functools.cache
-def eager_of(kind: type[nn.Module]) -> Callable[..., Any] | None:
+def eager_of(kind: type) -> Callable[..., Any] | None:
     """`eager_attention_forward` of the file that defines a class of attention layers; None where there is none."""
     files = (sys.modules.get(base.__module__) for base in kind.__mro__)
     return next((found for file in files if (found := getattr(file, "eager_attention_forward", None))), None)
@@ -71,7 +67,7 @@ def own_attention(module: nn.Module, options: dict[str, Any], keys: int) -> Atte
     if eager is None or (_is_plain(eager) and not asked_for(options)):
         return None
 
-    def attend(query, key, value, mask, **given):
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Any, **given: Any) -> Tensor:
         added = additive(mask, query, key)
         if added.shape[-1] != key.shape[2]:
             raise ValueError(
@@ -88,6 +84,12 @@ def _is_all(name: str, option: Tensor, keys: int) -> bool:
     return name == "indices" and option.shape[-1] >= keys
 
 
+def recomputed(attend: Callable[..., Tensor], queries: int) -> Callable[..., Tensor]:
+    """`attend`, computed again in the backward pass where it takes these queries in several parts."""
+    several = torch.is_grad_enabled() and queries > QUERIES_AT_ONCE
+    return functools.partial(checkpoint, attend, use_reentrant=False) if several else attend
+
+
 def attend_by_sequence(
     attend: Attend, query: Tensor, key: Tensor, value: Tensor, offsets: list[int], mask: DeferredMask | None,
     **options: Any,
@@ -98,8 +100,7 @@ def attend_by_sequence(
     """
     outputs = []
     for start, end in itertools.pairwise(offsets):
-        several = torch.is_grad_enabled() and end - start > QUERIES_AT_ONCE
-        call = functools.partial(checkpoint, _attend, use_reentrant=False) if several else _attend
+        call = recomputed(_attend, end - start)
         for first in range(start, end, QUERIES_AT_ONCE):
             last = min(first + QUERIES_AT_ONCE, end)
             # No mask that is local (a window, a chunk) reaches further back than its size.

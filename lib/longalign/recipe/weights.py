@@ -1,11 +1,13 @@
 """Weight of each target token in an optimizer step, such that the step's loss is the plain sum of weight x CE.
 
-`loss_weights` is right for any placement of the sequences: packs, ranks and micro-steps do not enter it. The price: it
-needs the target counts of the whole optimizer step, which the plan has and a single rank has not. `eq3_weights` and
-`released_weights` put two other normalisations into the same form, to be compared with it.
+`loss_weights` is right for any placement of the sequences: packs, ranks and micro-steps do not enter it, but the target
+counts of the whole optimizer step, which the plan has and a single rank has not. `eq3_weights` and `released_weights`
+put two other normalisations into the same form, to be compared with it.
 
-All weights are float64, one per sequence; a sequence without targets weighs 0 and is not counted. L_i is the summed
-cross entropy over the N_i target tokens of sequence i (arXiv 2401.18058).
+All take N_i, the target tokens of each sequence in the optimizer step on all ranks and micro-steps, shape [sequences],
+and return float64 weights of the same shape; a sequence without targets weighs 0 and is not counted. L_i is the summed
+cross entropy over the N_i tokens (arXiv 2401.18058). Packs (`step.rows`) hold indices into the counts; a sequence in
+none weighs 0. All raise ValueError for counts that are not valid, and an index that is out of range or occurs twice.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from typing import SupportsIndex
 
 import numpy as np
 
-from longalign.recipe.array_types import Counts, Float, Int, as_counts
+from longalign.common.array_types import Counts, Float, Int, as_counts
 
 Packing = Sequence[Sequence[SupportsIndex]]
 
@@ -26,23 +28,11 @@ def loss_weights(target_counts: Counts, exponent: float = 0.0) -> Float[np.ndarr
     a = 1: the mean over all target tokens, w_i = 1 / sum_j N_j;
     a = 1/2: between the two (InternVL 2.5, arXiv 2412.05271).
     Eq. 4 writes a = 0 as a factor K / (N_i M) = K w_i on L_i, summed within each of K packs and averaged over the
-    packs: the same number, whatever K is.
-
-    Args:
-        target_counts: N_i of all sequences in the optimizer step, on all ranks and micro-steps, shape [sequences].
-        exponent: a, from 0 to 1.
-
-    Returns:
-        Weights, shape [sequences], aligned with target_counts; all 0 where no sequence has a target.
-
-    Raises:
-        ValueError: the exponent is outside [0, 1] (beyond it, one sequence would outweigh both means), or the counts
-        are not valid.
+    packs: the same number, whatever K is. Raises ValueError for an exponent outside [0, 1]: beyond it, one sequence
+    would outweigh both means.
 
     >>> loss_weights([2, 4, 3]).round(4).tolist()  # 1/6, 1/12, 1/9: each sequence has a share of 1/3
     [0.1667, 0.0833, 0.1111]
-    >>> loss_weights([2, 4, 3], exponent=1.0).round(4).tolist()  # 1/9 everywhere: each token has the same share
-    [0.1111, 0.1111, 0.1111]
     """
     if not 0.0 <= exponent <= 1.0:
         raise ValueError(f"exponent must lie from 0 (sequence mean) to 1 (token mean), not {exponent}")
@@ -58,16 +48,6 @@ def eq3_weights(target_counts: Counts, packs: Packing) -> Float[np.ndarray, " se
 
     w_i = 1 / (K sum of N_j over the pack of i). Biased twice: within a pack, to sequences with many targets; between
     packs, to sequences in packs with few targets. A pack without targets has no mean and is not counted in K.
-
-    Args:
-        target_counts: N_i, shape [sequences].
-        packs: the packs of the optimizer step (`step.rows`), as indices into target_counts.
-
-    Returns:
-        Weights, shape [sequences]; 0 for sequences in none of the packs.
-
-    Raises:
-        ValueError: an index is out of range or occurs twice, or the counts are not valid.
 
     >>> eq3_weights([2, 4, 3], [[0, 1], [2]]).round(4).tolist()  # 1/12, 1/12, 1/6; Eq. 2 wants 1/6, 1/12, 1/9
     [0.0833, 0.0833, 0.1667]
@@ -91,26 +71,12 @@ def released_weights(
     local_gpus is the device count of one machine; a micro-batch takes the n of its first pack. The engine then divides
     by ranks x accumulation. On one machine, with one pack a device and no accumulation, that is Eq. 2. With several
     machines or accumulation each block has the same share, so that a sequence weighs less the more there are in its
-    block; with R packs a device the loss is about R times too large. The released code's other defects (shortened first
-    packs, the unwritten last pack) are not part of this formula.
+    block; with R packs a device the loss is about R times too large. A block without targets weighs 0, where the
+    released code divides zero by zero. `packs` are in the data's order, as many for each device and micro-step.
 
-    Args:
-        target_counts: N_i, shape [sequences].
-        packs: the packs of one optimizer step in the data's order, as indices into target_counts.
-        local_gpus: devices of one machine.
-        ranks: devices of all machines.
-        accumulation: micro-steps per optimizer step; packs per device and micro-step follow from the number of packs.
+    Raises ValueError for local_gpus below 1 (the released code divides by zero on a CPU), ranks that are no multiple of
+    it, and packs that do not fill ranks x accumulation micro-batches evenly.
 
-    Returns:
-        Weights, shape [sequences]; 0 for sequences in none of the packs, and for a block without targets (where the
-        released code divides zero by zero).
-
-    Raises:
-        ValueError: local_gpus is below 1 (the released code divides by zero on a CPU), ranks is not a multiple of it,
-            the packs do not fill ranks x accumulation micro-batches evenly, or packs or counts are not valid.
-
-    >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=2, ranks=2).round(4).tolist()  # Eq. 2
-    [0.1667, 0.0833, 0.1111]
     >>> released_weights([2, 4, 3], [[0, 1], [2]], local_gpus=1, ranks=2).round(4).tolist()  # two machines
     [0.125, 0.0625, 0.1667]
     """

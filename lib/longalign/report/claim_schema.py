@@ -16,6 +16,7 @@ import numpy as np
 
 from longalign.common import paths
 from longalign.common.config import ConfigError, nearest, read_yaml, typed
+from longalign.evals.intervals import contrast
 
 LAPTOP = "laptop"
 """The scale of a claim that a run of the notebooks can test."""
@@ -23,6 +24,10 @@ GPU = "gpu"
 """The scale of a claim that `make gpu` can test: its numbers are those of results/gpu/<card>/."""
 MEASURABLE = (LAPTOP, GPU)
 """Any other scale is the reason why a claim cannot be tested here."""
+HEADROOM, SIZES, WAITING = "headroom", "sizes", "waiting"
+"""What a claim may need of the instrument (`longalign.report.gates`)."""
+WITHIN_MARGIN = ("not_less", "equal")
+"""The directions that say "no harm" (not less by the margin) and "no difference" (within the margin)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,9 @@ class Claim:
     scale: str = LAPTOP
     paper: tuple[Number, ...] = ()
     unit: str = ""
+    other_scale: str = ""
+    restates: str = ""
+    needs: tuple[str, ...] = ()
     results: str = ""
     model: str = ""
     metric: str = ""
@@ -72,6 +80,36 @@ class Claim:
         """The weights of the arms, in their order."""
         return [arm.value for arm in self.arms]
 
+    @property
+    def sign(self) -> int:
+        """1 where more is as the claim says, -1 where less is."""
+        return -1 if self.direction == "less" else 1
+
+    @property
+    def paper_effect(self) -> float | None:
+        """The paper's own contrast, on the scale of the test; None where it prints none, or one on another scale.
+
+        Its numbers name the claim's arms, or stand in their order.
+        """
+        printed = {number.arm: number.value for number in self.paper}
+        if self.other_scale or len(printed) != len(self.arms):
+            return None
+        named = set(printed) == {arm.arm for arm in self.arms}
+        values = [printed[arm.arm] for arm in self.arms] if named else list(printed.values())
+        percent = 0.01 if self.unit.endswith("0-100") and not self.log else 1.0
+        return float(contrast(np.array(values) * percent, self.weights, log=self.log))
+
+    @property
+    def excluded(self) -> float | None:
+        """The effect whose exclusion means that there is no such effect: the paper's own, else the margin.
+
+        None for a margin's own directions, and where the paper's numbers do not bear the claim out themselves.
+        """
+        if self.direction in WITHIN_MARGIN:
+            return None
+        effect = self.null + self.sign * (self.margin or 0) if self.paper_effect is None else self.paper_effect
+        return effect if self.sign * (effect - self.null) > 0 else None
+
     def run(self, arm: Number) -> tuple[str, str]:
         """Model and name of an arm."""
         model, _, name = arm.arm.rpartition("|")
@@ -90,6 +128,9 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     ids = [claim.id for claim in ledger]
     for repeated in sorted({name for name in ids if ids.count(name) > 1}):
         raise ConfigError(f"{where}: two claims have the id {repeated}: give each its own")
+    for claim in (claim for claim in ledger if claim.restates and claim.restates not in ids):
+        message = f"no claim {claim.restates!r} to restate: {nearest(claim.restates, ids)}"
+        raise ConfigError(f"{where}, claim {claim.id}: {message}")
     return ledger
 
 
@@ -118,7 +159,7 @@ def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:
     yield bool(re.fullmatch(r"[0-9]{2}_\w+", claim.notebook)), f"no numbered notebook: {claim.notebook!r}"
     if claim.scale not in MEASURABLE:
         scales = " or ".join(MEASURABLE)
-        yield not claim.arms, f"it cannot be shown at this scale, so it has no arms to compare; or scale: {scales}"
+        yield not claim.arms, f"it cannot be shown here, so it has no arms to compare; or scale: {scales}"
         return
     if claim.scale == GPU:
         bare = claim.tasks is None and claim.lengths is None
@@ -127,10 +168,17 @@ def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:
         yield bool(getattr(claim, key)), f"the key {key} is missing"
     yield all(claim.run(arm)[0] for arm in claim.arms), "the key model is missing (or write the arms as model|arm)"
     yield any(claim.weights), "all weights are 0"
-    for key, valid in (("statistic", ("difference", "log_ratio")), ("direction", ("greater", "less", "equal"))):
+    directions = ("greater", "less", *WITHIN_MARGIN)
+    for key, valid in (("statistic", ("difference", "log_ratio")), ("direction", directions)):
         yield getattr(claim, key) in valid, f"{key} is {getattr(claim, key)!r}: {nearest(getattr(claim, key), valid)}"
-    equal = claim.direction == "equal"
-    yield equal == (claim.margin is not None), "direction equal, and only this, needs a margin"
+    for need in claim.needs:
+        valid = (HEADROOM, SIZES, WAITING)
+        yield need in valid, f"needs {need!r}: {nearest(need, valid)}"
+    yield bool(claim.paper) or not claim.other_scale, "other_scale is said of the paper's numbers, and there are none"
+    within = claim.direction in WITHIN_MARGIN
+    margin = within or claim.paper_effect is None
+    yield margin == (claim.margin is not None), (
+        "a margin is needed for equal and not_less, and where the paper has no number on the same scale; nowhere else")
     yield claim.margin is None or claim.margin > 0, "margin must be above 0"
-    yield not (equal and claim.log), "direction equal needs statistic difference"
+    yield not (within and claim.log), f"direction {claim.direction} needs statistic difference"
     yield not claim.log or claim.threshold is None or claim.threshold > 0, "the threshold of a ratio must be above 0"

@@ -6,14 +6,14 @@ scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from longalign.common.config import nearest
-from longalign.evals import intervals
+from longalign.evals import crossed, intervals
 from longalign.report.claim_schema import Claim, Number
 from longalign.report.gpu_results import Card
 
@@ -32,9 +32,12 @@ class Folder:
     where = ""
     """What a note says of the place of measurement."""
 
-    def __init__(self, folder: Path) -> None:
-        """A folder with <experiment>.csv and, where items were kept, items/<experiment>.csv."""
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, keep: Callable[[pd.DataFrame], pd.Series] | None = None) -> None:
+        """A folder with <experiment>.csv and, where items were kept, items/<experiment>.csv.
+
+        `keep` says which rows of a table with seeds count (default: all).
+        """
+        self.folder, self._keep = Path(folder), keep
         self._read: dict[str, pd.DataFrame] = {}
 
     def table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -46,6 +49,8 @@ class Folder:
                 raise Missing(f"there is no {name}") from None
             except (ValueError, OSError) as error:
                 raise Missing(f"{name} cannot be read: {' '.join(str(error).split())}") from None
+            if self._keep and "seed" in self._read[name]:
+                self._read[name] = self._read[name][self._keep(self._read[name])]
         for column in columns:
             if column not in self._read[name]:
                 raise Missing(f"{name} has no column {column}")
@@ -59,7 +64,7 @@ class Folder:
         name = f"{claim.results}.csv"
         table = self.table(name, ("arm", "model", "seed", "metric", "value"))
         cells = [column for column in table if column not in RUN_KEYS]
-        chosen = _chosen(table, claim, name)
+        chosen = chosen_rows(table, claim, name)
         frames = {arm.arm: _arm(table, chosen, claim, arm, cells, name) for arm in claim.arms}
         scores = pd.concat(frames, axis=1, sort=True)
         whole = scores.notna().all()
@@ -68,15 +73,15 @@ class Folder:
             raise Missing(f"{name} has no seed with all arms and all cells ({', '.join(frames)})")
         return scores[[(arm, seed) for arm in frames for seed in seeds]]
 
-    def items(self, claim: Claim, scores: pd.DataFrame) -> np.ndarray | None:
-        """The bootstrap draws of the contrast from the item file; None where there is none.
+    def items(self, claim: Claim, scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
+        """The contrast of every seed and question, and the stratum of every question; None where no file has them.
 
-        Raises Missing when the items are not those of the table.
+        The mean over questions of a seed is the table's. Raises Missing when the questions are not those of the table.
         """
         name = f"items/{claim.results}.csv"
         if not (self.folder / name).exists():
             return None
-        chosen = _chosen(self.table(name, ("item", "metric")), claim, name)
+        chosen = chosen_rows(self.table(name, ("item", "metric")), claim, name)
         seeds = list(dict.fromkeys(seed for _, seed in scores))
         runs = [[f"{'|'.join(claim.run(arm))}|{seed}" for seed in seeds] for arm in claim.arms]
         for run in (run for of_arm in runs for run in of_arm if run not in chosen):
@@ -88,9 +93,13 @@ class Folder:
         numbers = [chosen[of_arm].apply(pd.to_numeric, errors="coerce") for of_arm in runs]
         values = np.array([frame.to_numpy(dtype=float).T for frame in numbers])
         table = np.array([scores[arm.arm].mean().to_numpy() for arm in claim.arms])
-        if not np.allclose(intervals.item_means(values, strata), table, rtol=1e-3, atol=1e-3):
-            raise Missing(f"{name} has other means than {claim.results}.csv: its items are left out")
-        return intervals.item_bootstrap(values, claim.weights, strata=strata, log=claim.log)
+        means = intervals.item_means(values, strata)
+        if not np.allclose(means, table, rtol=1e-3, atol=1e-3):
+            raise Missing(f"{name} has other means than {claim.results}.csv")
+        values = values + (table - means)[..., None]  # the file has fewer digits than the table
+        if claim.log:
+            return crossed.linear_ratio(table, values, claim.weights), strata
+        return intervals.contrast(values, claim.weights), strata
 
 
 class OfCard(Folder):
@@ -116,12 +125,12 @@ class OfCard(Folder):
         return super().table(name, columns)
 
 
-def _chosen(table: pd.DataFrame, claim: Claim, name: str) -> pd.DataFrame:
+def chosen_rows(table: pd.DataFrame, claim: Claim, name: str) -> pd.DataFrame:
     """The rows of the claim's metric, tasks and lengths; Missing names the first one that is not there."""
     for column, wanted in (("metric", (claim.metric,)), ("task", claim.tasks), ("length", claim.lengths)):
         if wanted is None:
             continue
-        known = set(table[column]) if column in table else set()
+        known = set(table[column].unique()) if column in table else set()
         for value in wanted:
             if value not in known:
                 raise Missing(f"{name} has no {column} {value}: {nearest(str(value), map(str, known))}")

@@ -1,11 +1,15 @@
-"""Every claim of the ledger gets our number, its intervals and its verdict from the tidy CSVs of one folder.
+"""Every claim of the ledger gets our number, its interval and its verdict from the tidy CSVs of one folder.
 
 `python -m longalign.report.claims [profile]` reads the run of a profile and writes claims.csv beside its tables. Claims
 of the scale "gpu" are read from the committed results/gpu/<card>/, of the card with the most seeds. A claim whose
-numbers are missing says in one sentence which, and stops no other. Only the verdict uses p after Holm, over all
-measured claims of one table or figure (`source`) at one scale, each with the p of its own test: two-sided for a
-direction, TOST for equality. The price: intervals are printed at their plain 95 %, so an interval may leave out zero
-where the verdict, which takes the number of claims into account, is `consistent`.
+numbers are missing says in one sentence which, and stops no other.
+
+Gates come first (`longalign.report.gates`). Then the contrast of every seed and question gives estimate and interval
+(`longalign.evals.crossed`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
+own; an equality lies beyond its margin). Both cannot be false alarms at once, and all tests of one table or figure
+(`source`, or that of the claim that is restated) at one scale are one family for Holm's method, in Shaffer's form.
+Intervals are printed at their plain 95 %, so one may leave out zero where the verdict, which takes the number of claims
+into account, is `inconclusive`.
 """
 
 from __future__ import annotations
@@ -22,102 +26,105 @@ import pandas as pd
 
 from longalign.common import paths
 from longalign.common.provenance import write_csv
-from longalign.evals import intervals
+from longalign.evals import crossed, intervals
+from longalign.evals.rubric import BEST
 from longalign.experiments.profiles import load_profile
+from longalign.report import gates
 from longalign.report.claim_schema import GPU, LAPTOP, MEASURABLE, Claim, load_ledger
 from longalign.report.claim_scores import Folder, Missing, OfCard
 from longalign.report.gpu_results import read_cards
-from longalign.report.verdicts import FEWEST_SEEDS, NAN, TOO_SMALL, UNMEASURED, Evidence, is_pilot, verdict
+from longalign.report.verdicts import ALPHA, FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Evidence, verdict
 
-ENOUGH_SEEDS = 5
-"""With fewer seeds a verdict is provisional."""
 COLUMNS = (
-    "id", "source", "statement", "notebook", "paper", "metric", "direction", "threshold", "margin", "estimate", "low",
-    "high", "interval", "item_low", "item_high", "seeds", "p_holm", "verdict", "provisional", "note",
+    "id", "source", "statement", "notebook", "paper", "metric", "direction", "threshold", "margin", "paper_effect",
+    "estimate", "low", "high", "chance", "seeds", "questions", "p_holm", "p_against", "detectable", "verdict", "note",
 )  # fmt: skip
-OVER_SEEDS, OVER_ITEMS = "t over seeds", "items"
+OF_BOTH, OF_SEEDS = "seeds and questions", "seeds"
+"""What an interval holds the chance of."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a folder says about one claim, on the scale of the test (logarithms for a ratio).
 
-    `values` holds the contrast of every seed in `seeds`; `interval` is the t interval or, as `name` says, that of the
-    items; p values are NaN where there is no interval.
+    `gate` says which gates failed, and `lacks` why there can be no verdict: empty texts where all is well. `tests`
+    holds p of the claim's own test and of the test against it, NaN where it was not made.
     """
 
     claim: Claim
-    values: np.ndarray
-    seeds: tuple[int, ...]
-    interval: intervals.Interval
-    name: str
-    items: intervals.Interval
-    p_two_sided: float
-    p_equal: float
+    mean: crossed.Mean
+    seeds: int
+    questions: int
     note: str
+    gate: str
+    lacks: str
+    tests: tuple[float, float]
 
     @property
-    def estimate(self) -> float:
-        """Mean contrast over the seeds."""
-        return float(self.values.mean())
-
-    @property
-    def pilot(self) -> bool:
-        """Whether its seeds are too few for a verdict."""
-        return is_pilot(self.claim.scale, len(self.seeds))
-
-    @property
-    def p(self) -> float:
-        """p of the claim's own test."""
-        return self.p_equal if self.claim.direction == "equal" else self.p_two_sided
+    def judged(self) -> bool:
+        """Whether it gets one of the words that read its numbers."""
+        return not (self.gate or self.lacks)
 
 
 def measure(claim: Claim, folder: Folder) -> Measured:
-    """The contrast of every seed with intervals and p values. Raises Missing when numbers are."""
+    """The contrast over seeds and questions, with its tests. Raises Missing when numbers are."""
+    gate = "; ".join(gates.failures(claim, folder))
     scores = folder.scores(claim)
-    seeds = tuple(int(seed) for seed in dict.fromkeys(seed for _, seed in scores))
+    seeds = len({seed for _, seed in scores})
     by_arm = np.array([scores[arm.arm].mean().to_numpy() for arm in claim.arms])
     if claim.log and not (by_arm > 0).all():
         raise Missing(f"{claim.results}.csv has values of 0 or below, of which there is no ratio")
-    values = intervals.contrast(by_arm, claim.weights, log=claim.log)
-    draws, note = None, folder.where
+    values, strata, lacks = intervals.contrast(by_arm, claim.weights, log=claim.log)[:, None], None, ""
     try:
-        draws = folder.items(claim, scores)
+        values, strata = folder.items(claim, scores) or (values, None)
     except Missing as missing:
-        note = str(missing)
-    items = intervals.NONE if draws is None else intervals.percentile_interval(draws)
-    interval, name, p, p_equal = items, OVER_ITEMS, NAN, NAN
-    if intervals.has_spread(values):
-        interval, name, p = intervals.t_interval(values), OVER_SEEDS, intervals.p_value(values, null=claim.null)
-        p_equal = intervals.tost(values, margin=claim.margin, null=claim.null) if claim.margin else NAN
-    elif draws is not None:
-        p = intervals.bootstrap_p(draws, null=claim.null)
-        p_equal = intervals.bootstrap_tost(draws, margin=claim.margin, null=claim.null) if claim.margin else NAN
-    else:
-        name = ""
-    return Measured(claim, values, seeds, interval, name, items, p, p_equal, note)
+        lacks = str(missing)
+    if strata is None and claim.metric in BEST:
+        lacks = f"{lacks or f'there is no items/{claim.results}.csv'}: the chance of the questions is not known"
+    if seeds < FEWEST_SEEDS:
+        lacks = f"{seeds} seed{'s' if seeds > 1 else ''}, fewer than the {FEWEST_SEEDS} that a verdict needs"
+    mean = crossed.mean(values[None], strata)
+    tests = (NAN, NAN) if gate or lacks else _tests(claim, mean, not gates.headroom(claim, folder))
+    return Measured(claim, mean, seeds, 0 if strata is None else strata.size, folder.where, gate, lacks, tests)
 
 
-def measure_all(ledger: Iterable[Claim], folder: Path, cards: Path | None = None) -> list[dict[str, Any]]:
+def _tests(claim: Claim, mean: crossed.Mean, headroom: bool) -> tuple[float, float]:
+    """p of the claim's own test, and p of the test against it: that the effect is smaller than the paper's (not where
+    the score has no room for it), or lies beyond the margin."""
+    distance = float(mean.estimate) - claim.null
+    if claim.direction == "not_less":
+        return float(mean.p_value(claim.null - claim.margin)), NAN
+    if claim.direction == "equal":
+        beyond = float(mean.p_value(claim.null + np.copysign(claim.margin, distance)))
+        return float(mean.p_within(claim.margin, claim.null)), beyond if abs(distance) > claim.margin else 1.0
+    against = NAN
+    if claim.excluded is not None and headroom:
+        smaller = claim.sign * (mean.estimate - claim.excluded) < 0
+        against = float(mean.p_value(claim.excluded)) if smaller else 1.0
+    return float(mean.p_value(claim.null)), against
+
+
+def measure_all(ledger: Iterable[Claim], folder: Path | Folder, cards: Path | None = None) -> list[dict[str, Any]]:
     """A row of claims.csv per claim, in the ledger's order; never raises for what the folder lacks.
 
     `cards` holds a folder for each GPU, those of results/gpu unless it is given; its tables must be whole (ValueError).
     """
     ledger, found, missing = tuple(ledger), {}, {}
     cards = read_cards(cards or paths.results() / "gpu")
-    places = {LAPTOP: [Folder(folder)], GPU: [OfCard(card) for card in cards]}
+    laptop = folder if isinstance(folder, Folder) else Folder(folder)
+    places = {LAPTOP: [laptop], GPU: [OfCard(card) for card in cards]}
     for claim in (claim for claim in ledger if claim.scale in MEASURABLE):
         try:
             found[claim.id] = _with_most_seeds(claim, places[claim.scale])
         except Missing as error:
             missing[claim.id] = f"{claim.id}: {error}"
-    own, two_sided = _holm(found.values(), "p"), _holm(found.values(), "p_two_sided")
+    adjusted = _holm(found.values(), {claim.id: claim.source for claim in ledger})
     rows = []
     for claim in ledger:
         if claim.id in found:
-            rows.append(_row(found[claim.id], own[claim.id], two_sided[claim.id]))
+            rows.append(_row(found[claim.id], *adjusted.get(claim.id, (NAN, NAN, 0))))
         else:
-            row = dict.fromkeys(COLUMNS, None) | _stated(claim) | {"seeds": 0, "provisional": False}
+            row = dict.fromkeys(COLUMNS, None) | _stated(claim) | {"seeds": 0, "questions": 0}
             note = missing.get(claim.id, claim.scale)
             rows.append(row | {"verdict": verdict(None, scale=claim.scale), "note": note})
     return rows
@@ -133,7 +140,7 @@ def _with_most_seeds(claim: Claim, places: Iterable[Folder]) -> Measured:
             missing = error
     if not found:
         raise missing
-    return max(found, key=lambda one: len(one.seeds))
+    return max(found, key=lambda one: one.seeds)
 
 
 def of_notebook(notebook: str, folder: Path) -> pd.DataFrame:
@@ -142,7 +149,7 @@ def of_notebook(notebook: str, folder: Path) -> pd.DataFrame:
     Estimates and intervals only: the verdicts of a table need all its claims, and stand in the report.
     """
     asked = [claim for claim in load_ledger() if claim.notebook == notebook and claim.scale in MEASURABLE]
-    columns = ["direction", "margin", "estimate", "low", "high", "item_low", "item_high", "seeds", "interval", "note"]
+    columns = ["direction", "margin", "paper_effect", "estimate", "low", "high", "chance", "seeds", "questions"]
     table = pd.DataFrame(measure_all(asked, folder)).set_index("id")[columns]
     return table.dropna(axis="columns", how="all").round(3).astype(object).fillna("")
 
@@ -169,10 +176,9 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"longalign.report.claims: {error}", file=sys.stderr)
         return 2
-    for row in (row for row in rows if row["verdict"] not in (UNMEASURED, TOO_SMALL)):
-        ends = f"[{row['low']:.3g}, {row['high']:.3g}]"
-        says = f"{row['verdict']}{' (provisional)' if row['provisional'] else ''}"
-        print(f"{row['id']:45} {round(row['estimate'], 6) + 0.0:8.3g} {ends:20} {row['seeds']:2} seeds  {says}")
+    for row in (row for row in rows if row["seeds"] and row["verdict"] != UNMEASURED):
+        ends, estimate = f"[{row['low']:.3g}, {row['high']:.3g}]", round(row["estimate"], 6) + 0.0
+        print(f"{row['id']:45} {estimate:8.3g} {ends:20} {row['seeds']:2} seeds  {row['verdict']}")
     lacking = Counter(note.partition(": ")[2] for note in check(rows))
     for reason, count in lacking.items():
         print(f"{reason}: {count} claim{'s' if count > 1 else ''} not measured")
@@ -180,16 +186,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _holm(found: Iterable[Measured], which: str) -> dict[str, float]:
-    """p after Holm within each source and scale, by claim; NaN for a pilot, which is in no family."""
-    found = list(found)
-    adjusted = {one.claim.id: NAN for one in found}
+def _holm(found: Iterable[Measured], sources: dict[str, str]) -> dict[str, tuple[float, float, int]]:
+    """Both p of each judged claim after Holm, and how many claims its family has.
+
+    A family holds all tests on one source (of `sources`, by claim; a claim that restates another is tested with it) at
+    one scale. A claim's two tests cannot both be of true hypotheses, so no more of them are true than there are claims.
+    """
     families: dict[tuple[str, str], list[Measured]] = {}
-    for one in (one for one in found if not one.pilot):
-        families.setdefault((one.claim.source, one.claim.scale), []).append(one)
+    for one in (one for one in found if one.judged):
+        source = sources.get(one.claim.restates, one.claim.source)
+        families.setdefault((source, one.claim.scale), []).append(one)
+    adjusted = {}
     for family in families.values():
-        p = intervals.holm([getattr(one, which) for one in family])
-        adjusted |= {one.claim.id: float(value) for one, value in zip(family, p, strict=True)}
+        p = intervals.holm([value for one in family for value in one.tests], most=len(family)).reshape(-1, 2)
+        adjusted |= {one.claim.id: (*map(float, both), len(family)) for one, both in zip(family, p, strict=True)}
     return adjusted
 
 
@@ -198,29 +208,43 @@ def _stated(claim: Claim) -> dict[str, Any]:
     paper = ", ".join(f"{number.arm} {number.value:g}" for number in claim.paper)
     paper = f"{paper} ({claim.unit})" if claim.unit else paper
     row = {name: getattr(claim, name) for name in ("id", "source", "statement", "notebook", "metric", "direction")}
-    threshold = None if claim.scale not in MEASURABLE else float(np.exp(claim.null)) if claim.log else claim.null
-    return row | {"threshold": threshold, "margin": claim.margin, "paper": paper}
+    row |= {"threshold": None, "paper_effect": None}
+    if claim.scale in MEASURABLE:
+        row |= {"threshold": _printed(claim, claim.null), "paper_effect": _printed(claim, claim.paper_effect)}
+    return row | {"margin": claim.margin, "paper": paper}
 
 
-def _row(one: Measured, p: float, p_two_sided: float) -> dict[str, Any]:
-    """The row of a measured claim; a ratio is given as a ratio, not as its logarithm."""
-    claim, few = one.claim, not one.pilot and len(one.seeds) < ENOUGH_SEEDS
-    low, high, item_low, item_high = (*one.interval, *one.items)
-    numbers = {"estimate": one.estimate, "low": low, "high": high, "item_low": item_low, "item_high": item_high}
-    effect, margin = one.estimate - claim.null, NAN if claim.margin is None else claim.margin
-    evidence = Evidence(claim.direction, effect, p, margin, p_two_sided)
-    count = f"{len(one.seeds)} seed{'s' if len(one.seeds) > 1 else ''}"
-    notes = [f"provisional: {count}, fewer than {ENOUGH_SEEDS}"] if few else []
-    if one.pilot:
-        notes.append(f"a pilot: {count}, fewer than {FEWEST_SEEDS}")
-    if one.name != OVER_SEEDS:
-        reason = "one seed" if len(one.seeds) == 1 else "seeds that do not differ"
-        notes.append(f"{reason}: {'the interval is that of the items' if one.name else 'there is no interval'}")
-    return _stated(claim) | {name: float(np.exp(x)) if claim.log else x for name, x in numbers.items()} | {
-        "interval": one.name, "seeds": len(one.seeds), "p_holm": p, "provisional": few,
-        "verdict": verdict(evidence, scale=claim.scale, seeds=len(one.seeds)),
-        "note": "; ".join([*notes, *([one.note] if one.note else [])]),
+def _printed(claim: Claim, value: float | None) -> float | None:
+    """A ratio is given as a ratio, not as its logarithm."""
+    return None if value is None else float(np.exp(value) if claim.log else value)
+
+
+def _row(one: Measured, p: float, p_against: float, family: int) -> dict[str, Any]:
+    """The row of a measured claim."""
+    claim, (low, high) = one.claim, one.mean.interval()
+    against = claim.null - claim.margin if claim.direction == "not_less" else claim.null
+    none = claim.null == 0 or low <= 0 <= high  # without a threshold, the claim's own test says it
+    evidence = Evidence(claim.direction, float(one.mean.estimate) - against, p, p_against, none)
+    word = verdict(evidence if not one.lacks else None, scale=claim.scale, gate=not one.gate)
+    seen = float(one.mean.detectable(ALPHA / family)) if family else NAN
+    numbers = {"estimate": float(one.mean.estimate), "low": low, "high": high}
+    row = _stated(claim) | {name: _printed(claim, value) for name, value in numbers.items()} | {
+        "chance": (OF_BOTH if one.questions else OF_SEEDS) if one.mean.parts else "", "seeds": one.seeds,
+        "questions": one.questions, "p_holm": p, "p_against": p_against, "verdict": word,
+        "detectable": _printed(claim, claim.null + claim.sign * seen if claim.log else seen),
     }  # fmt: skip
+    return row | {"note": "; ".join(_notes(one, word, row))}
+
+
+def _notes(one: Measured, word: str, row: dict[str, Any]) -> list[str]:
+    """Why there is no verdict, or what an inconclusive one would have seen; and where it was measured."""
+    told = [f"the instrument: {one.gate}"] if word == HIDDEN else [f"{one.claim.id}: {one.lacks}"] * bool(one.lacks)
+    if word == INCONCLUSIVE and one.mean.parts:
+        effect = f"a ratio of {row['detectable']:.3g}" if one.claim.log else f"an effect of {row['detectable']:.2g}"
+        told.append(f"{effect} would have been seen in 80 % of such runs")
+    if not one.mean.parts and one.seeds > 1:
+        told.append("the seeds do not differ, so there is no interval")
+    return [*told, one.note] if one.note else told
 
 
 if __name__ == "__main__":

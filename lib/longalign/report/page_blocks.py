@@ -13,9 +13,12 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from longalign.experiments.profiles import load_profile
+from longalign.report.default_run import decided
 from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
+from longalign.report.first_verdicts import before_and_after
 from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
-from longalign.report.verdicts import PILOT, TOO_SMALL, UNMEASURED, VERDICTS
+from longalign.report.verdicts import FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS
 
 PROFILE = "laptop"
 ALONE = "08_training_time"
@@ -62,7 +65,7 @@ def scale(results: Path) -> str:
     times = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
     work = pd.read_csv(results / "work.csv").set_index("kind").loc["cores"]
     two = times[times.notebook != ALONE].peak_memory_mb.nlargest(2).sum()
-    sizes = [_parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
+    sizes = [parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
     corpus, cards = profile["corpus"], read_cards(results / "gpu")
     ran = "`make gpu` ran on " + ", ".join(card.name for card in cards) if cards else "not tried yet"
     return table(["", "here (`make reproduce`)", "the paper"], [
@@ -80,7 +83,7 @@ def scale(results: Path) -> str:
     ])  # fmt: skip
 
 
-def _parameters(weights: Path) -> int:
+def parameters(weights: Path) -> int:
     """How many numbers a file of safetensors holds, by its header: its length in 8 bytes, then JSON."""
     with weights.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -92,34 +95,35 @@ def findings(results: Path) -> str:
 
     The row shows the first claim in the order of `claims.yaml` that was measured here; where none was, the first one.
     """
-    claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False)
     written = yaml.safe_load((results.parent / "claims.yaml").read_text(encoding="utf-8"))["claims"]
-    claims = claims.loc[[claim["id"] for claim in written]]
+    counted = [claim["id"] for claim in written if not claim.get("restates")]
+    claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[counted]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
     rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
-    provisional = int((claims.provisional.astype(str) == "True").sum())
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
-        f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {provisional} of the verdicts rest on fewer "
-        "than five seeds and are provisional. Below, each table and figure of the paper has one row. The row shows the "
-        "first of its claims that we could measure. The third column is the difference that we measured, or a ratio "
-        "(\"times\"). The last column counts the verdicts on all its claims. We ran this on "
+        f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {len(written) - len(counted)} more claims "
+        "state the size of a difference that is counted already; the report has their verdicts. A verdict needs "
+        f"{FEWEST_SEEDS} seeds. `make reproduce` alone trains fewer seeds of most arms than we did, and can decide "
+        f"{decided(results, load_profile(PROFILE))} of the claims. Below, each table and figure of the paper has one "
+        "row. The row shows the first of its claims that we could measure. The third column is the difference that we "
+        "measured, or a ratio (\"times\"). The last column counts the verdicts on all its claims. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
         f"{entry['versions']['torch']}.",
-        table(["paper", "claim", "here (95 % interval over seeds)", "verdict", "all its claims"], rows),
+        table(["paper", "claim", "here (95 % interval)", "verdict", "all its claims"], rows),
     ])  # fmt: skip
 
 
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
-    decided = claims[~claims.verdict.isin([TOO_SMALL, UNMEASURED, PILOT])]
-    claim = (decided if len(decided) else claims).iloc[0]
-    said = claim.verdict + (" (provisional)" if str(claim.provisional) == "True" else "")
-    return [source, claim.statement, _measured(claim), said, _counts(claims.verdict)]
+    measured = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])]
+    claim = (measured if len(measured) else claims).iloc[0]
+    seen = f" (we would see {claim.detectable:.2g})" if claim.verdict == INCONCLUSIVE else ""
+    return [source, claim.statement, _measured(claim), claim.verdict + seen, _counts(claims.verdict)]
 
 
 def _order(row: list[str]) -> tuple[bool, bool, str]:
-    """What was decided first, and tables before figures."""
-    return row[3] in (TOO_SMALL, UNMEASURED, PILOT), not row[0].startswith("Table"), row[0]
+    """What was measured first, and tables before figures."""
+    return row[3] in (HIDDEN, UNMEASURED), not row[0].startswith("Table"), row[0]
 
 
 def _measured(claim: pd.Series) -> str:
@@ -129,18 +133,23 @@ def _measured(claim: pd.Series) -> str:
     ends = f" ({claim.low:.3g} to {claim.high:.3g})" if pd.notna(claim.low) else ""
     if claim.threshold >= 1:
         return f"{claim.estimate:.3g} times{ends}; the claim: more than {claim.threshold:g}"
-    unit = "points of 10" if claim.metric == "score" else "of the questions"
+    unit = {"score": "points of 10", "time_to_90": "of the steps"}.get(claim.metric, "of the questions")
     return f"{claim.estimate:+.3g} {unit}{ends}"
 
 
-def _counts(verdicts: pd.Series) -> str:
+def _counts(words: pd.Series) -> str:
     """Verdicts with how many there are of each.
 
     >>> _counts(pd.Series(["contradicted", "reproduced", "reproduced"]))
     '2 reproduced, 1 contradicted'
     """
-    counts = verdicts.value_counts()
+    counts = words.value_counts()
     return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
+
+
+def verdicts(results: Path) -> str:
+    """Every claim's verdict by the first rules and by today's, with the reason."""
+    return table(["claim", "before", "after", "why"], before_and_after(results))
 
 
 def models(results: Path) -> str:

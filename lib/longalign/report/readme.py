@@ -12,14 +12,18 @@ from pathlib import Path
 
 from longalign.common import paths
 from longalign.common.provenance import write_text
-from longalign.report import page_blocks
+from longalign.report import page_blocks, site_blocks
 
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "scale": page_blocks.scale, "results": page_blocks.findings, "models": page_blocks.models,
         "speed": page_blocks.speed, "gpu": page_blocks.gpu,
     },
+    "docs/scale/paper-costs.md": {"costs": site_blocks.paper_costs},
     "docs/results/benchmarks.md": {"benchmarks": page_blocks.benchmarks},
+    "docs/project/verdicts.md": {"verdicts": page_blocks.verdicts},
+    "docs/results/cards.md": {"cards": site_blocks.cards},
+    "docs/results/figures.md": {"figures": site_blocks.figures},
 }  # fmt: skip
 """The pages, by their place in the repository: the names of their blocks, and what is written there."""
 

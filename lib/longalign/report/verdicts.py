@@ -1,7 +1,6 @@
 """A verdict follows from a written decision table, and from nothing else: exactly one line holds for any evidence.
 
-The table stands in the docstring of `verdict` and is data in RULES; the price: a verdict knows p values, not how sure
-one should be of the assumptions behind them.
+The table stands in the docstring of `verdict` and is data in RULES.
 """
 
 from __future__ import annotations
@@ -9,43 +8,48 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from longalign.evals.intervals import CONFIDENCE, RESOLUTION
-from longalign.report.claim_schema import GPU, LAPTOP, MEASURABLE
+from longalign.evals.intervals import CONFIDENCE
+from longalign.report.claim_schema import LAPTOP, MEASURABLE
 
 ALPHA = round(1 - CONFIDENCE, 6)
 NAN = float("nan")
-PILOT, UNMEASURED, TOO_SMALL = "pilot", "not measured", "cannot be shown at this scale"
+REPRODUCED, CONTRADICTED, ABSENT, INCONCLUSIVE = "reproduced", "contradicted", "no such effect", "inconclusive"
+HIDDEN, UNMEASURED = "cannot be shown here", "not measured"
+DECIDED = (REPRODUCED, CONTRADICTED, ABSENT)
+"""The words that say something of the claim; the others say something of our experiments."""
 FEWEST_SEEDS = 3
-"""With fewer seeds, what was measured on a GPU is a pilot: numbers without a verdict."""
+"""With fewer seeds there is no verdict."""
 
 
 class Evidence(NamedTuple):
-    """What a verdict rests on; p after Holm, NaN where there is no interval (then nothing is significant).
+    """What a verdict rests on; p after Holm over the table, NaN where no test was made (then nothing is shown).
 
-    `effect` is the estimate minus its value under the null, on the scale of the test; `p` is of the claim's own test
-    (two-sided, or TOST), `p_difference` of the two-sided test, asked for with "equal" only.
+    `effect` is the estimate minus the value that it is compared with (not_less: minus -margin), on the scale of the
+    test. `p` is of the claim's own test: two-sided, or TOST for "equal". `p_against` is of the second test: that the
+    effect is smaller than the paper's own (greater, less), or lies beyond the margin (equal). `holds_none` says whether
+    no difference at all is possible, which a threshold leaves open.
     """
 
     direction: str
     effect: float
     p: float
-    margin: float = NAN
-    p_difference: float = NAN
+    p_against: float = NAN
+    holds_none: bool = True
+
+    @property
+    def shown(self) -> bool:
+        """Whether the claim's own test says so, on either side."""
+        return self.p < ALPHA and self.effect != 0
 
     @property
     def right(self) -> bool:
-        """Whether the sign is the stated one; what is smaller than the tables' last digit has no sign."""
-        return self.effect > RESOLUTION if self.direction == "greater" else self.effect < -RESOLUTION
+        """Whether the estimate lies on the claim's side."""
+        return self.effect < 0 if self.direction == "less" else self.effect > 0
 
     @property
-    def wrong(self) -> bool:
-        """Whether the sign is the opposite of the stated one."""
-        return not self.right and abs(self.effect) > RESOLUTION
-
-    @property
-    def inside(self) -> bool:
-        """Whether the estimate lies within the margin."""
-        return abs(self.effect) <= self.margin + RESOLUTION
+    def small(self) -> bool:
+        """Whether there is no effect of the paper's size, and perhaps none."""
+        return not self.shown and self.p_against < ALPHA and self.holds_none
 
 
 class Rule(NamedTuple):
@@ -57,73 +61,69 @@ class Rule(NamedTuple):
     holds: Callable[[Evidence], bool]
 
 
-DIRECTED, EQUAL = "greater or less", "equal"
+KINDS = {"greater": "greater or less", "less": "greater or less", "not_less": "not less", "equal": "equal"}
+DIRECTED, NOT_LESS, EQUAL = "greater or less", "not less", "equal"
 RULES = (
-    Rule(DIRECTED, "right sign, interval excludes zero", "reproduced", lambda e: e.right and e.p < ALPHA),
-    Rule(DIRECTED, "right sign, interval holds zero", "consistent", lambda e: e.right and not e.p < ALPHA),
-    Rule(DIRECTED, "wrong sign or no difference, interval holds zero", "not reproduced",
-         lambda e: not e.right and not (e.wrong and e.p < ALPHA)),
-    Rule(DIRECTED, "wrong sign, interval excludes zero", "contradicted", lambda e: e.wrong and e.p < ALPHA),
-    Rule(EQUAL, "TOST passes", "reproduced", lambda e: e.p < ALPHA),
-    Rule(EQUAL, "TOST fails, estimate within the margin", "consistent", lambda e: not e.p < ALPHA and e.inside),
-    Rule(EQUAL, "TOST fails, estimate beyond the margin, interval holds zero", "not reproduced",
-         lambda e: not (e.p < ALPHA or e.inside or e.p_difference < ALPHA)),
-    Rule(EQUAL, "TOST fails, estimate beyond the margin, interval excludes zero", "contradicted",
-         lambda e: not (e.p < ALPHA or e.inside) and e.p_difference < ALPHA),
+    Rule(DIRECTED, "interval on the claim's side", REPRODUCED, lambda e: e.shown and e.right),
+    Rule(DIRECTED, "interval on the other side", CONTRADICTED, lambda e: e.shown and not e.right),
+    Rule(DIRECTED, "interval holds zero and excludes the paper's effect", ABSENT, lambda e: e.small),
+    Rule(DIRECTED, "interval holds zero and the paper's effect", INCONCLUSIVE, lambda e: not (e.shown or e.small)),
+    Rule(NOT_LESS, "interval above minus the margin", REPRODUCED, lambda e: e.shown and e.right),
+    Rule(NOT_LESS, "interval below minus the margin", CONTRADICTED, lambda e: e.shown and not e.right),
+    Rule(NOT_LESS, "interval holds minus the margin", INCONCLUSIVE, lambda e: not e.shown),
+    Rule(EQUAL, "TOST passes: inside the margin", REPRODUCED, lambda e: e.p < ALPHA),
+    Rule(EQUAL, "interval outside the margin", CONTRADICTED, lambda e: not e.p < ALPHA and e.p_against < ALPHA),
+    Rule(EQUAL, "neither", INCONCLUSIVE, lambda e: not (e.p < ALPHA or e.p_against < ALPHA)),
 )  # fmt: skip
 """The decision table for measured claims."""
-VERDICTS = (*dict.fromkeys(rule.verdict for rule in RULES), PILOT, UNMEASURED, TOO_SMALL)
-"""Every verdict once, from the best to the one that no run here can change."""
+VERDICTS = (*DECIDED, INCONCLUSIVE, HIDDEN, UNMEASURED)
+"""Every verdict once, from the best to the one that another run can change."""
+OTHERS = (
+    ("a gate fails: the instrument lacks what the claim needs", HIDDEN),
+    ('the ledger\'s scale is a reason, not "laptop" or "gpu"', HIDDEN),
+    ("numbers or questions are missing, or fewer than three seeds", UNMEASURED),
+)
+"""The lines before the table, in their order: then nothing is read."""
 
 
-def is_pilot(scale: str, seeds: int) -> bool:
-    """Whether so many seeds at this scale make no verdict."""
-    return scale == GPU and seeds < FEWEST_SEEDS
-
-
-def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, seeds: int = FEWEST_SEEDS) -> str:
+def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True) -> str:
     """The verdict of a claim, by the one line of the decision table that holds:
 
-    ================  ============================================================  =============================
+    ================  ============================================================  ====================
     claim             case                                                          verdict
-    ================  ============================================================  =============================
-    greater or less   right sign, interval excludes zero                            reproduced
-    greater or less   right sign, interval holds zero                               consistent
-    greater or less   wrong sign or no difference, interval holds zero              not reproduced
-    greater or less   wrong sign, interval excludes zero                            contradicted
-    equal             TOST passes                                                   reproduced
-    equal             TOST fails, estimate within the margin                        consistent
-    equal             TOST fails, estimate beyond the margin, interval holds zero   not reproduced
-    equal             TOST fails, estimate beyond the margin, interval excludes zero  contradicted
-    any               on a GPU, fewer than three seeds                              pilot
-    any               the numbers are missing                                       not measured
-    any               the ledger's scale is a reason, not "laptop" or "gpu"         cannot be shown at this scale
-    ================  ============================================================  =============================
+    ================  ============================================================  ====================
+    any               a gate fails: the instrument lacks what the claim needs       cannot be shown here
+    any               the ledger's scale is a reason, not "laptop" or "gpu"         cannot be shown here
+    any               numbers or questions are missing, or fewer than three seeds   not measured
+    greater or less   interval on the claim's side                                  reproduced
+    greater or less   interval on the other side                                    contradicted
+    greater or less   interval holds zero and excludes the paper's effect           no such effect
+    greater or less   interval holds zero and the paper's effect                    inconclusive
+    not less          interval above minus the margin                               reproduced
+    not less          interval below minus the margin                               contradicted
+    not less          interval holds minus the margin                               inconclusive
+    equal             TOST passes: inside the margin                                reproduced
+    equal             interval outside the margin                                   contradicted
+    equal             neither                                                       inconclusive
+    ================  ============================================================  ====================
 
-    "Excludes zero" and "passes" are p < 0.05 after Holm within the table or figure of the paper: the 95 % interval as
-    it would be, widened for the number of claims. Zero is the contrast's value under the null, 1 x the threshold for
-    a ratio. Without any interval (one seed, no items) nothing is excluded and no TOST passes.
+    "Interval" is the 95 % interval as it would be, widened for all tests of the table or figure of the paper (p < 0.05
+    after Holm). "Zero" is the value that the claim names, 1 x the threshold for a ratio; where there is a threshold,
+    "no such effect" asks that the printed interval holds no difference, too. Where the paper prints no number on the
+    same scale, the claim's margin stands in the place of its effect.
 
-    >>> verdict(Evidence("greater", 0.3, 0.01)), verdict(Evidence("less", 0.3, 0.2))
-    ('reproduced', 'not reproduced')
+    >>> verdict(Evidence("greater", 0.3, 0.01)), verdict(Evidence("less", 0.3, 0.2, 0.001))
+    ('reproduced', 'no such effect')
     """
-    if scale not in MEASURABLE:
-        return TOO_SMALL
+    if scale not in MEASURABLE or not gate:
+        return HIDDEN
     if evidence is None:
         return UNMEASURED
-    if is_pilot(scale, seeds):
-        return PILOT
-    kind = EQUAL if evidence.direction == EQUAL else DIRECTED
-    (found,) = (rule.verdict for rule in RULES if rule.kind == kind and rule.holds(evidence))
+    (found,) = (rule.verdict for rule in RULES if rule.kind == KINDS[evidence.direction] and rule.holds(evidence))
     return found
 
 
 def decision_table() -> list[dict[str, str]]:
     """The lines of the decision table as rows, to be printed."""
-    lines = [{"claim": rule.kind, "case": rule.case, "verdict": rule.verdict} for rule in RULES]
-    others = (
-        ("on a GPU, fewer than three seeds", PILOT),
-        ("the numbers are missing", UNMEASURED),
-        ('the ledger\'s scale is a reason, not "laptop" or "gpu"', TOO_SMALL),
-    )
-    return [*lines, *({"claim": "any", "case": case, "verdict": name} for case, name in others)]
+    before = [{"claim": "any", "case": case, "verdict": name} for case, name in OTHERS]
+    return [*before, *({"claim": rule.kind, "case": rule.case, "verdict": rule.verdict} for rule in RULES)]

@@ -47,7 +47,7 @@ def promote(
     notebooks = {name: nbformat.read(run / "notebooks" / name, as_version=4) for name in sorted(names)}
     for name, notebook in notebooks.items():
         if not is_finished(notebook):
-            raise ValueError(f"{paths.relative(run)}/notebooks/{name} did not finish: run it to its end, then promote")
+            raise ValueError(f"{paths.relative(run)}/notebooks/{name} did not finish: run it to its end first")
     tables = sorted(path for pattern in _TABLES for path in run.glob(pattern)
                     if files is None or path.relative_to(run).as_posix() in files)  # fmt: skip
     written = [write_text(results / path.relative_to(run), path.read_text(encoding="utf-8")) for path in tables]
@@ -134,7 +134,7 @@ def _refuse_mixture(name: str, part: Mapping[str, Any], other: str, kept: Mappin
         return  # what trains nothing is the same by any code, or its tests fail
     if _computed_by(part) != _computed_by(kept):
         raise ValueError(f"{name} was computed by {_computed_by(part)}, and {other}, which stays, by "
-                         f"{_computed_by(kept)}: numbers of two codes do not make one reference")  # fmt: skip
+                         f"{_computed_by(kept)}: two versions of the code cannot make one reference")  # fmt: skip
     if phrases := differing(part["config"], kept["config"]):
         raise ValueError(f"{name} was computed with other settings than {other}, which stays: "
                          f"{'; '.join([*phrases.values()][:5])}")  # fmt: skip
@@ -170,7 +170,7 @@ def main(arguments: list[str]) -> int:
         profile = load_profile(arguments[0] if arguments else "laptop")
         stems = chosen(numbers)
         for name, files in damaged(profile.name, stems).items():
-            raise ValueError(f"{', '.join(files)} is not as {name} wrote it: `make reproduce` writes it again")
+            raise ValueError(f"{', '.join(files)} has changed since {name} wrote it: `make reproduce` writes it again")
         run, results, files = paths.run_dir(profile.name), paths.results(), None
         if numbers:
             check_part(run, results, stems)

@@ -77,7 +77,7 @@ def fill(template: str, values: Mapping[str, object]) -> str:
 
     def value(match: re.Match) -> str:
         if match[1] not in values:
-            raise ConfigError(f"profiles/{TEMPLATE}: nothing is known of {match[0]}; there are {', '.join(values)}")
+            raise ConfigError(f"profiles/{TEMPLATE}: {match[0]} is not known; there are {', '.join(values)}")
         return str(values[match[1]])
 
     lines = re.sub(r"\{\{(\w+)\}\}", value, template).splitlines()

@@ -17,7 +17,7 @@ import pandas as pd
 from longalign.report.claim_schema import load_ledger
 from longalign.report.claims import measure_all
 
-NUMBERS = ("estimate", "low", "high", "item_low", "item_high", "p_holm", "seeds")
+NUMBERS = ("estimate", "low", "high", "p_holm", "p_against", "seeds", "questions")
 WORDS = ("source", "statement", "notebook", "paper", "metric", "direction")
 DIGITS = 1e-4
 """Relative difference of a number that was written with six digits, and of p values that are computed from such."""

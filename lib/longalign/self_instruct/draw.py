@@ -58,8 +58,8 @@ def draw(
     """
     limit = max_length - room
     if not 1 <= min_length <= limit:
-        raise ValueError(f"documents of at least {min_length} tokens, cut to {limit} (of {max_length}, {room} are for "
-                         "question and answer), leave none: lower the first or raise the last")  # fmt: skip
+        raise ValueError(f"no document has at least {min_length}, at most {limit} tokens ({max_length}, less {room} "
+                         "for question and answer): lower min_length or raise max_length")  # fmt: skip
     if not 0 <= chinese_share <= 1 or (count is not None and count < 1):
         raise ValueError(f"count ({count}) must be at least 1, the share of Chinese ({chinese_share}) from 0 to 1")
     if len({document.sha256[:12] for document in documents}) < len(documents):

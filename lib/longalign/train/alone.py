@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.recipe import probes
-from longalign.recipe.array_types import IGNORE_INDEX
-from longalign.train import store_check
+from longalign.common.array_types import IGNORE_INDEX
+from longalign.train import probes, store_check
 
 LENGTHS = (7, 11, 7)
 """Of the sequences."""
@@ -135,8 +134,8 @@ def _only_cross_entropy(model: nn.Module, ids: Tensor, found: Pass) -> None:
         own = model(input_ids=ids, labels=labels, use_cache=False).loss.item()
     loss = found.loss * len(LENGTHS)
     if not math.isfinite(loss):
-        raise ValueError(f"{type(model).__name__} has a loss of {loss} on a short sequence: look at its weights")
+        raise ValueError(f"{type(model).__name__} has the loss {loss} on a short sequence: check its weights")
     apart = 1e-4 if found.format == torch.float32 else 1e-2
     if not abs(own - loss) <= apart * abs(loss):
-        raise ValueError(f"{type(model).__name__} has a loss of its own, {own:.4f} where cross entropy is {loss:.4f}, "
-                         "and only cross entropy can be weighted")  # fmt: skip
+        raise ValueError(f"{type(model).__name__} computes a loss of its own: {own:.4f}, and cross entropy is "
+                         f"{loss:.4f}; only cross entropy can be weighted")  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from longalign.recipe.plan import Plan
+from longalign.recipe.batching import Plan
 
 WANTED = {
     "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),
@@ -31,8 +31,8 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         if given != wanted and getattr(given, "value", given) != wanted:
             raise ValueError(f"{name} is {given!r}, {why}: set it to {wanted!r}")
     if getattr(arguments, "n_gpu", 1) > 1:
-        raise ValueError(f"one process has {arguments.n_gpu} GPUs, between which the Trainer would cut the packs: "
-                         "start with torchrun or accelerate launch")  # fmt: skip
+        raise ValueError(f"one process has {arguments.n_gpu} GPUs, and the Trainer would cut the packs between them: "
+                         "start one process for each GPU, with torchrun or accelerate launch")  # fmt: skip
     if (shared := getattr(getattr(arguments, "parallelism_config", None), "non_data_parallel_size", 1)) != 1:
         raise ValueError(f"parallelism_config has {shared} processes share a batch, but the plan deals one to each: "
                          "leave it out")  # fmt: skip
@@ -40,11 +40,11 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
     for plan in plans:
         accumulation = max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
         if accumulation > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-            raise ValueError("this version of transformers divides the loss of some models by the accumulation once more: "
-                             "install transformers 5.19 or newer")  # fmt: skip
+            raise ValueError("this version of transformers divides the loss of some models by the accumulation once "
+                             "more: install transformers 5.19 or newer")  # fmt: skip
         for name, planned, given in (
             ("gradient_accumulation_steps", plan.accumulation, accumulation),
             ("world_size", plan.ranks, arguments.world_size),
         ):
             if planned != given:
-                raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make it for {given}")
+                raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from longalign.common import paths, provenance
-from longalign.recipe.plan import Step
+from longalign.recipe.batching import Step
 from longalign.train import checkpoints, preflight
 from longalign.train.events import read_events
 
@@ -74,7 +74,7 @@ class StopOnNonFinite(TrainerCallback):
         if logs and not math.isfinite(logs.get("loss", 0.0)):
             raise FloatingPointError(
                 f"the loss of step {state.global_step} is {logs['loss']}; its sequences are "
-                f"{sorted(self.steps[state.global_step - 1].sequences)}. The last checkpoint is kept: look at these "
+                f"{sorted(self.steps[state.global_step - 1].sequences)}. The last checkpoint is kept: check these "
                 "sequences, or lower the learning rate"
             )
 

@@ -57,7 +57,7 @@ def prepare_resume(work: Path, engine: Parallelism) -> None:
     if _kind(writer["zero"]) != _kind(engine.zero):
         raise ValueError(
             f"{paths.relative(checkpoint)} was written {_by(writer['zero'])}, and cannot be read {_by(engine.zero)}: "
-            f"go on as it was begun, or remove {paths.relative(work)} to begin again"
+            f"continue with the settings of its start, or remove {paths.relative(work)} to begin again"
         )
     if not engine.zero:
         return  # every rank has everything

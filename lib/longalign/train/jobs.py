@@ -17,7 +17,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from longalign.common import paths
 from longalign.common.config import ConfigError, read_yaml, typed
 from longalign.data import store_tokenizer
 from longalign.data.store import TokenStore
-from longalign.recipe.cost import A800, LLAMA_2_7B, Pace, SequenceCost, step_seconds
-from longalign.recipe.plan import Plan
+from longalign.recipe.batching import Plan
+from longalign.recipe.cost import A800, LLAMA_2_7B, SequenceCost, micro_batch_costs, slowest
 from longalign.recipe.summary import summarize
 from longalign.train import launcher, workers
 from longalign.train.config import TrainingConfig
@@ -108,6 +108,8 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from longalign.train import models
+
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -115,12 +117,8 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
             from longalign.train import lora
 
             lora.adapt(model, lora_rank, seed=0)
-    parameters, trained = {id(p): p.numel() for p in model.parameters()}, None
-    if lora_rank:
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    config = config.get_text_config()
-    shape = (config.hidden_size, config.num_hidden_layers, config.vocab_size)
-    return ModelShape(sum(parameters.values()), *shape, trained)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if lora_rank else None
+    return replace(models.model_shape(config), counted=sum(p.numel() for p in model.parameters()), trained=trained)
 
 
 def _shape(job: Job) -> ModelShape:
@@ -206,8 +204,7 @@ def training_hours(job: Job, plans: list[Plan], *, tflops: float, utilisation: f
     """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every barrier."""
     again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
     cost = job.cost()
-    pace = Pace(cost.per_token, cost.per_pair, per_micro_batch=0.0, per_step=0.0)
-    flops = sum(float(step_seconds(plan, pace, barrier=job.engine.barrier).sum()) for plan in plans) * again
+    flops = sum(float(slowest(micro_batch_costs(plan, cost), job.engine.barrier).sum()) for plan in plans) * again
     # ranks that share a pack divide its work
     return flops / job.engine.sequence_parallel / (tflops * 1e12 * utilisation) / 3600
 
@@ -220,7 +217,7 @@ def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
         return
     there, needed = torch.cuda.device_count(), job.engine.ranks
     if there < needed:
-        raise ValueError(f"the engine has {needed} ranks a node, this one {there} GPUs: set engine.ranks to {there}")
+        raise ValueError(f"the engine needs {needed} GPUs a node, this node has {there}: set engine.ranks to {there}")
     device = min(torch.cuda.mem_get_info(number)[1] for number in range(needed)) / 2**30
     found = estimated(job, store, plans).device
     if found > device:
@@ -229,7 +226,7 @@ def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
             _shape(job), job.engine, positions=positions, targets=targets, device=device
         )
         offer = f"this would fit: {asdict(fits)}" if fits else "nothing on these devices would fit: take more of them"
-        raise ValueError(f"about {found:.1f} GiB are needed of each device, which have {device:.1f}; {offer}")
+        raise ValueError(f"each device needs about {found:.1f} GiB and has {device:.1f}; {offer}")
 
 
 def main(arguments: list[str] | None = None) -> int:

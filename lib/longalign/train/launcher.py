@@ -41,8 +41,8 @@ def command(engine: Parallelism, module: str, *arguments: str, hosts: Sequence[s
     elif len(hosts) < engine.nodes:
         told = ", ".join(hosts) or "none"
         raise ValueError(
-            f"the engine has {engine.nodes} nodes, but {len(hosts)} are at hand ({told}): start it inside a Slurm "
-            "allocation of as many, or name them in a file, engine.hostfile"
+            f"the engine needs {engine.nodes} nodes, but {len(hosts)} are here ({told}): start it inside a Slurm "
+            "allocation of as many, or list them in a file and name the file in engine.hostfile"
         )
     else:
         srun = ["srun", f"--nodes={engine.nodes}", f"--ntasks={engine.nodes}", "--kill-on-bad-exit=1"]

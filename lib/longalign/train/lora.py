@@ -113,7 +113,7 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
         if layer is not head and not (mixture and name.rpartition(".")[2] in _OF_EXPERTS)
     }  # fmt: skip
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt, its output layer apart")
+        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt, except its output layer")
     return LoraConfig(
         r=rank, lora_alpha=round(ALPHA_PER_RANK * rank), target_modules=set(layers), lora_dropout=0.0,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers.values()),

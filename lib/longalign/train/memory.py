@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from longalign.recipe.cost import SequenceCost
 from longalign.train.parallelism import Parallelism
 
 GIB = 2**30
@@ -18,13 +19,62 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What of a decoder counts here: `parameters` in all, widths in features; `trained` of them, None for all."""
+    """Shape of a Llama-like decoder, the only description of one: widths in features, embeddings tied or not.
 
-    parameters: int
+    `counted` are the weights of a model that is built otherwise, as it holds them, and `trained` those of them that are
+    trained, if not all. Without a vocabulary the shape is that of the layers alone.
+
+    >>> llama = ModelShape(4096, layers=32, intermediate_size=11008, vocab_size=32000, heads=32, key_value_heads=32,
+    ...                    head_size=128)
+    >>> llama.parameters, llama.cost.per_token / 6, llama.cost.per_pair                                     # Llama-2-7B
+    (6738415616, 6607077376.0, 786432.0)
+    """
+
     hidden_size: int
     layers: int
-    vocab_size: int
+    intermediate_size: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    vocab_size: int = 0
+    tied: bool = False
+    counted: int | None = None
     trained: int | None = None
+
+    @property
+    def query_size(self) -> int:
+        """Features of the queries of all heads."""
+        return self.heads * self.head_size
+
+    @property
+    def key_value_size(self) -> int:
+        """Features of the keys (and of the values) of all their heads."""
+        return self.key_value_heads * self.head_size
+
+    @property
+    def matrices(self) -> tuple[tuple[int, int], ...]:
+        """(inputs, outputs) of the linear layers of one decoder layer: q, k, v, o, gate, up, down."""
+        d, q, k, i = self.hidden_size, self.query_size, self.key_value_size, self.intermediate_size
+        return (d, q), (d, k), (d, k), (q, d), (d, i), (d, i), (i, d)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the model holds: matrices, two norms a layer and the last one, the embeddings once or twice."""
+        layer = sum(inputs * outputs for inputs, outputs in self.matrices) + 2 * self.hidden_size
+        embeddings = self.hidden_size * self.vocab_size * (1 if self.tied else 2)
+        return self.counted or self.layers * layer + self.hidden_size + embeddings
+
+    @property
+    def cost(self) -> SequenceCost:
+        """FLOPs of one training pass (forward and backward), all tokens being targets.
+
+        6 FLOPs per weight and token, and 12 x layers x query size per pair of tokens (PaLM, arXiv 2204.02311, appendix
+        B), halved because a causal kernel computes one half of the pairs (FlashAttention-2, arXiv 2307.08691). The
+        output head counts; embedding look-ups and norms do not.
+        """
+        layer = sum(inputs * outputs for inputs, outputs in self.matrices)
+        weights = self.layers * layer + self.hidden_size * self.vocab_size
+        return SequenceCost(per_token=6.0 * weights, per_pair=6.0 * self.layers * self.query_size)
 
 
 @dataclass(frozen=True)
@@ -49,7 +99,8 @@ def footprint(shape: ModelShape, engine: Parallelism, *, positions: int, targets
 
     ZeRO's own example, 7.5 billion parameters on 64 devices, whose states take 120, 31.4, 16.6 and 1.9 GB (10^9):
 
-    >>> example = ModelShape(7_500_000_000, 4096, 32, 32_000)
+    >>> llama = dict(intermediate_size=11008, heads=32, key_value_heads=32, head_size=128)
+    >>> example = ModelShape(4096, layers=32, vocab_size=32_000, **llama, counted=7_500_000_000)
     >>> for zero in range(4):
     ...     states = footprint(example, Parallelism(ranks=64, zero=zero, bf16=True), positions=0, targets=0)
     ...     print(round(states.device * GIB / 1e9, 1))

@@ -7,7 +7,6 @@ are block-diagonal.
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,9 @@ from transformers import (
 
 from longalign.recipe import attention
 from longalign.recipe.architectures import OF_THE_LONGEST, rope_settings, why_not_loaded
-from longalign.recipe.cost import SequenceCost, decoder_cost
+from longalign.recipe.cost import SequenceCost
 from longalign.train import saved
+from longalign.train.memory import ModelShape
 
 ROPE_BASE = 10_000.0
 ROPE_TYPES = ("default", "yarn")
@@ -33,33 +33,21 @@ WIDTHS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "f
 """Where configurations say how wide the feed-forward layers are; those that do not have four times the hidden size."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Size of a miniature; the names are those of transformers' LlamaConfig."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    intermediate_size: int
-    head_dim: int
-
-
 MINIATURES = {
     # Heads of 32 features: narrower ones hardly tell a thousand words apart, fewer ones look up less at a time.
-    "mini-6b": Shape(96, 3, 6, 3, 224, 32),
-    "mini-7b": Shape(96, 3, 6, 6, 256, 32),
-    "mini-13b": Shape(128, 4, 8, 8, 344, 32),
+    "mini-6b": ModelShape(96, 3, 224, heads=6, key_value_heads=3, head_size=32, tied=True),
+    "mini-7b": ModelShape(96, 3, 256, heads=6, key_value_heads=6, head_size=32, tied=True),
+    "mini-13b": ModelShape(128, 4, 344, heads=8, key_value_heads=8, head_size=32, tied=True),
 }
 
 
 def new_model(
-    name: str, *, vocab_size: int, max_length: int, seed: int, shape: Mapping[str, int] | None = None
+    name: str, *, vocab_size: int, max_length: int, seed: int, shape: Mapping[str, Any] | None = None
 ) -> LlamaForCausalLM:
     """A randomly initialised miniature for sequences up to `max_length` tokens (fp32, embeddings tied).
 
-    `shape` holds the fields of `Shape` where it is not the one of that name. Raises KeyError, naming the miniatures,
-    for an unknown name.
+    `shape` holds the fields of a ModelShape where it is not the one of that name. Raises KeyError, naming the
+    miniatures, for an unknown name.
 
     >>> model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)       # lengths 2, 4, 3 in one pack of 9
     >>> model.config.num_key_value_heads, model.config.rope_parameters["rope_theta"]
@@ -68,13 +56,15 @@ def new_model(
     if name not in MINIATURES:
         raise KeyError(f"no miniature is called {name!r}; there are {', '.join(MINIATURES)}")
     attention.register_attention()
-    size = Shape(**shape) if shape else MINIATURES[name]
+    size = ModelShape(**shape) if shape else MINIATURES[name]
     config = LlamaConfig(
-        **asdict(size), vocab_size=vocab_size, max_position_embeddings=max_length,
+        hidden_size=size.hidden_size, num_hidden_layers=size.layers, intermediate_size=size.intermediate_size,
+        num_attention_heads=size.heads, num_key_value_heads=size.key_value_heads, head_dim=size.head_size,
+        vocab_size=vocab_size, max_position_embeddings=max_length,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
         # Llama's 0.02 is made for widths of thousands; at a width of 100 attention would hardly begin to look.
         initializer_range=size.hidden_size**-0.5,
-        tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        tie_word_embeddings=size.tied, pad_token_id=0, eos_token_id=1, bos_token_id=None,
         attn_implementation="longalign",
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -106,7 +96,7 @@ def load_model(
     saved.told_whole(told, f"{folder} with max_length {max_length}" if max_length else folder, model)
     _check_rotated(model, folder, rope_factor, rope_type)
     if quantized and getattr(model, "hf_quantizer", None):
-        raise ValueError(f"{folder}: its weights are quantized ({quantized}), and only whole ones are trained here")
+        raise ValueError(f"{folder}: its weights are quantized ({quantized}): take the model without quantization")
     if quantized:
         model._weight_conversions = None  # saving would undo them, and quantize
     # many models pad with their end token, whose embedding would then never be trained
@@ -193,35 +183,40 @@ def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int
     new = {**full, "rope_theta": full["rope_theta"] * rope_factor}
     if rope_type == "yarn":
         if full.get("rope_type", "default") != "default":
-            raise ValueError(f"{where}: its RoPE is scaled already ({full['rope_type']}): yarn takes a plain one")
+            raise ValueError(f"{where}: its RoPE is scaled already ({full['rope_type']}): yarn needs a plain one")
         if not max_length or max_length <= before:
-            raise ValueError(f"{where}: yarn stretches {before} positions to more; max_length is {max_length}")
+            raise ValueError(f"{where}: yarn needs a max_length above the {before} positions; it is {max_length}")
         new |= {"rope_type": "yarn", "factor": max_length / before, "original_max_position_embeddings": before}
     config.rope_parameters = new if full is rope else {**rope, "full_attention": new}
 
 
-def sequence_cost(config: Any) -> SequenceCost:
-    """FLOPs of a training step by a sequence's length, for a model with this configuration (`cost.decoder_cost`).
+def model_shape(config: Any) -> ModelShape:
+    """The shape of a model with this configuration, as far as a Llama-like decoder has one.
 
-    Of a mixture of experts those count that a token passes; experts that all tokens share, and sliding windows, do not.
-
-    >>> shape = LlamaConfig(
-    ...     hidden_size=8, num_hidden_layers=1, intermediate_size=16, vocab_size=10, num_attention_heads=2,
-    ...     num_key_value_heads=1,
-    ... )
-    >>> sequence_cost(shape)
-    SequenceCost(per_token=3936.0, per_pair=48.0)
+    Of a mixture of experts those count that a token passes; experts that all tokens share do not.
     """
     config = config.get_text_config()
     heads = getattr(config, "num_attention_heads", None) or 0  # a recurrence has none
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
     experts = getattr(config, "num_experts_per_tok", None) or 1
     inner = next((found for name in WIDTHS if (found := getattr(config, name, None))), 4 * config.hidden_size)
-    return decoder_cost(
-        hidden_size=config.hidden_size, layers=config.num_hidden_layers, intermediate_size=experts * inner,
-        vocab_size=config.vocab_size, query_size=heads * size,
-        key_value_size=(getattr(config, "num_key_value_heads", None) or heads) * size,
+    return ModelShape(
+        config.hidden_size, config.num_hidden_layers, experts * inner, heads=heads, head_size=size,
+        key_value_heads=getattr(config, "num_key_value_heads", None) or heads, vocab_size=config.vocab_size,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
     )  # fmt: skip
+
+
+def sequence_cost(config: Any) -> SequenceCost:
+    """FLOPs of a training step by a sequence's length (`ModelShape.cost`), as if no layer had a sliding window.
+
+    >>> sequence_cost(LlamaConfig(
+    ...     hidden_size=8, num_hidden_layers=1, intermediate_size=16, vocab_size=10, num_attention_heads=2,
+    ...     num_key_value_heads=1,
+    ... ))
+    SequenceCost(per_token=3936.0, per_pair=48.0)
+    """
+    return model_shape(config).cost
 
 
 def device() -> torch.device:

@@ -24,14 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.recipe import architectures, probes
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
+from longalign.recipe import architectures
+from longalign.recipe.batching import Plan
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.dataset import Sequences
 from longalign.recipe.loss import weighted_loss
-from longalign.recipe.plan import Plan
 from longalign.train import arguments as trainer_arguments
-from longalign.train import store_check
+from longalign.train import probes, store_check
 from longalign.train.alone import LENGTHS, NOTHING, TARGETS, Alone, alone, distance, is_steady
 
 WINDOW = 4
@@ -86,7 +86,7 @@ def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_par
             raise
         except Exception as error:  # noqa: BLE001  as below
             name = type(model).__name__
-            raise ValueError(f"{name} does not compute a short sequence alone: {_told(error)}") from error
+            raise ValueError(f"{name} fails on a single short sequence: {_told(error)}") from error
         with probes.in_training(model) if steady else contextlib.nullcontext():
             reason = _difference(model, wanted, method, sequence_parallel)
             if reason and method == "packing" and sequence_parallel == 1 and not architectures.why_not_padded(model):

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
+from longalign.recipe.batching import Plan
 from longalign.recipe.dataset import PlannedDataset, Sequences
-from longalign.recipe.plan import Plan
 
 SHORTENED_STEPS = 4
 GROUP = 96

@@ -18,8 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from longalign.recipe import probes
-from longalign.train import memory
+from longalign.train import memory, probes
 
 COMPUTED = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 """Ends of names that older versions of transformers gave to what is computed, not learnt."""
@@ -89,11 +88,15 @@ def _belongs(name: str, model: PreTrainedModel) -> bool:
     if isinstance(modules[above], nn.ModuleList):  # a layer more
         further = getattr(model.config.get_text_config(), "num_nextn_predict_layers", None) or 0
         return int(name[len(above) + 1 :].partition(".")[0]) >= len(modules[above]) + further
-    within = name[len(above) + 1 :].split(".")
-    if len(within) == 2 and "norm" in within[0] and any(isinstance(p, nn.ModuleList) for p in modules[above].children()):
+    within, has_layers = name[len(above) + 1 :].split("."), any(map(_is_a_list, modules[above].children()))
+    if len(within) == 2 and "norm" in within[0] and has_layers:
         return True  # behind or before all layers
     in_a_list = any(isinstance(modules[part], nn.ModuleList) for part in _above(above))
     return in_a_list or next(modules[above].parameters(recurse=False), None) is not None
+
+
+def _is_a_list(part: nn.Module) -> bool:
+    return isinstance(part, nn.ModuleList)
 
 
 def _above(name: str) -> Iterator[str]:

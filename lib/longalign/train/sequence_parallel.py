@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
-from longalign.recipe.array_types import IGNORE_INDEX
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.attention import attention_forward
 from longalign.recipe.masks import mask_forward
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.store import TokenStore
-from longalign.recipe.array_types import IGNORE_INDEX
 from longalign.recipe.dataset import Sequences, measure
 
 POSITIONS = re.compile(r"(^|_)(wpe|pos|position|positions)(_|$)")

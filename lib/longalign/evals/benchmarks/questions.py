@@ -70,7 +70,7 @@ def check_ids(questions: Sequence[Question], where: Path | str) -> list[Question
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise DataError("id stands twice", question.id).at(where)
+            raise DataError("id occurs twice", question.id).at(where)
         seen.add(question.id)
     return list(questions)
 
@@ -99,7 +99,7 @@ def read_answers(path: Path | str) -> Iterator[Answer]:
         try:
             answer = _answer(line.row())
             if answer.id in seen:
-                raise DataError("id stands twice", answer.id, field="id")
+                raise DataError("id occurs twice", answer.id, field="id")
             seen.add(answer.id)
             yield answer
         except DataError as error:

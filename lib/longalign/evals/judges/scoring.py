@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from scipy import stats as distributions
 
+from longalign.common.array_types import Float
 from longalign.evals import intervals
 from longalign.evals.benchmarks.questions import Answer
 from longalign.evals.judges.judges import Judgment
-from longalign.recipe.array_types import Float
 
 POWER = 0.8
 

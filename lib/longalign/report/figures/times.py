@@ -36,6 +36,26 @@ def times(folder: Path) -> Figure:
     return drawn
 
 
+@figure("composed_times")
+def composed_times(folder: Path) -> Figure:
+    """Seconds of one epoch on 8 ranks that are composed from measured micro-batches, by how often the ranks wait,
+    beside the paper's hours, which have their own axis. Whiskers are 95 % t intervals over seeds."""
+    table = pd.read_csv(folder / "composed_times.csv")
+    seconds = over_seeds(table[table.metric == "seconds"], ["task", "model", "arm"])
+    order = sorted(table.model.unique(), key=size)
+    drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.4))
+    waits = {"8 composed ranks, ZeRO-3": "in each micro-step", "8 composed ranks": "once a step"}
+    for axes, (task, wait) in zip(panels, waits.items(), strict=False):
+        found = seconds.loc[task].unstack("arm").loc[order]
+        grouped_bars(axes, found["mean"][list(METHODS)], found["half"])
+        axes.set(title=f"here: 8 ranks wait {wait}", ylabel="seconds an epoch")
+    grouped_bars(panels[2], PAPER_HOURS)
+    panels[2].set(title="paper: 8 x A800", ylabel="hours (paper)")
+    legend_above(drawn, panels[0], ncols=4, title="here: measured micro-batches, composed ranks")
+    drawn.tight_layout(rect=(0, 0, 1, 0.87))
+    return drawn
+
+
 @figure("times_devices")
 def times_devices(folder: Path) -> Figure:
     """Speed against naive batching over the number of devices: measured for one and two, beyond that simulated.

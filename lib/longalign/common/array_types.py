@@ -1,10 +1,7 @@
 """Array types for signatures: checked under pytest when jaxtyping is installed, plain `Any` (and free) when it is not.
 
-Legend of the axis names used where lengths become plans:
-    sequences  number of sequences, in the order in which `lengths` gives them
-    tokens     all tokens of the sequences, laid end to end
-    offsets    sequences + 1 boundaries between sequences
-One-axis shapes carry a leading space (`" sequences"`), as jaxtyping advises, so that linters do not read them as names.
+Axes: sequences, in the order in which `lengths` gives them; tokens of all of these, laid end to end; offsets, the
+sequences + 1 boundaries between them. One axis has a leading space, so that linters do not read it as a name.
 """
 
 from collections.abc import Sequence
@@ -13,7 +10,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 try:
-    from jaxtyping import Bool, Float, Int, Integer, Shaped
+    from jaxtyping import Bool, Float, Int, Integer
 except ImportError:
 
     class _Unchecked:
@@ -22,9 +19,9 @@ except ImportError:
         def __class_getitem__(cls, item: Any) -> Any:
             return Any
 
-    Bool = Float = Int = Integer = Shaped = _Unchecked
+    Bool = Float = Int = Integer = _Unchecked  # type: ignore[assignment,misc]  # stands in for all of them
 
-__all__ = ["IGNORE_INDEX", "Bool", "Counts", "Float", "Int", "Integer", "Shaped", "as_counts"]
+__all__ = ["IGNORE_INDEX", "Bool", "Counts", "Float", "Int", "Integer", "as_counts"]
 
 # The label of a token without loss, as everywhere in Hugging Face's libraries.
 IGNORE_INDEX = -100
@@ -34,14 +31,9 @@ Counts = Sequence[SupportsIndex] | Integer[np.ndarray, " sequences"]
 
 
 def as_counts(values: Any, *, name: str = "lengths") -> Int[np.ndarray, " sequences"]:
-    """The values as one int64 array; nothing is rounded, clipped or flattened.
+    """Lengths or target counts, in tokens, as one int64 array; nothing is rounded, clipped or flattened.
 
-    Args:
-        values: lengths or target counts, in tokens: shape [sequences], may be empty, zeros allowed.
-        name: how the error message calls the values.
-
-    Raises:
-        ValueError: not one axis, not integers, or below zero (the message names the first such index).
+    Raises ValueError, which calls them by `name`, where they are not one axis, no integers, or below zero.
 
     >>> as_counts([2, 4, 3])
     array([2, 4, 3])

@@ -1,0 +1,95 @@
+"""Whether the instrument can show a claim at all, from the same run's tables, before the claim is read.
+
+A claim names what it needs (`needs` in claims.yaml). A gate that fails says the number that it found, and the run that
+would pass it; the claim then "cannot be shown here". The gates were committed before the runs that they judge.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pandas as pd
+
+from longalign.evals.rubric import BEST, CHANCE
+from longalign.report.claim_schema import HEADROOM, SIZES, WAITING, Claim
+from longalign.report.claim_scores import Folder, Missing, chosen_rows
+from longalign.report.tables import size
+
+LOWEST, HIGHEST = 0.1, 0.9
+"""Nearer to chance, or to the best score, arms cannot differ much: shares of the range between the two."""
+BASE_LOSS = "base_loss.csv"
+FEWEST_BASES = 2
+WAITS = "waits per micro-step"
+"""The metric of a table of times that says how often ranks wait for each other in a micro-step."""
+
+
+def failures(claim: Claim, folder: Folder) -> list[str]:
+    """A sentence for each gate of the claim that fails. Raises Missing when its own table is missing."""
+    return [told for need in claim.needs if (told := GATES[need](claim, folder))]
+
+
+def headroom(claim: Claim, folder: Folder) -> str:
+    """Scores differ where they can: the mean over all arms of the table lies between 10 and 90 % of the range.
+
+    The range runs from chance to the best score. A metric that is no score passes.
+    """
+    if claim.metric not in BEST:
+        return ""
+    name = f"{claim.results}.csv"
+    rows = chosen_rows(folder.table(name, ("arm", "model", "seed", "metric", "value")), claim, name)
+    lowest, best = CHANCE[claim.metric], BEST[claim.metric]
+    share = (rows.value.mean() - lowest) / (best - lowest)
+    if LOWEST <= share <= HIGHEST:
+        return ""
+    other = "harder" if share > HIGHEST else "easier"
+    return (
+        f"the mean over all arms lies at {share:.1%} of the score's range, and arms can differ only between "
+        f"{LOWEST:.0%} and {HIGHEST:.0%}; {other} questions would show it"
+    )
+
+
+def sizes(claim: Claim, folder: Folder) -> str:
+    """A larger base is a better one: its loss on held-out documents is lower by more than two standard errors."""
+    try:
+        losses = folder.table(BASE_LOSS, ("model", "base_seed", "loss"))
+    except Missing as missing:
+        return f"{missing}, so nobody knows whether the larger base is the better one; `make bases` writes it"
+    by_model = losses.groupby("model").loss.agg(["mean", "var", "count"])
+    models = sorted({claim.run(arm)[0] for arm in claim.arms}, key=size)
+    for smaller, larger in itertools.pairwise(models):
+        if told := _falls(by_model, smaller, larger):
+            return told
+    return ""
+
+
+def _falls(by_model: pd.DataFrame, smaller: str, larger: str) -> str:
+    for model in (smaller, larger):
+        if model not in by_model.index or by_model.loc[model, "count"] < FEWEST_BASES:
+            return f"{BASE_LOSS} has fewer than {FEWEST_BASES} bases of {model}; `make bases` with more seeds would do"
+    of_small, of_large = by_model.loc[smaller], by_model.loc[larger]
+    lower = of_small["mean"] - of_large["mean"]
+    error = (of_small["var"] / of_small["count"] + of_large["var"] / of_large["count"]) ** 0.5
+    if lower > 2 * error:
+        return ""
+    return (
+        f"the held-out loss of {larger}'s base is {of_large['mean']:.3f}, of {smaller}'s {of_small['mean']:.3f}: not "
+        f"lower by 2 standard errors ({2 * error:.3f}); bases trained in proportion to their size would show it"
+    )
+
+
+def waiting(claim: Claim, folder: Folder) -> str:
+    """Ranks wait for each other in every micro-step, as under the paper's ZeRO-3."""
+    name = f"{claim.results}.csv"
+    table = folder.table(name, ("model", "task", "metric", "value"))
+    tasks = claim.tasks or tuple(table.task.unique())
+    waits = table[(table.metric == WAITS) & (table.model == claim.model) & table.task.isin(tasks)].value
+    if len(waits) and waits.min() >= 1:
+        return ""
+    found = f"{waits.min():.2g} times in a micro-step" if len(waits) else "once in an optimizer step"
+    return (f"in {name} the ranks of {', '.join(tasks)} wait {found}, the paper's in every micro-step; times of "
+            "micro-batches, composed to ranks that wait so, would show it")  # fmt: skip
+
+
+GATES: dict[str, Callable[[Claim, Folder], str]] = {HEADROOM: headroom, SIZES: sizes, WAITING: waiting}
+"""Each gate by its name in claims.yaml: an empty text where it passes."""

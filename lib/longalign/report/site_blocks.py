@@ -1,0 +1,82 @@
+"""Blocks of the site's pages: figures with their captions, and what the paper's trainings would cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from longalign.experiments.paper_costs import CAREFUL, DEVICES, SPARE, costs
+from longalign.experiments.paper_plan import FITTED, LONG, SHORT
+from longalign.experiments.profiles import load_profile
+from longalign.report.page_blocks import PROFILE, parameters, table
+
+
+def figures(results: Path) -> str:
+    """Every figure with its caption and notebook, in the order of `docs/results/figures.yaml`."""
+    root = results.parent
+    captions = yaml.safe_load((root / "docs" / "results" / "figures.yaml").read_text(encoding="utf-8"))
+    return "\n\n".join(
+        f"## {of['title']}\n\n![{of['title']}](../../figures/{name}.png)\n\n{of['caption']} "
+        f"[`{of['notebook']}`](../../results/notebooks/{of['notebook']}.ipynb) shows where the numbers come from."
+        for name, of in captions.items()
+    )
+
+
+def paper_costs(results: Path) -> str:
+    """What a packed training of the paper would take on each kind of GPU."""
+    profile = load_profile(results.parent / "profiles" / "paper.yaml")
+    share, found = costs(profile)
+    number, rows = profile.engine.world_size, []
+    for cost in found:
+        fits = f"yes, {cost.memory:.0f} GB of each" if cost.shared else f"no, {cost.memory:.0f} GB of each are needed"
+        if (cost.shared or 1) > 1:
+            fits += f", if {cost.shared} of them share each pack"
+        first, last = cost.hours
+        hours = [f"{times * first:.0f} to {times * last:.0f}" if cost.shared else "" for times in (1, number)]
+        rows.append([cost.device.name, f"{cost.device.tflops:.0f}", cost.model, fits, *hours])
+    sheets = ", ".join(f"[{device.name}]({device.source})" for device in DEVICES)
+    nodes = sorted({cost.node for cost in found})
+    return "\n\n".join([
+        f"**Predicted, not measured on a GPU.** One training is {profile.training.epochs} epochs of {LONG:,} long and "
+        f"{SHORT:,} short instructions, in packs of {profile.training.capacity:,} tokens.",
+        table(["GPU", "peak, TFLOP/s in bf16", "model", f"fits on {number}?", f"hours on {number}", "GPU hours"], rows),
+        f"The hours are a range. Its lower end takes {100 * share:.0f} % of the peak: at this share, one training of "
+        f"the paper ({' by '.join(FITTED)}, on A800) comes out at the paper's hours. Its upper end takes "
+        f"{100 * CAREFUL:.0f} % of the peak. \"Fits\" leaves {100 * (1 - SPARE):.0f} % of the memory for buffers. The "
+        f"machine also needs {nodes[0]:.0f} to {nodes[-1]:.0f} GB of its own memory, because the profile moves weights "
+        f"and optimizer there. Peak and memory are those of NVIDIA's data sheets: {sheets}.",
+    ])  # fmt: skip
+
+
+def cards(results: Path) -> str:
+    """The committed bases, the corpus and the benchmarks in numbers."""
+    profile = load_profile(results.parent / "profiles" / f"{PROFILE}.yaml")
+    bases = []
+    for name in profile.models:
+        folder = results / "bases" / name
+        config, record = (json.loads((folder / f"{file}.json").read_text()) for file in ("config", "record"))
+        heads = f"{config['num_attention_heads']} ({config['num_key_value_heads']})"
+        bases.append([f"`{name}`", f"{parameters(folder / 'model.safetensors') / 1e6:.2f} million",
+                      config["num_hidden_layers"], config["hidden_size"], heads, f"{config['vocab_size']:,}",
+                      config["max_position_embeddings"], f"{record['tokens'] / 1e6:.1f} million"])  # fmt: skip
+    corpus, tests = profile.corpus, profile.evaluation
+    head = ("base", "parameters", "layers", "hidden size", "heads (of keys)", "vocabulary", "longest text, tokens",
+            "trained on, tokens")  # fmt: skip
+    items = len(tests.tasks) * len(tests.lengths) * tests.per_cell
+    needles = len(tests.needle_lengths) * tests.needle_depths * tests.needle_per_cell
+    return "\n\n".join([
+        table(head, bases),
+        table(("data and tests (`make reproduce`)", "how many", "longest, tokens"), [
+            ["long instructions", f"{corpus.long:,}", f"{corpus.max_length:,}"],
+            ["short instructions", f"{corpus.short:,}", f"{corpus.max_short:,}"],
+            ["our counterpart of LongAlpaca", f"{corpus.longalpaca_long:,} long, {corpus.longalpaca_short:,} short",
+             f"{corpus.max_length:,}"],
+            [f"primary test: {len(tests.tasks)} tasks at {len(tests.lengths)} lengths", f"{items:,} questions",
+             f"{max(tests.lengths):,}"],
+            ["LongBench-Chat's counterpart", f"{tests.chat_questions:,} questions", f"{corpus.max_length:,}"],
+            [f"needle test: {len(tests.needle_lengths)} lengths, {tests.needle_depths} depths",
+             f"{needles:,} questions", f"{max(tests.needle_lengths):,}"],
+        ]),
+    ])  # fmt: skip
