@@ -1,5 +1,6 @@
 """Gates: each passes where the instrument has what a claim needs, and says number and remedy where it has not."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,10 +16,16 @@ SPEED = Claim("c", "Figure 5", "Faster.", "08_training_time", results="times", m
               tasks=("ranks",), arms=(Number("naive", 1.0), Number("packing", -1.0)), needs=("waiting",))  # fmt: skip
 
 
-def losses(folder, of):
-    rows = [{"model": model, "base_seed": seed, "loss": loss} for model, values in of.items()
-            for seed, loss in enumerate(values)]  # fmt: skip
-    pd.DataFrame(rows).to_csv(folder / "base_loss.csv", index=False)
+TARGETS = np.array([20, 40, 30, 10])
+
+
+def losses(folder, of, hard=(0, 0, 0, 0)):
+    """What the gate says of bases with these losses a token; documents are as `hard` for all, or for some alone."""
+    hard = hard if isinstance(hard, dict) else dict.fromkeys(of, hard)
+    table = {f"{model}|{seed}": TARGETS * (loss + np.array(hard[model])) for model, values in of.items()
+             for seed, loss in enumerate(values)}  # fmt: skip
+    (folder / "items").mkdir(exist_ok=True)
+    pd.DataFrame({"document": range(4), "targets": TARGETS} | table).to_csv(folder / gates.BASE_LOSS, index=False)
     return gates.failures(SIZES, Folder(folder))
 
 
@@ -31,14 +38,23 @@ def test_a_larger_base_must_be_better_by_more_than_two_standard_errors(tmp_path)
     assert "1.100" in failed[0] and "1.000" in failed[0] and "0.016" in failed[0] and "would show it" in failed[0]
 
 
+def test_documents_that_are_hard_for_all_bases_do_not_hide_a_difference_and_others_do(tmp_path):
+    """Residuals 1, -2, 1.5, -0.5 of 100 tokens: a standard error of sqrt(4 x 2.5) / 100 = 0.0316."""
+    of = {"mini-7b": [1.0, 1.0], "mini-13b": [0.95, 0.95]}
+    swing = (0.05, -0.05, 0.05, -0.05)
+    assert losses(tmp_path, of, hard=swing) == []
+    (told,) = losses(tmp_path, of, hard={"mini-7b": (0, 0, 0, 0), "mini-13b": swing})
+    assert "0.063" in told
+
+
 @pytest.mark.parametrize("large", [{}, {"mini-13b": [0.5]}], ids=["none", "one"])
 def test_one_base_of_a_size_has_no_standard_error(tmp_path, large):
-    assert "fewer than 2 bases of mini-13b" in losses(tmp_path, {"mini-7b": [1.0, 1.1]} | large)[0]
+    assert "base of mini-13b, fewer than 2" in losses(tmp_path, {"mini-7b": [1.0, 1.1]} | large)[0]
 
 
 def test_without_a_table_of_base_losses_the_gate_says_which_command_writes_it(tmp_path):
     (told,) = gates.failures(SIZES, Folder(tmp_path))
-    assert "there is no base_loss.csv" in told and "make bases" in told
+    assert "there is no items/base_loss.csv" in told and "make bases" in told
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from longalign.report.tables import size
 
 LOWEST, HIGHEST = 0.1, 0.9
 """Nearer to chance, or to the best score, arms cannot differ much: shares of the range between the two."""
-BASE_LOSS = "base_loss.csv"
+BASE_LOSS = "items/base_loss.csv"
+"""Sums of losses of each held-out document (a row) by each base (a column `model|number`)."""
 FEWEST_BASES = 2
 WAITS = "waits per micro-step"
 """The metric of a table of times that says how often ranks wait for each other in a micro-step."""
@@ -50,31 +51,38 @@ def headroom(claim: Claim, folder: Folder) -> str:
 
 
 def sizes(claim: Claim, folder: Folder) -> str:
-    """A larger base is a better one: its loss on held-out documents is lower by more than two standard errors."""
+    """A larger base is a better one: its loss on held-out documents is lower by more than two standard errors.
+
+    Chance is in the documents, which are the same for all bases, and in the bases of a size; both variances are added.
+    """
     try:
-        losses = folder.table(BASE_LOSS, ("model", "base_seed", "loss"))
+        losses = folder.table(BASE_LOSS, ("targets",))
     except Missing as missing:
         return f"{missing}, so nobody knows whether the larger base is the better one; `make bases` writes it"
-    by_model = losses.groupby("model").loss.agg(["mean", "var", "count"])
     models = sorted({claim.run(arm)[0] for arm in claim.arms}, key=size)
     for smaller, larger in itertools.pairwise(models):
-        if told := _falls(by_model, smaller, larger):
+        if told := _falls(losses, smaller, larger):
             return told
     return ""
 
 
-def _falls(by_model: pd.DataFrame, smaller: str, larger: str) -> str:
-    for model in (smaller, larger):
-        if model not in by_model.index or by_model.loc[model, "count"] < FEWEST_BASES:
-            return f"{BASE_LOSS} has fewer than {FEWEST_BASES} bases of {model}; `make bases` with more seeds would do"
-    of_small, of_large = by_model.loc[smaller], by_model.loc[larger]
-    lower = of_small["mean"] - of_large["mean"]
-    error = (of_small["var"] / of_small["count"] + of_large["var"] / of_large["count"]) ** 0.5
-    if lower > 2 * error:
+def _falls(losses: pd.DataFrame, smaller: str, larger: str) -> str:
+    of_small, of_large = (losses[[c for c in losses if c.partition("|")[0] == model]] for model in (smaller, larger))
+    for model, bases in ((smaller, of_small), (larger, of_large)):
+        if bases.shape[1] < FEWEST_BASES:
+            return (f"{BASE_LOSS} has {bases.shape[1] or 'no'} base of {model}, fewer than {FEWEST_BASES}, so nobody "
+                    "knows how far bases of one size differ; `make bases` with more of them would show it")  # fmt: skip
+    tokens = losses.targets.sum()
+    by_base = [bases.sum() / tokens for bases in (of_small, of_large)]
+    lower = by_base[0].mean() - by_base[1].mean()
+    of_documents = of_small.mean(axis=1) - of_large.mean(axis=1) - lower * losses.targets
+    variance = len(losses) * of_documents.var() / tokens**2 + sum(values.var() / len(values) for values in by_base)
+    if lower > 2 * variance**0.5:
         return ""
     return (
-        f"the held-out loss of {larger}'s base is {of_large['mean']:.3f}, of {smaller}'s {of_small['mean']:.3f}: not "
-        f"lower by 2 standard errors ({2 * error:.3f}); bases trained in proportion to their size would show it"
+        f"the held-out loss of {larger}'s bases is {by_base[1].mean():.3f}, of {smaller}'s {by_base[0].mean():.3f}: "
+        f"not lower by 2 standard errors ({2 * variance**0.5:.3f}); bases trained in proportion to their size would "
+        "show it"
     )
 
 
