@@ -39,7 +39,7 @@ def test_a_setting_that_would_change_the_loss_is_refused(tmp_path, change, told)
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):
     steps = {"gradient_accumulation_kwargs": {"num_steps": 4}}
     given = settings(tmp_path, gradient_accumulation_steps=1, accelerator_config=steps)
-    with pytest.raises(ValueError, match="steps is 4, but the plan was made for 2: make it for 4"):
+    with pytest.raises(ValueError, match="steps is 4, but the plan was made for 2: make a plan for 4"):
         arguments.check(given, PLANS)
     arguments.check(given, [plan_packing([2, 4, 3], capacity=9, accumulation=4)])
 

@@ -163,7 +163,7 @@ def test_an_interrupt_ends_with_130_and_keeps_what_was_under_way(folder, tmp_pat
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
-        assert process.returncode == 130 and "is kept" in told and "Traceback" not in told
+        assert process.returncode == 130 and "replies are kept" in told and "Traceback" not in told
         kept = len((tmp_path / "l.replies.jsonl").read_bytes().splitlines())
         assert kept == sum(server.paid.values())
 
@@ -203,7 +203,7 @@ def test_an_item_without_a_good_question_is_not_counted_among_what_is_left_to_as
         command = ("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE)
         assert run(*command) == 0 and "question: none in the reply" in report(tmp_path / "l.jsonl")["faults"]
         capsys.readouterr()
-        assert run(*command) == 0 and "asked 0 requests" in capsys.readouterr().err
+        assert run(*command) == 0 and "will get 0 requests" in capsys.readouterr().err
 
 
 def test_an_item_whose_questions_were_cut_off_is_not_counted_among_what_is_left_to_ask(folder, tmp_path, capsys):
@@ -215,7 +215,7 @@ def test_an_item_whose_questions_were_cut_off_is_not_counted_among_what_is_left_
         command = ("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE)
         assert run(*command) == 0 and report(tmp_path / "l.jsonl")["faults"]["question: cut off"] >= 1
         capsys.readouterr()
-        assert run(*command) == 0 and "asked 0 requests" in capsys.readouterr().err
+        assert run(*command) == 0 and "will get 0 requests" in capsys.readouterr().err
 
 
 def test_what_it_wrote_is_no_document_of_the_next_run(folder, tmp_path):

@@ -110,7 +110,7 @@ def test_a_real_model_teaches_on_real_files(built, documents, model, capsys):
     before = out.with_name("long.replies.jsonl").read_bytes(), out.read_bytes()
     assert run(*command) == 0, "given again it asks nothing"
     assert (out.with_name("long.replies.jsonl").read_bytes(), out.read_bytes()) == before
-    assert "asked 0 requests" in capsys.readouterr().err
+    assert "will get 0 requests" in capsys.readouterr().err
 
 
 def test_what_it_wrote_trains_in_the_laptop_profile(built, tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ of freedom), and m twice the count of all numbers compared, so that an honest ru
 most. Every cell is held to it, and so are means over tasks and lengths, whose s is far smaller. Times are the machine's
 own and are not compared. In a single cell only a gross error can be told from chance; and some cells spread more than
 their pool (a task that some seeds learn and others do not): the reference's seeds in each other's place put 2 of about
-38,200 numbers out of bounds when it has three seeds, 2 of about 63,400 when it has eight.
+37,800 numbers out of bounds when it has three seeds, 2 of about 62,300 when it has eight.
 """
 
 from __future__ import annotations
