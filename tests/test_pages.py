@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from longalign.experiments.pages import Page, origin, read_items
 from longalign.experiments.profiles import load_profile
 from longalign.train import workers
 
-ARMS = dict.fromkeys(Arm(name, "mini-6b", seed) for name in ("packing", "naive") for seed in (0, 1))
+ARMS = {Arm(name, "mini-6b", seed): SimpleNamespace(start="base") for name in ("packing", "naive") for seed in (0, 1)}
 """In an order that is not that of the alphabet, as tables are sorted."""
 NAME = "05_small"
 
@@ -55,7 +56,7 @@ def promoted(run):
 def shown(page):
     """All that a notebook takes from its page."""
     return {
-        "trained": page.train(ARMS, first=["base"]),
+        "trained": page.train(ARMS, first=[SimpleNamespace(model="base"), SimpleNamespace(model="a base of no arm")]),
         "scores": page.scores("small", ARMS),
         "items": page.items("small", ARMS),
         "losses": page.table("losses", lambda: [{"step": 2, "loss": 4.0}, {"step": 1, "loss": 3.0}]),
@@ -66,7 +67,7 @@ def shown(page):
 def test_a_replay_shows_what_the_run_showed_and_does_no_job(run):
     first = shown(run)
     run.record(results={"n": 3})
-    assert len(run.done) == 1 + 2 * len(ARMS), "the base, the arms, their evaluations"
+    assert len(run.done) == 1 + 2 * len(ARMS), "the base that arms start from, the arms, their evaluations"
     again = shown(promoted(run))
     assert len(run.done) == 1 + 2 * len(ARMS)
     for name, table in first.items():
