@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from longalign.common import paths
@@ -13,8 +14,9 @@ from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm
 from longalign.experiments.evaluations import LOSS
 from longalign.experiments.profiles import load_profile
-from longalign.miniature.pretraining import RECIPES, Recipe, folder_name
-from longalign.report import tables
+from longalign.miniature.pretraining import RECIPES, Recipe
+from longalign.miniature.settings import folder_name
+from longalign.report import default_run, tables
 from longalign.train import workers
 from longalign.train.trainer import TrainingConfig, make_plans
 
@@ -49,6 +51,23 @@ def test_every_experiment_has_its_arms_and_runs_that_two_ask_for_are_the_same(pr
     assert len(set(keys)) < len(keys)
     for arms in found.values():
         assert len({run.key for run in arms.values()}) == len(arms), "arms of one experiment differ"
+
+
+@pytest.mark.parametrize("name", ["data_scale", "data_source", "methods", "model_scale"])
+def test_a_default_run_is_said_to_have_the_seeds_that_the_design_gives_its_arms(profile, name):
+    default = dataclasses.replace(profile, seeds=3, seeds_of_slow_arms=1)
+    arms = {arm[:2] for arm in getattr(design, name)(default)}
+    rows = pd.DataFrame([(name, *arm, seed) for arm in sorted(arms) for seed in range(8)],
+                        columns=["experiment", "arm", "model", "seed"])  # fmt: skip
+    kept = rows[default_run.trained_by_default(rows, default)]
+    assert set(kept[["arm", "model", "seed"]].itertuples(index=False, name=None)) == set(getattr(design, name)(default))
+
+
+def test_times_of_a_default_run_have_one_seed(profile):
+    default = dataclasses.replace(profile, seeds=3, seeds_of_slow_arms=1)
+    of = {"experiment": "composed_times", "arm": "packing", "model": profile.models[0]}
+    rows = pd.DataFrame({**of, "seed": range(3)})
+    assert default_run.trained_by_default(rows, default).tolist() == [True, False, False]
 
 
 def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):

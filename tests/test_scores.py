@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from longalign.data import chat
 from longalign.evals import chat_answers
 from longalign.evals.chat_answers import answers
-from longalign.evals.rubric import ceiling, points, sentences
-from longalign.evals.scores import BEST, CHANCE, mean_loss, option_sequences, score
+from longalign.evals.rubric import BEST, CHANCE, ceiling, points, sentences
+from longalign.evals.scores import mean_loss, option_sequences, score
 from longalign.evals.teacher_forced import preferred, sequence_nll
 from longalign.miniature import tokenizer
 from longalign.miniature.benchmarks import BENCHMARKS, items

@@ -9,7 +9,7 @@ import yaml
 from scipy import stats as distributions
 
 from longalign.common import paths
-from longalign.evals.scores import BEST, CHANCE
+from longalign.evals.rubric import BEST, CHANCE
 from longalign.report import tables
 
 LENGTHS = (64, 128, 256, 512)

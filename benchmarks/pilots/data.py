@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import pilots
 from longalign.common import provenance
-from longalign.evals.scores import BEST, CHANCE
+from longalign.evals.rubric import BEST, CHANCE
 from longalign.experiments import design, evaluations
 from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm

@@ -8,7 +8,8 @@ from benchmarks.pilots import choice
 from longalign.common import paths, provenance
 from longalign.experiments.base_loss import heldout_documents, heldout_loss
 from longalign.miniature import tokenizer
-from longalign.miniature.pretraining import Recipe, build, curriculum, folder_name, train_stages
+from longalign.miniature.pretraining import Recipe, build, curriculum, train_stages
+from longalign.miniature.settings import folder_name
 
 SHAPE_TOKENS, SHAPE_RATE = 3_000_000, 3e-3
 RATE_SHARE = 1 / 4

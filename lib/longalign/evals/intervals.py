@@ -94,6 +94,20 @@ def holm(p: Sequence[float], most: int | None = None) -> Float[np.ndarray, "test
     return adjusted
 
 
+def ratio(sums: Float[np.ndarray, "draws"], counts: Int[np.ndarray, "draws"]) -> tuple[float, float]:
+    """Sum over sum, and its standard error where the n pairs are draws (delta method).
+
+    Documents of 1 and 3 targets, with losses of 2 each target in the first, of 1 in the second:
+
+    >>> value, error = ratio(np.array([2.0, 3.0]), np.array([1, 3]))
+    >>> value, round(error, 3)
+    (1.25, 0.375)
+    """
+    value = sums.sum() / counts.sum()
+    residuals = (sums - value * counts) / counts.mean()
+    return float(value), float(residuals.std(ddof=1) / np.sqrt(len(residuals)))
+
+
 def item_means(values: Float[np.ndarray, "... items"], strata: Int[np.ndarray, "items"]) -> Float[np.ndarray, "..."]:
     """Mean of the strata's means: a stratum (task at a length) counts once, however many items it has.
 

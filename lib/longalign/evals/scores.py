@@ -19,8 +19,6 @@ from transformers import PreTrainedModel
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.data import chat
 from longalign.evals.chat_answers import answers
-from longalign.evals.rubric import BEST as BEST
-from longalign.evals.rubric import CHANCE as CHANCE
 from longalign.evals.teacher_forced import answer_match, fact_match, preferred, sequence_nll, target_hits
 from longalign.miniature import tokenizer
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from longalign.common import paths, provenance
+from longalign.evals import intervals
 from longalign.miniature import pretraining, training_sets
 
 TOKENS = 192_000
@@ -45,22 +46,8 @@ def _sums(folder: Path | str, documents: list[dict[str, Any]]) -> tuple[np.ndarr
 
 
 def _summary(sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-    loss, error = ratio(sums, counts)
+    loss, error = intervals.ratio(sums, counts)
     return {"loss": loss, "se": error, "documents": len(counts)}
-
-
-def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Sum over sum, and its standard error where the n pairs are draws (delta method).
-
-    Documents of 1 and 3 targets, with losses of 2 each target in the first, of 1 in the second:
-
-    >>> value, error = ratio(np.array([2.0, 3.0]), np.array([1, 3]))
-    >>> value, round(error, 3)
-    (1.25, 0.375)
-    """
-    value = sums.sum() / counts.sum()
-    residuals = (sums - value * counts) / counts.mean()
-    return float(value), float(residuals.std(ddof=1) / np.sqrt(len(residuals)))
 
 
 def losses(folders: Iterable[Path], items: Path) -> list[dict[str, Any]]:

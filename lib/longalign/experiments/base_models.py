@@ -15,6 +15,7 @@ from longalign.data import tokenizers
 from longalign.data.chat_formats import format_of
 from longalign.experiments.profiles import Profile
 from longalign.fetch.source import Source
+from longalign.miniature.settings import folder_name
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Start:
     def folder(self) -> Path:
         """Where the model lies; a source is fetched where it is missing."""
         if self.source is None:
-            return paths.bases() / (f"{self.model}-{self.base}" if self.base else self.model)
+            return paths.bases() / folder_name(self.model, self.base)
         from longalign.fetch.fetching import fetch
 
         return fetch(self.source)

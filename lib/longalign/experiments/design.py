@@ -115,6 +115,8 @@ def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = Non
 
 def slow(table: str, arm: str, first: bool) -> bool:
     """Whether an arm of this table gets the fewer seeds of a slow arm; `first` says that its model is the first one."""
+    if table in ("times", "composed_times"):
+        return True
     if table == "data_scale":
         return arm not in ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k")
     if table == "data_source":

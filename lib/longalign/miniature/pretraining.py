@@ -21,6 +21,7 @@ from longalign.common.source_hash import source_hash
 from longalign.data.store import TokenStore
 from longalign.data.tokenize_files import WITHOUT
 from longalign.miniature import tokenizer, training_sets
+from longalign.miniature.settings import folder_name
 from longalign.train.events import read_events
 from longalign.train.memory import ModelShape
 from longalign.train.models import MINIATURES, load_model
@@ -83,15 +84,6 @@ def shape_of(model: str, recipe: Recipe | None = None) -> ModelShape:
     128
     """
     return (recipe or RECIPES[model]).shape or MINIATURES[model]
-
-
-def folder_name(model: str, base: int) -> str:
-    """The folder of a base: the model's name for the first, with a number behind it for the others.
-
-    >>> folder_name("mini-7b", 0), folder_name("mini-7b", 2)
-    ('mini-7b', 'mini-7b-2')
-    """
-    return f"{model}-{base}" if base else model
 
 
 def training(stage: Stage, width: int, seed: int = 0) -> dict[str, Any]:

@@ -49,3 +49,12 @@ class Evaluation:
     longbench_per_task: int = 60
     chat_questions: int = 50
     short_per_task: int = 50
+
+
+def folder_name(model: str, base: int) -> str:
+    """The folder of a base: the model's name for the first, with a number behind it for the others.
+
+    >>> folder_name("mini-7b", 0), folder_name("mini-7b", 2)
+    ('mini-7b', 'mini-7b-2')
+    """
+    return f"{model}-{base}" if base else model

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from longalign.evals.intervals import ratio
 from longalign.evals.rubric import BEST, CHANCE
 from longalign.report.claim_schema import HEADROOM, SIZES, WAITING, Claim
 from longalign.report.claim_scores import Folder, Missing, chosen_rows
@@ -72,16 +73,14 @@ def _falls(losses: pd.DataFrame, smaller: str, larger: str) -> str:
         if bases.shape[1] < FEWEST_BASES:
             return (f"{BASE_LOSS} has {bases.shape[1] or 'no'} base of {model}, fewer than {FEWEST_BASES}, so nobody "
                     "knows how far bases of one size differ; `make bases` with more of them would show it")  # fmt: skip
-    tokens = losses.targets.sum()
-    by_base = [bases.sum() / tokens for bases in (of_small, of_large)]
-    lower = by_base[0].mean() - by_base[1].mean()
-    of_documents = of_small.mean(axis=1) - of_large.mean(axis=1) - lower * losses.targets
-    variance = len(losses) * of_documents.var() / tokens**2 + sum(values.var() / len(values) for values in by_base)
-    if lower > 2 * variance**0.5:
+    by_base = [bases.sum() / losses.targets.sum() for bases in (of_small, of_large)]
+    lower, of_documents = ratio((of_small.mean(axis=1) - of_large.mean(axis=1)).to_numpy(), losses.targets.to_numpy())
+    error = (of_documents**2 + sum(values.var() / len(values) for values in by_base)) ** 0.5
+    if lower > 2 * error:
         return ""
     return (
         f"the held-out loss of {larger}'s bases is {by_base[1].mean():.3f}, of {smaller}'s {by_base[0].mean():.3f}: "
-        f"not lower by 2 standard errors ({2 * variance**0.5:.3f}); bases trained in proportion to their size would "
+        f"not lower by 2 standard errors ({2 * error:.3f}); bases trained in proportion to their size would "
         "show it"
     )
 

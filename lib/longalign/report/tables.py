@@ -211,7 +211,7 @@ def paper_table(
     """Tidy rows as a table of the paper: index (model, arm), `COLUMNS`, cells "mean ± half-width" over seeds.
 
     `numbers` gives means as floats instead. `limits` are rows to stand below, as value by metric:
-    {"chance": scores.CHANCE, "best": scores.BEST}.
+    {"chance": rubric.CHANCE, "best": rubric.BEST}.
 
     >>> row = {"model": "mini-6b", "arm": "sorted", "task": "chat-coding", "length": 0, "metric": "score"}
     >>> rows = [{**row, "seed": seed, "value": value} for seed, value in enumerate([2, 4, 3])]
