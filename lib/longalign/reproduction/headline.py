@@ -76,8 +76,10 @@ def _verdicts(profile: Profile, folder: Path) -> str:
         return f"VERDICT: none; the claims are about the profile {LAPTOP}, and this is {profile.name}"
     rows = [row for row in claims.measure_all(load_ledger(), folder) if row["seeds"]]
     first, *others = sorted(rows, key=lambda row: row["id"] != CLAIM)
-    ends = f" (95 % interval {first['low']:.2f} to {first['high']:.2f})" if pd.notna(first["low"]) else ""
-    lines = [f"VERDICT: {first['verdict']}", first["statement"], f"{first['estimate']:+.2f} points{ends}"]
+    lines = [f"VERDICT: {first['verdict']}", first["statement"], f"{first['estimate']:+.2f} points"]
+    if pd.notna(first["low"]):
+        lines[-1] += f" (95 % interval {first['low']:.2f} to {first['high']:.2f}"
+        lines[-1] += "; the verdict takes a wider one, because several claims are tested together)"
     lines += [first["note"]] * bool(first["note"])
     return "\n".join([*lines, *(f"also {row['verdict']}: {row['statement']}" for row in others)])
 
