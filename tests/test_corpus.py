@@ -128,6 +128,15 @@ def test_the_longalpaca_analogue_has_plain_questions_on_papers_and_books_and_the
     assert shared == list(training_sets.suite("LongAlign-0k", SMALL))
 
 
+def test_longalpaca_with_all_kinds_differs_from_longalpaca_in_the_kinds_of_questions_alone():
+    corpus = dataclasses.replace(SMALL, longalpaca_long=40)
+    rows, plain = (list(training_sets.suite(name, corpus)) for name in (training_sets.ALL_KINDS, "LongAlpaca-12k"))
+    own = rows[: len(plain) - SMALL.short]
+    assert len(rows) == len(plain) and rows[len(own) :] == plain[len(own) :]
+    assert {row["source"] for row in own} == {"arxiv", "books3"}
+    assert {row["task"] for row in own} == set(tasks.FAMILIES)
+
+
 def test_the_doses_are_nested_and_a_seed_draws_other_samples():
     doses = {name: [row["id"] for row in training_sets.suite(name, SMALL)] for name in training_sets.DOSES}
     long = {name: [i for i in ids if i.startswith("long-")] for name, ids in doses.items()}

@@ -120,7 +120,7 @@ def slow(table: str, arm: str, first: bool) -> bool:
     if table == "data_scale":
         return arm not in ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k")
     if table == "data_source":
-        return arm == "LongAlpaca-12k"
+        return arm.startswith("LongAlpaca")
     return not first or not arm.startswith("packing")
 
 
@@ -146,11 +146,16 @@ def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 
 def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
-    """Table 2: diverse long instructions against ones of two kinds on papers and books only (LongAlpaca's analogue)."""
+    """Table 2: diverse long instructions against ones of two kinds on papers and books only (LongAlpaca's analogue).
+
+    Generated data have a third arm, all kinds of questions on papers and books, as many samples as the second: from it
+    the arm differs in the kinds of questions, from the first in the sources (and in 12k samples for 10k).
+    """
     start = base_models.first(profile)
+    made = () if training_data.released(profile) else (training_sets.ALL_KINDS,)
     return {
         Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
-        for suite in ("LongAlign-10k", "LongAlpaca-12k")
+        for suite in ("LongAlign-10k", "LongAlpaca-12k", *made)
         for seed in profile.seeds_for(seeds, slow=slow("data_source", suite, True))
     }
 

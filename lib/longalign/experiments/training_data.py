@@ -33,8 +33,8 @@ def data_folder(start: Start) -> Path:
     code."""
     profile, code = start.profile, CODE
     settings = {name: profile.as_dict()[name] for name in ("corpus", "extension")}
-    if released := _released(profile):
-        settings["sources"] = [_identity(source) for source in released.values()]
+    if named := released(profile):
+        settings["sources"] = [_identity(source) for source in named.values()]
         code += ("miniature.released_sets.suite",)
     settings |= {"code": source_hash(*code, without=WITHOUT), "shortest": MAX_LENGTH, "recall_share": RECALL_SHARE}
     folder = paths.run_dir(profile.name) / "data" / provenance.config_hash(settings)
@@ -48,7 +48,7 @@ def suite_store(start: Start, name: str, *, seed: int = 0) -> TokenStore:
     """
     profile = start.profile
     corpus, place = replace(profile.corpus, seed=profile.corpus.seed + seed), data_folder(start) / f"seed-{seed}"
-    if not _released(profile):
+    if not released(profile):
         return training_sets.suite_store(name, corpus, place, encode=start.encode)
     return training_sets.rows_store(
         place / name, lambda: released_sets.suite(name, corpus, partial(_fetched, profile)),
@@ -83,7 +83,7 @@ def benchmark_folder(profile: Profile) -> Path:
     return folder
 
 
-def _released(profile: Profile) -> dict[str, Source]:
+def released(profile: Profile) -> dict[str, Source]:
     """The data sets that the profile names as sources, to be trained on in place of generated ones."""
     return {source.name: source for source in profile.sources if source.kind == "data"}
 
@@ -92,11 +92,11 @@ def _fetched(profile: Profile, name: str) -> Path:
     """The folder of a data set that the profile names, fetched where it is missing. Raises ValueError for another."""
     from longalign.fetch.fetching import fetch
 
-    released = _released(profile)
-    if name not in released:
-        known = ", ".join(released)
+    named = released(profile)
+    if name not in named:
+        known = ", ".join(named)
         raise ValueError(f"profile {profile.name}: sources name {known}, and not {name}, which is needed")
-    return fetch(released[name])
+    return fetch(named[name])
 
 
 def _identity(source: Source) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 LongAlign-0k to -10k are nested: the short instructions, plus none to all of the long ones. In place of the long ones,
 LongAlpaca-12k's analogue brings long questions of two kinds on papers and books only, and short ones of the same kinds.
+A further suite has its sources and all kinds of questions, so that an experiment can tell source from kind.
 """
 
 import json
@@ -20,14 +21,18 @@ from longalign.data.chat import Encoded
 from longalign.data.jsonl import DataError
 from longalign.data.store import TokenStore, write_store
 from longalign.data.tokenize_files import tokenize_jsonl
-from longalign.miniature import samples, tokenizer
+from longalign.miniature import samples, tasks, tokenizer
 from longalign.miniature.settings import Corpus, Evaluation
 from longalign.miniature.token_length import count_with
 
 OTHER_SHARE = 0.1
 DOSES = {"LongAlign-0k": 0, "LongAlign-2.5k": 0.25, "LongAlign-5k": 0.5, "LongAlign-7.5k": 0.75, "LongAlign-10k": 1}
 """The share of the long instructions in each suite of the paper's own data; the paper trains on 0k, 5k and 10k."""
+ALL_KINDS = "LongAlpaca, all kinds"
+ALPACA = {"LongAlpaca-12k": samples.ALPACA_FAMILIES, ALL_KINDS: tuple(tasks.FAMILIES)}
+"""The kinds of questions in each suite that has LongAlpaca's sources and numbers of samples."""
 SUITES = (*DOSES, "LongAlpaca-12k")
+"""The suites of the paper."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 _verified: set[Path] = set()  # stores of which this process has read every byte
 
@@ -37,11 +42,11 @@ def suite(name: str, corpus: Corpus) -> Iterator[dict[str, Any]]:
 
     Raises KeyError for an unknown name, naming the suites.
     """
-    if name not in SUITES:
-        raise KeyError(f"no suite is called {name!r}; there are {', '.join(SUITES)}")
+    if name not in (known := (*SUITES, ALL_KINDS)):
+        raise KeyError(f"no suite is called {name!r}; there are: {'; '.join(known)}")
     long = {"min_length": corpus.min_long, "max_length": corpus.max_length}
-    if name == "LongAlpaca-12k":
-        alpaca = {"sources": samples.ALPACA_SOURCES, "families": samples.ALPACA_FAMILIES}
+    if name in ALPACA:
+        alpaca = {"sources": samples.ALPACA_SOURCES, "families": ALPACA[name]}
         short = {"min_length": min(48, corpus.max_short), "max_length": corpus.max_short}
         for kind, count, lengths in (
             ("alpaca", corpus.longalpaca_long, long), ("alpaca-short", corpus.longalpaca_short, short)
