@@ -110,7 +110,7 @@ def test_a_run_trains_those_long_bases_that_an_arm_starts_from(profile, tmp_path
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
     finished = []
     monkeypatch.setattr(workers, "execute_all", lambda jobs, workers: finished.append([job.label for job in jobs]))
-    monkeypatch.setattr(design, "trainings", lambda arms: {})
+    monkeypatch.setattr(pages, "trainings", lambda arms: {})
     page, model = pages.Page("07_training_methods", "smoke"), profile.models[1]
     arms = {Arm("sorted", model, 0): design.fine_tuning(Start(profile, model), method="sorted")}
     with pytest.raises(KeyError):  # nothing was trained, so there is nothing to tell
@@ -159,7 +159,7 @@ def test_benchmarks_do_not_depend_on_the_seed_or_the_arm_and_only_losses_read_th
 
 def test_what_trainings_took_is_told_by_arm(profile):
     base = design.long_bases(profile)[0]
-    told = design.trainings({Arm("long base", "mini-13b", 0): base})["long base mini-13b 0"]
+    told = pages.trainings({Arm("long base", "mini-13b", 0): base})["long base mini-13b 0"]
     assert told["key"] == base.key and told["steps"] >= 1 and told["peak_memory_mb"] > 100
     assert profile.extension.tokens <= told["tokens"] < 2 * profile.extension.tokens
     assert 0 < told["cpu_seconds"] and 0 < told["seconds"]

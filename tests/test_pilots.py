@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from benchmarks import pilots
-from benchmarks.pilots import choice, data, learning
+from benchmarks.pilots import choice, data, learning, power
 
 from longalign.common import paths
+from longalign.evals import crossed
 from longalign.experiments import base_loss, design
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
@@ -73,7 +75,7 @@ def test_a_candidate_has_the_weights_and_its_bases_the_tokens_that_the_rules_say
     for model, shape in choice.SHAPES[name].items():
         count = new_model(model, vocab_size=vocabulary, max_length=8, seed=0, shape=vars(shape)).num_parameters()
         assert count == choice.weights(shape, vocabulary) and 450_000 < count < 1_300_000
-        assert sum(stage.tokens for stage in recipes[model].stages) == pytest.approx(20 * count, rel=1e-4)
+        assert sum(stage.tokens for stage in recipes[model].stages) == pytest.approx(14 * count, rel=1e-4)
 
 
 def table(setting, *, train, test, low=0.5, model="mini-13b"):
@@ -143,3 +145,22 @@ def test_from_the_speed_to_the_bases_each_pilot_reads_what_the_last_one_wrote_an
     for stage in (learning.shapes, learning.rates, learning.bases):
         stage()
     assert "stage" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seeds", "questions"), [(8, 50), (32, 200)])
+def test_a_planned_run_shows_the_detectable_effect_in_four_of_five_cases(seeds, questions):
+    chance, strata = (0.05, 0.4, 9.0), np.arange(questions) % 5
+    effect = float(power.planned(*chance, 5, seeds=seeds, questions=questions).detectable())
+    rng = np.random.default_rng(0)
+    drawn = [rng.normal(0, np.sqrt(variance), (800, *shape)) for variance, shape in zip(
+        chance, ((seeds, 1), (1, questions), (seeds, questions)), strict=True)]  # fmt: skip
+    shown = crossed.mean((effect + sum(drawn))[:, None], strata).half() < effect + sum(drawn).mean(axis=(1, 2))
+    assert 0.74 < shown.mean() < 0.88
+
+
+def test_the_variances_of_seeds_questions_and_rest_are_found_again():
+    rng, strata = np.random.default_rng(1), np.repeat(np.arange(5), 40)
+    sizes = {0.3: (16, 1), 0.6: (1, 200), 3.0: (16, 200)}
+    tables = [sum(rng.normal(0, deviation, shape) for deviation, shape in sizes.items()) for _ in range(60)]
+    found = np.mean([power.components(table, strata) for table in tables], axis=0)
+    assert np.allclose(found, (0.09, 0.36, 9.0), rtol=0.25)

@@ -292,14 +292,3 @@ def evaluations(
         )
         for arm, run in arms.items() for name in names
     }  # fmt: skip
-
-
-def trainings(arms: Mapping[Arm, Run]) -> dict[str, dict[str, Any]]:
-    """What the training of each arm was and took, for a record: key, steps, tokens read, seconds, megabytes.
-
-    `seconds` are wall time with whatever ran beside it, `cpu_seconds` processor time of one thread; `peak_memory_mb` is
-    that of the process. Raises FileNotFoundError for a run that has not been trained.
-    """
-    names = ("key", "steps", "tokens", "seconds", "cpu_seconds", "peak_memory_mb")
-    records = {" ".join(map(str, arm)): run.record() for arm, run in arms.items()}
-    return {arm: {name: found[name] for name in names} for arm, found in records.items()}

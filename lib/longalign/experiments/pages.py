@@ -71,7 +71,7 @@ class Page:
                         f"`{self._command}` computes them anew.")  # fmt: skip
 
     def train(self, arms: Mapping[Arm, Run], *, first: Iterable[Run] = ()) -> pd.DataFrame:
-        """What the training of each arm took: index arm, model, seed, columns as `design.trainings` names them.
+        """What the training of each arm took: index arm, model, seed, columns as `trainings` names them.
 
         A run trains those of the runs `first` from which an arm starts, and then the arms. A replay reads its record.
         """
@@ -81,7 +81,7 @@ class Page:
             starts = {arm.start for arm in arms.values()}
             self.finish([run for run in first if str(run.model) in starts])
             self.finish(list(arms.values()))
-            took = design.trainings(arms)
+            took = trainings(arms)
             self._kept["runs"] |= took
             self._seeds |= {arm.seed for arm in arms}
         rows = [dict(zip(ITEM_KEYS, _arm(name), strict=True)) | training for name, training in took.items()]
@@ -214,7 +214,18 @@ def read_items(path: Path | str) -> pd.DataFrame:
     return named.astype({"seed": int}).join(long)
 
 
+def trainings(arms: Mapping[Arm, Run]) -> dict[str, dict[str, Any]]:
+    """What the training of each arm was and took, for a record: key, steps, tokens read, seconds, megabytes.
+
+    `seconds` are wall time with whatever ran beside it, `cpu_seconds` processor time of one thread; `peak_memory_mb` is
+    that of the process. Raises FileNotFoundError for a run that has not been trained.
+    """
+    names = ("key", "steps", "tokens", "seconds", "cpu_seconds", "peak_memory_mb")
+    records = {" ".join(map(str, arm)): run.record() for arm, run in arms.items()}
+    return {arm: {name: found[name] for name in names} for arm, found in records.items()}
+
+
 def _arm(name: str) -> tuple[str, str, int]:
-    """The arm of an entry of `design.trainings`."""
+    """The arm of an entry of `trainings`."""
     arm, model, seed = name.rsplit(" ", 2)
     return arm, model, int(seed)
