@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 from benchmarks import pilots
-from benchmarks.pilots import choice, data, learning, power
+from benchmarks.pilots import choice, data, learning, power, questions
+from scipy import stats
 
 from longalign.common import paths
 from longalign.evals import crossed
@@ -164,3 +165,12 @@ def test_the_variances_of_seeds_questions_and_rest_are_found_again():
     tables = [sum(rng.normal(0, deviation, shape) for deviation, shape in sizes.items()) for _ in range(60)]
     found = np.mean([power.components(table, strata) for table in tables], axis=0)
     assert np.allclose(found, (0.09, 0.36, 9.0), rtol=0.25)
+
+
+def test_new_questions_for_each_seed_shorten_intervals_where_questions_differ_more_than_seeds():
+    strata, alike = np.zeros(3, dtype=int), np.array([[2.0, 2.0, 8.0], [4.0, 4.0, 10.0], [3.0, 3.0, 9.0]])
+    # variance of the mean: seeds 1/3, questions 12/3; quantiles of 2 and of 29 degrees of freedom
+    assert questions.ratio(alike, strata, 3) == pytest.approx(math.sqrt((1 / 3 + 4 / 3) / (1 / 3 + 4)))
+    few, many = stats.t.ppf(0.975, 2), stats.t.ppf(0.975, 29)
+    today = math.hypot(many * math.sqrt(1 / 30), few * math.sqrt(4))
+    assert questions.ratio(alike, strata, 30) == pytest.approx(many * math.sqrt(5 / 30) / today)
