@@ -42,12 +42,12 @@ STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
 TIMES     := 08
 REPORT    := 90
-NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]_*.ipynb))
+NOTEBOOKS := $(sort $(wildcard notebooks/[0-9][0-9]*_*.ipynb))
 LIBRARY   := $(sort $(shell find lib/longalign -name '*.py'))
 
 # a profile may name the notebooks that it executes: notebooks: ["01", "04"]
 ifneq ($(shell grep -s '^notebooks:' profiles/$(PROFILE).yaml),)
-NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/{s/\#.*//;s/[^0-9]/ /gp;}' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
+NOTEBOOKS := $(foreach number,$(shell sed -n '/^notebooks:/{s/^notebooks://;s/\#.*//;s/[^0-9a-z]/ /gp;}' profiles/$(PROFILE).yaml),$(filter notebooks/$(number)_%,$(NOTEBOOKS)))
 endif
 
 # $(call stamp,05) is the stamp of 05_data_scale in this profile, $(call stamp,*) those of all
@@ -236,8 +236,8 @@ distclean: clean ## remove also .venv and the other libraries that make bench in
 
 # 01 builds the data that the others read, 04 trains the long bases; the report shows what all others have found. A
 # training that two notebooks ask for is done by the first of them and reused by the other. 22 draws what is committed of GPUs.
-$(call stamp,0[2-4]): $(call stamp,01)
-$(filter-out $(call stamp,0[0-4]),$(call stamp,*)): $(call stamp,04)
+$(call stamp,0[2-4]) $(call stamp,03b): $(call stamp,01)
+$(filter-out $(call stamp,0[0-4]) $(call stamp,03b),$(call stamp,*)): $(call stamp,04)
 $(call stamp,22): $(wildcard results/gpu/*/gpu.csv)
 $(call stamp,$(REPORT)): claims.yaml $(filter-out $(call stamp,$(REPORT)),$(call stamp,*))
 

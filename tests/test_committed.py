@@ -25,7 +25,7 @@ def cells(path, kind="code"):
 
 
 def test_every_source_notebook_has_its_executed_copy():
-    assert [p.name for p in EXECUTED] == sorted(p.name for p in paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+    assert [p.name for p in EXECUTED] == [p.name for p in paths.notebook_files()]
 
 
 @each_executed

@@ -10,7 +10,7 @@ from longalign.common import paths
 from longalign.reproduction.parameters import declared_parameters
 from maketool import make, with_this_python
 
-NOTEBOOKS = sorted(paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = paths.notebook_files()
 LONGEST_CELL = 25
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -68,7 +68,7 @@ def wrong_references(text):
     """What refers to a notebook by its bare number, and names of notebooks that do not exist."""
     names = {path.stem for path in NOTEBOOKS}
     bare = re.findall(r"\bnotebooks?\s+\d\d\b", text, flags=re.IGNORECASE)
-    return [*bare, *(name for name in re.findall(r"(?<![\w.-])\d\d_[a-z]\w\w+", text) if name not in names)]
+    return [*bare, *(name for name in re.findall(r"(?<![\w.-])\d\d[a-z]?_[a-z]\w\w+", text) if name not in names)]
 
 
 @each_notebook

@@ -182,8 +182,8 @@ def test_a_page_without_its_marks_is_refused_and_left_as_it_is(tmp_path, text):
 @pytest.mark.parametrize("page", [README, DOCS / "learn" / "notebooks.md"], ids=["front page", "page of notebooks"])
 def test_every_notebook_is_named_with_its_source_and_its_executed_copy(page):
     text = page.read_text(encoding="utf-8")
-    notebooks = {path.stem for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
-    assert set(re.findall(r"`(\d\d_\w+)`", text)) == notebooks
+    notebooks = {path.stem for path in paths.notebook_files()}
+    assert set(re.findall(r"`(\d\d[a-z]?_\w+)`", text)) == notebooks
     for folder in ("notebooks", "results/notebooks"):
         assert {name for name in notebooks if re.search(rf"\((\.\./)*{folder}/{name}\.ipynb\)", text)} == notebooks
 

@@ -13,7 +13,7 @@ from longalign.report.tables import primary, scores_by_seed
 from longalign.reproduction import redraw
 from longalign.reproduction.parameters import declared_parameters
 
-SOURCES = {path.stem: nbformat.read(path, as_version=4) for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")}
+SOURCES = {path.stem: nbformat.read(path, as_version=4) for path in paths.notebook_files()}
 
 
 def test_every_notebook_can_be_drawn_and_one_without_a_record_is_told():

@@ -35,6 +35,20 @@ def notebooks() -> Path:
     return root() / "notebooks"
 
 
+def notebook_files() -> list[Path]:
+    """The source notebooks, in the order of their numbers."""
+    return sorted(notebooks().glob("[0-9][0-9]*_*.ipynb"))
+
+
+def number(stem: str) -> str:
+    """The number of a notebook, which its name begins with.
+
+    >>> number("03b_training_loop")
+    '03b'
+    """
+    return stem.partition("_")[0]
+
+
 def profiles() -> Path:
     """One YAML file per profile."""
     return root() / "profiles"

@@ -168,7 +168,7 @@ class Page:
 
     @property
     def _command(self) -> str:
-        return f"make notebook NB={self.name[:2]}"
+        return f"make notebook NB={paths.number(self.name)}"
 
     def _recorded_settings(self) -> Profile:
         return typed(self.recorded["config"], Profile, where=f"{paths.relative(paths.results())}/{self.name}.json")

@@ -225,7 +225,7 @@ def _check_notebooks(profile: Profile, path: Path, where: str) -> None:
     on_one_line = re.search(r"^notebooks: *\[[^\]]*\]", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if not on_one_line and path.resolve().parent == paths.profiles():
         raise ConfigError(f'{where}: notebooks must stand in brackets on one line, ["01", "04"], since make reads it')
-    known = [path.name[:2] for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb")]
+    known = [paths.number(path.stem) for path in paths.notebook_files()]
     for number in profile.notebooks:
         if number not in known:
             raise ConfigError(f"{where}: notebooks knows no {number!r}: {nearest(number, known)}")

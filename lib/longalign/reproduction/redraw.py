@@ -32,7 +32,7 @@ REPLAY = "replay"
 
 def pages(stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Which of the notebooks `stems` have a committed record to be drawn from, and a reason for each other one."""
-    left = {stem: f"it has no committed record: `make notebook NB={stem[:2]}` and `make reference` make one"
+    left = {stem: f"it has no committed record: `make notebook NB={paths.number(stem)}` and `make reference` make one"
             for stem in stems if not (paths.results() / f"{stem}.json").is_file()}  # fmt: skip
     return [stem for stem in stems if stem not in left], left
 

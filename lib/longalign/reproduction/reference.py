@@ -120,12 +120,12 @@ def check_part(run: Path | str, results: Path | str, names: Collection[str]) -> 
     for name in names:
         new, old = run / f"{name}.json", results / f"{name}.json"
         if not new.is_file():
-            raise ValueError(f"{name} has not run to its end: `make notebook NB={name[:2]}` does that")
+            raise ValueError(f"{name} has not run to its end: `make notebook NB={paths.number(name)}` does that")
         part = _record(new)
         if old.is_file() and (lost := set(_record(old)["seeds"]) - set(part["seeds"])):
             raise ValueError(f"{name}: the run has the seeds {_listed(part['seeds'])}, and of the reference's "
-                             f"{_listed(lost)} would be lost: `make notebook NB={name[:2]} SEEDS=...`")  # fmt: skip
-        for path in (path for path in sorted(results.glob("[0-9][0-9]_*.json")) if path.stem not in names):
+                             f"{_listed(lost)} would be lost: `make notebook NB={paths.number(name)} SEEDS=...`")  # fmt: skip
+        for path in (path for path in sorted(results.glob("[0-9][0-9]*_*.json")) if path.stem not in names):
             _refuse_mixture(name, part, path.stem, _record(path))
 
 
@@ -196,11 +196,11 @@ def main(arguments: list[str]) -> int:
 
 def chosen(numbers: Collection[str]) -> list[str]:
     """The stems of the notebooks with these numbers, of all where none is given. Raises ValueError for no notebook."""
-    stems = sorted(path.stem for path in paths.notebooks().glob("[0-9][0-9]_*.ipynb"))
+    stems = [path.stem for path in paths.notebook_files()]
     for number in numbers:
         if not any(stem.startswith(f"{number}_") for stem in stems):
             raise ValueError(f"there is no notebook {number}; there are: {', '.join(stems)}")
-    return [stem for stem in stems if not numbers or stem[:2] in numbers]
+    return [stem for stem in stems if not numbers or paths.number(stem) in numbers]
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ def _number(value: float) -> str:
 def other_settings(run: Path | str, reference: Path | str) -> list[str]:
     """A phrase for each setting of the profile that the run had and the reference had not: then nothing compares."""
     found = {}
-    for theirs in sorted(Path(reference).glob("[0-9][0-9]_*.json")):
+    for theirs in sorted(Path(reference).glob("[0-9][0-9]*_*.json")):
         ours = Path(run) / theirs.name
         if ours.is_file():
             found |= differing(_config(ours), _config(theirs))

@@ -21,7 +21,7 @@ NUMBERS = ("estimate", "low", "high", "p_holm", "p_against", "seeds", "questions
 WORDS = ("source", "statement", "notebook", "paper", "metric", "direction")
 DIGITS = 1e-4
 """Relative difference of a number that was written with six digits, and of p values that are computed from such."""
-_RECORD = re.compile(r"\d\d_.*\.json")
+_RECORD = re.compile(r"\d\d[a-z]?_.*\.json")
 
 
 def doubled_rows(name: str, table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
