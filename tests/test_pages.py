@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from longalign.common import paths
-from longalign.experiments import design, evaluations
+from longalign.experiments import design, evaluations, pages
 from longalign.experiments.design import Arm
 from longalign.experiments.evaluations import Scored, write_items
 from longalign.experiments.pages import Page, origin, read_items
@@ -39,7 +39,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "run"))
     monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
     monkeypatch.setattr(workers, "execute_all", lambda jobs, **_: done.extend(jobs))
-    monkeypatch.setattr(design, "trainings", lambda arms: {" ".join(map(str, a)): {"steps": a.seed} for a in arms})
+    monkeypatch.setattr(pages, "trainings", lambda arms: {" ".join(map(str, a)): {"steps": a.seed} for a in arms})
     scored = {Scored(*arm, "test"): Scores(arm.seed) for arm in ARMS}
     monkeypatch.setattr(design, "evaluations", lambda *_, **__: scored)
     page = Page(NAME, "smoke")

@@ -62,7 +62,8 @@ def after(graph: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
     >>> after({"05_a": ["04_t"], "06_b": ["04_t"], "04_t": []})
     {'05_a': {'04_t': 'afterok'}, '06_b': {'04_t': 'afterok', '05_a': 'afterany'}, '04_t': {}}
     """
-    kinds = {name: {other: "afterany" for other in graph if paths.number(other) in SHARES.get(paths.number(name), ())} for name in graph}
+    shares = {name: SHARES.get(paths.number(name), ()) for name in graph}
+    kinds = {name: {other: "afterany" for other in graph if paths.number(other) in shares[name]} for name in graph}
     return {name: dict(sorted({**kinds[name], **dict.fromkeys(graph[name], "afterok")}.items())) for name in graph}
 
 
