@@ -86,6 +86,6 @@ def test_seeds_of_different_length_meet_at_the_same_share_of_the_steps(tmp_path)
     write_csv(tmp_path / "curves.csv", rows)
     figure = style.draw("learning_curves", tmp_path)
     for axes in figure.axes:
-        (mean,) = (line for line in axes.lines if line.get_label() == "mean over seeds, smoothed")
+        (mean,) = (line for line in axes.lines if line.get_label() == "mean over seeds")
         assert mean.get_xdata().tolist() == [0, 0.5, 1] and mean.get_ydata() == pytest.approx([0.5, 1, 1])
     style.plt.close(figure)

@@ -69,14 +69,15 @@ def test_bars_are_the_seconds_of_each_model_and_the_papers_hours_have_their_own_
 
 @pytest.mark.parametrize("drawn", ["times_devices"], indirect=True)
 def test_lines_lead_from_what_was_measured_to_what_is_simulated_and_say_so(drawn):
-    here, there = drawn.axes
+    here, there, measured = drawn.axes
     lines = {line.get_label(): line for line in here.lines}
     assert lines["packing, measured"].get_xdata().tolist() == [1, 2]
     assert lines["packing, wait at each micro-step"].get_xdata().tolist() == [2, 8, 64]
     assert set(lines["packing, wait once a step"].get_ydata()) == {3.0}
     assert set(lines["sorted, measured"].get_ydata()) == {2.0}
     assert "simulated" in here.get_title() and "simulated" in there.get_title()
-    paper = next(line for line in there.lines if line.get_label().startswith("packing, paper"))
+    paper = next(line for line in measured.lines if line.get_label() == "packing, measured")
+    assert "paper" in measured.get_title()
     assert list(paper.get_ydata()) == pytest.approx([45.4 / 20.5, 67.2 / 23.4, 117.2 / 41.2])
     assert "packing, measured" not in {line.get_label() for line in there.lines}
 

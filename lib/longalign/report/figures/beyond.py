@@ -76,7 +76,7 @@ def defects(folder: Path) -> Figure:
     """What each fault of the released code changes in the scores, against the same training without it."""
     table = pd.read_csv(folder / "defects.csv")
     faults = [arm for arm in table.arm.unique() if arm not in ("packing + loss weighting", "sorted")]
-    drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.3 * len(faults) + 0.8), sharey=True)
+    drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.3 * len(faults) + 0.9), sharey=True)
     for axes, (metric, label) in zip(panels, SCORES.items(), strict=True):
         for place, fault in enumerate(faults):
             sound = "sorted" if fault.startswith("sorted") else "packing + loss weighting"
@@ -85,7 +85,7 @@ def defects(folder: Path) -> Figure:
             axes.plot(row["mean"], place, "o", color=COLOURS[0])
             axes.errorbar(row["mean"], place, xerr=row["half"], **WHISKERS)
         axes.axvline(0, color="black", linewidth=0.8)
-        axes.set(xlabel=f"difference: {label}")
+        axes.set(xlabel=f"{label}:\nwith the fault, less without it (left: worse)")
         axes.margins(x=0.15)
     panels[0].set_yticks(range(len(faults)), faults)
     panels[0].set(ylim=(len(faults) - 0.5, -0.5))

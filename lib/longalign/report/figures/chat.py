@@ -32,10 +32,14 @@ def chat_ranking(folder: Path) -> Figure:
     ours.errorbar(ranking["mean"], range(len(names)), xerr=ranking["half"], **WHISKERS)
     ours.axvline(ceiling, color="black", linestyle="--", linewidth=0.8)
     ours.set(title=f"here: points by rule (dashed: ceiling {ceiling:.1f})", xlabel="points; 1 is chance")
+    ours.legend([plt.Rectangle((0, 0), 1, 1, color=COLOURS[number]) for number in range(len(models))], models,
+                loc="lower right")  # fmt: skip
     told = pd.Series(PAPER).sort_values()
     colours = [COLOURS[5] if name.startswith("LongAlign") else "0.7" for name in told.index]
     paper.barh(told.index, told, color=colours, height=0.7)
     paper.set(title="paper's Figure 1: points by GPT-4", xlabel="points")
+    paper.legend([plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (COLOURS[5], "0.7")],
+                 ["LongAlign", "others"], loc="lower right")  # fmt: skip
     for axes in (ours, paper):
         axes.set(xlim=(1, 10), xticks=range(1, 11))
         axes.grid(axis="y", visible=False)

@@ -16,39 +16,29 @@ MARKS = {"paper: fast until step 500 of 2,000": (0.25, ":"), "paper: flat after 
 
 @figure("learning_curves")
 def learning_curves(folder: Path) -> Figure:
-    """Score relative to its final score against the share of the steps: each seed, and the mean over seeds, smoothed.
+    """Score relative to its final score against the share of the steps: each seed, and the mean over seeds.
 
-    A panel a kind of task. The band is the 95 % t interval of the mean over seeds, not smoothed: claims are read from
-    raw values, and the line is for the eye.
+    A panel a kind of task. The band is the 95 % t interval of the mean. Nothing is smoothed.
     """
     table = pd.read_csv(folder / "curves.csv")
     steps = table.groupby("seed").step.max().median()
     drawn, panels = plt.subplots(1, len(KINDS), figsize=(TEXT_WIDTH, 2.4), sharey=True)
-    for axes, (kind, tasks), style in zip(panels, KINDS.items(), look(list(KINDS)).values(), strict=True):
+    style = look(["mean"])["mean"]
+    for axes, (kind, tasks) in zip(panels, KINDS.items(), strict=True):
         raw = _relative(table[table.task.isin(tasks)])
         for number, (_, part) in enumerate(raw.groupby("seed")):
-            label = None if number else "one seed, raw"
+            label = None if number else "one seed"
             axes.plot(part.share, part.value, color="0.6", linewidth=0.6, marker=".", label=label)
         found = intervals(raw, ["share"]).sort_values("share")
         axes.fill_between(found.share, found["mean"] - found.half, found["mean"] + found.half,
                           color=style["color"], alpha=0.2, linewidth=0)  # fmt: skip
-        axes.plot(found.share, smoothed(found["mean"]), label="mean over seeds, smoothed", **style)
+        axes.plot(found.share, found["mean"], label="mean over seeds", **style)
         for label, (share, line) in MARKS.items():
             axes.axvline(share, color="black", linestyle=line, linewidth=1, marker="", label=label)
         axes.set(title=kind, xlabel=f"share of the {steps:.0f} steps", xlim=(-0.02, 1.02))
     panels[0].set(ylabel="score / final score", ylim=(0, None))  # after all: the panels share the axis
     legend_above(drawn, panels[0], ncols=4, columnspacing=1)
     return drawn
-
-
-def smoothed(values: pd.Series) -> pd.Series:
-    """Exponential moving average (each value weighs half of the next one) over trained models, its weights summing to 1
-    from the first one on. The untrained model, the first value, stays as it is and enters no mean.
-
-    >>> smoothed(pd.Series([0.0, 2.0, 4.0, 3.0])).round(3).tolist()
-    [0.0, 2.0, 3.333, 3.143]
-    """
-    return pd.concat([values[:1], values[1:].ewm(alpha=0.5).mean()])
 
 
 def _relative(table: pd.DataFrame) -> pd.DataFrame:

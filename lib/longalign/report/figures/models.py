@@ -29,7 +29,7 @@ def model_scores(folder: Path) -> Figure:
 
 @figure("model_loss")
 def model_loss(folder: Path) -> Figure:
-    """Mean loss of each model on its training data and on the test items, a line each, a panel a method."""
+    """Mean loss of each model on its training data and on the test items, a point each, a panel a method."""
     table = pd.read_csv(folder / "model_scale.csv")
     found = intervals(table[table.metric == "nll"], ["model", "arm", "task"])
     models = _by_size(found.model)
@@ -38,9 +38,10 @@ def model_loss(folder: Path) -> Figure:
     for axes, method in zip(panels, TABLE_4, strict=True):
         for task, label in LOSSES.items():
             part = found[(found.arm == method) & (found.task == task)].set_index("model").reindex(models)
-            axes.errorbar(range(len(models)), part["mean"], yerr=part.half, label=label, capsize=2, **styles[task])
+            points = {**styles[task], "linestyle": "none"}
+            axes.errorbar(range(len(models)), part["mean"], yerr=part.half, label=label, capsize=2, **points)
         axes.set_xticks(range(len(models)), models)
-        axes.set(title=method)
+        axes.set(title=method, xlim=(-0.5, len(models) - 0.5))
     panels[0].set(ylabel="mean loss of a sequence", ylim=(0, None))  # after all: the panels share the axis
     panels[0].legend()
     drawn.tight_layout()

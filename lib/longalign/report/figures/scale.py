@@ -7,11 +7,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from longalign.report import tables
-from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, grouped_bars, look
+from longalign.report.figures.style import TEXT_WIDTH, figure, grouped_bars, look
 
 EQUAL_STEPS = ", equal steps"
-PANELS = {"test long": "exact match, long", "LBC": "chat score, 1-10", "test short": "exact match, short"}
-DOSE = "long instructions (1,000s in the paper)"
+PANELS = {"test long": "long questions", "LBC": "chat on long texts", "test short": "short questions"}
+DOSE = "long instructions, in thousands (here 64 times fewer)"
+KINDS = {"its kinds": "look-ups, notes", "other kinds": "other questions"}
+"""LongAlpaca's kinds of questions, and all others."""
 
 
 def _dose(arm: str) -> float:
@@ -32,17 +34,18 @@ def data_scale(folder: Path) -> Figure:
     for axes, (column, label) in zip(panels, PANELS.items(), strict=False):
         part = found[found.column == column].sort_values("dose")
         equal = part.arm.str.endswith(EQUAL_STEPS)
+        percent = 1 if column == "LBC" else 100
         for name, rows in (("equal epochs", part[~equal]), ("equal steps", part[equal])):
-            axes.errorbar(rows.dose, rows["mean"], yerr=rows.half, capsize=2, label=name, **styles[name])
+            means, halves = rows["mean"] / percent, rows.half / percent
+            axes.errorbar(rows.dose, means, yerr=halves, capsize=2, label=name, **styles[name])
         axes.set(title=label)
         if column == "LBC":
-            axes.set_ylim(0.8, 10.2)
+            axes.set(ylim=(0.8, 10.2), ylabel="points, 1 to 10")
         else:
-            axes.set_ylim(-3, 103)
-    panels[0].set_ylabel("here")
+            axes.set(ylim=(-0.03, 1.03), ylabel="exact match")
     paper = tables.printed("Table 2").LBC.droplevel("model").drop("LongAlpaca-12k")
     panels[3].plot([_dose(arm) for arm in paper.index], paper, color="black", marker="*")
-    panels[3].set(title="paper: LongBench-Chat", ylim=(0.8, 10.2))
+    panels[3].set(title="paper: LongBench-Chat", ylim=(0.8, 10.2), ylabel="points, 1 to 10")
     drawn.supxlabel(DOSE, fontsize=8)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return drawn
@@ -56,14 +59,11 @@ def data_source(folder: Path) -> Figure:
     """
     found = tables.intervals(pd.read_csv(folder / "data_source_domains.csv"), ["arm", "domain"])
     domains, arms = sorted(found.domain.unique()), found.arm.unique().tolist()
-    drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.5), layout="constrained")
+    drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.3), layout="constrained")
     table = found.set_index(["domain", "arm"])[["mean", "half"]].unstack("arm").loc[domains]
     grouped_bars(axes, table["mean"][arms], table["half"])
-    axes.set_xticks(
-        range(len(domains)),
-        [domain.replace(", ", ",\n").replace(" and ", "\nand ").replace("other s", "other\ns") for domain in domains],
-        fontsize=6,
-    )
+    named = [domain.split(", ") for domain in domains]
+    axes.set_xticks(range(len(domains)), [f"{source}:\n{KINDS.get(kind, kind)}" for source, kind in named], fontsize=6)
     axes.set(ylabel="exact match", ylim=(0, 1.03))
     drawn.legend(loc="outside upper center", ncols=2)
     return drawn

@@ -7,11 +7,13 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.report.figures.style import COLOURS, TEXT_WIDTH, WHISKERS, figure
+from longalign.report.figures.style import TEXT_WIDTH, WHISKERS, figure, look
 
 BOUNDS = {"value": "", "lowest": "", "highest": ""}
 MORE_IS_BETTER = ("speed",)
 """Metrics of which more is better; of all others (time, memory) less is."""
+METRICS = {"time (or tokens a second)": ("time", "speed", "cpu"), "memory": ("memory", "anonymous")}
+"""What the figure tells apart, and the metrics of each."""
 TARGETS = ("planning", "attention", "loss", "training", "preprocessing", "decoding")
 
 
@@ -67,6 +69,15 @@ def notable(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table.target != "planning") | (table.case == "1M") | (table.ratio < 1)]
 
 
+def drawn_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `headlines` what the figure has room for: of planning the largest size and the one where the peers are ahead
+    most (in time, by the median), with the peers' plans that say which sequence is where; all else."""
+    planning = table.target == "planning"
+    times = table[planning & (table.metric == "time")].groupby("case").ratio.median()
+    cases = {"1M", times.idxmin()} if len(times) else set()
+    return table[~planning | table.case.isin(cases) & ~table.peer.str.contains("lengths alone")]
+
+
 def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
     """What has no value, a row for each system and case; its note says why.
 
@@ -79,19 +90,23 @@ def not_compared(rows: pd.DataFrame) -> pd.DataFrame:
 
 @figure("speed")
 def speed(folder: Path) -> Figure:
-    """Other code's time, memory or tokens a second against the library's, a dot a comparison, ends of all rounds."""
-    table = notable(headlines(read_benchmarks(folder)))
-    drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.19 * len(table) + 0.9))
-    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(dict.fromkeys(table.target))}
-    for place, line in enumerate(table.to_dict("records")):
+    """Other code's time and memory against the library's: a row a comparison, a dot a metric, ends of all rounds."""
+    table = drawn_rows(headlines(read_benchmarks(folder)))
+    rows = list(dict.fromkeys(zip(table.target, table.case, table.peer, strict=True)))
+    drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 0.19 * len(rows) + 1.1))
+    styles = look(list(METRICS))
+    for line in table.to_dict("records"):
+        metric = next(name for name, known in METRICS.items() if line["metric"] in known)
+        place = rows.index((line["target"], line["case"], line["peer"]))
         ends = [[line["ratio"] - line["lowest"]], [line["highest"] - line["ratio"]]]
         axes.errorbar(line["ratio"], place, xerr=ends, **WHISKERS)
-        axes.plot(line["ratio"], place, "o", color=colours[line["target"]])
-    axes.axvline(1, color="black", linewidth=0.8)
+        axes.plot(line["ratio"], place, **styles[metric] | {"linestyle": "none"})
+    axes.axvline(1, color="black", linewidth=0.8, marker="")
     axes.set_xscale("log")
-    names = [f"{line.target}, {line.case}, {line.metric}: {line.peer}" for line in table.itertuples()]
-    axes.set_yticks(range(len(table)), names, fontsize=6)
-    axes.set(ylim=(len(table) - 0.5, -0.5), xlabel="right of the line: longalign is ahead by this factor")
+    axes.set_yticks(range(len(rows)), [f"{target}, {case}: {peer}" for target, case, peer in rows], fontsize=6)
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="right of the line: longalign needs less by this factor")
     axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
-    drawn.tight_layout()
+    handles = [plt.Line2D([], [], **style | {"linestyle": "none"}) for style in styles.values()]
+    drawn.legend(handles, list(METRICS), loc="outside upper center", ncols=2)
+    drawn.tight_layout(rect=(0, 0, 1, 0.96))
     return drawn

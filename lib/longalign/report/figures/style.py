@@ -55,8 +55,6 @@ STYLE = {
 WHISKERS = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 1.5}
 """Intervals over bars, as keywords of `Axes.errorbar`."""
 
-HATCHES = ("", "//", "..", "xx")
-
 FIGURES: dict[str, Callable[[Path], Figure]] = {}
 """Every figure by name: a function of the folder that holds its CSV files."""
 
@@ -80,7 +78,7 @@ def grouped_bars(
 ) -> None:
     """A group of bars for each row of `means`, in it a bar for each of up to four columns, with half-widths `halves`.
 
-    Bars start at `bottom`; colour and hatch tell the columns apart.
+    Bars start at `bottom`; colours tell the columns apart.
 
     >>> axes = plt.figure().subplots()
     >>> grouped_bars(axes, pd.DataFrame({"naive": [45.4, 67.2], "packing": [20.5, 23.4]}, index=["6B", "7B"]))
@@ -90,7 +88,7 @@ def grouped_bars(
     width = 0.8 / means.shape[1]
     for number, name in enumerate(means):
         places = np.arange(len(means)) + (number - (means.shape[1] - 1) / 2) * width
-        look_of = {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": "white", "linewidth": 0.3}
+        look_of = {"color": COLOURS[number], "edgecolor": "white", "linewidth": 0.3}
         axes.bar(places, means[name] - bottom, width, bottom=bottom, label=name, **look_of)
         if halves is not None:
             axes.errorbar(places, means[name], halves[name], **WHISKERS)

@@ -60,31 +60,34 @@ def composed_times(folder: Path) -> Figure:
 def times_devices(folder: Path) -> Figure:
     """Speed against naive batching over the number of devices: measured for one and two, beyond that simulated.
 
-    The second panel is the FLOP model of a Llama-2-7B at 64 times the lengths, beside what the paper measured on 8
-    devices (6B, 7B, 13B from left to right).
+    The second panel is the FLOP model of a Llama-2-7B at 64 times the lengths, the third what the paper measured on 8
+    devices.
     """
     table = pd.read_csv(folder / "times.csv")
     table = table[(table.metric == "speed against naive") & table.arm.isin(["sorted", "packing"])]
     table["devices"] = table.task.map(_devices)
-    drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 3.0), sharey=True)
+    widths = {"width_ratios": (3, 3, 2)}
+    drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 3.0), sharey=True, gridspec_kw=widths)
     here = table[~table.model.str.startswith("Llama")]
     first = min(here.model.unique(), key=size)
     _lines(panels[0], here[here.model == first])
     _lines(panels[1], table[table.model.str.startswith("Llama")])
-    for name, places in (("sorted", [5.3, 5.9, 6.6]), ("packing", [9.7, 10.8, 12.1])):
+    for name in ("sorted", "packing"):
         speed = PAPER_HOURS["naive"] / PAPER_HOURS[name]
-        style = {**look(METHODS)[name], "markerfacecolor": "none", "linestyle": "none", "markersize": 6, "alpha": 0.7}
-        panels[1].plot(places, speed, label=f"{name}, paper: 6B, 7B, 13B on 8 x A800", **style)
+        panels[2].plot(speed.index, speed, label=f"{name}, measured", **look(METHODS)[name] | {"linestyle": "none"})
     for axes in panels:
         axes.axhline(1, color="0.5", linewidth=0.8)
+        axes.margins(x=0.2)
+    for axes in panels[:2]:
         axes.set_xscale("log", base=2)
         axes.set_xticks([1, 2, 8, 64], ["1", "2", "8", "64"])
         axes.set(xlabel="devices", xlim=(0.8, 90))
-        axes.set_yscale("log", base=2)
-        axes.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
         axes.minorticks_off()
-    panels[0].set(title=f"here: {first}, simulated from 8 on", ylabel="speed / speed of naive")
-    panels[1].set(title="simulated: FLOPs of a Llama-2-7B; paper: measured")
+    panels[0].set_yscale("log", base=2)  # of all panels: they share the axis
+    panels[0].set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+    panels[0].set(title=f"{first}, simulated from 8 on", ylabel="speed / speed of naive batching")
+    panels[1].set(title="FLOPs of a Llama-2-7B, simulated")
+    panels[2].set(title="paper, 8 x A800", xlabel="model")
     _legend(drawn, panels)
     return drawn
 

@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from longalign.report.figures.style import COLUMN_WIDTH, figure, grouped_bars, look
+from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, grouped_bars, look
 
-SMALLEST = 1e-17
-"""Where an error of exactly 0 is drawn on a logarithmic axis."""
+ROUNDING = 1e-12
+"""What is smaller is rounding, and drawn at ZERO, left of a broken axis."""
+ZERO = 1e-4
 
 ERRORS = {
     "loss_error": "loss",
@@ -31,30 +32,39 @@ def loss_normalisation(data: Path) -> Figure:
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 0.24 * len(table) + 0.95), layout="constrained")
     styles = look(list(ERRORS)).values()
     for (column, label), style, shift in zip(ERRORS.items(), styles, (-0.22, 0.0, 0.22), strict=True):
-        values = table[column].abs().clip(lower=SMALLEST)
-        axes.plot(values, np.arange(len(table)) + shift, linestyle="none", label=label, **style)
+        values = table[column].abs()
+        places = np.arange(len(table)) + shift
+        axes.plot(values.where(values > ROUNDING, ZERO), places, linestyle="none", label=label, **style)
     axes.set_xscale("log")
-    axes.set_xlim(SMALLEST / 3, 10)
+    axes.set_xlim(ZERO / 2, 2)
+    axes.set_xticks([ZERO, 1e-3, 1e-2, 1e-1, 1], ["0", "0.001", "0.01", "0.1", "1"])
+    axes.axvline(3 * ZERO, color="0.5", linestyle=":", linewidth=0.8, marker="")
     axes.set_yticks(range(len(table)), table.normalisation)
     axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.set_xlabel("relative error against Eq. 2")
+    axes.set_xlabel("relative error against Eq. 2 (0: nothing but rounding)")
     drawn.legend(loc="outside upper center", ncols=3, columnspacing=0.8, handletextpad=0.2)
     return drawn
 
 
 @figure("weight_shares")
 def weight_shares(data: Path) -> Figure:
-    """Share of an optimizer step's weight that goes to answers of each length, one bar per weighting.
+    """Share of an optimizer step's weight that goes to sequences of each kind, one bar per weighting.
 
-    weight_shares.csv: by ("target tokens" is drawn), bucket, first (smallest count of the bucket), rule, share.
+    The first panel has classes of target tokens, the second short and long sequences. weight_shares.csv: by, bucket,
+    first (smallest count of the bucket), rule, share.
     """
     table = pd.read_csv(data / "weight_shares.csv")
-    table = table[table["by"] == "target tokens"]
-    shares = table.pivot(index="first", columns="rule", values="share").sort_index()
-    shares = shares[[rule for rule in RULES if rule in shares.columns]]
-    shares = shares.rename(table.drop_duplicates("first").set_index("first").bucket)
-    drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 2.3), layout="constrained")
-    grouped_bars(axes, shares)
-    axes.set(xlabel="target tokens of the sequence", ylabel="share of the weight")
-    drawn.legend(loc="outside upper center", ncols=4, columnspacing=1.0, handlelength=1.2)
+    labels = {"target tokens": "target tokens of the sequence", "length": "tokens of the sequence"}
+    classes = {by: part for by in labels if len(part := table[table["by"] == by])}
+    ratios = [part["first"].nunique() for part in classes.values()]
+    drawn, panels = plt.subplots(1, len(classes), figsize=(TEXT_WIDTH, 2.3), layout="constrained", sharey=True,
+                                 squeeze=False, gridspec_kw={"width_ratios": ratios})  # fmt: skip
+    panels = panels[0]
+    for axes, (by, part) in zip(panels, classes.items(), strict=True):
+        shares = part.pivot(index="first", columns="rule", values="share").sort_index()
+        shares = shares[[rule for rule in RULES if rule in shares.columns]]
+        grouped_bars(axes, shares.rename(part.drop_duplicates("first").set_index("first").bucket))
+        axes.set(xlabel=labels[by])
+    panels[0].set(ylabel="share of the weight")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return drawn
