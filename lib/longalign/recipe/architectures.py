@@ -58,26 +58,18 @@ def _is_registered(module: nn.Module) -> bool:
 
 def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
-    reason, found = why_not_padded(model, longest), next(mixers(model), None)
-    reason = reason or why_not_loaded(_of_transformers(model))
-    if not reason and any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters(model)):
-        return (
-            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at "
-            "tokens that it looks for once in a row, not in each sequence of a pack; padded rows are exact "
-            "(method: naive or sorted)"
-        )
-    if reason or not found:
+    if reason := why_not_padded(model, longest) or why_not_loaded(_of_transformers(model)):
         return reason
-    return (
-        f"{type(model).__name__} cannot be trained on packs: {found[0]} is {found[1]}, which runs on from one sequence "
-        "of a pack into the next; padded rows are exact (method: naive or sorted)"
-    )
-
-
-def _adapters(model: nn.Module) -> list[Any]:
-    """The settings of PEFT's adapters of a model."""
-    found = getattr(model, "peft_config", None)
-    return list(found.values()) if isinstance(found, Mapping) else []
+    adapters = getattr(model, "peft_config", None)  # of PEFT
+    adapters = adapters.values() if isinstance(adapters, Mapping) else ()
+    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters):
+        what = "its adapter (alora_invocation_tokens) begins at tokens that it looks for once in a row, not in each"
+        what += " sequence of a pack"
+    elif found := next(mixers(model), None):
+        what = f"{found[0]} is {found[1]}, which runs on from one sequence of a pack into the next"
+    else:
+        return None
+    return f"{type(model).__name__} cannot be trained on packs: {what}; padded rows are exact (method: naive or sorted)"
 
 
 def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
@@ -126,18 +118,21 @@ def why_not_counted(model: nn.Module, tokens: int) -> str | None:
 
 def rope_settings(config: Any) -> Iterator[dict[str, Any]]:
     """The RoPE settings of a model's configuration, one for each kind of layer; none where it has no RoPE."""
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = _of_text(config)
     found = getattr(config, "rope_parameters", None) or {}
+    default = getattr(config, "max_position_embeddings", None)
     for settings in [found] if "rope_type" in found else found.values():
         if isinstance(settings, dict):
-            default = getattr(config, "max_position_embeddings", None)
             yield {"original_max_position_embeddings": default, **settings}
+
+
+def _of_text(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def why_no_loss(model: nn.Module) -> str | None:
     """Why the model's own loss is more than cross entropy."""
-    config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = _of_text(getattr(model, "config", None))
     factors = {name: factor for name in OF_THE_ROUTER if (factor := getattr(config, name, 0))}
     if getattr(config, "output_router_logits", False) and factors:
         name, factor = factors.popitem()
@@ -161,12 +156,10 @@ def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | Non
     packed = inputs.get("cu_seqlens") is not None
     longest = inputs["max_seqlen"] if packed else tokens
     several = len(inputs["cu_seqlens"]) > 2 if packed else rows > 1
-    return (
-        why_no_loss(model)
-        or (_looked_at[model][not packed] if several else None)
-        or (why_not_rotated(model, longest) if several else None)
-        or (why_not_counted(model, tokens) if several and packed else None)
-    )
+    reason = why_no_loss(model)
+    if several:
+        reason = reason or _looked_at[model][not packed] or why_not_rotated(model, longest)
+    return reason or (why_not_counted(model, tokens) if several and packed else None)
 
 
 def why_not_loaded(kind: type[nn.Module] | None) -> str | None:

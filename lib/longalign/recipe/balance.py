@@ -15,8 +15,11 @@ import numpy as np
 
 from longalign.recipe.batching import MicroBatch, Plan, Row, Step, deal
 from longalign.recipe.cost import LLAMA_2_7B, SequenceCost, micro_batch_cost, micro_batch_costs, slowest
-from longalign.recipe.leveling import Dealt, assign_balanced, fill_empty, group_targets, improve_by_swaps
+from longalign.recipe.leveling import assign_balanced, fill_empty, group_targets, improve_by_swaps
 from longalign.recipe.packing import lower_bound
+
+Packs = list[list[Row]]
+"""By member."""
 
 
 def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> Plan:
@@ -32,10 +35,9 @@ def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     >>> [[int(plan.lengths[list(row)].sum()) for (row,) in rank] for rank in even.steps[0].micro_batches]
     [[4, 2], [3, 3]]
     """
-    alone = cost(plan.lengths).tolist()
-    plans = [plan]
+    costs, plans = cost(plan.lengths), [plan]
     for way in (_redealt, _repacked) if plan.method == "packing" else (_redealt,):
-        steps = (way(plan, step, alone, barrier) if step.rows else step for step in plan.steps)
+        steps = (way(plan, step, costs, barrier) if step.rows else step for step in plan.steps)
         plans.append(replace(plan, steps=tuple(steps)))
     best = np.argmin([slowest(micro_batch_costs(one, cost), barrier) for one in plans], axis=0)
     return replace(plan, steps=tuple(plans[choice].steps[number] for number, choice in enumerate(best.tolist())))
@@ -86,20 +88,17 @@ def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     if not plan.steps:
         return plan
     drawn = np.concatenate([step.sequences for step in plan.steps])
-    order = _longest_first(plan, drawn)
-    lengths, costs = plan.lengths[order], cost(plan.lengths[order])
     members, bins = (_slots(plan), 1) if barrier == "step" else (plan.ranks, plan.rows)
-    steps, left = 0, list(range(len(order)))
+    steps, left = 0, drawn.tolist()
     while left:
-        steps += -(-lower_bound(lengths[left], plan.pack_capacity) // _slots(plan))
+        steps += -(-lower_bound(plan.lengths[left], plan.pack_capacity) // _slots(plan))
         shape = {"groups": steps * _slots(plan) // (members * bins), "ranks": members, "bins": bins}
-        dealt, left = _leveled(plan, lengths, costs, **shape)
-    fill_empty(dealt)
+        dealt, left = _leveled(plan, drawn.tolist(), cost(plan.lengths), **shape)
     groups = [dealt[start : start + members] for start in range(0, len(dealt), members)]
     random = np.random.default_rng(zlib.crc32(drawn.astype("<i8").tobytes()))
     groups = [groups[i] for i in random.permutation(len(groups))]
-    groups.sort(key=lambda group: any(not bin_ for member in group for bin_ in member))
-    packs = [tuple(order[bin_].tolist()) for group in groups for member in group for bin_ in member if bin_]
+    groups.sort(key=lambda group: any(not pack for member in group for pack in member))
+    packs = [pack for group in groups for member in group for pack in member if pack]
     return within_steps(replace(plan, steps=_dealt(plan, packs)), cost=cost, barrier=barrier)
 
 
@@ -181,47 +180,43 @@ def _next_step(plan: Plan, order: Iterator[int], waiting: list[int], fill: float
     return chosen, passed + list(first)
 
 
-def _repacked(plan: Plan, step: Step, alone: list[float], barrier: str) -> Step:
+def _repacked(plan: Plan, step: Step, costs: np.ndarray, barrier: str) -> Step:
     """The step's sequences packed anew, in the best number of micro-steps; the step as it is where they do not fit."""
-    order = _longest_first(plan, step.sequences)
-    lengths, costs = plan.lengths[order], np.array([alone[i] for i in order.tolist()])
     best, least = step, np.inf
     fewest = -(-plan.packs(step) // (plan.ranks * plan.rows))
     for micro_steps in range(fewest, plan.accumulation + 1):
         groups, bins = (1, micro_steps * plan.rows) if barrier == "step" else (micro_steps, plan.rows)
-        dealt, left = _leveled(plan, lengths, costs, groups=groups, ranks=plan.ranks, bins=bins)
+        packs, left = _leveled(plan, step.sequences, costs, groups=groups, ranks=plan.ranks, bins=bins)
         if left:
             continue
-        fill_empty(dealt)
-        total = np.array([sum(costs[item] for bin_ in member for item in bin_) for member in dealt])
+        total = np.array([sum(costs[i] for pack in member for i in pack) for member in packs])
         wall = total.reshape(groups, plan.ranks).max(axis=1).sum()
         if wall < least:
-            packs = [[tuple(order[bin_].tolist()) for bin_ in member] for member in dealt]
-            best, least = _step(plan, _by_rank(plan, packs, barrier)), wall
+            if barrier == "micro_step":  # members are micro-batches
+                packs = [list(chain(*packs[rank :: plan.ranks])) for rank in range(plan.ranks)]
+            best, least = _step(plan, [_micro_batches(rank, plan.rows) for rank in packs]), wall
         if barrier == "step":
             break  # with more micro-steps the same
     return best
 
 
-def _longest_first(plan: Plan, sequences: Sequence[int] | np.ndarray) -> np.ndarray:
-    order = np.asarray(sequences, dtype=np.int64)
-    return order[np.argsort(-plan.lengths[order], kind="stable")]
-
-
-def _leveled(plan: Plan, lengths: np.ndarray, costs: np.ndarray, **shape: int) -> tuple[Dealt, list[int]]:
-    capacity = plan.pack_capacity
-    targets = group_targets(lengths, costs, capacity=capacity, **shape).tolist()
-    return assign_balanced(lengths.tolist(), costs.tolist(), targets, bins=shape["bins"], capacity=capacity)
+def _leveled(plan: Plan, sequences: Sequence[int], costs: np.ndarray, **shape: int) -> tuple[Packs, list[int]]:
+    """Packs of each member, longest sequences first, and the sequences that find no room."""
+    order = np.array(sequences)
+    order = order[np.argsort(-plan.lengths[order], kind="stable")]
+    lengths, own, capacity = plan.lengths[order], costs[order], plan.pack_capacity
+    targets = group_targets(lengths, own, capacity=capacity, **shape).tolist()
+    dealt, left = assign_balanced(lengths.tolist(), own.tolist(), targets, bins=shape["bins"], capacity=capacity)
+    fill_empty(dealt)
+    return [[tuple(order[bin_].tolist()) for bin_ in member] for member in dealt], order[left].tolist()
 
 
 def _packs(plan: Plan, sequences: list[int], costs: np.ndarray, packs: int) -> tuple[list[Row], list[int]]:
     """The sequences in so many even packs or, where the step has more, as many as they need; what finds no room."""
-    order = _longest_first(plan, sequences)
-    dealt, left = _leveled(plan, plan.lengths[order], costs[order], groups=1, ranks=packs, bins=1)
+    dealt, left = _leveled(plan, sequences, costs, groups=1, ranks=packs, bins=1)
     if left and packs < _slots(plan):
         return _packs(plan, sequences, costs, min(_slots(plan), packs + len(left)))
-    fill_empty(dealt)
-    return [tuple(order[bin_].tolist()) for (bin_,) in dealt if bin_], order[left].tolist()
+    return [pack for (pack,) in dealt if pack], left
 
 
 def _slots(plan: Plan) -> int:
@@ -232,12 +227,8 @@ def _dealt(plan: Plan, packs: list[Row]) -> tuple[Step, ...]:
     return deal(packs, ranks=plan.ranks, accumulation=plan.accumulation, rows=plan.rows)
 
 
-def _by_rank(plan: Plan, packs: list[list[Row]], barrier: str) -> list[list[MicroBatch]]:
-    """Micro-batches of the ranks, given the packs of each rank or, where ranks wait in each, of each micro-batch."""
-    if barrier == "step":
-        return [[tuple(filter(None, rank[start : start + plan.rows])) for start in range(0, len(rank), plan.rows)]
-                for rank in packs]  # fmt: skip
-    return [[tuple(filter(None, rows)) for rows in packs[rank :: plan.ranks]] for rank in range(plan.ranks)]
+def _micro_batches(packs: list[Row], rows: int) -> list[MicroBatch]:
+    return [tuple(filter(None, packs[start : start + rows])) for start in range(0, len(packs), rows)]
 
 
 def _step(plan: Plan, ranks: list[list[MicroBatch]]) -> Step:
@@ -245,7 +236,7 @@ def _step(plan: Plan, ranks: list[list[MicroBatch]]) -> Step:
     return Step(tuple((*batches, *[()] * (plan.accumulation - len(batches))) for batches in ranks))
 
 
-def _redealt(plan: Plan, step: Step, alone: list[float], barrier: str) -> Step:
+def _redealt(plan: Plan, step: Step, alone: np.ndarray, barrier: str) -> Step:
     """The step's micro-batches as they are, dealt anew."""
     units = [micro_batch for rank in step.micro_batches for micro_batch in rank if micro_batch]
     costs = [micro_batch_cost(plan, unit, alone) for unit in units]

@@ -129,7 +129,7 @@ def _sequence(index: int, feature: Feature) -> Arrays:
     if "loss_weight" not in feature:
         raise ValueError(
             f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
-            "features from PlannedDataset, or set it from longalign.weights."
+            "features from PlannedDataset, or set it from longalign.loss_weights."
         )
     given = [np.asarray(feature[name]) for name in ("input_ids", "labels")]
     if any(len(array) and array.dtype.kind not in "iu" for array in given):

@@ -5,7 +5,6 @@ Counted in floating-point operations (`LLAMA_2_7B`), only shares between plans m
 step times (`longalign.experiments.operations`) gives seconds. Kernels, memory and communication are in neither.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,20 +38,20 @@ LLAMA_2_7B = SequenceCost(per_token=6.0 * 6_607_077_376, per_pair=6.0 * 32 * 409
 of the queries in 32 layers. Those of any model, with their sources: `longalign.train.memory.ModelShape.cost`."""
 
 
-def micro_batch_cost(plan: Plan, micro_batch: MicroBatch, alone: Sequence[float]) -> float:
+def micro_batch_cost(plan: Plan, micro_batch: MicroBatch, alone: Float[np.ndarray, " sequences"]) -> float:
     """Cost of one micro-batch, given what each sequence costs `alone`.
 
     A pack costs the sum over its sequences (attention is block-diagonal, the empty end of a pack is not computed); a
     padded row costs as much as the longest row of its micro-batch; a filler costs nothing.
     """
     if plan.method == "packing":
-        return sum((alone[sequence] for row in micro_batch for sequence in row), start=0.0)
-    return len(micro_batch) * max((alone[row[0]] for row in micro_batch), default=0.0)
+        return float(sum(alone[sequence] for row in micro_batch for sequence in row))
+    return float(len(micro_batch) * max((alone[row[0]] for row in micro_batch), default=0.0))
 
 
 def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.ndarray, "steps ranks accumulation"]:
     """`micro_batch_cost` of every micro-batch, shape [steps, ranks, accumulation]."""
-    alone = cost(plan.lengths).tolist()
+    alone = cost(plan.lengths)
     batches = (batch for step in plan.steps for rank in step.micro_batches for batch in rank)
     costs = np.array([micro_batch_cost(plan, batch, alone) for batch in batches], dtype=np.float64)
     return costs.reshape(len(plan.steps), plan.ranks, plan.accumulation)
@@ -61,12 +60,8 @@ def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.n
 def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step") -> float:
     """Share of the ranks' time spent waiting: 1 - work / (ranks x sum over the barriers of the largest work of a rank).
 
-    `barrier` says where ranks wait for each other: "step" at the gradient exchange of an optimizer step (plain data
-    parallelism); "micro_step" in every micro-batch (ZeRO-3 gathers the weights layer by layer). Raises ValueError for
-    another one.
-
-    Rank 0 passes lengths 2 and 3, rank 1 passes 4 and nothing, at 1 per token: with a barrier at the step, rank 1 waits
-    1 of 2 x 5; with one at each micro-step, the maxima are 4 and 3, and 5 of 2 x 7 are idle.
+    `barrier`: `slowest`. Rank 0 passes lengths 2 and 3, rank 1 passes 4 and nothing, at 1 per token: with a barrier at
+    the step, rank 1 waits 1 of 2 x 5; with one at each micro-step, the maxima are 4 and 3, and 5 of 2 x 7 are idle.
     """
     costs = micro_batch_costs(plan, cost)
     wall = slowest(costs, barrier).sum()
@@ -76,8 +71,9 @@ def idle_share(plan: Plan, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step
 def slowest(costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str) -> Float[np.ndarray, " steps"]:
     """What each step takes, of micro-batches that cost so much, when ranks wait for the slowest at each `barrier`.
 
-    With the time $t_{srm}$ of a micro-batch: sum over m of max over r in every "micro_step", max over r of the sum over
-    m at the end of a "step". Raises ValueError for another barrier.
+    "step": at the gradient exchange of an optimizer step (plain data parallelism), the maximum over ranks of the sum
+    over micro-steps; "micro_step": in every micro-batch (ZeRO-3 gathers the weights layer by layer), the sum of the
+    maxima. Raises ValueError for another barrier.
 
     >>> times = np.array([[[2.0, 3.0], [4.0, 0.0]]])           # rank 0 passes lengths 2 and 3, rank 1 passes 4
     >>> slowest(times, "step").tolist(), slowest(times, "micro_step").tolist()

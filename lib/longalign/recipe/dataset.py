@@ -6,7 +6,7 @@ micro-step by micro-step, and within that rank by rank, which is how accelerate 
 """
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -14,7 +14,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from longalign.common.array_types import IGNORE_INDEX, Int
-from longalign.recipe.batching import Plan, Row, Step, plan_packing
+from longalign.recipe.batching import Plan, Step, plan_packing
 from longalign.recipe.weights import eq3_weights, loss_weights, released_weights
 
 Weighting = Literal["sequence", "eq3", "released"]
@@ -62,23 +62,18 @@ def step_weights(
         raise ValueError(f'exponent belongs to weighting "sequence"; leave it out for {weighting!r}')
     if local_gpus is not None and weighting != "released":
         raise ValueError(f'local_gpus belongs to weighting "released"; leave it out for {weighting!r}')
-    sequences = step.sequences
-    counts = plan.target_counts[list(sequences)]
-    place = {sequence: number for number, sequence in enumerate(sequences)}
-
-    def packs(rows: Iterable[Row]) -> list[list[int]]:
-        return [[place[i] for i in row] for row in rows]
-
+    counts, sequences = plan.target_counts, list(step.sequences)
     if weighting == "sequence":
-        weights = loss_weights(counts, exponent)
+        weights = loss_weights(counts[sequences], exponent)
     elif weighting == "eq3":
-        weights = eq3_weights(counts, packs(step.rows))
+        weights = eq3_weights(counts, step.rows)[sequences]
     else:
         # The released formula counts packs by position, so a short micro-batch is filled up with empty ones.
         turns = itertools.chain.from_iterable(zip(*step.micro_batches, strict=True))
-        rows = packs(row for turn in turns for row in (*turn, *[()] * (plan.rows - len(turn))))
+        rows = [row for turn in turns for row in (*turn, *[()] * (plan.rows - len(turn)))]
         gpus = plan.ranks if local_gpus is None else local_gpus
         weights = released_weights(counts, rows, local_gpus=gpus, ranks=plan.ranks, accumulation=plan.accumulation)
+        weights = weights[sequences]
     return dict(zip(sequences, weights.tolist(), strict=True))
 
 
@@ -104,8 +99,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     ):  # fmt: skip
         shapes = {(plan.ranks, plan.accumulation) for plan in plans}
         if len(shapes) != 1:
-            found = f"(ranks, accumulation) {sorted(shapes)}"
-            raise ValueError(f"give plans of one shape, at least one; these have {found}")
+            raise ValueError(f"give plans of one shape, at least one; these have ranks, accumulation {sorted(shapes)}")
         self.ranks, self.accumulation = shapes.pop()
         for plan in plans:
             if len(plan.lengths) != len(sequences):
@@ -132,8 +126,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:
             self._latest = number, self._weights(plan, step)
-        weights = self._latest[1]
-        return [self._feature(plan, i, weights[i]) for row in step.micro_batches[rank][micro_step] for i in row]
+        return [self._feature(plan, i, self._latest[1][i]) for row in step.micro_batches[rank][micro_step] for i in row]
 
     def _feature(self, plan: Plan, index: int, loss_weight: float) -> dict[str, Any]:
         sequence = self.sequences[index]
@@ -191,7 +184,6 @@ def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
 def _shifted(ids: np.ndarray, labels: np.ndarray) -> bool:
     """Whether every label is the id of the next token, and none that of its own."""
     at = np.flatnonzero(labels != IGNORE_INDEX)
-    if not len(at) or (labels[at] == ids[at]).any():
-        return False
     inside = at[at < len(ids) - 1]  # behind the last token nothing is known
-    return bool(len(inside)) and bool((labels[inside] == ids[inside + 1]).all())
+    own, following = labels[at] == ids[at], labels[inside] == ids[inside + 1]
+    return bool(len(inside) and following.all() and not own.any())

@@ -38,24 +38,18 @@ def read_only_at(model: nn.Module, positions: Int[Tensor, " n"], rows: int, toke
     They ascend and are flat, as `predicting` gives them: position t of row b is b x tokens + t.
     """
     layer = _last_layer(model) if 0 < 2 * len(positions) <= rows * tokens else None
-    if layer is None:
-        yield
-        return
     hooks = []
-    for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
-        hooks += [
-            part.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions)),
-            part.register_forward_hook(lambda _, inputs, output: _put_back(output, positions, rows, tokens)),
-        ]
-    if layer.self_attn.config._attn_implementation == NAME:
+    for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp) if layer else ():
+        hooks.append(part.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions)))
+        hooks.append(part.register_forward_hook(lambda _, inputs, output: _put_back(output, positions, rows, tokens)))
+    if layer and layer.self_attn.config._attn_implementation == NAME:
         hooks.append(layer.self_attn.register_forward_pre_hook(
             lambda _, inputs, options: (inputs, {**options, "read": positions}), with_kwargs=True
         ))  # fmt: skip
-    try:
-        yield
-    finally:
+    with contextlib.ExitStack() as stack:
         for hook in hooks:
-            hook.remove()
+            stack.enter_context(hook)
+        yield
 
 
 def logits_at(model: nn.Module, positions: Int[Tensor, " n"], inputs: Mapping[str, Any]) -> Float[Tensor, "n V"]:
@@ -65,12 +59,9 @@ def logits_at(model: nn.Module, positions: Int[Tensor, " n"], inputs: Mapping[st
     returns others than its head was asked for.
     """
     head = output_embedding(model)
-    hook = head and head.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions))
-    try:
+    hook = head.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions)) if head else None
+    with hook or contextlib.nullcontext():
         outputs = model(**inputs)
-    finally:
-        if hook:
-            hook.remove()
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
     logits = logits if head else logits.flatten(0, 1)[positions][None]
     if logits.shape[:2] != (1, len(positions)):

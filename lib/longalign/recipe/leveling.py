@@ -90,12 +90,9 @@ def fill_empty(dealt: Dealt) -> None:
     [[[0], [2]], [[3], [1]]]
     """
     bins = [bin_ for member in dealt for bin_ in member]
-    empty = [bin_ for bin_ in bins if not bin_]
-    if not empty:
-        return
     fullest = [(-len(bin_), number) for number, bin_ in enumerate(bins)]
     heapify(fullest)
-    for bin_ in empty:
+    for bin_ in [bin_ for bin_ in bins if not bin_]:
         size, number = fullest[0]
         if size >= -1:
             return

@@ -190,10 +190,9 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
     head = attach_loss_head(model)
     read = predicting(labels, inputs["input_ids"].shape[1])
     if head is not None and not head.changed:
-        loss = _loss_in_the_head(model, head, inputs, labels, loss_weights, read)
-        head.changed = loss is None
-        if loss is not None:
+        if (loss := _loss_in_the_head(model, head, inputs, labels, loss_weights, read)) is not None:
             return loss
+        head.changed = True
     return _loss_of_logits(model, inputs, labels, loss_weights, read)
 
 

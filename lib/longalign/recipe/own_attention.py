@@ -59,7 +59,9 @@ def own_attention(module: nn.Module, options: dict[str, Any], keys: int) -> Atte
     known = eager.__code__.co_varnames[: eager.__code__.co_argcount] if eager else ()
     for name, option in options.items():
         # sinks come as s_aux for kernels; eager attention takes the module's
-        if name not in (*known, *HARMLESS) and isinstance(option, Tensor) and not _is_all(name, option, keys):
+        if name in (*known, *HARMLESS) or not isinstance(option, Tensor):
+            continue
+        if name != "indices" or option.shape[-1] < keys:  # an indexer that picks every key leaves nothing out
             raise ValueError(
                 f"{type(module).__name__} gives its attention {name!r}, which the attention \"longalign\" does not "
                 "know: its result would not be the model's own"
@@ -77,11 +79,6 @@ def own_attention(module: nn.Module, options: dict[str, Any], keys: int) -> Atte
         return eager(module, query, key, value, added, **{**options, **given})[0]
 
     return attend
-
-
-def _is_all(name: str, option: Tensor, keys: int) -> bool:
-    """Whether an indexer picks every key there is, so that it picks nothing."""
-    return name == "indices" and option.shape[-1] >= keys
 
 
 def recomputed(attend: Callable[..., Tensor], queries: int) -> Callable[..., Tensor]:

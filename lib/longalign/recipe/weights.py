@@ -92,12 +92,11 @@ def released_weights(
     rows = len(packs) // (ranks * accumulation)
     counted = (pack_of >= 0) & (counts > 0)
     in_block = np.bincount(pack_of[counted] // local_gpus, minlength=len(packs) // local_gpus)
+    first_of_micro_batch = pack_of[counted] // max(1, rows) * rows
+    divisor = in_block[first_of_micro_batch // local_gpus]
+    scale = np.divide(local_gpus, divisor, out=np.zeros(len(divisor)), where=divisor > 0)
     weights = np.zeros(len(counts))
-    if rows:
-        first_of_micro_batch = pack_of[counted] // rows * rows
-        divisor = in_block[first_of_micro_batch // local_gpus]
-        scale = np.divide(local_gpus, divisor, out=np.zeros(len(divisor)), where=divisor > 0)
-        weights[counted] = scale / (ranks * accumulation * counts[counted])
+    weights[counted] = scale / (ranks * accumulation * counts[counted])
     return weights
 
 
