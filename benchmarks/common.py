@@ -1,8 +1,8 @@
 """One form for every benchmark: each number is the median of separate processes that took turns, and says of how many.
 
 A script measures by child processes, one thread each, which print their metrics as a JSON object on their last line.
-`alternate` runs them in turn (A B A B), so that whatever else the machine does falls on all of them; the price is that
-every sample pays for a start. What cannot be measured is a row without a value that says why.
+`alternate` runs them in turn (A B A B), so that whatever else the machine does falls on all of them, and every
+sample includes a start. What cannot be measured is a row without a value that says why.
 
 A row: target (the script's name), system (ours, or a peer and its version), case, metric, unit, value (the median),
 lowest, highest, n (samples), note.

@@ -2,12 +2,12 @@
 
 A miniature is trained by packing, naive and sorted batching in one process of one thread, in two runs each that take
 turns: processor seconds of every step but a run's first. The two runs of a method differ in micro-batches a step or in
-their size, or else the prices of a micro-batch and of a step could not be told apart. A pace is fitted to seven tenths
+their size, or else the times of a micro-batch and of a step could not be told apart. A pace is fitted to seven tenths
 of the steps, drawn beforehand, and asked for the rest; one fitted to packing alone is asked for all the others' steps.
 
 Figure 5 (arXiv 2401.18058): `longalign.experiments.paper_plan` lays out two epochs on 8 x A800 and counts FLOPs; one of
 the nine hours fits the FLOP/s, the other eight are predicted; then a second hour fits what a micro-step moves of each
-weight. The price: nothing of it is measured, and the lengths are assumed.
+weight. None of it is measured, and the lengths are assumed.
 
     python -m benchmarks.cost
 """
@@ -31,9 +31,9 @@ from longalign.train.trainer import TrainingConfig, make_plans
 TARGET = "cost"
 STEPS, VOCABULARY, CAPACITY = 21, 1238, 1024
 METHODS = {
-    "packing": [{"capacity": CAPACITY, "accumulation": packs} for packs in (3, 6)],
-    "naive": [{"rows": 4, "accumulation": 6}, {"rows": 2, "accumulation": 6}],
-    "sorted": [{"rows": 4, "accumulation": 6}, {"rows": 2, "accumulation": 6}],
+    "packing": [{"capacity": CAPACITY, "micro_batches_per_step": packs} for packs in (3, 6)],
+    "naive": [{"rows": rows, "micro_batches_per_step": 6} for rows in (4, 2)],
+    "sorted": [{"rows": rows, "micro_batches_per_step": 6} for rows in (4, 2)],
 }  # the first of each as the laptop trains: about 24 sequences a step
 ASSUMPTIONS = [
     *map(paper_plan.assumption, paper_plan.DISTRIBUTIONS),

@@ -2,7 +2,8 @@
 
 Nothing of their code is here: scripts run in a peer's environment and import it. The versions are those of
 benchmarks/peers/NAME.txt; an environment is made again when that file changes. A peer that cannot be installed leaves
-one line and rows without values; the others are measured. The price: some GB of disk, until `make distclean`.
+one line and rows without values; the others are measured. They take some GB of disk, until
+`make distclean`.
 
     python -m benchmarks.peers
 """

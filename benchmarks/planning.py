@@ -4,8 +4,8 @@ Lengths as in tests/test_packing.py (90 % lognormal around 800 tokens, 10 % unif
 100 k and 1 M of them, and 10 k of the long ones alone, where no short one fills a hole. CPU seconds are the planner's
 call alone, without imports; memory is how far the process's peak grew during the call over the interpreter with its
 libraries and the lengths, the finished plan included. Peers are called as they call themselves, in their default
-windows, and over all lengths at once where they can be. The price: a larger size than its row allows is not asked of a
-peer, and the row says what follows for it.
+windows, and over all lengths at once where they can be. A peer is not asked for a larger size than its row
+allows, and the row says what follows for it.
 
     python -m benchmarks.planning
 """

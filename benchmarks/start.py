@@ -1,6 +1,6 @@
 """How long `longalign train` takes to its first step: a small job, from the command to the first line of its events.
 
-Wall time, for that is what one waits, and the processor seconds of the whole command, to its end. The price: beside
+Measured are the wall time, which is what one waits, and the processor seconds of the whole command, to its end. Beside
 another program, as in `make bench`, the wall time is longer.
 
     python -m benchmarks.start

@@ -12,7 +12,7 @@ else; where every token is one, it cannot. TRL 1.16.0 computes the loss of targe
 it has no Triton, of all positions, with entropy and accuracy for its log: its rows are of that path. A larger Llama
 says how much of the lead is of the smallness.
 
-The price: naive padding is measured at the smaller packs alone, for at the larger ones it takes minutes and gigabytes.
+Naive padding is measured at the smaller packs alone, because at the larger ones it takes minutes and gigabytes.
 What a step spends on reading data stands beside ours.
 
     python -m benchmarks.training

@@ -54,7 +54,7 @@ def config(method: str, *, batches: int) -> TrainingConfig:
     packed, times = "packing" in method, RANKS // batches
     return replace(
         CONFIG, **METHODS[method], epochs=2, steps=4, max_grad_norm=0.5, rows=1 if packed else times,
-        accumulation=ACCUMULATION * (times if packed else 1),
+        micro_batches_per_step=ACCUMULATION * (RANKS if packed else batches),
     )  # fmt: skip
 
 

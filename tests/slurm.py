@@ -1,6 +1,6 @@
 """A real Slurm of one node for tests: munged, slurmctld and slurmd without systemd or accounting.
 
-The price: root, and Debian's packages `slurm-wlm` and `munge`; a second or two to start. Only sockets and spooled
+It needs root and Debian's packages `slurm-wlm` and `munge`, and starts in a second or two. Only sockets and spooled
 scripts lie outside the given folder, in a temporary one. A test run that is killed outright leaves running jobs behind.
 
 The node claims 64 processors, 1 TB and 8 GPUs, and gives nobody any of them: jobs share what the machine has. Slurm

@@ -19,7 +19,7 @@ TRAIN = [
     "rng = np.random.default_rng(0)\nids = [rng.integers(2, 40, n).astype(np.int32) for n in rng.integers(2, 32, 40)]\n"
     "sequences = (Encoded(input_ids=i, labels=i, truncated=0) for i in ids)\n"
     "if not (folder / 'store').exists():\n    write_store(folder / 'store', sequences, meta={})",
-    "training = {'capacity': 32, 'accumulation': 1, 'epochs': 4, 'checkpoint_every': 5, 'snapshots': 3}\n"
+    "training = {'capacity': 32, 'micro_batches_per_step': 1, 'epochs': 4, 'checkpoint_every': 5, 'snapshots': 3}\n"
     "new = {'name': 'mini-6b', 'vocab_size': 40, 'max_length': 32, 'seed': 0}\n"
     "runs = [Run(f'run {s}', str(folder / 'store'), training | {'seed': s}, new_model=new) for s in range(2)]\n"
     "workers.execute_all(runs, workers=2)",

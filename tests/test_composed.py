@@ -16,8 +16,8 @@ from longalign.train.trainer import TrainingConfig, make_plans
 from longalign.train.workers import execute
 
 NEW = {"name": "mini-6b", "vocab_size": 40, "max_length": 32, "seed": 0}
-PADDED = {"method": "naive", "rows": 4, "accumulation": 6, "epochs": 3, "learning_rate": 3e-3}
-PACKED = {"method": "packing", "capacity": 32, "accumulation": 3, "epochs": 3, "learning_rate": 3e-3}
+PADDED = {"method": "naive", "rows": 4, "micro_batches_per_step": 6, "epochs": 3, "learning_rate": 3e-3}
+PACKED = {"method": "packing", "capacity": 32, "micro_batches_per_step": 3, "epochs": 3, "learning_rate": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def times_of_positions(monkeypatch, tmp_path):
 
 def test_the_plan_is_the_papers_with_a_row_or_a_pack_on_each_of_8_ranks(store):
     padded, packed = (run_of(store, training).training for training in (PADDED, PACKED))
-    assert [padded[name] for name in ("rows", "accumulation", "epochs")] == [1, 12, 1]
-    assert [packed[name] for name in ("accumulation", "epochs", "capacity")] == [1, 1, 32]
+    assert [padded[name] for name in ("rows", "micro_batches_per_step", "epochs")] == [1, 96, 1]
+    assert [packed[name] for name in ("micro_batches_per_step", "epochs", "capacity")] == [8, 1, 32]
 
 
 @pytest.mark.parametrize("barrier", ["step", "micro_step"])
@@ -64,7 +64,7 @@ def test_an_epoch_of_times_that_follow_a_pace_is_that_of_the_pace(
     execute(timed := composed.timed(run, ranks=8))
     pace = Pace(per_position=1.0, per_pair=0.0, per_micro_batch=0.0, per_step=0.25)
     # other ranks have the same rows: no new times are needed; nor for sorted batching
-    for plan in (plan_of(store, run, ranks), plan_of(store, run, ranks, accumulation=2)):
+    for plan in (plan_of(store, run, ranks), plan_of(store, run, ranks, micro_batches_per_step=2 * ranks)):
         assert timed.times().epoch(plan, barrier=barrier) == step_seconds(plan, pace, barrier=barrier).sum()
     if training is PADDED:
         plan = plan_of(store, run, ranks, method="sorted")

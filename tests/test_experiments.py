@@ -80,7 +80,7 @@ def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):
 def test_a_training_has_the_settings_of_the_profile_but_for_what_makes_its_arm(profile):
     marked = dataclasses.replace(profile.training, beta1=0.8, weight_decay=0.1, checkpoint_every=7, capacity=2048)
     arms = design.methods(dataclasses.replace(profile, training=marked), 1)
-    of_an_arm = {"rows", "accumulation", "exponent"}
+    of_an_arm = {"rows", "micro_batches_per_step", "exponent"}
     for run in arms.values():
         shared = {name: value for name, value in marked.shared().items() if name not in of_an_arm}
         assert shared.items() <= dataclasses.asdict(TrainingConfig(**run.training)).items()

@@ -26,7 +26,7 @@ from longalign.train.parallelism import Parallelism
 from longalign.train.trainer import TrainingConfig
 from test_trainer import make_store
 
-TRAINING = {"capacity": 24, "accumulation": 2, "epochs": 6, "checkpoint_every": 3}
+TRAINING = {"capacity": 24, "micro_batches_per_step": 2, "epochs": 6, "checkpoint_every": 3}
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_under_zero_3_ranks_wait_in_every_micro_step_and_are_balanced_for_it(job
     store = TokenStore(job(zero=3).parent / "store")
     hours, found = {}, {}
     for zero in (2, 3):
-        made = replace(jobs.load_job(job(zero=zero)), training=TrainingConfig(capacity=24, accumulation=6))
+        made = replace(jobs.load_job(job(zero=zero)), training=TrainingConfig(capacity=24, micro_batches_per_step=6))
         plain = made.plans(store)
         hours[zero] = jobs.training_hours(made, plain, tflops=1.0, utilisation=1.0)
         balanced = replace(made, training=replace(made.training, balance="steps"))
@@ -159,7 +159,7 @@ def test_under_zero_3_ranks_wait_in_every_micro_step_and_are_balanced_for_it(job
 
 def test_ranks_that_cannot_share_a_step_evenly_are_refused(job, capsys):
     assert jobs.main([str(job(ranks=3, zero=2)), "--dry-run"]) == 2
-    assert "accumulation is 2" in (told := capsys.readouterr().err) and "make it a multiple of 3" in told
+    assert "micro_batches_per_step is 2" in (told := capsys.readouterr().err) and "make it a multiple of 3" in told
 
 
 @pytest.mark.cluster

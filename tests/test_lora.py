@@ -22,7 +22,7 @@ from test_trainer import fresh_model, make_store
 IDS_OF_A_MODEL = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 DECODER = {**IDS_OF_A_MODEL, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}  # fmt: skip
-CONFIG = TrainingConfig(capacity=24, accumulation=3, epochs=2, steps=4, learning_rate=1e-2, lora_rank=4)
+CONFIG = TrainingConfig(capacity=24, micro_batches_per_step=3, epochs=2, steps=4, learning_rate=1e-2, lora_rank=4)
 IDS = torch.arange(2, 26)[None]
 
 
@@ -85,8 +85,8 @@ def test_a_run_of_lora_is_one_of_its_own_and_goes_on_from_its_checkpoint(store, 
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     new_model("mini-6b", vocab_size=40, max_length=24, seed=0).save_pretrained(tmp_path / "start")
     engine = {"gradient_checkpointing": True} if checkpointing else {}
-    training = {"capacity": 24, "accumulation": 3, "steps": 4, "epochs": 2, "learning_rate": 1e-2, "lora_rank": 4,
-                "checkpoint_every": 2}  # fmt: skip
+    training = {"capacity": 24, "micro_batches_per_step": 3, "steps": 4, "epochs": 2, "learning_rate": 1e-2,
+                "lora_rank": 4, "checkpoint_every": 2}  # fmt: skip
     run = Run("LoRA", str(store.folder), training, start=str(tmp_path / "start"), engine=engine)
     assert run.key != replace(run, training=training | {"lora_rank": 0}).key
     whole = train(fresh_model(), store, replace(CONFIG, checkpoint_every=2), tmp_path / "whole")

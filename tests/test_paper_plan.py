@@ -17,7 +17,8 @@ from longalign.recipe import cost
 
 TINY = """
 name: tiny
-training: {epochs: 2, capacity: 64, sequences_per_step: 4, rows: 1, accumulation: 4, group_size: 2, packs_per_step: 2}
+training: {epochs: 2, capacity: 64, sequences_per_step: 4, rows: 1, micro_batches_per_step: 4, group_size: 2,
+           packs_per_step: 2}
 engine: {ranks: 2, zero: 3, bf16: true, gradient_checkpointing: true}
 corpus: {min_long: 64, max_length: 64, max_short: 64}
 windows: [64]
@@ -28,7 +29,7 @@ PAPER = """
 name: paperlike
 corpus: {min_long: 8192, max_length: 65536, max_short: 8192}
 windows: [65536]
-training: {epochs: 2, capacity: 65536, sequences_per_step: 96, rows: 1, accumulation: 96, group_size: 8,
+training: {epochs: 2, capacity: 65536, sequences_per_step: 96, rows: 1, micro_batches_per_step: 96, group_size: 8,
            packs_per_step: 8}
 engine: {ranks: 8, zero: 3, bf16: true, gradient_checkpointing: true}
 """

@@ -34,7 +34,7 @@ def small_profile():
     like = yaml.safe_load((paths.profiles() / "smoke.yaml").read_text())
     small |= {name: like[name] for name in ("corpus", "training", "evaluation")}
     small["corpus"] |= {"min_long": 128, "max_length": WINDOW, "max_short": 400, "long": 8, "short": 6}
-    small["training"] |= {"capacity": WINDOW, "sequences_per_step": 6, "rows": 2, "accumulation": 3}
+    small["training"] |= {"capacity": WINDOW, "sequences_per_step": 6, "rows": 2, "micro_batches_per_step": 3}
     small["training"] |= {"packs_per_step": 2}
     small["evaluation"] |= {"lengths": [128, WINDOW], "needle_lengths": [256, WINDOW]}
     small |= {"name": "tiny", "engine": {}, "windows": [WINDOW // 2, WINDOW]}

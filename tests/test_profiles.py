@@ -67,7 +67,7 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
     [
         ("name: mine\ntrainig: {}\n", ["mine.yaml", "trainig", "'training'"]),
         ("name: mine\ntraining: {capcity: 9}\n", ["mine.yaml", "training.capcity", "'capacity'"]),
-        ("name: mine\ntraining: {zzz: 9}\n", ["training.zzz", "valid: ", "accumulation"]),
+        ("name: mine\ntraining: {zzz: 9}\n", ["training.zzz", "valid: ", "micro_batches_per_step"]),
         ("name: mine\ntraining: {epochs: five}\n", ["mine.yaml", "training.epochs", "int", "str 'five'"]),
         ("name: mine\ntraining: {epochs: 5.0}\n", ["training.epochs", "int", "float 5.0"]),
         ("name: mine\ntraining: {epochs: true}\n", ["training.epochs", "int", "bool True"]),
@@ -112,7 +112,7 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("name: mine\ntraining: {learning_rate: 0}\n", ["learning rates", "above 0"]),
         ("name: mine\ntraining: {beta2: 1}\n", ["training.beta1 and beta2"]),
         ("name: mine\ntraining: {weight_decay: -1}\n", ["training.weight_decay"]),
-        ("name: mine\ntraining: {rows: 1, accumulation: 24}\n", ["training.group_size must be 2 or more"]),
+        ("name: mine\ntraining: {rows: 1, micro_batches_per_step: 24}\n", ["training.group_size must be 2 or more"]),
         ("name: mine\ntraining: {lora_rank: 0}\n", ["lora_rank must be at least 1"]),
         ("name: mine\nevaluation: {needle_lengths: []}\n", ["evaluation.needle_lengths", "at least one"]),
         ("name: mine\nevaluation: {needle_lengths: [-5]}\n", ["needle_lengths", "64"]),
@@ -162,7 +162,7 @@ def test_the_papers_profile_is_64_times_the_laptops_and_names_a_source_for_each_
     assert paper.evaluation.lengths == (128, *(64 * length for length in laptop.evaluation.lengths))
     assert paper.windows == tuple(64 * window for window in laptop.windows if 64 * window <= paper.extension.max_length)
     assert paper.corpus.max_length == paper.training.capacity == paper.extension.max_length == 65_536
-    assert paper.training.accumulation % paper.engine.world_size == 0 == paper.training.packs_per_step % 8
+    assert paper.training.micro_batches_per_step % paper.engine.world_size == 0 == paper.training.packs_per_step % 8
 
 
 @pytest.mark.parametrize("name", ["gpu", "paper"])

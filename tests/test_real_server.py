@@ -121,7 +121,8 @@ def test_what_it_wrote_trains_in_the_laptop_profile(built, tmp_path, monkeypatch
     training = {name: getattr(profile.training, name) for name in same}
     job = {"model": str(paths.bases() / "mini-7b"), "data": str(tmp_path / "store"), "rope_factor": 200.0,
            "max_length": profile.extension.max_length,
-           "training": {**training, "method": "packing", "accumulation": profile.training.packs_per_step, "epochs": 1}}
+           "training": {**training, "method": "packing", "epochs": 1,
+                        "micro_batches_per_step": profile.training.packs_per_step}}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))  # fmt: skip
     assert run("train", tmp_path / "job.yaml", "--out", tmp_path / "trained") == 0
     assert list((tmp_path / "trained").rglob("model/model.safetensors"))

@@ -35,7 +35,7 @@ def store(tmp_path, monkeypatch):
 
 
 def packed(store, **changes):
-    training = {"capacity": 32, "accumulation": 2, "epochs": 2, "checkpoint_every": 2, **changes}
+    training = {"capacity": 32, "micro_batches_per_step": 2, "epochs": 2, "checkpoint_every": 2, **changes}
     return Run("packed", str(store.folder), training, new_model=NEW)
 
 
@@ -249,7 +249,7 @@ def test_the_first_loss_of_every_method_is_the_mean_over_sequences_of_the_token_
     gradient."""
     first = {}
     for method, rows, accumulation in (("naive", 5, 6), ("sorted", 5, 6), ("packing", 1, 40)):
-        training = {"method": method, "capacity": 32, "rows": rows, "accumulation": accumulation, "epochs": 1}
+        training = {"method": method, "capacity": 32, "rows": rows, "micro_batches_per_step": accumulation, "epochs": 1}
         run = Run(method, str(store.folder), training, new_model=NEW)
         execute(run)
         events = read_events(run.folder / "events.jsonl")

@@ -151,7 +151,8 @@ class TestOnARealSlurm:
 
     def test_a_notebook_trains_on_two_ranks_inside_its_job(self, cluster, tmp_path):
         two = [cell.replace("new_model=new)", "new_model=new, engine={'ranks': 2, 'zero': 2})")
-               .replace("'accumulation': 1", "'accumulation': 2").replace("range(2)", "range(1)") for cell in TRAIN]
+               .replace("'micro_batches_per_step': 1", "'micro_batches_per_step': 2")
+               .replace("range(2)", "range(1)") for cell in TRAIN]
         project = Project(tmp_path, train=two, table=TABLE)
         _, jobs = submit(cluster, project)
         state, log = wait(cluster, project, jobs["05_table"])

@@ -64,7 +64,7 @@ def test_a_trained_model_has_the_tokenizer_of_its_store_and_the_format_that_it_l
         quietly = {"chat_format": chat_format, "progress": lambda *_: None}
         tokenize_jsonl(tmp_path / "a.jsonl", made, tmp_path / "store", **quietly)
         new = {"name": "mini-6b", "vocab_size": len(made), "max_length": 32, "seed": 0}
-        settings = {"capacity": 32, "accumulation": 1, "epochs": 1, "snapshots": 1}
+        settings = {"capacity": 32, "micro_batches_per_step": 1, "epochs": 1, "snapshots": 1}
         run = Run(chat_format, str(tmp_path / "store"), settings, new_model=new)
         execute(run)
         for folder in (run.model, *run.snapshots.iterdir()):

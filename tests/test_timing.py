@@ -16,8 +16,8 @@ from longalign.train.trainer import TrainingConfig, make_plans
 from longalign.train.workers import execute
 
 NEW = {"name": "mini-6b", "vocab_size": 40, "max_length": 32, "seed": 0}
-PADDED = {"method": "naive", "rows": 2, "accumulation": 4, "epochs": 3}
-PACKED = {"method": "packing", "capacity": 32, "accumulation": 3, "epochs": 3, "snapshots": 2}
+PADDED = {"method": "naive", "rows": 2, "micro_batches_per_step": 4, "epochs": 3}
+PACKED = {"method": "packing", "capacity": 32, "micro_batches_per_step": 3, "epochs": 3, "snapshots": 2}
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +58,14 @@ def planned(run, store, ranks=2):
 
 
 def test_a_step_keeps_its_rows_when_it_is_dealt_to_devices_with_one_row_each(store):
-    run = run_of(store, {"method": "naive", "rows": 4, "accumulation": 6, "epochs": 5, "snapshots": 12})
+    run = run_of(store, {"method": "naive", "rows": 4, "micro_batches_per_step": 6, "epochs": 5, "snapshots": 12})
     dealt = timing.on_devices(run, ranks=2, steps=16).training
-    names = ("rows", "accumulation", "epochs", "steps", "snapshots")
-    assert [dealt[name] for name in names] == [1, 12, 1, 16, 0]
+    names = ("rows", "micro_batches_per_step", "epochs", "steps", "snapshots")
+    assert [dealt[name] for name in names] == [1, 24, 1, 16, 0]
     alone = timing.on_devices(run, ranks=1).training
-    assert (alone["rows"], alone["accumulation"], alone["epochs"]) == (4, 6, 1)
-    packs = run_of(store, {"method": "packing", "rows": 1, "accumulation": 3})
-    assert [timing.on_devices(packs, ranks=n).training["accumulation"] for n in (1, 2, 8)] == [3, 2, 1]
+    assert (alone["rows"], alone["micro_batches_per_step"], alone["epochs"]) == (4, 6, 1)
+    packs = run_of(store, {"method": "packing", "rows": 1, "micro_batches_per_step": 3})
+    assert [timing.on_devices(packs, ranks=n).training["micro_batches_per_step"] for n in (1, 2, 8)] == [3, 4, 8]
 
 
 def test_two_real_processes_take_the_planned_steps(pair, kept, store):
@@ -112,7 +112,7 @@ def test_a_measurement_that_was_cut_short_is_made_again(pair, kept, tmp_path, mo
 def test_the_key_depends_on_settings_and_ranks(pair):
     run = pair[0]
     keys = {timing.key(run, ranks=1), timing.key(run, ranks=2)}
-    keys.add(timing.key(replace(run, training={**run.training, "accumulation": 1}), ranks=2))
+    keys.add(timing.key(replace(run, training={**run.training, "micro_batches_per_step": 1}), ranks=2))
     assert len(keys) == 3
     assert timing.key(replace(run, label="another name"), ranks=2) == timing.key(run, ranks=2)
 

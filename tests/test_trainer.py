@@ -20,11 +20,13 @@ from longalign.train import trainer
 from longalign.train.events import read_events
 from longalign.train.launcher import exit_rank
 from longalign.train.models import load_model, new_model, sequence_cost
-from longalign.train.trainer import TrainingConfig, make_plans, split_accumulation, train
+from longalign.train.trainer import TrainingConfig, make_plans, train
 
 RANKS, ACCUMULATION = 2, 3
 # Weight decay 0 and few steps: what differs is only the order in which fp32 numbers are added.
-CONFIG = TrainingConfig(capacity=24, accumulation=ACCUMULATION, rows=2, epochs=2, checkpoint_every=1000)
+CONFIG = TrainingConfig(
+    capacity=24, micro_batches_per_step=RANKS * ACCUMULATION, rows=2, epochs=2, checkpoint_every=1000
+)
 
 
 def fresh_model():
@@ -64,8 +66,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("method", ["naive", "sorted", "packing"])
 def test_a_step_holds_the_same_sequences_on_any_number_of_ranks(tmp_path, method, ranks):
     """So that a run may go on with other ranks; sorted batching's groups must not follow their number."""
-    store, config = make_store(tmp_path / "store"), replace(CONFIG, method=method, accumulation=6)
-    alone, together = make_plans(store, config), make_plans(store, split_accumulation(config, ranks), ranks=ranks)
+    store, config = make_store(tmp_path / "store"), replace(CONFIG, method=method, micro_batches_per_step=6)
+    alone, together = make_plans(store, config), make_plans(store, config, ranks=ranks)
     steps = [[step.sequences for plan in plans for step in plan.steps] for plans in (alone, together)]
     assert steps[0] == steps[1] and len(steps[0]) > 3
 
@@ -90,11 +92,10 @@ def test_only_under_zero_3_are_plans_balanced_for_ranks_that_wait_in_every_micro
 @pytest.mark.parametrize("method", ["packing", "naive"])
 def test_two_ranks_with_accumulation_3_train_as_one_rank_with_accumulation_6(folder, tmp_path, method):
     store, config = TokenStore(folder / "store"), replace(CONFIG, method=method)
-    alone = replace(config, accumulation=RANKS * ACCUMULATION)
-    plans = make_plans(store, config, ranks=RANKS), make_plans(store, alone)
+    plans = make_plans(store, config, ranks=RANKS), make_plans(store, config)
     together, single = ([set(step.sequences) for plan in part for step in plan.steps] for part in plans)
     assert together == single and len(single) > 3, "both see the same sequences in every optimizer step"
-    train(fresh_model(), store, alone, tmp_path)
+    train(fresh_model(), store, config, tmp_path)
     expected, got = read_events(tmp_path / "events.jsonl"), read_events(folder / method / "events.jsonl")
     assert [event["step"] for event in got] == [event["step"] for event in expected] == [*range(1, len(single) + 1)]
     assert [event["tokens"] for event in got] == [event["tokens"] for event in expected]

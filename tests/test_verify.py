@@ -284,7 +284,7 @@ ids = [rng.integers(2, 300, n).astype(np.int32) for n in rng.integers(50, 400, 6
 store = write_store(folder + "/store", (Encoded(input_ids=i, labels=i, truncated=0) for i in ids), meta={})
 rows = []
 for seed in range(3):
-    settings = {"capacity": 1024, "accumulation": 1, "epochs": 3, "seed": seed}
+    settings = {"capacity": 1024, "micro_batches_per_step": 1, "epochs": 3, "seed": seed}
     new = {"name": "mini-6b", "vocab_size": 300, "max_length": 1024, "seed": seed}
     run = Run(f"seed {seed}", folder + "/store", settings, new_model=new)
     execute(run)

@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from longalign.experiments.operations import Pace, fit_pace
+from longalign.experiments.operations import PAPER_ACCUMULATION, Pace, fit_pace
 from longalign.recipe.balance import BALANCES, balanced
 from longalign.recipe.batching import Plan, deal, make_plan
 from longalign.recipe.cost import SequenceCost, micro_batch_costs, slowest
 
-ACCUMULATION = 12
-"""Of naive and sorted batching in the paper: 8 ranks x 1 row x 12."""
 BARRIERS = {"micro_step": "barrier at each micro-step (ZeRO-3)", "step": "barrier at the step"}
 
 MicroBatch = tuple[tuple[int, ...], ...]
@@ -92,7 +90,7 @@ def scaled(cost: SequenceCost, work: np.ndarray, seconds: np.ndarray) -> Pace:
 def plans(lengths: np.ndarray, capacity: int, ranks: int, barrier: str, cost: SequenceCost) -> dict[str, Plan]:
     """Plans of all systems: the paper's three, and packing balanced by `cost`, with one pack a rank and, on 8 ranks,
     with eight, too."""
-    padded = {"ranks": ranks, "accumulation": ACCUMULATION}
+    padded = {"ranks": ranks, "accumulation": PAPER_ACCUMULATION}
     found = {method: make_plan(method, lengths, **padded) for method in ("naive", "sorted")}
     for packs in (1, 8) if ranks == 8 else (1,):
         plan = make_plan("packing", lengths, capacity=capacity, ranks=ranks, accumulation=packs)

@@ -65,9 +65,9 @@ def batches() -> dict[str, list[list[Any]]]:
         "base": _steps(stores["base"], TrainingConfig(**read)),
         "extension": _steps(stores["extension"], TrainingConfig(**read)),
         "packs": _steps(stores["fine-tuning"],
-                        TrainingConfig(capacity=training.capacity, accumulation=training.packs_per_step)),
-        "sorted rows": _steps(stores["fine-tuning"],
-                              TrainingConfig(method="sorted", rows=training.rows, accumulation=training.accumulation)),
+                        TrainingConfig(capacity=training.capacity, micro_batches_per_step=training.packs_per_step)),
+        "sorted rows": _steps(stores["fine-tuning"], TrainingConfig(
+            method="sorted", rows=training.rows, micro_batches_per_step=training.micro_batches_per_step)),
     }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def _steps(store: Any, config: Any) -> list[list[Any]]:
 
     dataset = PlannedDataset(store, make_plans(store, config), exponent=config.exponent)
     collate = (PackedCollator if config.method == "packing" else PaddedCollator)(0)
-    steps = [range(start, start + config.accumulation) for start in range(0, len(dataset), config.accumulation)]
+    steps = [range(start, start + dataset.per_step) for start in range(0, len(dataset), dataset.per_step)]
     chosen = [steps[(2 * number + 1) * len(steps) // (2 * VARIETY)] for number in range(VARIETY)]
     return [[collate([dataset[index]]) for index in step] for step in chosen]
 

@@ -1,4 +1,4 @@
-"""Guarantees that a reply is on the disk before it is used, and that what was asked once is never asked again.
+"""The file of replies: a reply is on the disk before it is used, and nothing is asked twice.
 
 The file is JSONL, a line for every reply in the order in which they came:
     {"key", "label", "model", "text", "finish", "prompt_tokens", "completion_tokens", "thoughts"}

@@ -1,7 +1,7 @@
-r"""Guarantees that the answers and their end tokens alone are targets, and that a prompt begins its training sequence.
+r"""Conversations made into tokens and labels: targets are the answers and their end tokens alone.
 
-A template in which an answer cannot be found exactly is refused, unless it marks the answers itself with
-{% generation %}.
+A prompt is made into the same tokens as in the training sequence that begins with it. A template in which an answer
+cannot be found exactly is refused, unless it marks the answers itself with {% generation %}.
 
 Formats.  "template" is the tokenizer's own chat template.  "llama" and "chatglm" are the two of LongAlign (arXiv
 2401.18058):

@@ -1,4 +1,4 @@
-"""Guarantees that a file of lines is worked on by several processes as by one: the same results, the same first error.
+"""A file of lines worked on by several processes, with the same results and the same first error as by one.
 
 A part is a run of whole lines, some MiB long, known by its place and the sha256 of its bytes. Every part is done by a
 process that is forked for it.

@@ -1,7 +1,7 @@
-"""Guarantees that bad data are named by file, line, field and reason, and that nothing is guessed.
+"""Conversations read from JSONL: bad data are named by file, line, field and reason, and nothing is guessed.
 
-Files in LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any other
-key}. They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
+The files have LongAlign-10k's schema, one JSON object a line: {"messages": [{"role": ..., "content": ...}, ...], any
+other key}. They are untrusted and large: one line is in memory at a time, and a line may hold at most MAX_LINE_BYTES.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Guarantees the lengths that a plan needs from whatever knows them, or a sentence that names file and line."""
+"""The lengths that a plan needs, from a list, JSONL or a token store; what cannot be read is named by file and line."""
 
 import hashlib
 import itertools

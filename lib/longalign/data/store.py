@@ -1,4 +1,4 @@
-"""Guarantees that a token store is whole or refused, and that using it needs memory for one sample at a time.
+"""The token store: sequences and their targets on disk, of which one is in memory at a time; a damaged one is refused.
 
 A store is a folder; n sequences, lengths 2, 4, 3 have the offsets 0, 2, 6, 9:
     tokens.bin          int32 [tokens], all sequences one behind the other

@@ -1,4 +1,4 @@
-"""Guarantees that a token store appears whole or not at all: it is written beside its place and then renamed.
+"""The writer of token stores. A store appears whole or not at all: it is written beside its place and then renamed.
 
 The format is described in `longalign.data.store`.
 """

@@ -1,6 +1,6 @@
-"""Guarantees that a JSONL file becomes a token store whole or not at all, and that a bad sample is named by its place.
+"""A JSONL file made into a token store, whole or not at all; a bad sample is named by its place.
 
-By any number of processes it becomes the same store, byte for byte; whatever ends them, the next call goes on from the
+Any number of processes make the same store, byte for byte; whatever ends them, the next call goes on from the
 parts of the file that were done. Until the store is whole, its parts are on the disk beside it, and they stay there
 after a failure.
 """

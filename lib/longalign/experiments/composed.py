@@ -23,6 +23,7 @@ from longalign.common.source_hash import source_hash
 from longalign.data.store import TokenStore
 from longalign.experiments import timing
 from longalign.experiments.design import Arm
+from longalign.experiments.operations import PAPER_ACCUMULATION
 from longalign.recipe.batching import MicroBatch, Plan
 from longalign.recipe.cost import slowest
 from longalign.train.runs import WITHOUT, Run
@@ -31,8 +32,6 @@ LABEL = "measured micro-batches, composed ranks"
 PASSES = 2
 """Times that every micro-batch is timed; what interrupts a process only makes it slower, so the least time counts."""
 OPTIMIZER_STEPS = 10
-PAPER_ACCUMULATION = 12
-"""Of naive and sorted batching: 8 ranks x 1 row x 12."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def as_in_the_paper(run: Run) -> Run:
     """One epoch of `run` as on the paper's 8 ranks: one row at a time, 12 rows of each rank in a step; or one pack."""
     accumulation = 1 if run.training["method"] == "packing" else PAPER_ACCUMULATION
     alone = timing.on_devices(run, ranks=8)
-    return replace(alone, training={**alone.training, "accumulation": accumulation})
+    return replace(alone, training={**alone.training, "micro_batches_per_step": 8 * accumulation})
 
 
 def timed(run: Run, *, ranks: int) -> Timed:

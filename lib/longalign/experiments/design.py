@@ -54,7 +54,7 @@ def extension(start: Start, **changes: Any) -> Run:
     training = {
         "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
         "learning_rate": start.rate(settings.learning_rate), "seed": profile.seed + start.base,
-        **({"accumulation": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
+        **({"micro_batches_per_step": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
     }  # fmt: skip
     return Run(
         f"{start.folder.name if parts else start.model} context extension", str(store.folder), training,
@@ -84,7 +84,7 @@ def fine_tuning(
     training = settings.shared() | {"method": batching, "weighting": weighting, "seed": seed}
     training["learning_rate"] = start.rate(settings.learning_rate)
     if packed:
-        training |= {"rows": 1, "accumulation": settings.packs_per_step}
+        training |= {"rows": 1, "micro_batches_per_step": settings.packs_per_step}
     if batching == "sorted" and settings.group_size:
         training["group_size"] = settings.group_size
     if weighting != "sequence":

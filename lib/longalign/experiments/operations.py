@@ -23,6 +23,8 @@ from longalign.recipe.batching import Plan
 from longalign.recipe.cost import SequenceCost, micro_batch_costs, slowest
 from longalign.train.memory import ModelShape
 
+PAPER_ACCUMULATION = 12
+"""Of naive and sorted batching in the paper (arXiv 2401.18058): 8 ranks x 1 row x 12."""
 NUMBER = 4
 """Bytes of a number in fp32."""
 CHUNK = 1024

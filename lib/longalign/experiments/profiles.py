@@ -28,13 +28,13 @@ NAMES = {
     "extension.rope_type": ("default", "yarn"),
     "training.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
 }
-STEPS = ("epochs", "rows", "accumulation", "packs_per_step", "snapshots", "lora_rank")
+STEPS = ("epochs", "rows", "micro_batches_per_step", "packs_per_step", "snapshots", "lora_rank")
 MOST_SEEDS, MOST_SEED = 1000, 2**32
 
 
 @dataclass(frozen=True)
 class Training(TrainingSettings):
-    """Supervised fine-tuning; `rows` padded rows a micro-batch and `accumulation` micro-steps make a padded step.
+    """Supervised fine-tuning; `rows` x `micro_batches_per_step` padded rows make a step, or `packs_per_step` packs.
 
     Sorted batching takes groups of `group_size` sequences of about one length; 0 is `rows`, and where devices have one
     row each, it is as many as compute at a time. `lora_rank` and `lora_learning_rate` are of the arm trained by LoRA.
@@ -42,7 +42,7 @@ class Training(TrainingSettings):
 
     epochs: int = 3
     rows: int = 4
-    accumulation: int = 6
+    micro_batches_per_step: int = 6
     sequences_per_step: int = 24
     packs_per_step: int = 3
     group_size: int = 0
@@ -209,11 +209,11 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "windows must not be shorter than corpus.min_long"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),
         (min(getattr(training, name) for name in STEPS) >= 1, f"training.{', '.join(STEPS)} must be at least 1"),
-        (training.accumulation % engine.world_size == 0 == training.packs_per_step % engine.batches,
-         f"training.accumulation must be a multiple of the engine's {engine.world_size} ranks, and packs_per_step of "
-         f"the {engine.batches} packs that they compute at a time"),
-        (training.rows * training.accumulation == training.sequences_per_step,
-         "training.rows x training.accumulation must be training.sequences_per_step, or the methods see other steps"),
+        (training.micro_batches_per_step % engine.world_size == 0 == training.packs_per_step % engine.batches,
+         f"training.micro_batches_per_step must be a multiple of the engine's {engine.world_size} ranks, and "
+         f"packs_per_step of the {engine.batches} packs that they compute at a time"),
+        (training.rows * training.micro_batches_per_step == training.sequences_per_step,
+         "training.rows x micro_batches_per_step must be training.sequences_per_step, or the methods see other steps"),
     ):  # fmt: skip
         if not holds:
             raise ConfigError(f"{where}: {message}")

@@ -3,7 +3,7 @@
 The processes follow the same plan with the same engine as a training run (`longalign.train.trainer`); nothing of them
 is kept but their times. Processor time counts what a process computes, not what it waits for and not what other
 programs do meanwhile, so the slower rank of every step, summed (`slowest_seconds`), is the epoch's time on a machine of
-one's own; the price is that communication is in the wall time (`seconds`) only.
+one's own; communication is in the wall time (`seconds`) only.
 """
 
 import contextlib
@@ -35,12 +35,13 @@ def on_devices(run: Run, *, ranks: int, steps: int = 0) -> Run:
     """One epoch of `run` (or its first `steps` steps), dealt to so many devices with one row each.
 
     A step keeps its number of padded rows or packs as nearly as the ranks allow: 24 rows are 12 micro-steps of 2 ranks,
-    3 packs 2. For one rank rows and accumulation stay as they are.
+    3 packs 2. Sorted batching takes as many rows of about one length as compute at a time. For one rank all stays.
     """
     training = {**run.training, "epochs": 1, "steps": steps, "snapshots": 0, "checkpoint_every": 1_000_000}
     if ranks > 1:
-        rows = training.get("rows", 1) * training.get("accumulation", 1)
-        training |= {"rows": 1, "accumulation": max(1, round(rows / ranks))}
+        rows = training.get("rows", 1) * training.get("micro_batches_per_step", 1)
+        training |= {"rows": 1, "micro_batches_per_step": ranks * max(1, round(rows / ranks)),
+                     "group_size": training.get("group_size", 0) or ranks}  # fmt: skip
     return replace(run, training=training)
 
 

@@ -1,4 +1,4 @@
-"""Guarantees that a benchmark's published files lie in a folder whole, from one commit, or not at all.
+"""A benchmark's published files, brought to a folder: whole, from one commit, or not at all.
 
 Git's hosts tell no hash of a file, so the first fetch notes what came, and any later one insists on the same. Files
 that arrived before an interruption are kept.

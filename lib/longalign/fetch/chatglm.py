@@ -1,4 +1,4 @@
-"""Guarantees that a ChatGLM3 checkpoint becomes a GLM of transformers' own that computes the same, or is refused.
+"""A ChatGLM3 checkpoint converted to a GLM of transformers' own that computes the same; what is not exact is refused.
 
 ChatGLM3's remote code predates transformers 5 and calls its attention directly, so that no registered one reaches it;
 `GlmForCausalLM` takes that of `longalign.recipe.attention`.  Weights are only cut and renamed: the fused

@@ -1,4 +1,4 @@
-"""Guarantees that ChatGLM3's tokenizer becomes one of transformers' own that gives the same tokens, without its code.
+"""ChatGLM3's tokenizer converted to one of transformers' own, which gives the same tokens without remote code.
 
 ChatGLM3 has a sentencepiece model of pieces merged in pairs (BPE) and, in remote code alone, special tokens numbered
 after its last piece: [MASK] [gMASK] [sMASK] sop eop and one for each role. A text begins with [gMASK] sop. The special

@@ -1,4 +1,4 @@
-"""Guarantees that what a profile names as a source is in its folder as it is needed, wherever it comes from."""
+"""One function that brings what a profile names as a source to its folder, wherever it comes from."""
 
 from pathlib import Path
 

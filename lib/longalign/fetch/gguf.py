@@ -1,4 +1,4 @@
-"""Guarantees that a Llama in a GGUF file becomes a folder as Hugging Face saves models, no value of it changed.
+"""A Llama in a GGUF file converted to a folder as Hugging Face saves models; no value of it changes.
 
 transformers can read GGUF itself, but its reader forgets how the text is split before it is made into tokens (digits
 alone, for SmolLM: numbers behind several blanks become other tokens than the model has learned), and it saves no model

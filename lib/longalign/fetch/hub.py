@@ -1,4 +1,4 @@
-"""Guarantees that a model or data set of the Hugging Face Hub lies in a folder whole, at one commit, or not at all.
+"""A model or data set of the Hugging Face Hub, brought to a folder: whole, at one commit, or not at all.
 
 What arrived before an interruption waits in `.NAME.part` beside the folder and is not fetched again; a file that was on
 its way then begins anew (a connection that breaks is taken up in the middle of a file). Python files of a repository

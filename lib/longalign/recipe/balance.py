@@ -87,7 +87,7 @@ def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     _only_packing(plan, "compose")
     if not plan.steps:
         return plan
-    drawn = np.concatenate([step.sequences for step in plan.steps])
+    drawn = np.concatenate([step.sequences for step in plan.steps]).astype("<i8")
     members, bins = (_slots(plan), 1) if barrier == "step" else (plan.ranks, plan.rows)
     steps, left = 0, drawn.tolist()
     while left:
@@ -95,7 +95,7 @@ def across_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
         shape = {"groups": steps * _slots(plan) // (members * bins), "ranks": members, "bins": bins}
         dealt, left = _leveled(plan, drawn.tolist(), cost(plan.lengths), **shape)
     groups = [dealt[start : start + members] for start in range(0, len(dealt), members)]
-    random = np.random.default_rng(zlib.crc32(drawn.astype("<i8").tobytes()))
+    random = np.random.default_rng(zlib.crc32(drawn.tobytes()))
     groups = [groups[i] for i in random.permutation(len(groups))]
     groups.sort(key=lambda group: any(not pack for member in group for pack in member))
     packs = [pack for group in groups for member in group for pack in member if pack]

@@ -1,7 +1,7 @@
 """claims.yaml, typed: each claim of the paper as a statement that numbers can decide, fixed before they are known.
 
 An unknown key, a wrong type, an unknown group of tasks or a margin where none belongs is refused with file and claim
-named. The price: a claim is a weighted sum over arms of mean scores (or of their logarithms), nothing else.
+named. A claim can only be a weighted sum over arms of mean scores (or of their logarithms).
 """
 
 from __future__ import annotations

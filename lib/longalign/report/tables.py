@@ -1,7 +1,7 @@
 """The paper's tables from tidy rows: each column a mean over seeds with a 95 % t interval, or the mean of one seed.
 
-A seed's value of a column is the mean over its tasks and lengths, each counted once. The price: chance of the items is
-not in these intervals (see `longalign.evals.intervals` for both).
+A seed's value of a column is the mean over its tasks and lengths, each counted once. These intervals leave out the
+chance of the items (see `longalign.evals.intervals` for both).
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ def training(profile: Profile, model: str, folder: Path, encode: Any, *, whole: 
     store = training_sets.suite_store("LongAlign-10k", corpus, place, encode=encode)
     settings = profile.training
     config = settings.shared() | {
-        "method": "packing", "capacity": LENGTH, "rows": 1, "accumulation": 2 * engine.batches, "steps": STEPS,
-        "epochs": 1,
+        "method": "packing", "capacity": LENGTH, "rows": 1, "micro_batches_per_step": 2 * engine.batches,
+        "steps": STEPS, "epochs": 1,
         **({} if whole or there else {"lora_rank": settings.lora_rank}),
     }  # fmt: skip
     longer = extension_of(profile.extension) if profile.extension.tokens else {}

@@ -1,4 +1,4 @@
-"""Guarantees that an answer that stays has no fault a reader would see at once: nine are looked for, each by a rule.
+"""Checks of a teacher's answer: nine faults that a reader would see at once, each found by a rule.
 
 | fault, in this order | rule |
 |---|---|

@@ -1,5 +1,6 @@
-"""Guarantees documents that are clean text in English or Chinese, each once, with source, license and name; what is
-left out is named with its reason. All are in memory at once, and languages are guessed from samples.
+"""Documents from a folder: clean text in English or Chinese, each once, with source, license and name.
+
+What is left out is named with its reason. All are in memory at once, and languages are guessed from samples.
 
     folder           its files in sorted order, those of its folders too; hidden ones and symbolic links passed over
     .txt .md .rst    one document a file

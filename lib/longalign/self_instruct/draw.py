@@ -1,5 +1,7 @@
-r"""Guarantees that an item's text and task depend on the seed, its document and its copy's number alone, whatever the
-other documents; so the four tasks are even on average only.
+r"""The draw of documents and tasks: how often each document is used, and which task each copy gets.
+
+Text and task of an item depend on the seed, its document and its copy's number, and on no other document; so the four
+tasks are even on average only.
 
 Longer documents are taken more often, as in the paper (arXiv 2401.18058): of n items in a language whose documents have
 l_1 ... l_m tokens, document i has n l_i / (l_1 + ... + l_m) copies, rounded down or up, and n in all. With the running

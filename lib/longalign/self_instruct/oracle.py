@@ -1,5 +1,6 @@
-"""Guarantees questions with exact answers on any text of either language, without a model: every answer repeats whole
-sentences of the text, or counts them.
+"""Questions with exact answers on any text of either language, without a model.
+
+Every answer repeats whole sentences of the text, or counts them.
 
 | task | question | answer |
 |---|---|---|

@@ -1,5 +1,7 @@
-"""Guarantees that a document reaches the teacher letter by letter, whatever it holds; a document that gives
-orders is read by the teacher as well, and what comes back is only checked (longalign.self_instruct.checks).
+"""Prompts for a teacher, in which a document stands letter by letter.
+
+A document may hold orders to its reader. The teacher reads these, too; only its reply is checked
+(longalign.self_instruct.checks).
 
 The form is the paper's (arXiv 2401.18058): the document first, then what to do; five questions in one reply, of which
 one is drawn. The words are this project's. Chinese documents get Chinese prompts.

@@ -6,8 +6,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What the trainings of a profile share; `rows` is padded sequences a micro-batch, `accumulation` micro-batches an
-    optimizer step, `capacity` tokens a pack, `exponent` that of the weights (`longalign.recipe.weights`)."""
+    """What the trainings of a profile share: `rows` padded sequences are a micro-batch, `micro_batches_per_step` of
+    these, on all ranks together, an optimizer step; `capacity` is tokens a pack, `exponent` that of the weights."""
 
     epochs: int = 1
     learning_rate: float = 3e-3
@@ -18,7 +18,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     capacity: int = 1024
     rows: int = 1
-    accumulation: int = 1
+    micro_batches_per_step: int = 1
     exponent: float = 0.0
     packing_algorithm: str = "next_fit"
     checkpoint_every: int = 50
@@ -26,6 +26,19 @@ class TrainingSettings:
     def shared(self) -> dict[str, Any]:
         """The fields of this class by name, also of a class that adds to them."""
         return {field.name: getattr(self, field.name) for field in fields(TrainingSettings)}
+
+    def accumulation(self, ranks: int) -> int:
+        """Micro-steps of each rank in an optimizer step. Raises ValueError when they do not come out even.
+
+        >>> TrainingSettings(micro_batches_per_step=6).accumulation(ranks=2)
+        3
+        """
+        if self.micro_batches_per_step % ranks:
+            raise ValueError(
+                f"micro_batches_per_step is {self.micro_batches_per_step}, and {ranks} ranks cannot share these "
+                f"evenly: make it a multiple of {ranks}"
+            )
+        return self.micro_batches_per_step // ranks
 
 
 @dataclass(frozen=True)

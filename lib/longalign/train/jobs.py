@@ -3,7 +3,7 @@
     python -m longalign.train.jobs job.yaml --out trained --dry-run       (longalign train)
 
 The file holds `model` (a folder), `data` (a token store), `training` (the fields of `config.TrainingConfig` as one
-process would have them: the engine deals the accumulation to its ranks), `engine` (the fields of `Parallelism`),
+process would have them: the engine's ranks share the micro-batches of a step), `engine` (the fields of `Parallelism`),
 and for a longer context `rope_factor`, `rope_type` and `max_length`. A job that was interrupted goes on where it was,
 on other ranks if need be; the same job is done once.
 """
@@ -37,7 +37,7 @@ from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.runs import Run, extension_of
 from longalign.train.sequence_parallel import repeats_of
-from longalign.train.trainer import make_plans, split_accumulation
+from longalign.train.trainer import make_plans
 
 SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
@@ -57,10 +57,8 @@ class Job:
 
     def plans(self, store: TokenStore) -> list[Plan]:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
-        ranks = self.engine.batches
         cost = self.cost() if self.training.balance else LLAMA_2_7B
-        config = split_accumulation(self.training, ranks)
-        return make_plans(store, config, ranks=ranks, cost=cost, barrier=self.engine.barrier)
+        return make_plans(store, self.training, ranks=self.engine.batches, cost=cost, barrier=self.engine.barrier)
 
     @cached_property
     def config(self) -> PretrainedConfig:

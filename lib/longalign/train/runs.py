@@ -139,7 +139,7 @@ def _train(run: Run) -> None:
 
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # a model with code of its own is refused, and nobody is asked
     work, engine = run.folder / "work", Parallelism(**run.engine)
-    config = trainer.split_accumulation(trainer.TrainingConfig(**run.training), engine.batches)
+    config = trainer.TrainingConfig(**run.training)
     # before the model: under ZeRO-3 it is dealt to the ranks while it is loaded
     arguments = trainer.training_arguments(config, work, engine)
     if run.start:

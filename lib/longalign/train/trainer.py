@@ -4,7 +4,6 @@ weights state.
 Since a plan is rectangular, every accumulation window is full and a run's epochs are one sequence of micro-batches.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,18 @@ from longalign.train.plan_trainer import PlanTrainer
 def make_plans(
     store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step"
 ) -> list[Plan]:
-    """One plan per epoch, each reshuffled by (seed, epoch). Where they are balanced, `cost` is what a sequence costs,
-    and `barrier` where the ranks wait: at the end of a "step", or in every "micro_step"."""
+    """One plan per epoch, each reshuffled by (seed, epoch); the same sequences in every step on any number of ranks.
+
+    Where they are balanced, `cost` is what a sequence costs, and `barrier` where the ranks wait: at the end of a
+    "step", or in every "micro_step". Raises ValueError when the ranks cannot share a step evenly.
+    """
     special = {
-        "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or None},
+        "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or config.rows},
     }.get(config.method, {})  # fmt: skip
     plans = [
         make_plan(
             config.method, store.lengths, target_counts=store.target_counts, capacity=config.capacity, ranks=ranks,
-            rows=config.rows, accumulation=config.accumulation, seed=config.seed, epoch=epoch, **special,
+            rows=config.rows, accumulation=config.accumulation(ranks), seed=config.seed, epoch=epoch, **special,
         )
         for epoch in range(config.epochs)
     ]  # fmt: skip
@@ -51,23 +53,6 @@ def make_plans(
 
         plans = [balance.balanced(plan, config.balance, cost=cost, barrier=barrier) for plan in plans]
     return plans
-
-
-def split_accumulation(config: TrainingConfig, ranks: int) -> TrainingConfig:
-    """What one process would do, as each of `ranks` does its part of it: the same sequences in every optimizer step.
-
-    The accumulation's micro-steps are dealt to the ranks. Raises ValueError when they do not come out even.
-
-    >>> split_accumulation(TrainingConfig(accumulation=6), 2).accumulation
-    3
-    """
-    if config.accumulation % ranks:
-        raise ValueError(
-            f"accumulation is {config.accumulation}, the micro-batches of an optimizer step over all ranks, which "
-            f"{ranks} ranks cannot share evenly: make it a multiple of {ranks}"
-        )
-    group_size = config.group_size or (config.rows if config.method == "sorted" else 0)
-    return replace(config, accumulation=config.accumulation // ranks, group_size=group_size)
 
 
 def train(
@@ -105,7 +90,7 @@ def train(
     notes, longest = preflight.look(model, config.method, store)
     for note in notes if args.process_index == 0 else ():
         print(note)
-    args.max_steps = len(steps)
+    args.max_steps, args.gradient_accumulation_steps = len(steps), plans[0].accumulation
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
     if config.lora_rank:
         from longalign.train import lora  # other runs' code is without it, as without the defects below
@@ -167,11 +152,12 @@ def training_arguments(
     if engine.zero is not None:
         skip_compiled_operations()
         deepspeed["deepspeed"] = deepspeed_config(
-            engine, accumulation=config.accumulation, max_grad_norm=config.max_grad_norm,
+            engine, accumulation=config.accumulation(engine.batches), max_grad_norm=config.max_grad_norm,
             universal=checkpoints.is_universal(checkpoints.newest(Path(folder))),
         )  # fmt: skip
     arguments = TrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=1, gradient_accumulation_steps=config.accumulation,
+        output_dir=str(folder), per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.accumulation(engine.batches),
         learning_rate=config.learning_rate, lr_scheduler_type=config.schedule,
         warmup_steps=_below_one(config.warmup_ratio), adam_beta1=config.beta1, adam_beta2=config.beta2,
         weight_decay=config.weight_decay,

@@ -1,4 +1,4 @@
-"""Guarantees that a prompt leaves room for its answer: what is too much is taken from the middle of the document.
+"""Prompts cut to a model's window, with room for the answer: what is too much goes from the document's middle.
 
 As in the paper (arXiv 2401.18058, 3.4) and as `longalign.data.chat` does for training, but on text, so that a server
 may be asked as well as a model in this process.
