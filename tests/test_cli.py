@@ -100,7 +100,7 @@ def test_ranks_that_wait_in_every_micro_step_are_balanced_and_counted_so(tmp_pat
 
 def test_what_is_cut_to_no_capacity_and_packs_that_naive_has_not_are_refused_in_a_sentence(lengths, capsys):
     for options, told in (
-        (["--method", "naive", "--truncate"], "--truncate cuts to --capacity, which is not given"),
+        (["--method", "naive", "--truncate"], "--truncate needs --capacity"),
         (["--method", "naive", "--balance", "fill"], "balance 'fill' packs sequences anew: it needs the method"),
     ):
         assert told in refused(capsys, "plan", lengths, *options)
@@ -205,14 +205,14 @@ def test_a_bad_sample_is_refused_with_its_line_or_skipped_and_counted(samples, t
         (["pln", "DATA"], "did you mean plan?"),
         (["data", "tokenise"], "did you mean tokenize?"),
         (["data", "tokenize", "DATA", "--out", "x", "--skip-invalids"], "did you mean --skip-invalid?"),
-        (["plan"], "required: DATA (only --profile does without)"),
-        (["plan", "DATA", "--capacity", "9", "--utilisation", "0.4"], "--utilisation is for --profile"),
+        (["plan"], "DATA is missing"),
+        (["plan", "DATA", "--capacity", "9", "--utilisation", "0.4"], "--utilisation works only with --profile"),
         (["plan", "--profile", "smoke", "--utilisation", "40"], "'40' is not a share above 0 and up to 1"),
         (["plan", "--profile", "smokey"], "did you mean 'smoke'?"),
-        (["plan", "--profile", "smoke", "--ranks", "2"], "--ranks is settled by --profile smoke"),
+        (["plan", "--profile", "smoke", "--ranks", "2"], "--ranks comes from the profile smoke"),
         (["plan", "--profile", "smoke"], "are over the capacity of 256 tokens of profile smoke"),
         (["plan", "absent.txt", "--profile", "smoke"], "absent.txt"),
-        (["plan", "DATA", "--profile", "smoke", "--long", "uniform"], "--long is how assumed lengths spread"),
+        (["plan", "DATA", "--profile", "smoke", "--long", "uniform"], "--long is for assumed lengths"),
         ([], "required: COMMAND"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_plan_that_the_memory_does_not_hold_is_refused_in_a_sentence(lengths, 
 
     monkeypatch.setattr("longalign.recipe.batching.make_plan", make_plan)
     told = refused(capsys, "plan", lengths, "--capacity", "9", "--ranks", "999999999999")
-    assert told.strip() == "longalign: this machine's memory does not suffice; ask for fewer ranks, or for less at once"
+    assert told.strip() == "longalign: the memory of this machine is too small for this: give fewer ranks, or less data"
 
 
 def test_help_is_quick_and_loads_neither_numpy_nor_torch():

@@ -120,7 +120,7 @@ def test_weights_gradients_and_moments_are_those_of_the_model_and_adamw(tiny):
     moments = [s for state in optimizer.state.values() for name, s in state.items() if name.startswith("exp")]
     assert step.weights == sum(p.nbytes for p in tiny.parameters()) == sum(p.grad.nbytes for p in tiny.parameters())
     assert step.optimizer == sum(moment.nbytes for moment in moments)
-    assert step.bytes_held == 4 * step.weights + step.activations + step.loss
+    assert step.gradients == step.weights
 
 
 def test_a_decoders_parameters_are_those_of_the_models(tiny):

@@ -137,9 +137,9 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         (of_source("hub: a/b", kind="code"), ["'code'", "model, data"]),
         (of_source("hub: a/b", name="../x"), ["'../x'", "folder"]),
         (of_source("hub: a/b, branch: main"), ["unknown key sources[0].branch"]),
-        (of_source("hub: a/b") + "  - {name: x, kind: data, hub: a/c}\n", ["sources has two of one name"]),
-        (of_source("hub: a/b", name="mini-6b"), ["sources must not be called as the miniatures"]),
-        (of_source("hub: a/b", kind="data") + "models: [mini-6b, mini-7b, x]\n", ["models knows no 'x'"]),
+        (of_source("hub: a/b") + "  - {name: x, kind: data, hub: a/c}\n", ["two sources have one name"]),
+        (of_source("hub: a/b", name="mini-6b"), ["a source has the name of a miniature"]),
+        (of_source("hub: a/b", kind="data") + "models: [mini-6b, mini-7b, x]\n", ["models has the unknown value 'x'"]),
     ],
 )
 def test_a_bad_profile_is_refused_in_one_line_that_says_where_and_what(tmp_path, text, parts):

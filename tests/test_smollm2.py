@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny_gguf
+from longalign.common.provenance import file_sha256
 from longalign.data import chat
-from longalign.data.store_writer import file_sha256
 from longalign.fetch import gguf, smollm2
 from longalign.train import models
 

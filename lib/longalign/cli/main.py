@@ -116,11 +116,11 @@ def run_plan(options: argparse.Namespace) -> None:
         return
     for name in ("long", "utilisation"):
         if getattr(options, name) is not None:
-            fail(f"--{name} is for --profile; leave it out")
+            fail(f"--{name} works only with --profile: leave it out, or add --profile")
     if options.data is None:
-        fail("the following arguments are required: DATA (only --profile does without)")
+        fail("DATA is missing: name a file or a folder, or give --profile")
     if options.truncate and options.capacity is None:
-        fail("--truncate cuts to --capacity, which is not given")
+        fail("--truncate needs --capacity, the number of tokens to cut to")
     lengths, targets = _measured(options, options.capacity, "raise --capacity, or cut them with --truncate")
     given = vars(options)
     same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
@@ -162,14 +162,14 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
                  "barrier"):
         if getattr(options, name) != options.parser.get_default(name):
-            fail(f"--{name.replace('_', '-')} is settled by --profile {options.profile}; leave it out")
+            fail(f"--{name.replace('_', '-')} comes from the profile {options.profile}: leave it out")
     profile = load_profile(options.profile)
     if options.data is None:
         spread = options.long or DISTRIBUTIONS[0]
         lengths, targets = paper_plan.assumed_lengths(options.seed, spread)
         source = paper_plan.assumption(spread)
     elif options.long:
-        fail("--long is how assumed lengths spread; leave it out where DATA gives the lengths")
+        fail("--long is for assumed lengths, and DATA gives the lengths: leave one of them out")
     else:
         advice = f"the capacity is that of profile {profile.name}; cut them with --truncate"
         lengths, targets = _measured(options, profile.training.capacity, advice)
@@ -283,13 +283,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options.run(options.into.of(options) if options.into else options)
     except ModuleNotFoundError as error:
-        fail(f"this needs the package {error.name}: pip install -e '.[notebooks]' in the clone")
+        fail(f"this command needs the package {error.name}: run pip install -e '.[notebooks]' in the clone")
     except (ValueError, EndpointError, LockedError, WorkerDied) as error:
         fail(error)
     except OSError as error:
         fail(_in_words(error, getattr(options, "out", None)))
     except MemoryError:
-        fail("this machine's memory does not suffice; ask for fewer ranks, or for less at once")
+        fail("the memory of this machine is too small for this: give fewer ranks, or less data")
     except KeyboardInterrupt:
         return 130
     return 0

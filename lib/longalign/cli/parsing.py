@@ -124,21 +124,19 @@ def seed(text: str) -> int:
 
 def amount(text: str) -> float:
     """A number above 0, for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e12:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number above 0")
-    return value
+    return _number(text, 1e12, "a number above 0")
 
 
 def share(text: str) -> float:
     """A number above 0 and up to 1, for argparse."""
+    return _number(text, 1.0, "a share above 0 and up to 1")
+
+
+def _number(text: str, most: float, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a share above 0 and up to 1")
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {what}")
     return value

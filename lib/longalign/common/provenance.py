@@ -178,12 +178,17 @@ def hash_files(*files: Path | str) -> str:
     """Sixteen hex digits over the contents of `files`, in the order given; names and times do not count."""
     total = hashlib.sha256()
     for name in files:
-        one = hashlib.sha256()
-        with open(name, "rb") as file:
-            while block := file.read(1 << 20):
-                one.update(block)
-        total.update(one.digest())
+        total.update(bytes.fromhex(file_sha256(name)))
     return total.hexdigest()[:16]
+
+
+def file_sha256(path: Path | str) -> str:
+    """sha256 (hex) of a file, read a piece at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def hash_model(folder: Path | str) -> str:

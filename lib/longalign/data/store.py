@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from longalign.common.array_types import IGNORE_INDEX
+from longalign.common.provenance import file_sha256
 from longalign.data.jsonl import DataError, Line
-from longalign.data.store_writer import CONTENT, VERSION, Encoded, StoreWriter, file_sha256, manifest_checksum
+from longalign.data.store_writer import CONTENT, VERSION, Encoded, StoreWriter, manifest_checksum
 
 FILES = (*CONTENT, "target_counts.npy", "lines.npy")
 COUNTS = ("sequences", "tokens", "targets")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from longalign.common.array_types import IGNORE_INDEX
+from longalign.common.provenance import file_sha256
 from longalign.data.jsonl import DataError, Line
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
@@ -163,15 +164,6 @@ def manifest_checksum(manifest: Mapping[str, Any]) -> str:
     """sha256 (hex) of a manifest without its own checksum."""
     rest = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 (hex) of a file, read a MiB at a time."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def target_count(labels: np.ndarray) -> int:

@@ -47,7 +47,7 @@ def greedy(
         raise ValueError(
             f"{type(model).__name__} cannot be decoded here: {kind} is {what}, whose keys and values cannot be kept"
         )
-    if _rope_type(model) in OF_THE_LONGEST:
+    if (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") in OF_THE_LONGEST:
         tokens = 0
     training, written = model.training, [[] for _ in prompts]
     model.eval()
@@ -58,10 +58,6 @@ def greedy(
     finally:
         model.train(training)
     return written
-
-
-def _rope_type(model: PreTrainedModel) -> str:
-    return (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
 
 
 def batches(lengths: Sequence[int], room: int, tokens: int) -> list[list[int]]:

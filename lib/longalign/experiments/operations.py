@@ -145,7 +145,8 @@ def step_seconds(plan: Plan, pace: Pace, *, barrier: str = "step") -> Float[np.n
 
 @dataclass(frozen=True)
 class Demand:
-    """One optimizer step. `flops` and `bytes_moved` add up over its micro-batches, bytes held are those of the largest.
+    """One optimizer step. `flops` and `bytes_moved` add up over its micro-batches; bytes held, by what holds them, are
+    those of the largest.
 
     `work` is (positions, pairs, micro-batches, 1), of which a fitted pace makes seconds.
     """
@@ -158,11 +159,6 @@ class Demand:
     activations: int
     loss: int
     work: tuple[float, float, float, float]
-
-    @property
-    def bytes_held(self) -> int:
-        """Weights, gradients, both moments of AdamW, activations, and what the loss keeps."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
 
     def seconds(self, pace: Pace) -> float:
         """Seconds of the step on a process of this pace."""

@@ -151,7 +151,7 @@ def _check_names(profile: Profile, where: str) -> None:
             valid += tuple(source.name for source in profile.sources if source.kind == "model")
         for value in (values,) if isinstance(values, str) else values:
             if value not in valid:
-                raise ConfigError(f"{where}: {key} knows no {value!r}: {nearest(value, valid)}")
+                raise ConfigError(f"{where}: {key} has the unknown value {value!r}: {nearest(value, valid)}")
 
 
 def _check_numbers(profile: Profile, where: str) -> None:
@@ -167,8 +167,8 @@ def _check_numbers(profile: Profile, where: str) -> None:
         *((len(set(values)) == len(values), f"{key} names one twice") for key, values in distinct.items()),
         (profile.rate_width >= 0 and (not profile.rate_width or {*profile.models} <= {*NAMES["models"]}),
          "rate_width must not be negative, and must be 0 where other models than miniatures are trained"),
-        (len(set(sources)) == len(sources), "sources has two of one name: each becomes a folder of its name"),
-        (not {*sources} & {*NAMES["models"]}, "sources must not be called as the miniatures are"),
+        (len(set(sources)) == len(sources), "two sources have one name, which is to be their folder: rename one"),
+        (not {*sources} & {*NAMES["models"]}, "a source has the name of a miniature: rename it"),
         (0 <= profile.seed < MOST_SEED and 0 <= corpus.seed < MOST_SEED, f"seeds must lie from 0 to {MOST_SEED - 1:,}"),
         (profile.seeds <= MOST_SEEDS, f"seeds must be at most {MOST_SEEDS}"),
         (extension.rope_factor >= 1, "extension.rope_factor must be at least 1; 1 leaves the RoPE base as it is"),
@@ -177,12 +177,12 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (0 <= training.beta1 < 1 and 0 <= training.beta2 < 1, "training.beta1 and beta2 must lie from 0 to below 1"),
         (training.weight_decay >= 0, "training.weight_decay must not be negative"),
         (max(training.rows, training.group_size) > 1 and training.group_size >= 0,
-         "training.group_size must be 2 or more where rows is 1: sorted batching would be naive batching"),
+         "training.group_size must be 2 or more where rows is 1: otherwise sorted batching is naive batching"),
         (max((*evaluation.lengths, *evaluation.needle_lengths), default=0) <= corpus.max_length,
          "evaluation.lengths and needle_lengths must not exceed corpus.max_length"),
         (profile.notebooks == () or not evaluation.lengths
          or min(evaluation.lengths) <= 128 and max(evaluation.lengths) >= 256,
-         "evaluation.lengths must hold 128 tokens or less and 256 or more, which the tables call short and long"),
+         "evaluation.lengths needs one of 128 tokens or less and one of 256 or more: the tables' short and long"),
         (profile.workers >= 1, "workers must be at least 1"),
         (min(profile.limits.cell, profile.limits.notebook) >= 0, "limits must not be negative; 0 is no limit"),
         (profile.simulated_ranks >= 1, "simulated_ranks must be at least 1"),
@@ -224,18 +224,18 @@ def _check_notebooks(profile: Profile, path: Path, where: str) -> None:
         return
     on_one_line = re.search(r"^notebooks: *\[[^\]]*\]", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if not on_one_line and path.resolve().parent == paths.profiles():
-        raise ConfigError(f'{where}: notebooks must stand in brackets on one line, ["01", "04"], since make reads it')
+        raise ConfigError(f'{where}: write notebooks in brackets on one line, ["01", "04"], because make reads it')
     known = [paths.number(path.stem) for path in paths.notebook_files()]
     for number in profile.notebooks:
         if number not in known:
-            raise ConfigError(f"{where}: notebooks knows no {number!r}: {nearest(number, known)}")
+            raise ConfigError(f"{where}: notebooks has the unknown number {number!r}: {nearest(number, known)}")
 
 
 def _find(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if isinstance(name_or_path, Path) or name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
-            raise ConfigError(f"no profile at {name}")
+            raise ConfigError(f"there is no profile at {name}: give the path of a YAML file, or the name of a profile")
         return Path(name)
     known = {p.stem: p for p in paths.profiles().glob("*.yaml")}
     if name not in known:

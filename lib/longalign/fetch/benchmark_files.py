@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longalign.common import checksums, paths, provenance
-from longalign.data.store_writer import file_sha256
 
 SECONDS = 60.0
 
@@ -99,4 +98,4 @@ def _check(folder: Path, source: Published) -> None:
 
 
 def _hashes(folder: Path, source: Published) -> dict[str, str]:
-    return {name: file_sha256(folder / name) for name in source.files}
+    return {name: provenance.file_sha256(folder / name) for name in source.files}

@@ -27,7 +27,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import filter_repo_objects
 
 from longalign.common import checksums, provenance
-from longalign.data.store_writer import file_sha256
 from longalign.fetch import FULL
 from longalign.fetch.source import Source
 
@@ -174,7 +173,7 @@ def _is_right(path: Path, listed: Any) -> bool:
     if not path.is_file() or path.stat().st_size != (listed.size if listed.size is not None else path.stat().st_size):
         return False
     if listed.lfs is not None:
-        return file_sha256(path) == listed.lfs.sha256
+        return provenance.file_sha256(path) == listed.lfs.sha256
     if listed.blob_id is None:
         return True
     content = path.read_bytes()  # git's own files are small: large ones are with LFS

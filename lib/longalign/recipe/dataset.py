@@ -99,11 +99,11 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     ):  # fmt: skip
         shapes = {(plan.ranks, plan.accumulation) for plan in plans}
         if len(shapes) != 1:
-            raise ValueError(f"give plans of one shape, at least one; these have ranks, accumulation {sorted(shapes)}")
+            raise ValueError(f"give at least one plan, all of the same ranks and accumulation, not {sorted(shapes)}")
         self.ranks, self.accumulation = shapes.pop()
         for plan in plans:
             if len(plan.lengths) != len(sequences):
-                raise ValueError(f"the plan is for {len(plan.lengths)} sequences, but {len(sequences)} were given")
+                raise ValueError(f"a plan is for {len(plan.lengths)} sequences, not {len(sequences)}: make one for these")
         if rank is not None and not 0 <= rank < self.ranks:
             raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
         self.sequences, self.rank = sequences, rank
