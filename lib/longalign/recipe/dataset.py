@@ -103,7 +103,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         self.ranks, self.accumulation = shapes.pop()
         for plan in plans:
             if len(plan.lengths) != len(sequences):
-                raise ValueError(f"a plan is for {len(plan.lengths)} sequences, not {len(sequences)}: make one for these")
+                raise ValueError(f"the plan is for {len(plan.lengths)} sequences, but {len(sequences)} were given")
         if rank is not None and not 0 <= rank < self.ranks:
             raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
         self.sequences, self.rank = sequences, rank

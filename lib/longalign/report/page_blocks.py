@@ -74,10 +74,11 @@ def scale(results: Path) -> str:
         ["longest sequence", f"{corpus['max_length']:,} tokens", "65,536 tokens (128k once)"],
         ["long instructions", f"{corpus['long']:,}, generated, with exact answers", "10,000, written by Claude 2.1"],
         ["hardware", f"a CPU with {times.cores.max()} cores", "8 A800 GPUs of 80 GB"],
-        ["time", f"{work.seconds / work.number / 60:.0f} minutes, two notebooks at once", "19 to 117 hours for each"],
+        ["time", f"{work.seconds / work.number / 60:.0f} minutes, two notebooks at once",
+         "19 to 117 hours for each training"],
         ["memory and disk", f"up to {max(two, times.peak_memory_mb.max()) / 1024:.1f} GB; 2.4 GB of disk for the "
          "packages", ""],
-        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow arms; up to {len(entry['seeds'])} "
+        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow settings; up to {len(entry['seeds'])} "
          "in the committed numbers below", "1"],
         ["GPU", ran, ""],
     ])  # fmt: skip
