@@ -147,7 +147,8 @@ def reproduce(
     if running:
         for name in notebooks:
             print(f"{name:28} {running.get(name) or _outcome(profile.name, name)}")
-        print(f"{len(running)} jobs have not ended; to end them: scancel {' '.join(_numbers(running))}")
+        numbers = " ".join(state.split()[-1] for state in running.values())
+        print(f"{len(running)} jobs have not ended; to end them: scancel {numbers}")
         return 0
     if not dry_run:
         for line in execute_damaged_again(profile.name, notebooks):
@@ -174,10 +175,6 @@ def reproduce(
     submit(profile, graph, scripts)
     print(f"{len(scripts)} jobs submitted; the same command says how far they are")
     return 0
-
-
-def _numbers(running: Mapping[str, str]) -> list[str]:
-    return [state.split()[-1] for state in running.values()]
 
 
 def _outcome(profile: str, notebook: str) -> str:

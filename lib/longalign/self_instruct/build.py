@@ -63,7 +63,8 @@ def make(item: Item, teacher: Teacher, bounds: Bounds) -> Outcome:
     except NoReply as error:
         return Outcome(item, faults=(f"question: {error.reason}",))
     questions = asked_in_turn(item, proposed)
-    faults = [] if questions else [f"question: {_first_fault(proposed, item)}"]
+    fault = checks.question_problem(proposed[0], item) if proposed and not questions else None
+    faults = [] if questions else [f"question: {fault or 'none in the reply'}"]
     for question in questions:
         try:
             reply = teacher.answer(item, question)
@@ -99,10 +100,6 @@ def faults(outcomes: Iterable[Outcome]) -> dict[str, int]:
     {'answer: empty': 2, 'answer: refusal': 1}
     """
     return dict(Counter(fault for outcome in outcomes for fault in outcome.faults).most_common())
-
-
-def _first_fault(proposed: Sequence[str], item: Item) -> str:
-    return (checks.question_problem(proposed[0], item) if proposed else None) or "none in the reply"
 
 
 def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds) -> dict[str, Any] | None:

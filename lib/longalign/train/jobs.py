@@ -89,16 +89,12 @@ def load_job(path: Path | str) -> Job:
             config = copy.deepcopy(job.config)  # which is extended in place
             extend_rope(config, job.rope_factor, job.rope_type, job.max_length, Path(job.model))
         if job.engine.sequence_parallel > 1:
-            _check_shared(job)
+            if job.training.method != "packing":
+                raise ValueError(f"sequence_parallel is for method packing, not {job.training.method}")
+            repeats_of(job.config.num_attention_heads, job.config.num_key_value_heads, job.engine.sequence_parallel)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     return job
-
-
-def _check_shared(job: Job) -> None:
-    if job.training.method != "packing":
-        raise ValueError(f"sequence_parallel is for method packing, not {job.training.method}")
-    repeats_of(job.config.num_attention_heads, job.config.num_key_value_heads, job.engine.sequence_parallel)
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:

@@ -123,9 +123,6 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
 def _is_mixture(model: PreTrainedModel) -> bool:
     """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense."""
     counts = (value for name, value in model.config.to_dict().items() if "experts" in name and type(value) is int)
-    return _has_fused_experts(model) or any(count > 1 for count in counts)
-
-
-def _has_fused_experts(model: nn.Module) -> bool:
     own = (p for layer in model.modules() if not isinstance(layer, _ConvNd) for p in layer.parameters(recurse=False))
-    return any(len(getattr(parameter, "ds_shape", parameter.shape)) > 2 for parameter in own)  # ds_shape: under ZeRO-3
+    fused = any(len(getattr(parameter, "ds_shape", parameter.shape)) > 2 for parameter in own)  # ds_shape: under ZeRO-3
+    return fused or any(count > 1 for count in counts)

@@ -157,17 +157,9 @@ def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int 
         extend_rope(config, rope_factor, rope_type, max_length, folder)
     if max_length:
         config.get_text_config().max_position_embeddings = max_length
-    if reason := why_not_loaded(causal_class(config)):
+    if reason := why_not_loaded(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)):
         raise ValueError(f"{folder}: {reason}")
     return config
-
-
-def causal_class(config: Any) -> type[PreTrainedModel] | None:
-    """The class that transformers makes of a configuration; None where it is not one of its own."""
-    try:
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    except KeyError:
-        return None
 
 
 def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int | None, where: Path) -> None:
