@@ -78,8 +78,8 @@ def scale(results: Path) -> str:
          "19 to 117 hours for each training"],
         ["memory and disk", f"up to {max(two, times.peak_memory_mb.max()) / 1024:.1f} GB; 2.4 GB of disk for the "
          "packages", ""],
-        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow settings; up to {len(entry['seeds'])} "
-         "in the committed numbers below", "1"],
+        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow settings; up to "
+         f"{len(entry['seeds'])} in the committed numbers below", "1"],
         ["GPU", ran, ""],
     ])  # fmt: skip
 
