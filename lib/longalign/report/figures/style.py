@@ -59,11 +59,6 @@ FIGURES: dict[str, Callable[[Path], Figure]] = {}
 """Every figure by name: a function of the folder that holds its CSV files."""
 
 
-def use_style() -> None:
-    """Take the paper's style for all figures of this process: one column wide, small print, markers besides colours."""
-    plt.rcParams.update(STYLE)
-
-
 def look(names: list[str] | tuple[str, ...]) -> dict[str, dict[str, str]]:
     """One colour and one marker for each name, the same wherever the same names are drawn in the same order.
 
