@@ -50,8 +50,8 @@ def contrast(values: Float[np.ndarray, "arms *rest"], weights: Sequence[float], 
     return np.tensordot(weights, np.log(values) if log else values, axes=1)
 
 
-def t_interval(values: Float[np.ndarray, "seeds"], *, confidence: float = CONFIDENCE) -> Interval:
-    """Student's t interval of the mean of paired contrasts, one per seed; NaN where `has_spread` is false.
+def t_interval(values: Float[np.ndarray, "seeds"]) -> Interval:
+    """Student's 95 % t interval of the mean of paired contrasts, one per seed; NaN where `has_spread` is false.
 
     Mean 3 and standard error 1 / sqrt(3) of 2, 4, 3; t(0.975, 2 degrees of freedom) = 4.302653:
 
@@ -60,7 +60,7 @@ def t_interval(values: Float[np.ndarray, "seeds"], *, confidence: float = CONFID
     """
     if not has_spread(values):
         return NONE
-    return Interval(*map(float, distributions.ttest_1samp(values, 0).confidence_interval(confidence)))
+    return Interval(*map(float, distributions.ttest_1samp(values, 0).confidence_interval(CONFIDENCE)))
 
 
 def has_spread(values: Float[np.ndarray, "seeds"]) -> bool:
@@ -119,19 +119,13 @@ def item_means(values: Float[np.ndarray, "... items"], strata: Int[np.ndarray, "
 
 
 def item_bootstrap(
-    values: Float[np.ndarray, "arms seeds items"],
-    weights: Sequence[float],
-    *,
-    strata: Int[np.ndarray, "items"] | None = None,
-    log: bool = False,
-    draws: int = DRAWS,
-    seed: int = 0,
+    values: Float[np.ndarray, "arms seeds items"], weights: Sequence[float], *, draws: int = DRAWS, seed: int = 0
 ) -> Float[np.ndarray, "draws"]:
-    """The contrast, averaged over seeds, for `draws` resamples of the items, each within its stratum.
+    """The contrast, averaged over seeds, for `draws` resamples of the items.
 
     Every resample holds the same items for all arms and seeds, so what makes an item hard or easy cancels (Koehn
     2004, "Statistical significance tests for machine translation evaluation"). Resamples of n items vary by (n - 1) / n
-    too little, which matters in strata of a few: deviations are widened by sqrt(n / (n - 1)) (Davison and Hinkley 1997,
+    too little, which matters for a few items: deviations are widened by sqrt(n / (n - 1)) (Davison and Hinkley 1997,
     3.2). Same `seed`, same draws.
 
     >>> scores = np.array([[[1.0, 1.0, 1.0]], [[0.0, 0.0, 1.0]]])  # two arms, one seed, three items
@@ -140,25 +134,17 @@ def item_bootstrap(
     [-0.15, 0.258, 0.667, 1.075]
     """
     values = np.asarray(values, dtype=float)
-    strata = np.zeros(values.shape[-1], dtype=int) if strata is None else np.asarray(strata)
-    generator, groups = np.random.default_rng(seed), np.unique(strata)
-    means = np.zeros((*values.shape[:2], draws))
-    for group in groups:
-        inside = values[:, :, strata == group]
-        size = inside.shape[-1]
-        counts = generator.multinomial(size, np.full(size, 1 / size), size=draws)
-        drawn, mean = inside @ (counts.T / size), inside.mean(axis=-1, keepdims=True)
-        means += (mean + (drawn - mean) * np.sqrt(size / max(1, size - 1))) / len(groups)
-    if log:
-        means = np.maximum(means, np.finfo(float).tiny)  # a draw without a single hit is a ratio near 0, not an error
-    return contrast(means, weights, log=log).mean(axis=0)
+    size = values.shape[-1]
+    counts = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=draws)
+    drawn, mean = values @ (counts.T / size), values.mean(axis=-1, keepdims=True)
+    return contrast(mean + (drawn - mean) * np.sqrt(size / max(1, size - 1)), weights).mean(axis=0)
 
 
-def percentile_interval(draws: Float[np.ndarray, "draws"], *, confidence: float = CONFIDENCE) -> Interval:
-    """The middle `confidence` of bootstrap draws.
+def percentile_interval(draws: Float[np.ndarray, "draws"]) -> Interval:
+    """The middle 95 % of bootstrap draws.
 
     >>> [round(end, 3) for end in percentile_interval(np.arange(1001) / 1000)]
     [0.025, 0.975]
     """
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(low), float(high))
