@@ -34,14 +34,14 @@ class LocalModel:
     token; `borrowed` says so, but of the committed bases. Raises ValueError for what cannot be loaded.
     """
 
-    def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None, dtype: str = "auto") -> None:
+    def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None) -> None:
         self.name, self._alone = name, threading.Lock()
         _check_folder(name)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
             loaded, told = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+                name, dtype="auto", trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
             )  # fmt: skip
             saved.told_whole(told, name, loaded)
         except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:

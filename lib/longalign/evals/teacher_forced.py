@@ -77,11 +77,9 @@ def sequence_nll(
     return sums, counts
 
 
-def preferred(
-    model: PreTrainedModel, choices: Sequence[Sequence[dict[str, Any]]], *, capacity: int = CAPACITY
-) -> Int[np.ndarray, " items"]:
+def preferred(model: PreTrainedModel, choices: Sequence[Sequence[dict[str, Any]]]) -> Int[np.ndarray, " items"]:
     """For each item the index of the option (a sequence, its answer as target) with the lowest mean NLL per target."""
-    sums, counts = sequence_nll(model, [option for options in choices for option in options], capacity=capacity)
+    sums, counts = sequence_nll(model, [option for options in choices for option in options])
     starts = np.cumsum([0, *map(len, choices)])
     means = sums / counts
     return np.array([means[a:b].argmin() for a, b in itertools.pairwise(starts)], dtype=np.int64)

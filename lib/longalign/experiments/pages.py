@@ -88,14 +88,14 @@ class Page:
         chosen = [row for row in rows if (row["arm"], row["model"]) in {arm[:2] for arm in arms}]
         return in_order_of(arms, pd.DataFrame(chosen).sort_values("seed")).set_index(list(ITEM_KEYS))
 
-    def finish(self, jobs: Sequence[workers.Job], *, side_by_side: bool = True) -> None:
-        """Do jobs side by side, as many as the profile says, or one by one (to be timed); a replay does none."""
+    def finish(self, jobs: Sequence[workers.Job]) -> None:
+        """Do jobs side by side, as many as the profile says; a replay does none."""
         if not self.replay:
             self._code = provenance.config_hash({
                 "training": source_hash("train.runs._train", without=runs.WITHOUT),
                 "scoring": source_hash("experiments.evaluations.Evaluation", without=evaluations.WITHOUT),
             })  # fmt: skip
-            workers.execute_all(jobs, workers=self.settings.workers if side_by_side else 1)
+            workers.execute_all(jobs, workers=self.settings.workers)
 
     def scores(
         self,

@@ -85,12 +85,10 @@ def native_config(config: dict[str, Any]) -> GlmConfig:
     )  # fmt: skip
 
 
-def convert(
-    source: Path | str, target: Path | str, *, dtype: torch.dtype | None = None, rope_ratio: float | None = None
-) -> Path:
+def convert(source: Path | str, target: Path | str, *, rope_ratio: float | None = None) -> Path:
     """Write the ChatGLM3 model in `source` as a GLM to `target` (config, sharded safetensors), which it returns.
 
-    Each shard, safetensors or .bin, becomes one; weights keep their dtype unless one is given.  `target` appears when
+    Each shard, safetensors or .bin, becomes one; weights keep their dtype.  `target` appears when
     it is whole.  `rope_ratio` is needed, and goes before the config's, where the config does not tell what the remote
     code does: LongAlign's multiplies the base by 200 in its text (arXiv 2401.18058: base 10,000 -> 2,000,000).
     Raises ValueError: `target` is there; a rope_ratio in doubt; a weight missing, unknown or of another shape; a .bin
@@ -106,15 +104,13 @@ def convert(
         raise ValueError(f"{target} is there already: name another folder")
     if not is_chatglm(source):
         raise ValueError(f"{source}: no config.json of a ChatGLM3 (model_type chatglm): name the folder of one")
-    if dtype and not dtype.is_floating_point:
-        raise ValueError(f"weights cannot be {dtype}: name a floating dtype such as torch.bfloat16")
     told = json.loads((source / "config.json").read_text(encoding="utf-8"))
     told["rope_ratio"] = _rope_ratio(source, told, rope_ratio)
     config, temporary = native_config(told), target.parent / f".{target.name}.{os.getpid()}.part"
     try:
         temporary.mkdir(parents=True)
         cut = partial(_cut, config=config, grouped=told["multi_query_attention"])
-        config.dtype = _convert_shards(source, temporary, _places(config), cut, dtype)
+        config.dtype = _convert_shards(source, temporary, _places(config), cut)
         config.save_pretrained(temporary)
         os.rename(temporary, target)
     finally:
@@ -216,7 +212,7 @@ def _shards(source: Path) -> tuple[list[Path], set[str] | None]:
     raise ValueError(f"{source} has no {' or '.join(KINDS)} nor an index of one: fetch the weights")
 
 
-def _convert_shards(source: Path, folder: Path, places: Places, cut: Callable, dtype: torch.dtype | None):
+def _convert_shards(source: Path, folder: Path, places: Places, cut: Callable) -> torch.dtype:
     """Returns the dtype that was written."""
     paths, names = _shards(source)
     if names is not None:  # before gigabytes are written
@@ -224,7 +220,7 @@ def _convert_shards(source: Path, folder: Path, places: Places, cut: Callable, d
     left, written = dict(places), {}
     for number, path in enumerate(paths, 1):
         name = f"model-{number:05d}-of-{len(paths):05d}.safetensors"
-        tensors = _convert_shard(path, left, cut, dtype)
+        tensors = _convert_shard(path, left, cut)
         save_file(tensors, folder / name, metadata={"format": "pt"})
         written |= {key: (name, tensor.dtype, tensor.nbytes) for key, tensor in tensors.items()}
         del tensors  # or it would be in memory beside the next
@@ -237,7 +233,7 @@ def _convert_shards(source: Path, folder: Path, places: Places, cut: Callable, d
     return written["model.embed_tokens.weight"][1]
 
 
-def _convert_shard(path: Path, left: Places, cut: Callable, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _convert_shard(path: Path, left: Places, cut: Callable) -> dict[str, Tensor]:
     """The native weights of one shard; takes what it finds out of `left`."""
     found = {}
     for name, tensor in _read(path):
@@ -253,7 +249,7 @@ def _convert_shard(path: Path, left: Places, cut: Callable, dtype: torch.dtype |
             )
         for key, part in zip(names, cut(tensor) if len(names) == 3 else [tensor], strict=True):
             # a copy: parts of one storage cannot be saved, and the whole could not be freed
-            found[key] = part.to(dtype or part.dtype, copy=True).contiguous()
+            found[key] = part.clone(memory_format=torch.contiguous_format)
     return found
 
 

@@ -115,7 +115,7 @@ def scores_by_seed(frame: pd.DataFrame | Iterable[Mapping[str, Any]]) -> pd.Data
     return pd.concat(parts)[["arm", "model", "seed", "column", "value"]].reset_index(drop=True)
 
 
-def intervals(frame: pd.DataFrame, by: Sequence[str], *, value: str = "value") -> pd.DataFrame:
+def intervals(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Mean and half-width of the 95 % t interval over the rows (seeds) of each group: columns `by`, mean, half, seeds.
 
     The half-width is NaN where there is no interval: one seed, or seeds that do not differ.
@@ -124,8 +124,7 @@ def intervals(frame: pd.DataFrame, by: Sequence[str], *, value: str = "value") -
     >>> intervals(seeds, ["arm"]).round(4).values.tolist()  # 3 +- 4.302653 / sqrt(3)
     [['sorted', 3.0, 2.4841, 3]]
     """
-    groups = frame.groupby(list(by), sort=False)[value]
-    found = groups.agg(mean="mean", half=_half_width, seeds="size")
+    found = frame.groupby(list(by), sort=False).value.agg(mean="mean", half=_half_width, seeds="size")
     return found.reset_index()
 
 

@@ -74,9 +74,7 @@ def sentinels(
     return found
 
 
-def agreement(
-    cases: Sequence[Case], scores: Sequence[int], judgments: Sequence[Judgment], *, seed: int = 0
-) -> Agreement:
+def agreement(cases: Sequence[Case], scores: Sequence[int], judgments: Sequence[Judgment]) -> Agreement:
     """Ratings (means over runs) against known scores. Intervals draw questions anew, with all their answers.
 
     What has no rating is left out and counted.
@@ -87,7 +85,7 @@ def agreement(
     groups: dict[str, list[tuple[float, float]]] = {}
     for question, rating, score in rated:
         groups.setdefault(question, []).append((rating, score))
-    pairs, random = list(groups.values()), np.random.default_rng(seed)
+    pairs, random = list(groups.values()), np.random.default_rng(0)
     found = {}
     for name, of in (("spearman", distributions.spearmanr), ("kendall", distributions.kendalltau)):
         found[name] = _correlation(of, pairs)

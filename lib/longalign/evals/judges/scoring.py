@@ -113,15 +113,13 @@ def table(means: Sequence[Mean]) -> str:
     return "\n".join(lines)
 
 
-def by_group(
-    answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]], group_of: Any, *, whole: str = "all"
-) -> list[Mean]:
+def by_group(answers: Sequence[Answer], rows: Sequence[Mapping[str, Any]], group_of: Any) -> list[Mean]:
     """Means by group, and over all questions first; every answer without a row is missing.
 
     Several answers to one question, as in MT-Bench, are averaged first.
     """
     values = {row["item"]: row["value"] for row in rows}
-    groups: dict[str, list[Answer]] = {whole: list(answers)}
+    groups: dict[str, list[Answer]] = {"all": list(answers)}
     for answer in answers:
         groups.setdefault(group_of(answer), []).append(answer)
     return [
