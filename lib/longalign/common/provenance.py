@@ -176,10 +176,7 @@ def config_hash(config: Any) -> str:
 
 def hash_files(*files: Path | str) -> str:
     """Sixteen hex digits over the contents of `files`, in the order given; names and times do not count."""
-    total = hashlib.sha256()
-    for name in files:
-        total.update(bytes.fromhex(file_sha256(name)))
-    return total.hexdigest()[:16]
+    return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(name)) for name in files)).hexdigest()[:16]
 
 
 def file_sha256(path: Path | str) -> str:
