@@ -146,7 +146,7 @@ def test_a_pickled_dataset_gives_the_same_elements():
 def test_what_does_not_fit_is_named():
     dataset, plan, sequences = planned([3, 9, 5, 7])
     options = {"capacity": 12, "target_counts": plan.target_counts}
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="all of the same ranks and accumulation"):
         PlannedDataset(sequences, [plan, plan_packing(plan.lengths, ranks=2, **options)])
     with pytest.raises(ValueError, match="at least one"):
         PlannedDataset(sequences, [])
