@@ -220,13 +220,17 @@ def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory (GiB) and, when torch is loaded already, GPUs; no host names, no paths."""
+    """Processor, cores, memory (GiB) and, when torch is loaded already, GPUs; no host names, no paths.
+
+    Two processors of one name may add in another order: `kind` tells them apart, and which instructions torch used.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     torch = sys.modules.get("torch")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch else []
     return {
         "system": platform.system(),
-        "processor": _processor(),
+        "processor": _cpu("model name") or platform.processor() or platform.machine(),
+        "kind": _kind(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "memory_gib": round(memory, 1),
@@ -247,12 +251,21 @@ def peak_memory_mb() -> float:
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / unit
 
 
-def _processor() -> str:
+def _kind() -> str:
+    """Family, model, stepping and the widest instructions; those that ATEN_CPU_CAPABILITY chooses."""
+    numbers = [f"{name.split()[-1]} {_cpu(name)}" for name in ("cpu family", "model", "stepping") if _cpu(name)]
+    widest = next((name for name in ("avx512f", "avx2") if name in _cpu("flags").split()), platform.machine())
+    return ", ".join([*numbers, os.environ.get("ATEN_CPU_CAPABILITY") or widest])
+
+
+def _cpu(name: str) -> str:
+    """What /proc/cpuinfo says of the first core; "" where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() == name), "")
 
 
 def _tell(path: Path) -> None:

@@ -94,36 +94,48 @@ def calibrate(folder: Folder, ledger: Iterable[Claim]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def _arms(claim: Claim, model: str, folder: Folder) -> Iterator[tuple[np.ndarray, float]]:
-    """For each arm with seeds enough: its mean in every seed, and the part of single answers in one of them."""
-    name = f"{claim.results}.csv"
+def arms(claim: Claim, model: str, folder: Folder) -> dict[str, tuple[Claim, pd.DataFrame]]:
+    """What a folder has of what the claim reads, for each arm of this model in its table: the claim cut to this arm,
+    and its scores."""
+    found = {}
     try:
-        table = folder.table(name, ("arm", "model", "seed", "metric", "value"))
+        table = folder.table(f"{claim.results}.csv", ("arm", "model", "seed", "metric", "value"))
     except Missing:
-        return
+        return found
     for arm in table.arm[table.model == model].unique():
         alone = replace(claim, arms=(Number(f"{model}|{arm}", 1.0),))
         try:
-            scores = folder.scores(alone)
+            found[arm] = alone, folder.scores(alone)
         except Missing:
             continue  # another kind of score
+    return found
+
+
+def means(claim: Claim, scores: pd.DataFrame) -> np.ndarray:
+    """The mean of an arm in every seed, on the scale of the claim's test."""
+    found = scores.mean().to_numpy()
+    return np.log(found) if claim.log else found
+
+
+def _arms(claim: Claim, model: str, folder: Folder) -> Iterator[tuple[np.ndarray, float]]:
+    """For each arm with seeds enough: its mean in every seed, and the part of single answers in one of them."""
+    for alone, scores in arms(claim, model, folder).values():
         if scores.shape[1] < OWN:
             continue
-        means = scores.mean().to_numpy()
         try:
             items = folder.items(alone, scores)
         except Missing:
             items = None
-        yield np.log(means) if claim.log else means, crossed.of_answers(*items) if items else 0.0
+        yield means(claim, scores), crossed.of_answers(*items) if items else 0.0
 
 
-def _row(one: Key, arms: list[tuple[np.ndarray, float]]) -> dict[str, Any] | None:
+def _row(one: Key, found: list[tuple[np.ndarray, float]]) -> dict[str, Any] | None:
     """Arms pooled by their degrees of freedom; None where nothing spreads."""
-    df = np.array([means.size - 1 for means, _ in arms])
+    df = np.array([by_seed.size - 1 for by_seed, _ in found])
     if not df.size:
         return None
     variance, answers = (float(np.average(values, weights=df)) for values in zip(
-        *((means.var(ddof=1), part) for means, part in arms), strict=True))  # fmt: skip
+        *((by_seed.var(ddof=1), part) for by_seed, part in found), strict=True))  # fmt: skip
     if variance**0.5 <= RESOLUTION:
         return None
     return {**one._asdict(), "arms": df.size, "seeds": int(df.max()) + 1, "df": int(df.sum()),
@@ -135,13 +147,13 @@ def write(results: Path) -> Path:
     return write_csv(results / NAME, calibrate(Folder(results), load_ledger()), columns=COLUMNS)
 
 
-def read(results: Path) -> dict[Key, crossed.Spread]:
-    """What is calibrated in `results`; nothing where there is no noise.csv."""
-    if not (results / NAME).is_file():
+def read(results: Path, name: str = NAME) -> dict[Key, crossed.Spread]:
+    """What is calibrated in `results`; nothing where there is no such table."""
+    if not (results / name).is_file():
         return {}
-    table = pd.read_csv(results / NAME)
-    return {Key(*(row[name] for name in Key._fields)): crossed.Spread(row["sd"], row["df"], row["sd_of_answers"] ** 2)
-            for row in table.astype(object).to_dict("records")}  # fmt: skip
+    rows = pd.read_csv(results / name).to_dict("records")
+    return {Key(*(row[field] for field in Key._fields)):
+            crossed.Spread(row["sd"], row["df"], row.get("sd_of_answers", 0.0) ** 2) for row in rows}  # fmt: skip
 
 
 def main() -> int:
