@@ -49,7 +49,7 @@ class Part(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """The standard deviation of a run's mean between seeds, as a reference has calibrated it, with its degrees of freedom.
+    """The standard deviation of a run's mean between seeds, as a reference calibrated it, and its degrees of freedom.
 
     `answers` is the part of its square that single answers (a question in a run) make. Arrays describe many tables.
     """

@@ -14,6 +14,8 @@ from longalign.report.claim_schema import LAPTOP, MEASURABLE
 ALPHA = round(1 - CONFIDENCE, 6)
 NAN = float("nan")
 REPRODUCED, CONTRADICTED, ABSENT, INCONCLUSIVE = "reproduced", "contradicted", "no such effect", "inconclusive"
+OPPOSITE = {(REPRODUCED, CONTRADICTED), (CONTRADICTED, REPRODUCED)}
+"""Two words on one claim that cannot both be right."""
 HIDDEN, UNMEASURED = "cannot be shown here", "not measured"
 DECIDED = (REPRODUCED, CONTRADICTED, ABSENT)
 """The words that say something of the claim; the others say something of our experiments."""
