@@ -105,7 +105,8 @@ def test_a_spread_that_does_not_fit_is_told_and_the_larger_one_is_used(tmp_path,
 
 def test_the_verdicts_of_the_reference_do_not_depend_on_the_calibration():
     committed = pd.read_csv(REFERENCE / "claims.csv").set_index("id").verdict
-    assert {row["id"]: row["verdict"] for row in measure_all(load_ledger(), REFERENCE, calibrated={})} == dict(committed)
+    rows = measure_all(load_ledger(), REFERENCE, calibrated={})
+    assert {row["id"]: row["verdict"] for row in rows} == dict(committed)
 
 
 def test_a_default_run_has_the_reference_s_word_on_most_claims_and_the_opposite_on_none():
@@ -134,7 +135,7 @@ def drawn(rng, count, seeds, strata, spread):
 
 
 def calibrated(rng, count, arms, strata, spread):
-    """What a reference of `arms` arms with eight seeds says of a contrast; `count` runs, each with its own reference."""
+    """What a reference of `arms` arms with eight seeds says of a contrast: `count` runs, each with a reference."""
     df = arms * 7
     answers = spread[2] / strata.size  # equal strata
     variance = (spread[0] + answers) * rng.chisquare(df, count) / df
