@@ -76,7 +76,7 @@ def test_one_run_or_runs_without_spread_carry_no_interval(values):
 
 
 def test_a_calibrated_spread_stands_in_the_place_of_the_runs_own_also_for_one_run():
-    one, three = (crossed.mean(np.zeros((1, n, 1)), spread=(0.3, 20)) for n in (1, 3))
+    one, three = (crossed.mean(np.zeros((1, n, 1)), spread=crossed.Spread(0.3, 20)) for n in (1, 3))
     assert one.half() == pytest.approx(stats.t.ppf(0.975, 20) * 0.3)
     assert three.half() == pytest.approx(one.half() / math.sqrt(3))
 

@@ -13,8 +13,11 @@ import pytest
 
 from longalign.common import paths
 from longalign.common.provenance import write_json
+from longalign.report.claim_schema import load_ledger
+from longalign.report.claims import measure_all
 from longalign.reproduction import verify
 from longalign.reproduction.verify_gaps import broken_ledger
+from longalign.reproduction.verify_tables import compare
 
 REFERENCE = paths.results()
 
@@ -27,8 +30,8 @@ def run(tmp_path):
     return tmp_path
 
 
-def wrong(run, table=None):
-    return [s for f in verify.compare(run, REFERENCE) for s in f.wrong if table in (None, f.table)]
+def wrong(run, table=None, *, same=False):
+    return [s for f in compare(run, REFERENCE, same=same) for s in f.wrong if table in (None, f.table)]
 
 
 def change(run, name, index, **values):
@@ -40,7 +43,7 @@ def change(run, name, index, **values):
 
 
 def test_the_reference_is_its_own_run_to_the_last_digit():
-    findings = verify.compare(REFERENCE, REFERENCE)
+    findings = compare(REFERENCE, REFERENCE)
     assert {f.kind for f in findings} == {"exact", "trained", "time", "claims"}
     assert all(f.identical == f.compared and not f.wrong for f in findings)
     assert sum(f.compared for f in findings) > 20_000
@@ -51,60 +54,71 @@ def test_every_table_that_is_compared_is_written_by_a_notebook():
     """Else a run of all of them would be told that it lacks one."""
     cells = [cell for path in paths.notebooks().glob("*.ipynb") for cell in nbformat.read(path, as_version=4).cells]
     sources = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-    names = [f.table for f in verify.compare(REFERENCE, REFERENCE)]
+    names = [f.table for f in compare(REFERENCE, REFERENCE)]
     written = set(re.findall(r'(?:/ |page\.(?:table|scores)\(\s*)"(\w+)', sources))
     assert len(names) > 20 and [name for name in names if name not in written] == []
 
 
-@pytest.mark.parametrize("most", [3, 8])
-def test_of_seeds_in_each_others_place_as_many_numbers_are_out_as_the_module_says(run, most, tmp_path_factory):
+def test_no_mean_is_out_of_bounds_when_the_seeds_are_in_each_others_place(run):
     """Nothing an honest processor does can be worse: other data, another order, other questions right."""
-    reference = shutil.copytree(run, tmp_path_factory.mktemp("reference"), dirs_exist_ok=True)
-    moved(run, reference, lambda seeds: seeds < most)
-    findings = verify.compare(run, reference)
-    wrong, compared = sum(len(f.wrong) for f in findings), sum(f.compared for f in findings)
-    assert wrong == 2
-    assert f"{wrong} of about {round(compared, -2):,}" in " ".join(verify.__doc__.split())
-    assert sum(f.compared - f.identical for f in findings) > 5_000, "they do differ"
-
-
-def moved(run, reference, kept):
-    """Arms of three seeds and more keep some; those of the run are the reference's, each in the next one's place."""
-    for name in (f.table for f in verify.compare(REFERENCE, REFERENCE) if f.kind == "trained"):
+    for name in (f.table for f in compare(REFERENCE, REFERENCE) if f.kind == "trained"):
         table = pd.read_csv(run / f"{name}.csv")
         if "seed" in table:
-            table = table[kept(table.seed)]
-            table.to_csv(reference / f"{name}.csv", index=False)
             seeds = table.groupby("arm").seed.transform("nunique")
             table = table.assign(seed=np.where(seeds >= 3, (table.seed + 1) % seeds, table.seed))
-            table.to_csv(run / f"{name}.csv", index=False)
+            table[(table.seed == 0) | (seeds < 3)].to_csv(run / f"{name}.csv", index=False)
+    findings = compare(run, REFERENCE)
+    assert [sentence for f in findings for sentence in f.wrong] == []
+    assert sum(f.compared - f.identical for f in findings) > 2_000, "they do differ"
 
 
 @pytest.mark.parametrize(
     ("name", "row", "values", "told"),
     [
-        ("data_scale", "LongAlign-10k|0|accuracy", {"value": 0.1}, [
-            "data_scale.csv, arm LongAlign-10k, model mini-6b, seed 0, task knowledge, length 0, metric accuracy: 0.1",
-            "data_scale.csv, arm LongAlign-10k, model mini-6b, seed 0, metric accuracy: ",  # the mean that it enters
-        ]),
-        ("packing", 0, {"packs": 1}, ["packing.csv, row 1, packs: 1"]),
-        ("packing", 0, {"fill": 0.5}, ["packing.csv, row 1, fill: 0.5"]),
-        ("chat", "ceiling|0|ceiling", {"value": 9.0}, ["chat.csv, arm ceiling", "chat.csv, arm ceiling"]),
-        ("method_loss", 800, {"loss": 9.0}, ["method_loss.csv, model"]),
-        ("extension_loss", 3, {"tokens": 1}, ["extension_loss.csv, model"]),
-        ("extension_recall", 3, {"count": 1}, ["extension_recall.csv, model"]),
+        ("data_scale", "LongAlign-10k|0|accuracy", {"value": 0.1},
+         "data_scale.csv, arm LongAlign-10k, model mini-6b, seed 0, task knowledge, length 0, metric accuracy: 0.1"),
+        ("packing", 0, {"packs": 1}, "packing.csv, row 1, packs: 1"),
+        ("packing", 0, {"fill": 0.5}, "packing.csv, row 1, fill: 0.5"),
+        ("chat", "ceiling|0|ceiling", {"value": 9.0}, "chat.csv, arm ceiling"),
+        ("method_loss", 800, {"loss": 9.0}, "method_loss.csv, model"),
+        ("extension_loss", 3, {"tokens": 1}, "extension_loss.csv, model"),
+        ("extension_recall", 3, {"count": 1}, "extension_recall.csv, model"),
     ],
 )
-def test_a_planted_wrong_number_is_named(run, name, row, values, told):
+@pytest.mark.parametrize("same", [True, False], ids=["the same kind of processor", "another kind"])
+def test_a_planted_wrong_number_is_named(run, name, row, values, told, same):
+    """On another kind of processor a single score is as good as any; its mean is not, if it is far enough away."""
     table = pd.read_csv(run / f"{name}.csv")
     if isinstance(row, str):
         arm, seed, metric = row.split("|")
         row = table[(table.arm == arm) & (table.seed == int(seed)) & (table.metric == metric)].value.idxmax()
     change(run, name, row, **values)
-    found = wrong(run)
-    assert len(found) == len(told)
-    for sentence, beginning in zip(found, told, strict=True):
-        assert sentence.startswith(beginning) and "in the reference" in sentence
+    found = wrong(run, same=same)
+    if name == "data_scale" and not same:
+        assert found == []
+        return
+    assert len(found) == 1 and found[0].startswith(told) and "in the reference" in found[0]
+
+
+@pytest.mark.parametrize("digits", [6, 5])
+def test_on_the_same_kind_of_processor_the_last_digit_counts(run, digits):
+    table = pd.read_csv(run / "methods.csv")
+    table.assign(value=[float(f"{value:.{digits}g}") for value in table.value]).to_csv(run / "methods.csv", index=False)
+    assert bool(wrong(run, "methods", same=True)) == (digits < 6) and wrong(run, "methods") == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [({}, True), ({"kind": "family 6, model 143, stepping 8, avx2"}, False), ({"threads": "2"}, False),
+     ({"kind": None}, False), ({"memory_gib": 1}, True)], ids=str,
+)  # fmt: skip
+def test_the_same_kind_is_what_the_records_of_trainings_name(tmp_path, changed, same):
+    kind = "family 6, model 143, stepping 8, avx512f"
+    hardware = {"processor": "Xeon", "kind": kind, "threads": "1", "memory_gib": 9}
+    for folder, of_it in (("run", hardware | changed), ("reference", hardware)):
+        record = {"config": {}, "results": {"runs": {"a": 1}}, "versions": {"torch": "2.13.0"}, "hardware": of_it}
+        write_json(tmp_path / folder / "05_data_scale.json", record)
+    assert verify.same_kind(tmp_path / "run", tmp_path / "reference") == same
 
 
 def test_an_arm_that_is_a_little_worse_everywhere_is_seen_in_its_mean(run):
@@ -112,7 +126,8 @@ def test_an_arm_that_is_a_little_worse_everywhere_is_seen_in_its_mean(run):
     rows = (table.arm == "LongAlign-10k") & (table.seed == 1) & (table.metric == "exact_match")
     table.loc[rows, "value"] = table[rows].value * 0.6
     table.to_csv(run / "data_scale.csv", index=False)
-    assert any("task" not in sentence and "seed 1" in sentence for sentence in wrong(run, "data_scale"))
+    table[table.seed == 1].to_csv(run / "data_scale.csv", index=False)
+    assert any("LongAlign-10k" in sentence and "±" in sentence for sentence in wrong(run, "data_scale"))
 
 
 def test_rows_tables_and_columns_that_are_missing_are_wrong_and_seeds_are_not(run):
@@ -165,18 +180,19 @@ def test_more_seeds_than_the_reference_has_are_compared_in_those_that_it_has(run
 
 def test_a_ledger_that_does_not_follow_from_the_tables_is_told(run):
     shutil.copytree(REFERENCE / "items", run / "items")
-    assert broken_ledger(run) == []
+    rows = measure_all(load_ledger(), run)
+    assert broken_ledger(run, rows) == []
     claims = pd.read_csv(run / "claims.csv")
     typed, first, *others = claims.index[claims.estimate.notna()]
     change(run, "claims", typed, verdict="contradicted")
     change(run, "claims", others, **{name: 10 * claims[name][others] for name in ("estimate", "low", "high")})
-    told = broken_ledger(run)
+    told = broken_ledger(run, rows)
     assert len(told) == 1 + len(others) and not any(f"id {claims.id[first]}:" in sentence for sentence in told)
     assert any("verdict contradicted, but the run's tables give" in sentence for sentence in told)
     pd.concat([claims, claims]).to_csv(run / "claims.csv", index=False)
-    assert "more than once" in broken_ledger(run)[0]
+    assert "more than once" in broken_ledger(run, rows)[0]
     pd.concat([claims, claims[:1].assign(id="made-up")]).assign(statement="a").to_csv(run / "claims.csv", index=False)
-    told = broken_ledger(run)
+    told = broken_ledger(run, rows)
     assert told[0] == "claims.csv, id made-up: claims.yaml has no such claim"
     assert any(sentence.endswith(": statement is not that of claims.yaml") for sentence in told)
 
@@ -187,15 +203,8 @@ def test_times_are_not_compared(name, tmp_path):
     for folder, factor in (("reference", 1), ("run", 7)):
         (tmp_path / folder).mkdir()
         table.assign(value=table.value * factor).to_csv(tmp_path / folder / f"{name}.csv", index=False)
-    (finding,) = verify.compare(tmp_path / "run", tmp_path / "reference")
+    (finding,) = compare(tmp_path / "run", tmp_path / "reference")
     assert (finding.kind, finding.wrong) == ("time", ())
-
-
-def test_changed_verdicts_are_listed_with_the_seeds_behind_them(run):
-    claims = pd.read_csv(run / "claims.csv")
-    change(run, "claims", 0, verdict="contradicted")
-    (told,) = verify.changed_verdicts(run, REFERENCE)
-    assert told.startswith(f"{claims.id[0]}: contradicted (") and f"in the reference {claims.verdict[0]}" in told
 
 
 def test_a_run_with_other_settings_is_not_compared(tmp_path, monkeypatch, capsys):
@@ -233,7 +242,6 @@ def test_text_in_the_place_of_a_number_and_claims_that_are_cut_off_are_wrong(run
     assert wrong(run, "claims") == [f"claims.csv, id {whole[-1].split(',')[0]}: not there"]
     (run / "claims.csv").write_text("")
     assert wrong(run, "claims") == ["claims.csv cannot be read: No columns to parse from file"]
-    assert verify.changed_verdicts(run, REFERENCE) == []
 
 
 def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):
@@ -241,7 +249,8 @@ def test_a_mismatch_makes_the_exit_status(run, tmp_path, monkeypatch, capsys):
     shutil.copytree(run, tmp_path / "runs" / "laptop", ignore=shutil.ignore_patterns("runs"))
     shutil.copytree(REFERENCE / "items", tmp_path / "runs" / "laptop" / "items")
     records(tmp_path / "runs" / "laptop")
-    assert verify.main(["laptop"]) == 0 and "0 out of bounds" in capsys.readouterr().out
+    assert verify.main(["laptop"]) == 0 and "0 out of bounds" in (told := capsys.readouterr().out)
+    assert "56 of 56 measured claims have the reference's word" in told
     change(tmp_path / "runs" / "laptop", "packing", 0, packs=1)
     assert verify.main(["laptop"]) == 1
     assert "out of bounds: packing.csv, row 1, packs: 1, in the reference" in capsys.readouterr().out
@@ -296,15 +305,15 @@ provenance.write_csv(folder + "/curves.csv", rows)
 
 @pytest.mark.slow
 def test_an_honest_run_that_sums_in_another_order_passes_and_differs(tmp_path):
-    """What another processor does to a whole training, for real; one number changed is then out of bounds."""
+    """What another processor does to a whole training, for real; one seed changed is then out of bounds."""
     for name, kernels in {"1": {}, "2": {"ATEN_CPU_CAPABILITY": "default"}}.items():
         folder = tmp_path / name
         folder.mkdir()
         environment = {**os.environ, **kernels, "LONGALIGN_RUNS": str(folder)}
         subprocess.run([sys.executable, "-c", TRAIN, str(folder)], env=environment, check=True, capture_output=True)
-    (found,) = verify.compare(tmp_path / "2", tmp_path / "1")
+    (found,) = compare(tmp_path / "2", tmp_path / "1")
     assert found.kind == "trained" and found.identical < found.compared and not found.wrong
     table = pd.read_csv(tmp_path / "2" / "curves.csv")
-    table.loc[table.index[-1], "value"] += 3
+    table.loc[table.seed == 2, "value"] += 3
     table.to_csv(tmp_path / "2" / "curves.csv", index=False)
-    assert verify.compare(tmp_path / "2", tmp_path / "1")[0].wrong
+    assert compare(tmp_path / "2", tmp_path / "1")[0].wrong

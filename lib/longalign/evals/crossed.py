@@ -14,6 +14,9 @@ Student quantile of its own degrees of freedom. V_seeds = MS_seeds / (S Q) has S
 max(0, MS_questions - MS_residual) / (S Q), so that a negative estimate never shortens an interval. It covers at least
 what it says, for normal effects, whatever the parts are. Satterthwaite's approximation does not: with three seeds its
 95 % interval held the truth in 92.5 % of simulated tables (tests/test_crossed.py prints both).
+
+One to three seeds say little about their own spread. A reference with more of them calibrates it (`Spread`), as a
+balance is calibrated before it weighs.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ POWER = 0.8
 """How often an effect is to be seen that is called detectable."""
 SMALLEST = -30.0
 """log10 of the smallest p that is told from smaller ones."""
+MISFIT = 0.01
+"""p of the F test below which runs do not fit a calibrated spread."""
 HALVINGS = 50
 """Of the interval in which the logarithm of p is sought: as many digits as a float has."""
 
@@ -41,6 +46,17 @@ class Part(NamedTuple):
 
     variance: np.ndarray
     df: np.ndarray
+
+
+class Spread(NamedTuple):
+    """The standard deviation of a run's mean between seeds, as a reference calibrated it, and its degrees of freedom.
+
+    `answers` is the part of its square that single answers (a question in a run) make. Arrays describe many tables.
+    """
+
+    sd: float | np.ndarray
+    df: float | np.ndarray
+    answers: float | np.ndarray = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,32 +129,53 @@ def mean(
     values: Float[np.ndarray, "*tables bases seeds items"],
     strata: Int[np.ndarray, "items"] | None = None,
     *,
-    spread: tuple[float, float] | None = None,
+    spread: Spread | None = None,
 ) -> Mean:
     """The mean over bases, seeds and strata, with the chance of bases, seeds and questions.
 
-    A table without questions has one item, whose chance is then that of seeds alone. `spread` = (standard deviation of
-    a run's mean, its degrees of freedom), as a reference has calibrated it, stands in the place of the runs' own. One
-    run alone, or runs that do not differ, carry no interval without it.
+    A table without questions has one item, whose chance is then that of seeds alone. A calibrated `spread` stands in
+    the place of the runs' own, unless theirs is larger and does not fit it; and where there is one run, its `answers`
+    are told from the questions' part. One run alone, or runs that do not differ, carry no interval without it.
 
-    Seeds 2, 4, 3 on one item: the t interval 3 +- 4.302653 / sqrt(3).
+    Seeds 2, 4, 3 on one item: the t interval 3 +- 4.302653 / sqrt(3), and with a calibrated spread of 1 and 28 degrees
+    of freedom 3 +- 2.048407 / sqrt(3).
 
-    >>> [round(end, 4) for end in mean(np.array([2.0, 4.0, 3.0])[None, :, None]).interval()]
-    [0.5159, 5.4841]
+    >>> seeds = np.array([2.0, 4.0, 3.0])[None, :, None]
+    >>> [[round(end, 4) for end in mean(seeds, spread=one).interval()] for one in (None, Spread(1.0, 28))]
+    [[0.5159, 5.4841], [1.8174, 4.1826]]
     """
     values = np.asarray(values, dtype=float)
-    strata = np.zeros(values.shape[-1], dtype=int) if strata is None else np.asarray(strata)
-    groups = [values[..., strata == one] for one in np.unique(strata)]
+    groups = _by_stratum(values, strata)
     runs = np.mean([group.mean(axis=-1) for group in groups], axis=0)  # [*tables, bases, seeds]
     estimate = runs.mean(axis=(-2, -1))
     if spread is not None:
-        count = runs.shape[-1] * runs.shape[-2]
-        parts = [Part(np.full(estimate.shape, spread[0] ** 2 / count), np.full(estimate.shape, spread[1]))]
+        parts = [_calibrated(runs.reshape(*estimate.shape, -1), spread)]
     elif runs.ndim == 2 and (runs.size < 2 or np.ptp(runs) <= RESOLUTION):
         return Mean(estimate)
     else:
         parts = _of_runs(runs)
-    return Mean(estimate, (*parts, *_of_questions(groups)))
+    return Mean(estimate, (*parts, *_of_questions(groups, None if spread is None else spread.answers)))
+
+
+def fits(runs: Float[np.ndarray, "*tables runs"], spread: Spread) -> np.ndarray:
+    """p of the two-sided F test that runs, of which there are two or more, spread as calibrated.
+
+    A variance of 1 with 2 degrees of freedom, against 1 with 28: F = 1.
+
+    >>> fits(np.array([2.0, 4.0, 3.0]), Spread(1.0, 28)).round(4)
+    np.float64(0.7613)
+    """
+    df = runs.shape[-1] - 1
+    f = runs.var(axis=-1, ddof=1) / np.square(spread.sd)
+    return 2 * np.minimum(special.fdtr(df, spread.df, f), special.fdtrc(df, spread.df, f))
+
+
+def of_answers(values: Float[np.ndarray, "seeds items"], strata: Int[np.ndarray, "items"] | None = None) -> float:
+    """The part that single answers have in the variance of one run's mean: what is left when seeds and questions have
+    taken theirs."""
+    groups = _by_stratum(np.asarray(values, dtype=float)[None], strata)
+    return float(sum(_mean_squares(group)[1] / (len(groups) ** 2 * group.shape[-1])
+                     for group in groups if group.shape[-1] > 1) * len(values))  # fmt: skip
 
 
 def linear_ratio(means: Float[np.ndarray, "arms *runs"], values: Float[np.ndarray, "arms *runs items"],
@@ -153,6 +190,22 @@ def linear_ratio(means: Float[np.ndarray, "arms *runs"], values: Float[np.ndarra
     """
     means = np.asarray(means, dtype=float)[..., None]
     return np.tensordot(np.asarray(weights, dtype=float), np.log(means) + values / means - 1, axes=1)
+
+
+def _by_stratum(values: np.ndarray, strata: np.ndarray | None) -> list[np.ndarray]:
+    strata = np.zeros(values.shape[-1], dtype=int) if strata is None else np.asarray(strata)
+    return [values[..., strata == one] for one in np.unique(strata)]
+
+
+def _calibrated(runs: np.ndarray, spread: Spread) -> Part:
+    """The part of seeds with the calibrated variance, or with that of the runs themselves where it is too large."""
+    count, tables = runs.shape[-1], runs.shape[:-1]
+    part = Part(np.broadcast_to(np.square(spread.sd) / count, tables), np.broadcast_to(spread.df, tables))
+    if count == 1:
+        return part
+    own = _between(runs)
+    larger = (fits(runs, spread) < MISFIT) & (own.variance > part.variance)
+    return Part(*(np.where(larger, *both) for both in zip(own, part, strict=True)))
 
 
 def _of_runs(runs: np.ndarray) -> list[Part]:
@@ -176,15 +229,20 @@ def _between(means: np.ndarray) -> Part:
     return Part(means.var(axis=-1, ddof=1) / count, np.full(means.shape[:-1], count - 1.0))
 
 
-def _of_questions(groups: list[np.ndarray]) -> list[Part]:
-    """The part of questions, over the strata that have two or more; degrees of freedom by Satterthwaite over strata."""
+def _of_questions(groups: list[np.ndarray], answers: float | np.ndarray | None) -> list[Part]:
+    """The part of questions, over the strata that have two or more; degrees of freedom by Satterthwaite over strata.
+
+    One run cannot tell it from that of single answers, `answers`, where it is calibrated.
+    """
     weights = [1 / (len(groups) ** 2 * group.shape[-1]) for group in groups]
     squares = [(*_mean_squares(group), weight) for group, weight in zip(groups, weights, strict=True)
                if group.shape[-1] > 1]  # fmt: skip
     if not squares:
         return []
     between = sum(weight * question for question, _, _, weight in squares)
-    residual = sum(weight * rest for _, rest, _, weight in squares)
+    one_run = groups[0].shape[-3] * groups[0].shape[-2] == 1
+    calibrated = one_run and answers is not None
+    residual = answers if calibrated else sum(weight * rest for _, rest, _, weight in squares)
     spread = sum((weight * question) ** 2 / df for question, _, df, weight in squares)
     df = np.where(spread > 0, between**2 / np.where(spread > 0, spread, 1), 1.0)
     return [Part(np.maximum(0, between - residual), df)]

@@ -5,7 +5,8 @@ of the scale "gpu" are read from the committed results/gpu/<card>/, of the card 
 numbers are missing says in one sentence which, and stops no other.
 
 Gates come first (`longalign.report.gates`). Then the contrast of every seed and question gives estimate and interval
-(`longalign.evals.crossed`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
+(`longalign.evals.crossed`; with fewer than eight seeds, theirs spread as the reference has calibrated it,
+`longalign.report.noise`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
 own; an equality lies beyond its margin). Both cannot be false alarms at once, and all tests of one table or figure
 (`source`, or that of the claim that is restated) at one scale are one family for Holm's method, in Shaffer's form.
 Intervals are printed at their plain 95 %, so one may leave out zero where the verdict, which takes the number of claims
@@ -29,7 +30,7 @@ from longalign.common.provenance import write_csv
 from longalign.evals import crossed, intervals
 from longalign.evals.rubric import BEST
 from longalign.experiments.profiles import load_profile
-from longalign.report import gates
+from longalign.report import gates, noise
 from longalign.report.claim_schema import GPU, LAPTOP, MEASURABLE, Claim, load_ledger
 from longalign.report.claim_scores import Folder, Missing, OfCard
 from longalign.report.gpu_results import read_cards
@@ -47,8 +48,9 @@ OF_BOTH, OF_SEEDS = "seeds and questions", "seeds"
 class Measured:
     """What a folder says about one claim, on the scale of the test (logarithms for a ratio).
 
-    `gate` says which gates failed, and `lacks` why there can be no verdict: empty texts where all is well. `tests`
-    holds p of the claim's own test and of the test against it, NaN where it was not made.
+    `spread` says which calibrated spread was used, `gate` which gates failed, and `lacks` why there can be no verdict:
+    empty texts where there is nothing to say. `tests` holds p of the claim's own test and of the test against it, NaN
+    where it was not made.
     """
 
     claim: Claim
@@ -56,6 +58,7 @@ class Measured:
     seeds: int
     questions: int
     note: str
+    spread: str
     gate: str
     lacks: str
     tests: tuple[float, float]
@@ -66,7 +69,7 @@ class Measured:
         return not (self.gate or self.lacks)
 
 
-def measure(claim: Claim, folder: Folder) -> Measured:
+def measure(claim: Claim, folder: Folder, calibrated: noise.Noise) -> Measured:
     """The contrast over seeds and questions, with its tests. Raises Missing when numbers are."""
     gate = "; ".join(gates.failures(claim, folder))
     scores = folder.scores(claim)
@@ -74,18 +77,33 @@ def measure(claim: Claim, folder: Folder) -> Measured:
     by_arm = np.array([scores[arm.arm].mean().to_numpy() for arm in claim.arms])
     if claim.log and not (by_arm > 0).all():
         raise Missing(f"{claim.results}.csv has values of 0 or below, of which there is no ratio")
-    values, strata, lacks = intervals.contrast(by_arm, claim.weights, log=claim.log)[:, None], None, ""
+    by_seed, strata, lacks = intervals.contrast(by_arm, claim.weights, log=claim.log), None, ""
+    values = by_seed[:, None]
     try:
         values, strata = folder.items(claim, scores) or (values, None)
     except Missing as missing:
         lacks = str(missing)
     if strata is None and claim.metric in BEST:
         lacks = f"{lacks or f'there is no items/{claim.results}.csv'}: the chance of the questions is not known"
-    if seeds < FEWEST_SEEDS:
+    spread = noise.of_claim(claim, calibrated) if seeds < noise.OWN else None
+    if seeds < FEWEST_SEEDS and spread is None:
         lacks = f"{seeds} seed{'s' if seeds > 1 else ''}, fewer than the {FEWEST_SEEDS} that a verdict needs"
-    mean = crossed.mean(values[None], strata)
+    mean = crossed.mean(values[None], strata, spread=spread)
     tests = (NAN, NAN) if gate or lacks else _tests(claim, mean, not gates.headroom(claim, folder))
-    return Measured(claim, mean, seeds, 0 if strata is None else strata.size, folder.where, gate, lacks, tests)
+    questions = 0 if strata is None else strata.size
+    return Measured(claim, mean, seeds, questions, folder.where, _spread(by_seed, spread), gate, lacks, tests)
+
+
+def _spread(by_seed: np.ndarray, spread: crossed.Spread | None) -> str:
+    """Which spread between seeds was used, and whether the run's own fits it."""
+    if spread is None:
+        return ""
+    told = f"spread from the reference: SD {spread.sd:.2g}, {spread.df:.0f} df"
+    if by_seed.size < 2 or (p := crossed.fits(by_seed, spread)) >= crossed.MISFIT:
+        return told
+    own = by_seed.std(ddof=1)
+    used = "the larger one, the run's own, is used" if own > spread.sd else "the larger one is used"
+    return f"{told}; the run's own, SD {own:.2g}, does not fit it (F test, p = {p:.2g}), and {used}"
 
 
 def _tests(claim: Claim, mean: crossed.Mean, headroom: bool) -> tuple[float, float]:
@@ -104,18 +122,25 @@ def _tests(claim: Claim, mean: crossed.Mean, headroom: bool) -> tuple[float, flo
     return float(mean.p_value(claim.null)), against
 
 
-def measure_all(ledger: Iterable[Claim], folder: Path | Folder, cards: Path | None = None) -> list[dict[str, Any]]:
+def measure_all(
+    ledger: Iterable[Claim],
+    folder: Path | Folder,
+    cards: Path | None = None,
+    calibrated: noise.Noise | None = None,
+) -> list[dict[str, Any]]:
     """A row of claims.csv per claim, in the ledger's order; never raises for what the folder lacks.
 
     `cards` holds a folder for each GPU, those of results/gpu unless it is given; its tables must be whole (ValueError).
+    `calibrated` is how seeds spread, as results/noise.csv says unless it is given.
     """
     ledger, found, missing = tuple(ledger), {}, {}
     cards = read_cards(cards or paths.results() / "gpu")
+    calibrated = noise.read(paths.results()) if calibrated is None else calibrated
     laptop = folder if isinstance(folder, Folder) else Folder(folder)
     places = {LAPTOP: [laptop], GPU: [OfCard(card) for card in cards]}
     for claim in (claim for claim in ledger if claim.scale in MEASURABLE):
         try:
-            found[claim.id] = _with_most_seeds(claim, places[claim.scale])
+            found[claim.id] = _with_most_seeds(claim, places[claim.scale], calibrated)
         except Missing as error:
             missing[claim.id] = f"{claim.id}: {error}"
     adjusted = _holm(found.values(), {claim.id: claim.source for claim in ledger})
@@ -130,12 +155,12 @@ def measure_all(ledger: Iterable[Claim], folder: Path | Folder, cards: Path | No
     return rows
 
 
-def _with_most_seeds(claim: Claim, places: Iterable[Folder]) -> Measured:
+def _with_most_seeds(claim: Claim, places: Iterable[Folder], calibrated: noise.Noise) -> Measured:
     """What the place with the most seeds says (the first of them). Raises Missing when none has the numbers."""
     found, missing = [], Missing("it needs a GPU, and nothing that `make gpu` measured is in results/gpu")
     for place in places:
         try:
-            found.append(measure(claim, place))
+            found.append(measure(claim, place, calibrated))
         except Missing as error:
             missing = error
     if not found:
@@ -237,14 +262,14 @@ def _row(one: Measured, p: float, p_against: float, family: int) -> dict[str, An
 
 
 def _notes(one: Measured, word: str, row: dict[str, Any]) -> list[str]:
-    """Why there is no verdict, or what an inconclusive one would have seen; and where it was measured."""
+    """Why there is no verdict, or what an inconclusive one would have seen; then spread and place of measurement."""
     told = [f"the instrument: {one.gate}"] if word == HIDDEN else [f"{one.claim.id}: {one.lacks}"] * bool(one.lacks)
     if word == INCONCLUSIVE and one.mean.parts:
         effect = f"a ratio of {row['detectable']:.3g}" if one.claim.log else f"an effect of {row['detectable']:.2g}"
         told.append(f"{effect} would have been seen in 80 % of such runs")
     if not one.mean.parts and one.seeds > 1:
         told.append("the seeds do not differ, so there is no interval")
-    return [*told, one.note] if one.note else told
+    return [*told, *filter(None, (one.spread, one.note))]
 
 
 if __name__ == "__main__":

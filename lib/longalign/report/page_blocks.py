@@ -14,11 +14,11 @@ import pandas as pd
 import yaml
 
 from longalign.experiments.profiles import load_profile
-from longalign.report.default_run import decided
+from longalign.report.default_run import words
 from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
 from longalign.report.first_verdicts import before_and_after
 from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
-from longalign.report.verdicts import FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS
+from longalign.report.verdicts import HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS
 
 PROFILE = "laptop"
 ALONE = "08_training_time"
@@ -100,13 +100,16 @@ def findings(results: Path) -> str:
     counted = [claim["id"] for claim in written if not claim.get("restates")]
     claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[counted]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
+    default = words(results, load_profile(PROFILE))
     rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
         f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {len(written) - len(counted)} more claims "
-        "state the size of a difference that is counted already; the report has their verdicts. A verdict needs "
-        f"{FEWEST_SEEDS} seeds. `make reproduce` alone trains fewer seeds of most arms than we did, and can decide "
-        f"{decided(results, load_profile(PROFILE))} of the claims. Below, each table and figure of the paper has one "
+        "state the size of a difference that is counted already; the report has their verdicts. `make "
+        "reproduce` alone trains fewer seeds than we did, and takes their [spread from our "
+        f"tables](docs/project/verdicts.md#calibrated-noise): with our first seeds, {default.same} of the "
+        f"{default.measured} claims that we measured get the same verdict, and {default.opposite or 'none'} the "
+        "opposite. Below, each table and figure of the paper has one "
         "row. The row shows the first of its claims that we could measure. The third column is the difference that we "
         "measured, or a ratio (\"times\"). The last column counts the verdicts on all its claims. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "

@@ -14,11 +14,13 @@ from longalign.report.claim_schema import LAPTOP, MEASURABLE
 ALPHA = round(1 - CONFIDENCE, 6)
 NAN = float("nan")
 REPRODUCED, CONTRADICTED, ABSENT, INCONCLUSIVE = "reproduced", "contradicted", "no such effect", "inconclusive"
+OPPOSITE = {(REPRODUCED, CONTRADICTED), (CONTRADICTED, REPRODUCED)}
+"""Two words on one claim that cannot both be right."""
 HIDDEN, UNMEASURED = "cannot be shown here", "not measured"
 DECIDED = (REPRODUCED, CONTRADICTED, ABSENT)
 """The words that say something of the claim; the others say something of our experiments."""
 FEWEST_SEEDS = 3
-"""With fewer seeds there is no verdict."""
+"""With fewer seeds there is no verdict, unless a reference has calibrated how far seeds lie apart."""
 
 
 class Evidence(NamedTuple):
@@ -81,7 +83,7 @@ VERDICTS = (*DECIDED, INCONCLUSIVE, HIDDEN, UNMEASURED)
 OTHERS = (
     ("a gate fails: the instrument lacks what the claim needs", HIDDEN),
     ('the ledger\'s scale is a reason, not "laptop" or "gpu"', HIDDEN),
-    ("numbers or questions are missing, or fewer than three seeds", UNMEASURED),
+    ("numbers, questions or seeds are missing", UNMEASURED),
 )
 """The lines before the table, in their order: then nothing is read."""
 
@@ -94,7 +96,7 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True
     ================  ============================================================  ====================
     any               a gate fails: the instrument lacks what the claim needs       cannot be shown here
     any               the ledger's scale is a reason, not "laptop" or "gpu"         cannot be shown here
-    any               numbers or questions are missing, or fewer than three seeds   not measured
+    any               numbers, questions or seeds are missing                       not measured
     greater or less   interval on the claim's side                                  reproduced
     greater or less   interval on the other side                                    contradicted
     greater or less   interval holds zero and excludes the paper's effect           no such effect

@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 
 from longalign.common import paths
-from longalign.report import claims, readme
+from longalign.report import claims, noise, readme
 from longalign.report.figures import style
 from longalign.reproduction.parameters import declared_parameters
 from longalign.reproduction.reference import chosen, keep_pages
@@ -78,6 +78,7 @@ def redraw(numbers: Sequence[str] = (), *, jobs: int = 1) -> int:
     Returns the exit status; raises ValueError when a number is unknown or a notebook did not run to its end.
     """
     names, left = pages(chosen(numbers))
+    noise.write(paths.results())
     claims.write(paths.results())  # what is said of the claims may have changed, their numbers cannot
     keep_pages(run(names, paths.runs() / "pages", jobs), paths.results())
     for name, reason in left.items():

@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> int:
 
     Returns the exit status.
     """
-    from longalign.report import readme
+    from longalign.report import noise, readme
     from longalign.report.figures import style
     from longalign.reproduction import redraw
 
@@ -182,6 +182,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"longalign.reproduction.reference: {error}", file=sys.stderr)
         return 2
+    written.append(noise.write(results))
     kept = {p for pattern in _TABLES for p in results.glob(pattern)} - set(written)
     for path in sorted(kept):
         print(f"not of this run, left as it is: {paths.relative(path)}")

@@ -174,20 +174,21 @@ def summary(
 
 
 def against_reference(profile: str) -> Iterator[str]:
-    """For information: the last line of `make verify`, where the reference is one of the same settings."""
+    """For information: the counts of `make verify`, where the reference is one of the same settings."""
     from longalign.reproduction import verify  # seconds, in which a first line can be shown
 
     run, reference = paths.run_dir(profile), paths.results()
     try:
         if verify.other_settings(run, reference):
             return
-        findings, verdicts = verify.compare(run, reference), verify.changed_verdicts(run, reference)
+        report = verify.judge(run, reference)
     except (ValueError, OSError) as error:
         yield f"not compared with the reference: {error}"
         return
-    if any(f.compared for f in findings):
-        yield f"{verify.table(findings).splitlines()[-1]} (make verify says more)"
-        yield from (f"another verdict: {sentence}" for sentence in verdicts)
+    if any(f.compared for f in report.findings):
+        yield f"{verify.table(report.findings).splitlines()[-1]} (make verify says more)"
+        yield from report.lines
+        yield from (f"another verdict: {sentence}" for sentence in report.other_words)
 
 
 def written(profile: str) -> Iterator[str]:
