@@ -98,6 +98,15 @@ def test_ratings_that_cannot_be_read_are_missing_counted_and_told_by_the_exit_st
     assert {row["value"] for row in items(tmp_path)} == {"7"}
 
 
+def test_why_a_judge_gave_no_reply_is_told(tmp_path, capsys):
+    with serving(lambda question, attempt: "400") as judge:
+        asked = ("--limit", 2, "--runs", 1, "--judge", judge.url, "--out", tmp_path)
+        assert run("longbench-chat", *asked, model=BASE) == 1
+    told = capsys.readouterr()
+    assert "judgments without a rating: 2 (no reply)" in told.out
+    assert f"longalign: no reply: {judge.url} answered 400 (told 400" in told.err
+
+
 def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path):
     data = tmp_path / "official"
     data.mkdir()

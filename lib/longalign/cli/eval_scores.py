@@ -1,6 +1,7 @@
 """The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,6 +140,8 @@ def _write(
         print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")
     if problems:
         print("judgments without a rating: " + ", ".join(f"{count} ({why})" for why, count in sorted(problems.items())))
+    if unheard := [judgment.problem for judgment in judgments if judgment.problem.startswith(judges.UNHEARD)]:
+        print(f"longalign: {' '.join(unheard[0].split())}", file=sys.stderr)
     provenance.write_csv(options.out / "items.csv", [row for rows in tables.values() for row in rows], columns=COLUMNS)
     named = {"answered by": answers[0].model, "judged by": judgments[0].judge if judgments else None}
     provenance.write_record(

@@ -134,12 +134,27 @@ def check_fields(chat: Chat) -> None:
             if key in message:
                 rest = {name: value for name, value in message.items() if name != key}
                 _check_place(here, here.having(index, rest), f"{field}.{key}")
+                for place, fewer in _without_an_end(message[key]):
+                    _check_place(here, here.having(index, {**rest, key: fewer}), f"{field}.{key}[{place}]")
         if message["role"] == "tool":
             _check_place(here, here.having(index, {**message, "role": "user"}), f"{field}.role")
             if _is_dropped(here, index):
                 raise DataError("template drops the field", "it writes no results of tools", field=f"{field}.content")
     if chat.tools:
         _check_place(chat, replace(chat, tools=None), "tools")
+    for place, fewer in _without_an_end(chat.tools):
+        _check_place(chat, replace(chat, tools=fewer), f"tools[{place}]")
+
+
+def _without_an_end(value: Any) -> list[tuple[int, list[Any]]]:
+    """A list of several without its last and without its first: templates are known that write one of several calls.
+
+    >>> _without_an_end(["a", "b", "c"]), _without_an_end(["a"]), _without_an_end("text")
+    ([(2, ['a', 'b']), (0, ['b', 'c'])], [], [])
+    """
+    if not isinstance(value, list) or len(value) < 2:
+        return []
+    return [(len(value) - 1, value[:-1]), (0, value[1:])]
 
 
 def _check_place(chat: Chat, without: Chat, field: str) -> None:
