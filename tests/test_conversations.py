@@ -25,6 +25,7 @@ from chat_templates import (
 from chat_tokenizers import PLAIN, WithoutOffsets, assistant, byte_tokenizer, user, word_tokenizer
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat import encode, encode_prompt
+from longalign.data.chat_formats import unread_keys
 from longalign.data.jsonl import DataError
 from longalign.data.truncation import MIN_KEPT, question_in
 from longalign.recipe.dataset import PlannedDataset, measure
@@ -310,6 +311,16 @@ def test_a_name_goes_through_a_template_that_writes_it_and_through_one_that_does
     turns[1]["name"] = "Bob"
     with pytest.raises(DataError, match="does not follow its generation prompt"):
         encode(turns, byte_tokenizer(writes))
+
+
+def test_a_key_of_messages_is_read_only_where_the_template_writes_something_else_without_it():
+    said = [{**user("q"), "last": "a document"}, calls(CALL), tool("sunny"), assistant("Sunny.")]
+    qwen = tokenizer_for(QWEN3)  # the words "last" and "name" stand in it, as loop.last and namespace
+    assert unread_keys({"messages": said}, qwen, "template") == tuple(
+        f"messages[].{key}" for key in ("last", "tool_call_id", "name")
+    )
+    qwen.chat_template = QWEN3.replace("<tool_response>\n' + ", "<tool_response>\n' + m.name + ")
+    assert unread_keys({"messages": said}, qwen, "template") == ("messages[].last", "messages[].tool_call_id")
 
 
 def test_a_system_message_that_the_template_drops_is_refused():
