@@ -249,6 +249,14 @@ def test_arguments_are_written_as_json_once_whichever_way_they_are_given():
     assert targets(text, deepseek)[0] == targets(WITH_TOOLS, deepseek)[0] == expected
 
 
+def test_arguments_that_are_no_json_are_refused_where_a_template_writes_objects():
+    cut = {**CALL, "function": {"name": "weather", "arguments": '{"city": "Bo'}}
+    said = [user("Weather?"), calls(AS_TEXT, cut)]
+    with pytest.raises(DataError, match=r"^field messages\[1\].tool_calls\[1\]: arguments not a JSON object"):
+        encode(said, tokenizer_for(QWEN3))
+    assert '{"city": "Bo<' in targets(said, tokenizer_for(DEEPSEEK_V3))[0].replace("weather\n", "")
+
+
 def test_what_a_template_drops_of_a_conversation_with_tools_is_refused_by_name():
     llama = tokenizer_for(LLAMA3)
     for messages, tools, field in [
