@@ -81,7 +81,7 @@ class Line:
         try:
             row = json.loads(self.raw.rstrip(b"\r\n").decode("utf-8"), object_pairs_hook=_once)
         except UnicodeDecodeError as error:
-            raise DataError("not UTF-8", f"byte {error.start + 1}; unpack the file, or save it as UTF-8") from None
+            raise DataError("not UTF-8", f"byte {error.start + 1} of the line; make the file text in UTF-8") from None
         except json.JSONDecodeError as error:
             raise DataError("malformed JSON", f"{error.msg} at column {error.colno}; a line is an object") from None
         except DataError:
