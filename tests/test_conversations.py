@@ -25,6 +25,7 @@ from chat_templates import (
 from chat_tokenizers import PLAIN, WithoutOffsets, assistant, byte_tokenizer, user, word_tokenizer
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.data.chat import encode, encode_prompt
+from longalign.data.chat_formats import unread_keys
 from longalign.data.jsonl import DataError
 from longalign.data.truncation import MIN_KEPT, question_in
 from longalign.recipe.dataset import PlannedDataset, measure
@@ -248,6 +249,14 @@ def test_arguments_are_written_as_json_once_whichever_way_they_are_given():
     assert targets(text, deepseek)[0] == targets(WITH_TOOLS, deepseek)[0] == expected
 
 
+def test_arguments_that_are_no_json_are_refused_where_a_template_writes_objects():
+    cut = {**CALL, "function": {"name": "weather", "arguments": '{"city": "Bo'}}
+    said = [user("Weather?"), calls(AS_TEXT, cut)]
+    with pytest.raises(DataError, match=r"^field messages\[1\].tool_calls\[1\]: arguments not a JSON object"):
+        encode(said, tokenizer_for(QWEN3))
+    assert '{"city": "Bo<' in targets(said, tokenizer_for(DEEPSEEK_V3))[0].replace("weather\n", "")
+
+
 def test_what_a_template_drops_of_a_conversation_with_tools_is_refused_by_name():
     llama = tokenizer_for(LLAMA3)
     for messages, tools, field in [
@@ -269,6 +278,35 @@ def test_what_a_template_drops_of_a_conversation_with_tools_is_refused_by_name()
             encode(said, byte_tokenizer(template))
 
 
+@pytest.mark.parametrize(("part", "left_out"), [("[:1]", 1), ("[-1:]", 0), ("[:2]", 2)], ids=["first", "last", "two"])
+def test_calls_and_tools_of_which_a_template_writes_a_part_are_refused_by_their_place(part, left_out):
+    several = [{**CALL, "function": {"name": "weather", "arguments": {"city": city}}} for city in "ABC"]
+    several = several[: max(2, left_out + 1)]
+    told = [{"function": {"name": name}} for name in "XYZ"[: len(several)]]
+    asked = [user("Weather?"), calls(*several)]
+    qwen = tokenizer_for(QWEN3)
+    assert targets(asked, qwen, tools=told)[0].count("<tool_call>") == len(several)
+    for field, all_of in ((r"messages\[1\].tool_calls", "(m.tool_calls or [])"), ("tools", "tools")):
+        written = QWEN3.replace("in m.tool_calls or []", "in (m.tool_calls or [])")
+        qwen.chat_template = written.replace(f"in {all_of} ", f"in {all_of}{part} ")
+        with pytest.raises(DataError, match=rf"^field {field}\[{left_out}\]: template drops the field"):
+            encode(asked, qwen, tools=told)
+
+
+def test_results_of_tools_that_a_template_writes_into_an_answer_are_not_learnt():
+    within = (
+        "{% for m in messages %}{% if m.role != 'tool' %}<|im_start|>{{ m.role }}\n"
+        "{% if m.tool_calls %}{{ m.tool_calls }}{% for r in messages[loop.index:] if r.role == 'tool' %}"
+        "[{{ r.content }}]{% endfor %}{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}" + chat_templates.CHATML_ASK
+    )
+    said = [user("Weather?"), calls(CALL, content="I look."), tool("sunny"), assistant("Sunny.")]
+    with pytest.raises(DataError, match=r"^field messages\[1\].content: .*what a tool gave back into the answer"):
+        encode(said, byte_tokenizer(within))
+    unlearnt = encode([said[0], {**said[1], "weight": 0}, *said[2:]], byte_tokenizer(within))
+    assert byte_tokenizer(within).decode(unlearnt.input_ids[unlearnt.labels != IGNORE_INDEX]) == "Sunny.<|im_end|>"
+
+
 def test_a_name_goes_through_a_template_that_writes_it_and_through_one_that_does_not():
     writes = "{% for m in messages %}<|im_start|>{{ m.role }}{{ ' ' + m.name if m.name is defined }}\n{{ m.content }}" \
              "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"  # fmt: skip
@@ -281,6 +319,16 @@ def test_a_name_goes_through_a_template_that_writes_it_and_through_one_that_does
     turns[1]["name"] = "Bob"
     with pytest.raises(DataError, match="does not follow its generation prompt"):
         encode(turns, byte_tokenizer(writes))
+
+
+def test_a_key_of_messages_is_read_only_where_the_template_writes_something_else_without_it():
+    said = [{**user("q"), "last": "a document"}, calls(CALL), tool("sunny"), assistant("Sunny.")]
+    qwen = tokenizer_for(QWEN3)  # the words "last" and "name" stand in it, as loop.last and namespace
+    assert unread_keys({"messages": said}, qwen, "template") == tuple(
+        f"messages[].{key}" for key in ("last", "tool_call_id", "name")
+    )
+    qwen.chat_template = QWEN3.replace("<tool_response>\n' + ", "<tool_response>\n' + m.name + ")
+    assert unread_keys({"messages": said}, qwen, "template") == ("messages[].last", "messages[].tool_call_id")
 
 
 def test_a_system_message_that_the_template_drops_is_refused():
@@ -315,6 +363,7 @@ def test_an_answer_with_weight_0_or_train_false_is_no_target_and_is_there(mask, 
         ({"weight": 1}, 0, r"messages\[0\].weight: no answer to learn"),
         ({"train": True}, 0, r"messages\[0\].train: no answer to learn"),
         ({"tool_calls": "weather"}, 1, r"messages\[1\].tool_calls: tool calls not a list of objects"),
+        ({"tool_responses": [{"name": "a", "response": "b"}]}, 1, r"messages\[1\].tool_responses: .*role tool"),
         ({"reasoning_content": "\ud800"}, 1, r"messages\[1\].reasoning_content: lone surrogate"),
     ],
 )  # fmt: skip
@@ -433,6 +482,9 @@ def test_marked_answers_may_end_otherwise_where_more_turns_follow():
     tokenizer.chat_template = answers.replace(last, "{% endgeneration %}" + last)
     head = "<|start|>assistant<|channel|>final<|message|>"
     assert targets(TWO, tokenizer) == [f"{head}first<|end|>", f"{head}second<|return|>"]
+    thought = [{**message, "thinking": "hm"} if message["role"] == "assistant" else message for message in TWO]
+    thoughts = "<|start|>assistant<|channel|>analysis<|message|>hm<|end|>"
+    assert targets(thought, tokenizer) == [f"{head}first<|end|>", f"{thoughts}{head}second<|return|>"]
 
 
 def test_a_template_that_rewrites_contents_drops_none_of_them():

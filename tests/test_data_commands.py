@@ -213,6 +213,12 @@ def test_a_folder_without_a_tokenizer_is_refused_by_every_loader(tmp_path, capsy
             load(str(empty))
 
 
+def test_a_tokenizer_that_cannot_be_loaded_is_refused_in_a_sentence_whatever_stops_it(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^--tokenizer .*: cannot be loaded: "):
+        tokenizers.load(str(tmp_path))
+
+
 def test_the_miniatures_tokenizer_is_taken_by_its_name_or_said_to_be(tmp_path, capsys):
     assert tokenizers.load("miniature") is WORDS
     miniature = LlamaConfig(vocab_size=len(WORDS), eos_token_id=WORDS.eos_token_id)

@@ -98,7 +98,16 @@ def test_ratings_that_cannot_be_read_are_missing_counted_and_told_by_the_exit_st
     assert {row["value"] for row in items(tmp_path)} == {"7"}
 
 
-def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path):
+def test_why_a_judge_gave_no_reply_is_told(tmp_path, capsys):
+    with serving(lambda question, attempt: "400") as judge:
+        asked = ("--limit", 2, "--runs", 1, "--judge", judge.url, "--out", tmp_path)
+        assert run("longbench-chat", *asked, model=BASE) == 1
+    told = capsys.readouterr()
+    assert "judgments without a rating: 2 (no reply)" in told.out
+    assert f"longalign: no reply: {judge.url} answered 400 (told 400" in told.err
+
+
+def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path, capsys):
     data = tmp_path / "official"
     data.mkdir()
     (data / "test_cases.json").write_text(json.dumps([{"idx": 1, "prompt": "T.\n\nQ?", "query": "Q?", "answer": "A"}]))
@@ -108,6 +117,10 @@ def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path
         asked = ("longbench-chat", "--data", data, "--model", BASE, "--window", 512, "--judge", judge.url)
         assert run(*asked, "--out", tmp_path / "few") == 0
         assert run(*asked, "--zero-shot", "--out", tmp_path / "zero") == 0
+        later = ("longbench-chat", "--judge", judge.url, "--out", tmp_path / "few")
+        assert run(*later) == 2  # the miniature's question of this number, and its scored answers, are others
+        assert "test_cases.json asks something else in chat-1 than was answered in" in capsys.readouterr().err
+        assert run(*later, "--zero-shot") == 0 == run(*later, "--data", data)
     assert items(tmp_path / "few")[0]["value"] == "5" and items(tmp_path / "zero")[0]["value"] == "1"
 
 

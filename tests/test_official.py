@@ -394,9 +394,12 @@ def test_a_prompt_that_the_model_cannot_read_is_refused_and_a_reply_ends_with_th
     assert 0 < local.ask(Request(ask, 10_000)).completion_tokens <= room
     with pytest.raises(Refused, match="a prompt of 153 tokens leaves no room for a reply: .* reads 128"):
         local.ask(Request([{"role": "user", "content": "Who guards? " * 50}], 8))
+    short, strict = copy.copy(local), copy.deepcopy(WORDS)
+    strict.chat_template, short.tokenizer = "{{ raise_exception('no system role') }}", strict
+    with pytest.raises(Refused, match="mini-7b cannot be asked this: .*template refuses the messages .no system role"):
+        short.ask(Request(ask, 8))
     changed = copy.deepcopy(WORDS)
     changed.add_tokens(["<another>"])
-    short = copy.copy(local)
     short.tokenizer = changed
     with pytest.raises(Refused, match=r"is none of the [0-9,]+ that .* knows"):
         short.ask(Request([{"role": "user", "content": "<another>"}], 8))

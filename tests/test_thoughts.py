@@ -88,6 +88,8 @@ def test_a_reply_that_a_filter_or_a_failure_ended_counts_as_cut_off(tmp_path, re
         ("<think></think>\n\nFour.", "Four."),
         ("<reflection>At first [[3]].</reflection>\n[[7]]", "[[7]]"),
         ("<longcat_think>hm</longcat_think>Four.", "Four."),
+        ("<|inner_prefix|>hm<|inner_suffix|>Four.", "Four."),
+        ("<unused94>thought\nhm<unused95>Four.", "Four."),
         ('<think effort="low">hm</think>Four.', "Four."),
         ("Here is my thought process: hm [[3]].\n\nHere is my response: Four.", "Four."),
         ("Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nFour.\n[END FINAL RESPONSE]\n<|end|>", "Four."),
@@ -117,6 +119,8 @@ def test_a_reply_without_thoughts_stays_as_it_is(text):
 def test_a_prompt_may_open_the_thoughts():
     assert opened_by("<|im_start|>assistant\n<think>\n") == "<think>"
     assert opened_by("<think>\n\n</think>\n\n") == opened_by("Think: <think> is a tag") == ""
+    marks = "<longcat_think> </mm:think> <thinking> </seed:think> <|inner_suffix|> <unused95>".split()
+    assert all(map(is_mark, marks)) and not is_mark("<thinker>")
     assert is_mark("[THINK]") and is_mark("<|channel|>") and not is_mark("<|user|>")
 
 

@@ -1,6 +1,7 @@
 """The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,13 +94,17 @@ def _judgments(
 
 
 def _examples(options: EvalOptions, answers: Sequence[Answer]) -> dict[str, Any] | None:
-    """LongBench-Chat's scored answers, by the answers' ids."""
-    if options.benchmark != "longbench-chat":
+    """LongBench-Chat's scored answers, by the answers' ids; None where no judge sees them."""
+    if options.benchmark != "longbench-chat" or options.zero_shot or options.judge == "rubric":
         return None
     folder = options.data or longbench_chat.SHIPPED
     found = longbench_chat.examples(folder)
     if without := [answer.id for answer in answers if answer.id not in found]:
         fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
+    asked = {question.id: (question.query, question.references) for question in longbench_chat.questions(folder)}
+    if other := [answer.id for answer in answers if asked.get(answer.id) != (answer.query, answer.references)]:
+        fail(f"{folder / longbench_chat.CASES} asks something else in {other[0]} than was answered in {options.out}: "
+             "name the folder with --data that was named for the answers")  # fmt: skip
     return found
 
 
@@ -139,6 +144,8 @@ def _write(
         print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")
     if problems:
         print("judgments without a rating: " + ", ".join(f"{count} ({why})" for why, count in sorted(problems.items())))
+    if unheard := [judgment.problem for judgment in judgments if judgment.problem.startswith(judges.UNHEARD)]:
+        print(f"longalign: {' '.join(unheard[0].split())}", file=sys.stderr)
     provenance.write_csv(options.out / "items.csv", [row for rows in tables.values() for row in rows], columns=COLUMNS)
     named = {"answered by": answers[0].model, "judged by": judgments[0].judge if judgments else None}
     provenance.write_record(

@@ -21,6 +21,7 @@ from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
+from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
 from longalign.train import saved
 from longalign.train.models import device
@@ -67,10 +68,13 @@ class LocalModel:
     def ask(self, request: Request) -> Reply:
         """The most probable tokens after the messages, up to the end token, `max_tokens` of them or the window's end.
 
-        Raises `Refused` for messages that fill the window.
+        Raises `Refused` for messages that fill the window, and for those that its chat template refuses.
         """
-        with self._alone:
-            return self._ask(request)
+        try:
+            with self._alone:
+                return self._ask(request)
+        except DataError as error:
+            raise Refused(f"{self.name} cannot be asked this: {error}") from None
 
     def _ask(self, request: Request) -> Reply:
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)

@@ -2,7 +2,8 @@
 
     <think>...</think>     DeepSeek-R1, Qwen3 and most others; also <thinking>, <thought>, <reasoning>, <reflection>,
                            <scratchpad>, with a prefix (<seed:think>, <longcat_think>), [THINK] (Mistral), ◁think▷
-                           (Kimi), <|begin_of_thought|>, <|START_THINKING|> (Cohere)
+                           (Kimi), <|begin_of_thought|>, <|START_THINKING|> (Cohere), <|inner_prefix|> (Apertus),
+                           <unused94>thought (MedGemma)
     in words               "Here is my thought process:" to "Here is my response:" (Granite), "Here are my reasoning
                            steps:" to "[BEGIN FINAL RESPONSE]" (Apriel)
     <|channel|>analysis    GPT-OSS (Harmony): the answer follows <|channel|>final<|message|>; <|channel>thought (Gemma)
@@ -25,6 +26,8 @@ _MARKS = (
     ("◁think▷", "◁/think▷"),
     (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
     (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+    (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
+    (r"<unused94>thought\b", "<unused95>"),
     (r"<\|channel>thought\b", r"<channel\|>"),
     (f"{_HEAD}(?:analysis|commentary){_MESSAGE}", f"{_HEAD}final{_MESSAGE}"),
     (r"\A\s*Here are my reasoning steps:", r"\[BEGIN FINAL RESPONSE\]"),
@@ -43,13 +46,14 @@ _ANY = re.compile("|".join(
 ))  # fmt: skip
 _SIGN = re.compile(
     r"(?i:</?[a-z:_]{0,13}(?:think|thought|reasoning|reflection|scratchpad|monologue))|\[/?THINK\]|◁|"
-    r"<\|?(?:channel|begin_of_th|end_of_th|START_TH|END_TH)|\A\s*(?:analysis[A-Z]|Here)|\[BEGIN FINAL"
+    r"<\|?(?:channel|begin_of_th|end_of_th|START_TH|END_TH|inner_|unused9)|\A\s*(?:analysis[A-Z]|Here)|\[BEGIN FINAL"
 )
 """What stands in every text with a mark: of all others one look is enough."""
 _OPEN_AT_THE_END = re.compile(f"(?:{'|'.join(opens for opens, _ in _MARKS[: _IN_WORDS - 1])})\\s*\\Z")
 _SPECIAL = re.compile(
     r"\[/?THINK\]|<\|(?:begin|end)_of_(?:thought|solution)\|>|<\|(?:START|END)_(?:THINKING|RESPONSE)\|>|"
-    r"<\|?channel\|?>|<\|(?:start|message|end|return)\|>|</?(?:seed:)?think>|◁/?think▷"
+    r"<\|?channel\|?>|<\|(?:start|message|end|return|inner_prefix|inner_suffix)\|>|<unused9[45]>|◁/?think▷|"
+    f"(?i:</?{_PREFIX}(?:{'|'.join(_TAGS)})>)"
 )
 _BEFORE = re.compile(r"(?:<\|begin_of_solution\|>|<\|START_RESPONSE\|>|<answer>|<response>)\s*")
 _BEHIND = re.compile(

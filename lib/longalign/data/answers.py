@@ -17,6 +17,7 @@ from longalign.data.text_tokens import Specials
 
 _UNSTABLE = "not prefix-stable: a turn changes when more follow; mark the answers in it by {% generation %}"
 _REWRITTEN = "it writes an answer otherwise than it was said; let it end what {% generation %} marks by the end token"
+_HOLDS_A_RESULT = "it writes what a tool gave back into the answer; mark the answers in it by {% generation %}"
 _UNASKED = "the answer does not follow its generation prompt; mark the answers in it by {% generation %}"
 
 
@@ -76,7 +77,18 @@ def _answer(chat: Chat, index: int, text: str, special: Specials | None) -> Answ
     stop = special.last(text, start, *_tail(chat, index, text))
     if stop < 0 and not text.startswith(after):
         raise _unsuitable(_UNSTABLE, index)
+    if not text.startswith(after):
+        _check_results_behind(chat, index, text, stop)
     return Answer(start, _stop(stop), len(after) if text.startswith(after) else stop)
+
+
+def _check_results_behind(chat: Chat, index: int, text: str, stop: int) -> None:
+    """Raises DataError where a tool's result, a message behind an answer, stands before the answer's end."""
+    for result, message in enumerate(chat.messages[index + 1 :], index + 1):
+        if message["role"] != "tool":
+            return
+        if _shared(text, _with_stand_in(chat, result)) < stop:
+            raise _unsuitable(_HOLDS_A_RESULT, index)
 
 
 def _start(chat: Chat, index: int, text: str, before: str) -> int:
@@ -146,7 +158,8 @@ def _marked_end(chat: Chat, index: int, text: str, mark: Span, special: Specials
     """Where the end token of a marked answer ends: the last in the mark, and what is right behind it."""
     start, end = mark
     message, behind = chat.messages[index], special.pattern.match(text, end)
-    plain = not any(key in message for key in CARRIED) and not special.pattern.search(message["content"])
+    said = [value for key, value in message.items() if key in ("content", *CARRIED)]
+    plain = all(isinstance(value, str) and not special.pattern.search(value) for value in said)
     ends = plain and special.last(text, start, end - 1, end) == end
     if ends and not behind:
         return end

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from longalign.data.jsonl import CARRIED, DataError, is_target
+from longalign.data.jsonl import CARRIED, DataError, check_messages, is_target
 
 CHAT_FORMATS = ("template", "llama", "chatglm")
 STAND_IN = "\ue000stand-in\ue001"
@@ -134,12 +134,27 @@ def check_fields(chat: Chat) -> None:
             if key in message:
                 rest = {name: value for name, value in message.items() if name != key}
                 _check_place(here, here.having(index, rest), f"{field}.{key}")
+                for place, fewer in _without_an_end(message[key]):
+                    _check_place(here, here.having(index, {**rest, key: fewer}), f"{field}.{key}[{place}]")
         if message["role"] == "tool":
             _check_place(here, here.having(index, {**message, "role": "user"}), f"{field}.role")
             if _is_dropped(here, index):
                 raise DataError("template drops the field", "it writes no results of tools", field=f"{field}.content")
     if chat.tools:
         _check_place(chat, replace(chat, tools=None), "tools")
+    for place, fewer in _without_an_end(chat.tools):
+        _check_place(chat, replace(chat, tools=fewer), f"tools[{place}]")
+
+
+def _without_an_end(value: Any) -> list[tuple[int, list[Any]]]:
+    """A list of several without its last and without its first: templates are known that write one of several calls.
+
+    >>> _without_an_end(["a", "b", "c"]), _without_an_end(["a"]), _without_an_end("text")
+    ([(2, ['a', 'b']), (0, ['b', 'c'])], [], [])
+    """
+    if not isinstance(value, list) or len(value) < 2:
+        return []
+    return [(len(value) - 1, value[:-1]), (0, value[1:])]
 
 
 def _check_place(chat: Chat, without: Chat, field: str) -> None:
@@ -203,15 +218,25 @@ def _is_shortened(chat: Chat, index: int, text: str) -> bool:
 def unread_keys(row: Mapping[str, Any], tokenizer: Any, chat_format: str) -> tuple[str, ...]:
     """Keys of a sample and of its messages that say something and that neither this package nor the template reads.
 
-    >>> unread_keys({"messages": [{"role": "user", "content": "Why?", "id": 7}], "context": "..."}, None, "llama")
+    >>> said = [{"role": "user", "content": "Why?", "id": 7}, {"role": "assistant", "content": "So."}]
+    >>> unread_keys({"messages": said, "context": "..."}, None, "llama")
     ('context', 'messages[].id')
     """
-    template = str(tokenizer.chat_template) if chat_format == "template" else ""
-    found = {key: value for key, value in row.items() if key not in READ}
-    for message in row["messages"]:
-        found |= {f"messages[].{key}": value for key, value in message.items() if key not in READ + CARRIED + (
-            "role", "content") and key not in template}  # fmt: skip
-    return tuple(key for key, value in found.items() if value not in (None, [], {}, ""))
+    chat = Chat(check_messages(row["messages"]), tokenizer, chat_format, row.get("tools") or None)
+    own = {key: None for message in chat.messages for key in message if key not in (*READ, *CARRIED, "role", "content")}
+    of_row = [key for key, value in row.items() if key not in READ and value not in (None, [], {}, "")]
+    return (*of_row, *(f"messages[].{key}" for key in own if not _is_read(chat, key)))
+
+
+def _is_read(chat: Chat, key: str) -> bool:
+    """Whether a template writes something else without a key of the messages."""
+    if chat.chat_format != "template" or key not in str(chat.tokenizer.chat_template):
+        return False
+    without = [{name: value for name, value in message.items() if name != key} for message in chat.messages]
+    try:
+        return replace(chat, messages=without).text() != chat.text()
+    except DataError:  # the template needs it
+        return True
 
 
 def _longalign_text(messages: Messages, chat_format: str) -> str:

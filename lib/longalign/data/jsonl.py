@@ -31,7 +31,8 @@ _UNREAD = {
 }
 """Keys of a sample that would change what it says, and what to do instead."""
 _MASKS = ("training", "trainable", "loss", "loss_mask", "mask", "masked", "training_detail", "train_detail")
-_UNREAD_OF_MESSAGE = {**dict.fromkeys(_MASKS, "what is learnt is said by train, true or false"), **_MEDIA}
+_UNREAD_OF_MESSAGE = {"tool_responses": "make each a message of the role tool", **_MEDIA,
+                      **dict.fromkeys(_MASKS, "what is learnt is said by train, true or false")}  # fmt: skip
 VISIBLE = re.compile(
     r"[^\s\u00ad\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2800\u3164\ufe0f\ufeff\uffa0]"
 )
@@ -80,9 +81,9 @@ class Line:
         try:
             row = json.loads(self.raw.rstrip(b"\r\n").decode("utf-8"), object_pairs_hook=_once)
         except UnicodeDecodeError as error:
-            raise DataError("not UTF-8", f"byte {error.start + 1} of the line; save the file as UTF-8") from None
+            raise DataError("not UTF-8", f"byte {error.start + 1} of the line; make the file text in UTF-8") from None
         except json.JSONDecodeError as error:
-            raise DataError("malformed JSON", f"{error.msg} at column {error.colno}") from None
+            raise DataError("malformed JSON", f"{error.msg} at column {error.colno}; a line is an object") from None
         except DataError:
             raise
         except (RecursionError, ValueError) as error:
@@ -254,8 +255,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; raises DataError for one that says a key twice, of which one would be lost."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
         raise DataError("malformed JSON", f"the key {twice!a:.40} occurs twice in an object")
     return found
 

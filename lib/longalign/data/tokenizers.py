@@ -35,7 +35,7 @@ def load(name: str) -> Any:
         raise ValueError(f"--tokenizer {name}: there is no such folder")
     try:
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what is in a file may make any (that of Rust is an Exception)
         raise ValueError(f"--tokenizer {name}: cannot be loaded: {reason(error)}") from None
 
 

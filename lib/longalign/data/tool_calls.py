@@ -17,6 +17,7 @@ def readable(chat: Chat) -> Chat:
     """The conversation with the arguments of its tool calls as its template takes them.
 
     As given where they are written as JSON; else as objects where strings are given, and as strings where objects are.
+    Raises DataError for a string that is no object in a template that writes objects.
     """
     calls = [call for message in chat.messages for call in message.get("tool_calls", ())]
     arguments = [value for call in calls if (value := _arguments(call)) is not None]
@@ -26,7 +27,20 @@ def readable(chat: Chat) -> Chat:
             changed = replace(chat, messages=[_changed(message, change) for message in chat.messages])
             if _written(changed, [change(value) for value in given]):
                 return changed
+            _check_objects(chat)
     return chat
+
+
+def _check_objects(chat: Chat) -> None:
+    """Raises DataError for a string that is no object and that the template writes as JSON within JSON."""
+    text = chat.text()
+    for index, message in enumerate(chat.messages):
+        for place, call in enumerate(message.get("tool_calls", ())):
+            value = _arguments(call)
+            unread = isinstance(value, str) and value.strip() and _as_object(value) is value
+            if unread and json.dumps(value, ensure_ascii=False) in text:
+                detail = f"{value!a:.40}; the template writes them as an object"
+                raise DataError("arguments not a JSON object", detail, field=f"messages[{index}].tool_calls[{place}]")
 
 
 def _written(chat: Chat, arguments: list[Any]) -> bool:

@@ -20,6 +20,8 @@ from longalign.evals.judges.prompts import SCALES, Unrated, prompt, rating
 
 MOST_TOKENS = 512
 """Of a judge's reply: the paper's judge gives a rating alone, others explain it first."""
+UNHEARD = "no reply: "
+"""Begins the problem of a judgment that no reply came for; the reason follows."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def judge_all(
 
     pairs = [(case, run) for run in range(runs) for case in cases]
     found = concurrency.each(work, pairs, asker=asker, at_once=at_once, label="judged")
-    told = [Judgment(pair[0].answer.id, pair[1], None, f"no reply: {said}") if isinstance(said, EndpointError) else said
+    told = [Judgment(pair[0].answer.id, pair[1], None, f"{UNHEARD}{said}") if isinstance(said, EndpointError) else said
             for pair, said in zip(pairs, found, strict=True)]  # fmt: skip
     return [replace(judgment, judge=judge.name) for judgment in told]
 
