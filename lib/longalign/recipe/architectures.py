@@ -60,12 +60,9 @@ def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     reason, found = why_not_padded(model, longest), next(mixers(model), None)
     reason = reason or why_not_loaded(_of_transformers(model))
-    if not reason and any(getattr(adapter, "alora_invocation_tokens", None) for adapter in _adapters(model)):
-        return (
-            f"{type(model).__name__} cannot be trained on packs: its adapter (alora_invocation_tokens) begins at "
-            "tokens that it looks for once in a row, not in each sequence of a pack; padded rows are exact "
-            "(method: naive or sorted)"
-        )
+    if not reason and (place := _place_of_adapters(model)):
+        told = f"its adapter ({place}) begins once in a row, not in each of its sequences"
+        return f"{type(model).__name__} cannot be trained on packs: {told}"
     if reason or not found:
         return reason
     return (
@@ -74,10 +71,11 @@ def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     )
 
 
-def _adapters(model: nn.Module) -> list[Any]:
-    """The settings of PEFT's adapters of a model."""
-    found = getattr(model, "peft_config", None)
-    return list(found.values()) if isinstance(found, Mapping) else []
+def _place_of_adapters(model: nn.Module) -> str | None:
+    """Which setting of PEFT's adapters of a model gives them a place in a row."""
+    found, names = getattr(model, "peft_config", None), ("alora_invocation_tokens", "num_virtual_tokens")
+    adapters = found.values() if isinstance(found, Mapping) else ()
+    return next((name for adapter in adapters for name in names if getattr(adapter, name, None)), None)
 
 
 def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
