@@ -72,7 +72,7 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
-    preflight(model, sequences=sequences, arguments=args, plans=plans)  # refuses what would not be exact
+    print(*preflight(model, sequences=sequences, arguments=args, plans=plans), sep="\n")  # refuses what is not exact
     trainer = PackedTrainer(
         model, args, train_dataset=PlannedDataset(sequences, plans),
         eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size),
@@ -114,7 +114,7 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
     lengths, target_counts = measure(sequences)
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
-    preflight(model, sequences=sequences, arguments=args, plans=plans)  # refuses what would not be exact
+    print(*preflight(model, sequences=sequences, arguments=args, plans=plans), sep="\n")  # refuses what is not exact
     parts = {"train": PlannedDataset(sequences, plans),
              "eval": EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size)}  # fmt: skip
     numbers = {part: datasets.Dataset.from_dict({"part": [part] * len(planned), "micro_batch": range(len(planned))})

@@ -4,8 +4,9 @@ import itertools
 
 import pytest
 import torch
-from benchmarks.models import small
+from benchmarks.models import matrix, small
 from benchmarks.models.matrix import WAYS, alone, generated, page, quiet, row, together, verdict, written_alone
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
@@ -244,3 +245,19 @@ def test_without_our_loader_its_key_error_says_what_it_means(tmp_path):
     with pytest.raises(KeyError, match="'longalign': this class of transformers has attention code of its own"):
         AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=register_attention())
     assert register_attention() == "longalign" and f"{register_attention()}" == "longalign"
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "with an adapter"])
+def test_a_pack_is_refused_without_our_attention_since_that_of_transformers_leaks_in_some_classes(wrapped):
+    """GPT-OSS does, and nothing else would say so."""
+    model, features = small.build("gpt_oss"), [{**item, "loss_weight": 1.0} for item in matrix.sequences()[:2]]
+    if wrapped:
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    batch = PackedCollator(0)(features)
+    with pytest.raises(ValueError, match=r"attention 'eager' may not see where one ends; load it with attn_impl"):
+        weighted_loss(model, batch)
+    assert weighted_loss(model, PackedCollator(0)(features[:1])).isfinite(), "one sequence has no other to see"
+
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "loss_weights")}
+    apart = model(**inputs).logits[0, -1] - model(torch.tensor([features[1]["input_ids"]])).logits[0, -1]
+    assert apart.abs().max() > 1e-3, "it leaks"

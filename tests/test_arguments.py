@@ -1,11 +1,18 @@
 """Settings of a Trainer under which a plan would not be trained as it is are refused by their names."""
 
+import re
+
 import pytest
+import torch
 from accelerate import ParallelismConfig
 from transformers import Trainer, TrainingArguments
 
 from longalign.recipe.batching import plan_packing
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.loss import weighted_loss
 from longalign.train import arguments
+from longalign.train.models import new_model
+from longalign.train.preflight import preflight
 
 PLANS = [plan_packing([2, 4, 3], capacity=9, accumulation=2)]
 
@@ -27,6 +34,7 @@ def test_the_settings_of_the_recipe_pass(tmp_path):
         ({"train_sampling_strategy": "random"}, "train_sampling_strategy is 'random', so that micro-batches would"),
         ({"per_device_eval_batch_size": 8}, "per_device_eval_batch_size is 8, but an element of the dataset"),
         ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is 5, whose noise is less in a longer row"),
+        ({"fp16": True}, "fp16 is True, in which the weights of long sequences underflow: set it to False"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4, but the plan was made for 2"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -60,3 +68,24 @@ def test_a_trainer_that_would_divide_the_loss_once_more_is_refused(tmp_path, mon
 def test_a_plan_for_other_ranks_is_refused(tmp_path):
     with pytest.raises(ValueError, match="world_size is 1, but the plan was made for 2: make a plan for 1"):
         arguments.check(settings(tmp_path), [plan_packing([2, 4, 3], capacity=9, ranks=2, accumulation=2)])
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [("float32", 2e-5), ("bfloat16", 2e-5), ("bfloat16", 2e-3)])
+def test_steps_that_rounding_takes_away_are_told_by_their_share(tmp_path, dtype, rate):
+    """Among the weights that have a gradient, one step of AdamW leaves about that share as they are."""
+    model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0).to(getattr(torch, dtype))
+    notes = preflight(model, arguments=settings(tmp_path, learning_rate=rate))
+    told = [int(share) / 100 for note in notes for share in re.findall(r"^(\d+) % of the weights", note)]
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    weighted_loss(model, PackedCollator(0)([{"input_ids": [7, 9], "labels": [7, 9], "loss_weight": 1.0}])).backward()
+    torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0).step()
+    pairs = [(p[p.grad != 0], old[p.grad != 0]) for p, old in zip(model.parameters(), before, strict=True)]
+    lost = sum(int((p == old).sum()) for p, old in pairs) / sum(p.numel() for p, _ in pairs)
+    assert told == ([pytest.approx(lost, abs=0.05)] if dtype == "bfloat16" else [])
+
+
+def test_what_an_engine_keeps_in_fp32_loses_no_steps(tmp_path):
+    model, given = new_model("mini-6b", vocab_size=16, max_length=9, seed=0).bfloat16(), settings(tmp_path)
+    assert arguments.lost_steps(model, given)
+    given.deepspeed = {"bf16": {"enabled": True}}
+    assert arguments.lost_steps(model, given) == []

@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
 from longalign.recipe import architectures, attention, masks
+from longalign.recipe.collators import PackedCollator, PaddedCollator
+from longalign.recipe.loss import weighted_loss
 from longalign.train import alone, jobs, preflight, probes, store_check
 from longalign.train.models import load_model, new_model, outline
 from longalign.train.trainer import TrainingConfig, train
@@ -31,6 +33,7 @@ MODELS = {
     "mistral": {**DECODER, "sliding_window": 16},
     "mamba2": {**IDS, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8,
                "n_groups": 1, "chunk_size": 8},
+    "phi": {**DECODER, "num_key_value_heads": 4},
     "falcon": {**IDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "alibi": False},
 }  # fmt: skip
 formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -161,12 +164,34 @@ def test_what_is_going_to_mix_positions_is_refused_though_it_begins_at_0(dtype):
     assert preflight.preflight(tried) == [], "it stays 0"
 
 
-def test_an_adapter_that_looks_for_its_tokens_in_a_row_is_refused_in_packs():
+def test_an_adapter_that_begins_once_in_a_row_is_refused_in_packs():
     settings = peft.LoraConfig(target_modules=["q_proj"], alora_invocation_tokens=[5], task_type="CAUSAL_LM")
-    adapted = peft.get_peft_model(model("llama"), settings)
-    with pytest.raises(ValueError, match=r"alora_invocation_tokens.* once in a row.*padded rows are exact"):
-        preflight.preflight(adapted)
-    assert preflight.preflight(adapted, method="naive") == []
+    prefix = peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    for given, place in ((settings, "alora_invocation_tokens"), (prefix, "num_virtual_tokens")):
+        adapted = peft.get_peft_model(model("llama"), given)
+        with pytest.raises(ValueError, match=rf"its adapter \({place}\) begins once in a row"):
+            preflight.preflight(adapted)
+        assert preflight.preflight(adapted, method="naive") == []
+
+
+@methods
+@pytest.mark.parametrize("kind", ["llama", "phi"])
+def test_an_adapter_that_adds_tokens_to_a_row_is_refused_with_or_without_the_preflight(kind, method):
+    """Phi's output layer has a bias, so that its loss is taken from the logits at places in the row."""
+    adapted = peft.get_peft_model(model(kind), peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match="num_virtual_tokens" if method == "packing" else "11 tokens have 14"):
+        preflight.preflight(adapted, method=method)
+    features = [{"input_ids": [7] * n, "labels": [7] * n, "loss_weight": 1.0} for n in (2, 4, 3)]
+    collate = PackedCollator(0) if method == "packing" else PaddedCollator(0)
+    with pytest.raises(ValueError, match="num_virtual_tokens|must agree|no target is known"):
+        weighted_loss(adapted, collate(features))
+
+
+def test_a_model_that_is_cut_over_processes_is_refused():
+    cut = model("llama")
+    cut._tp_size = 2
+    with pytest.raises(ValueError, match="is cut over 2 processes"):
+        preflight.preflight(cut)
 
 
 class Normed(nn.Module):

@@ -158,8 +158,8 @@ def _marked_end(chat: Chat, index: int, text: str, mark: Span, special: Specials
     """Where the end token of a marked answer ends: the last in the mark, and what is right behind it."""
     start, end = mark
     message, behind = chat.messages[index], special.pattern.match(text, end)
-    said = [value for key, value in message.items() if key in ("content", *CARRIED)]
-    plain = all(isinstance(value, str) and not special.pattern.search(value) for value in said)
+    contents = [value for key, value in message.items() if key in ("content", *CARRIED)]
+    plain = all(isinstance(value, str) and not special.pattern.search(value) for value in contents)
     ends = plain and special.last(text, start, end - 1, end) == end
     if ends and not behind:
         return end

@@ -60,34 +60,38 @@ def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     if reason := why_not_padded(model, longest) or why_not_loaded(_of_transformers(model)):
         return reason
-    adapters = getattr(model, "peft_config", None)  # of PEFT
-    adapters = adapters.values() if isinstance(adapters, Mapping) else ()
-    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters):
-        what = "its adapter (alora_invocation_tokens) begins at tokens that it looks for once in a row, not in each"
-        what += " sequence of a pack"
-    elif found := next(mixers(model), None):
-        what = f"{found[0]} is {found[1]}, which runs on from one sequence of a pack into the next"
-    else:
+    told = f"{type(model).__name__} cannot be trained on packs"
+    if place := _place_of_adapters(model):
+        return f"{told}: its adapter ({place}) begins once in a row"
+    if not (found := next(mixers(model), None)):
         return None
-    return f"{type(model).__name__} cannot be trained on packs: {what}; padded rows are exact (method: naive or sorted)"
+    told += f": {found[0]} is {found[1]}, which runs on from one sequence of a pack into the next"
+    return f"{told}; padded rows are exact (method: naive or sorted)"
+
+
+def _place_of_adapters(model: nn.Module) -> str | None:
+    """Which setting of PEFT's adapters of a model gives them a place in a row."""
+    found, names = getattr(model, "peft_config", None), ("alora_invocation_tokens", "num_virtual_tokens")
+    adapters = found.values() if isinstance(found, Mapping) else ()
+    return next((name for adapter in adapters for name in names if getattr(adapter, name, None)), None)
 
 
 def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
     """Why rows of padded sequences of this model would not be exact."""
-    for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):
-            return (
-                f"{type(model).__name__} cannot be trained here: {type(module).__name__} counts positions from the "
-                "padding token's id + 1, not from 0"
-            )
+    counting = next((part for part in model.modules() if hasattr(part, "create_position_ids_from_input_ids")), None)
+    if counting is not None:
+        told = f"{type(counting).__name__} counts positions from the padding token's id + 1, not from 0"
+        return f"{type(model).__name__} cannot be trained here: {told}"
     # which with transformers' own attention reads its own mask
     named = getattr(getattr(model, "config", None), "_attn_implementation", None) == "longalign"
     return (why_not_loaded(_of_transformers(model)) if named else None) or why_not_rotated(model, longest)
 
 
 def _of_transformers(model: nn.Module) -> type[nn.Module] | None:
-    """The class of transformers that a model is of, directly or by a class of the user's."""
-    return next((kind for kind in type(model).__mro__ if kind.__module__.startswith("transformers.models.")), None)
+    """The class of transformers that a model is of, directly, by a class of the user's, or below PEFT's or another."""
+    parts = (type(part) for part in model.modules() if hasattr(part, "_can_set_attn_implementation"))
+    kinds = (kind for part in parts for kind in part.__mro__)
+    return next((kind for kind in kinds if kind.__module__.startswith("transformers.models.")), None)
 
 
 def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
@@ -105,15 +109,12 @@ def why_not_rotated(model: nn.Module, longest: int | None) -> str | None:
 
 def why_not_counted(model: nn.Module, tokens: int) -> str | None:
     """Why queries in a pack of so many tokens would not be scaled by their places in their own sequences."""
-    for module in model.modules():
-        part: Any = module
-        counts = getattr(part, "attn_temperature_tuning", False) and not getattr(part, "use_rope", True)
-        if counts and tokens >= part.floor_scale:
-            return (
-                f"{type(model).__name__} cannot be trained on long packs: {type(module).__name__} scales queries by "
-                "places that it counts from the beginning of the row (attn_temperature_tuning, floor_scale)"
-            )
-    return None
+    parts: Iterator[Any] = (part for part in model.modules() if getattr(part, "attn_temperature_tuning", False))
+    counting = next((part for part in parts if not getattr(part, "use_rope", True)), None)
+    if counting is None or tokens < counting.floor_scale:
+        return None
+    told = f"{type(counting).__name__} scales queries by places that it counts from the beginning of the row"
+    return f"{type(model).__name__} cannot be trained on long packs: {told} (attn_temperature_tuning, floor_scale)"
 
 
 def rope_settings(config: Any) -> Iterator[dict[str, Any]]:
@@ -133,15 +134,13 @@ def _of_text(config: Any) -> Any:
 def why_no_loss(model: nn.Module) -> str | None:
     """Why the model's own loss is more than cross entropy."""
     config = _of_text(getattr(model, "config", None))
-    factors = {name: factor for name in OF_THE_ROUTER if (factor := getattr(config, name, 0))}
-    if getattr(config, "output_router_logits", False) and factors:
-        name, factor = factors.popitem()
-        return (
-            f"{type(model).__name__} adds the router's auxiliary loss (output_router_logits: true, "
-            f"{name}: {factor}), which is taken over all tokens of a micro-batch and so depends on which "
-            "sequences share it; set output_router_logits: false in its config.json"
-        )
-    return None
+    name = next((name for name in OF_THE_ROUTER if getattr(config, name, 0)), None)
+    if not name or not getattr(config, "output_router_logits", False):
+        return None
+    told = f"(output_router_logits: true, {name}: {getattr(config, name)})"
+    told = f"{type(model).__name__} adds the router's auxiliary loss {told}, which is taken over all tokens of a"
+    told += " micro-batch and so depends on which sequences share it; set output_router_logits: false in its config.json"
+    return told
 
 
 _looked_at: WeakKeyDictionary[nn.Module, tuple[str | None, str | None]] = WeakKeyDictionary()
@@ -154,12 +153,18 @@ def why_not_this_batch(model: nn.Module, inputs: Mapping[str, Any]) -> str | Non
         _looked_at[model] = (why_not_packed(model), why_not_padded(model))
     rows, tokens = inputs["input_ids"].shape
     packed = inputs.get("cu_seqlens") is not None
-    longest = inputs["max_seqlen"] if packed else tokens
-    several = len(inputs["cu_seqlens"]) > 2 if packed else rows > 1
-    reason = why_no_loss(model)
-    if several:
-        reason = reason or _looked_at[model][not packed] or why_not_rotated(model, longest)
-    return reason or (why_not_counted(model, tokens) if several and packed else None)
+    if (reason := why_no_loss(model)) or not (len(inputs["cu_seqlens"]) > 2 if packed else rows > 1):
+        return reason
+    reason = _looked_at[model][not packed] or why_not_rotated(model, inputs["max_seqlen"] if packed else tokens)
+    return reason or (why_not_seen(model) or why_not_counted(model, tokens) if packed else None)
+
+
+def why_not_seen(model: nn.Module) -> str | None:
+    """Why attention may not see the ends of sequences: of some classes (GPT-OSS, OPT) transformers' own does not."""
+    named = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    stock = named and not named.startswith("longalign") and _of_transformers(model)
+    told = f"attention {named!r} may not see where one ends; load it with attn_implementation=register_attention()"
+    return f"{type(model).__name__} cannot be trained on packs of several sequences: {told}" if stock else None
 
 
 def why_not_loaded(kind: type[nn.Module] | None) -> str | None:

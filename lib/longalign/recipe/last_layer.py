@@ -59,7 +59,7 @@ def logits_at(model: nn.Module, positions: Int[Tensor, " n"], inputs: Mapping[st
     returns others than its head was asked for.
     """
     head = output_embedding(model)
-    hook = head.register_forward_pre_hook(lambda _, inputs: _picked(inputs, positions)) if head else None
+    hook = head and head.register_forward_pre_hook(lambda _, given: _picked(given, positions, inputs["input_ids"]))
     with hook or contextlib.nullcontext():
         outputs = model(**inputs)
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0]
@@ -78,8 +78,10 @@ def output_embedding(model: Any) -> nn.Module | None:
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
-def _picked(inputs: tuple[Any, ...], positions: Tensor) -> tuple[Tensor]:
+def _picked(inputs: tuple[Any, ...], positions: Tensor, ids: Tensor | None = None) -> tuple[Tensor]:
     (states,) = inputs
+    if ids is not None and states.shape[:2] != ids.shape:
+        raise ValueError(f"tokens {tuple(ids.shape)} are {tuple(states.shape[:2])} in the model: no target is known")
     return (states.flatten(0, 1)[positions][None],)
 
 

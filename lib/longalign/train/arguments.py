@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import Trainer
 
 from longalign.recipe.batching import Plan
@@ -10,6 +12,7 @@ from longalign.recipe.batching import Plan
 WANTED = {
     "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),
     "loss_type": ("nll", "which the weighted loss leaves out"),
+    "fp16": (False, "in which the weights of long sequences underflow"),
     "neftune_noise_alpha": (None, "whose noise is less in a longer row, whatever sequences share it"),
     "train_sampling_strategy": ("sequential", "so that micro-batches would leave the step that they are weighted for"),
     "per_device_train_batch_size": (1, "but an element of the dataset is a micro-batch"),
@@ -48,3 +51,26 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         ):
             if planned != given:
                 raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
+
+
+def lost_steps(model: nn.Module, arguments: Any) -> list[str]:
+    """A line where weights are trained in 16 bits and a step of the learning rate, as Adam takes it, is lost to
+    rounding in some of them. DeepSpeed and FSDP with bf16 keep weights of their own in fp32. Looked at are the first
+    1,000 numbers of each parameter.
+
+    >>> from types import SimpleNamespace
+    >>> lost_steps(nn.Linear(9, 9).bfloat16(), SimpleNamespace(learning_rate=1e-6))[0][:46]
+    '100 % of the weights that are trained in 16 bi'
+    """
+    kept_whole = getattr(arguments, "deepspeed", None) or (getattr(arguments, "fsdp", None) and arguments.bf16)
+    looked_at = [] if kept_whole else [p.detach().flatten()[:1000] for p in model.parameters() if p.requires_grad]
+    coarse = [some for some in looked_at if some.dtype in (torch.bfloat16, torch.float16) and len(some)]
+    if not coarse:
+        return []
+    rate, number = arguments.learning_rate, sum(map(len, coarse))
+    lost = sum(int((some + rate == some).sum()) for some in coarse) / number
+    return [
+        f"{lost:.0%} of the weights that are trained in 16 bits".replace("%", " %")
+        + f" stay as they are in a step of the learning rate, {rate}, which rounding takes away: load the model with "
+        "dtype=\"float32\", and set bf16=True to compute in bfloat16"
+    ] if lost > 0.005 else []  # fmt: skip

@@ -59,12 +59,15 @@ def preflight(
         trainer_arguments.check(arguments, plans)
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
-    return notes
+    return notes + (trainer_arguments.lost_steps(model, arguments) if arguments is not None else [])
 
 
 def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None) -> tuple[list[str], int]:
     """What of `preflight` takes no pass: what the model's parts and the sequences say. No weight is read. Returns also
     the length of the longest sequence, 0 without any."""
+    if (shared := getattr(model, "tp_size", None) or 1) > 1:
+        raise ValueError(f"{type(model).__name__} is cut over {shared} processes (tp_plan), which share a batch, but "
+                         "the plan deals one to each: load it without tp_plan")  # fmt: skip
     notes, longest = store_check.check(model, sequences) if sequences is not None else ([], 0)
     reason = (architectures.why_not_packed if method == "packing" else architectures.why_not_padded)(model, longest)
     if reason := reason or architectures.why_no_loss(model):
@@ -198,6 +201,11 @@ def _outputs(model: nn.Module, place: _Places, *, middle: int) -> tuple[Tensor, 
     inputs = {name: value for name, value in place.batch.items() if name not in ("labels", "loss_weights")}
     with probes.embeddings(model) as embeddings:
         logits = model(**inputs).logits
+    if logits.shape[:2] != place.owners.shape:
+        raise ValueError(
+            f"rows of {place.owners.shape[1]} tokens have {logits.shape[1]} in the model, with those that it or its "
+            "adapter adds, so that the outputs cannot be told from each other"
+        )
     random = torch.Generator().manual_seed(1)
     direction = torch.randn(logits.shape[-1], generator=random).to(logits)
     (gradient,) = torch.autograd.grad((logits * direction * (place.owners == middle)[..., None]).sum(), embeddings)
