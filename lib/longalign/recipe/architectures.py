@@ -138,9 +138,9 @@ def why_no_loss(model: nn.Module) -> str | None:
     if not name or not getattr(config, "output_router_logits", False):
         return None
     told = f"(output_router_logits: true, {name}: {getattr(config, name)})"
-    told = f"{type(model).__name__} adds the router's auxiliary loss {told}, which is taken over all tokens of a"
-    told += " micro-batch and so depends on which sequences share it; set output_router_logits: false in its config.json"
-    return told
+    told = f"{type(model).__name__} adds the router's auxiliary loss {told}, which is taken over all tokens"
+    told += " of a micro-batch and so depends on which sequences share it"
+    return f"{told}; set output_router_logits: false in its config.json"
 
 
 _looked_at: WeakKeyDictionary[nn.Module, tuple[str | None, str | None]] = WeakKeyDictionary()
