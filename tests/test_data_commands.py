@@ -60,9 +60,9 @@ def test_text_that_the_tokenizer_leaves_out_is_counted(tmp_path, capsys):
 
 def test_keys_that_nothing_reads_are_told(tmp_path, capsys):
     file = rows(tmp_path / "a.jsonl", {"messages": SAID, "length": 3, "context": "A document.", "note": None},
-                {"messages": [{**SAID[0], "tool_responses": [1]}, SAID[1]], "context": "Another."})  # fmt: skip
+                {"messages": [{**SAID[0], "annotations": [1]}, SAID[1]], "context": "Another."})  # fmt: skip
     assert main(["data", "tokenize", str(file), "--out", str(tmp_path / "s")]) == 0
-    assert capsys.readouterr().out.endswith("keys that nothing reads: 'context' (2), 'messages[].tool_responses' (1)\n")
+    assert capsys.readouterr().out.endswith("keys that nothing reads: 'context' (2), 'messages[].annotations' (1)\n")
     byte_tokenizer("{{ messages[0].name }}" + PLAIN).save_pretrained(tmp_path / "words")
     rows(tmp_path / "a.jsonl", {"messages": [{**SAID[0], "name": "Ann"}, SAID[1]]})
     command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
