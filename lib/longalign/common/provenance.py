@@ -223,14 +223,12 @@ def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Processor, its kind, cores, memory (GiB) and, when torch is loaded already, GPUs; no host names, no paths."""
-    processor, kind = _cpu()  # two of one name may add in another order
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     torch = sys.modules.get("torch")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch else []
     return {
         "system": platform.system(),
-        "processor": processor,
-        "kind": kind,
+        **_cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "memory_gib": round(memory, 1),
@@ -251,14 +249,14 @@ def peak_memory_mb() -> float:
     return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / unit
 
 
-def _cpu() -> tuple[str, str]:
-    """The processor's name, and its kind: family, model, stepping and the widest instructions that torch may use."""
-    info, other = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    text = info.read_text().partition("\n\n")[0] if info.exists() else ""
+def _cpu() -> dict[str, str]:
+    """The processor's name, and its kind, for two of one name may add in another order: numbers and instructions."""
+    text = info.read_text().partition("\n\n")[0] if (info := Path("/proc/cpuinfo")).exists() else ""
     said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
     widest = [name for name in ("avx512f", "avx2") if name in said.get("flags", "").split()] or [platform.machine()]
     kind = [f"{name} {said[name]}" for name in ("cpu family", "model", "stepping") if name in said]
-    return said.get("model name", other), ", ".join([*kind, os.environ.get("ATEN_CPU_CAPABILITY") or widest[0]])
+    kind.append(os.environ.get("ATEN_CPU_CAPABILITY") or widest[0])
+    return {"processor": said.get("model name") or platform.processor() or platform.machine(), "kind": ", ".join(kind)}
 
 
 def _tell(path: Path) -> None:
