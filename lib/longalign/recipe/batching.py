@@ -76,9 +76,9 @@ class Plan:
                 f"most its length minus one can be targets, since nothing predicts position 0"
             )
         for number, step in enumerate(self.steps):
-            shape = [len(micro_batches) for micro_batches in step.micro_batches]
-            if shape != [self.accumulation] * self.ranks:
-                raise ValueError(f"step {number} has {shape} micro-batches, not {self.ranks} ranks of {self.accumulation}")
+            shape, ranks = [len(ones) for ones in step.micro_batches], self.ranks
+            if shape != [self.accumulation] * ranks:
+                raise ValueError(f"step {number} has {shape} micro-batches, not {ranks} ranks of {self.accumulation}")
         planned = sorted(sequence for step in self.steps for sequence in step.sequences)
         if planned != list(range(len(self.lengths))):
             raise ValueError(f"the steps do not hold each of the {len(self.lengths)} sequences exactly once")
