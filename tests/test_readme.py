@@ -115,7 +115,7 @@ def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(t
     told = page_blocks.findings(results)
     assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | inconclusive (we would see 0.6) | 1 reproduced" in told
     assert "Of 3 claims of the paper: 1 reproduced, 1 inconclusive, 1 not measured. 1 more claims state" in told
-    assert "0 of the 0 claims that we measured get the same verdict, and none the opposite" in told
+    assert "0 of the 0 claims that have numbers get the same verdict as with all our seeds, and none" in told
 
 
 def test_the_readme_says_that_nothing_has_run_on_a_gpu_and_how_to_run_it_while_nothing_is_committed(tmp_path):

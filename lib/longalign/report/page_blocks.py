@@ -106,9 +106,10 @@ def findings(results: Path) -> str:
         "![scores against the number of long instructions](figures/data_scale.png)",
         f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {len(written) - len(counted)} more claims "
         "state the size of a difference that is counted already; the report has their verdicts. `make "
-        "reproduce` alone trains fewer seeds than we did, and takes their [spread from our "
-        f"tables](docs/project/verdicts.md#calibrated-noise): with our first seeds, {default.same} of the "
-        f"{default.measured} claims that we measured get the same verdict, and {default.opposite or 'none'} the "
+        "reproduce` alone trains fewer seeds than we did, and takes from [our "
+        "tables](docs/project/verdicts.md#calibrated-noise) how far seeds lie apart. With our first seeds alone, "
+        f"{default.same} of the {default.measured} claims that have numbers get the same verdict as with all our "
+        f"seeds, and {default.opposite or 'none'} the "
         "opposite. Below, each table and figure of the paper has one "
         "row. The row shows the first of its claims that we could measure. The third column is the difference that we "
         "measured, or a ratio (\"times\"). The last column counts the verdicts on all its claims. We ran this on "
