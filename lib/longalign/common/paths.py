@@ -40,6 +40,11 @@ def notebook_files() -> list[Path]:
     return sorted(notebooks().glob("[0-9][0-9]*_*.ipynb"))
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The records of executed notebooks in the folder of a run, or in results/, in the order of their numbers."""
+    return sorted(folder.glob("[0-9][0-9]*_*.json"))
+
+
 def number(stem: str) -> str:
     """The number of a notebook, which its name begins with.
 

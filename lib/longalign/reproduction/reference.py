@@ -125,7 +125,7 @@ def check_part(run: Path | str, results: Path | str, names: Collection[str]) -> 
         if old.is_file() and (lost := set(_record(old)["seeds"]) - set(part["seeds"])):
             told = f"{name}: the run has the seeds {_listed(part['seeds'])}, and of the reference's {_listed(lost)}"
             raise ValueError(f"{told} would be lost: `make notebook NB={paths.number(name)} SEEDS=...`")
-        for path in (path for path in sorted(results.glob("[0-9][0-9]*_*.json")) if path.stem not in names):
+        for path in (path for path in paths.record_files(results) if path.stem not in names):
             _refuse_mixture(name, part, path.stem, _record(path))
 
 

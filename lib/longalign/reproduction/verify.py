@@ -29,6 +29,8 @@ from longalign.reproduction.verify_tables import CLAIMS, NOT_OF_A_RUN, TIMES, Fi
 
 MACHINE = ("slurm", "notebooks", "sources", "workers", "limits", "seeds", "seeds_of_slow_arms")
 """Keys of a profile that change no number of a given seed."""
+
+
 @dataclass(frozen=True)
 class Report:
     """All that was found: by table, what the claims say, and every failure as a sentence by its kind."""
@@ -69,7 +71,7 @@ def same_kind(run: Path, reference: Path) -> bool:
 
     A record that does not say its kind is no proof.
     """
-    pairs = [(_made_by(run / path.name), _made_by(path)) for path in sorted(reference.glob("[0-9][0-9]_*.json"))
+    pairs = [(_made_by(run / path.name), _made_by(path)) for path in paths.record_files(reference)
              if (run / path.name).is_file()]  # fmt: skip
     trained = [(ours, theirs) for ours, theirs in pairs if theirs["trained"]]
     return bool(trained) and all(ours == theirs and theirs["kind"] for ours, theirs in trained)
@@ -85,7 +87,7 @@ def _made_by(path: Path) -> dict[str, Any]:
 def other_settings(run: Path | str, reference: Path | str) -> list[str]:
     """A phrase for each setting of the profile that the run had and the reference had not: then nothing compares."""
     found = {}
-    for theirs in sorted(Path(reference).glob("[0-9][0-9]*_*.json")):
+    for theirs in paths.record_files(Path(reference)):
         ours = Path(run) / theirs.name
         if ours.is_file():
             found |= differing(_record(ours)["config"], _record(theirs)["config"])

@@ -70,7 +70,7 @@ def lost_steps(model: nn.Module, arguments: Any) -> list[str]:
     rate, number = arguments.learning_rate, sum(map(len, coarse))
     lost = sum(int((some + rate == some).sum()) for some in coarse) / number
     return [
-        f"{lost:.0%} of the weights that are trained in 16 bits".replace("%", " %")
-        + f" stay as they are in a step of the learning rate, {rate}, which rounding takes away: load the model with "
+        f"{100 * lost:.0f} % of the weights that are trained in 16 bits stay as they are in a step of the learning "
+        f"rate, {rate}, which rounding takes away: load the model with "
         "dtype=\"float32\", and set bf16=True to compute in bfloat16"
     ] if lost > 0.005 else []  # fmt: skip
