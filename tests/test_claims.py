@@ -171,7 +171,7 @@ def test_holm_goes_over_all_tests_of_one_source_whatever_their_direction(tmp_pat
     table(tmp_path, new, BASE)
     ledger = [claim("a"), equal("b"), claim("c", arms=(Number("absent", 1.0),)), claim("d", source="Table 3")]
     first, second, absent, other = measure_all(ledger, tmp_path)
-    mean = crossed.mean((np.array(new) - 0.5)[None, :, None])
+    mean = crossed.mean((np.array(new) - 0.5)[:, None])
     tests = [mean.p_value(), 1.0, mean.p_within(0.05), mean.p_value(0.05)]
     p = holm(tests, most=2)
     assert [first["p_holm"], first["p_against"], second["p_holm"], second["p_against"]] == pytest.approx(p)
@@ -196,7 +196,7 @@ def test_the_interval_holds_the_chance_of_seeds_and_of_questions(tmp_path):
     items(tmp_path, scores)
     row = one(tmp_path, claim())
     values = np.array([scores[f"new|{seed}"] - scores[f"old|{seed}"] for seed in range(3)])
-    assert (row["low"], row["high"]) == pytest.approx(tuple(crossed.mean(values[None]).interval()))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(crossed.mean(values).interval()))
     assert row["chance"] == OF_BOTH and row["questions"] == 100
     ratio = one(tmp_path, claim(statistic="log_ratio", margin=None, paper=(Number("new", 1.0), Number("old", 0.9))))
     assert ratio["low"] < ratio["estimate"] < ratio["high"] and ratio["questions"] == 100
@@ -237,7 +237,7 @@ def test_a_score_at_its_ceiling_shows_no_absence_of_an_effect(tmp_path):
 def test_an_inconclusive_claim_says_which_effect_would_have_been_seen(tmp_path):
     table(tmp_path, LOOSE, BASE)
     row = one(tmp_path, claim())
-    seen = crossed.mean((np.array(LOOSE) - 0.5)[None, :, None]).detectable(0.05)
+    seen = crossed.mean((np.array(LOOSE) - 0.5)[:, None]).detectable(0.05)
     assert row["detectable"] == pytest.approx(seen) and f"an effect of {seen:.2g} would have been seen" in row["note"]
 
 

@@ -128,10 +128,10 @@ SPREADS = ((0, 1, 1), (0.02, 0.1, 1), (0.1, 1, 1), (0.05, 0.3, 1), (0.1, 0, 1), 
 
 
 def drawn(rng, count, seeds, strata, spread):
-    """Scores [count, 1, seeds, items] with mean 0."""
+    """Scores [count, seeds, items] with mean 0."""
     of_seeds, of_items, rest = np.sqrt(spread)
     scores = of_seeds * rng.standard_normal((count, seeds, 1)) + of_items * rng.standard_normal((count, 1, strata.size))
-    return (scores + rest * rng.standard_normal((count, seeds, strata.size)))[:, None]
+    return scores + rest * rng.standard_normal((count, seeds, strata.size))
 
 
 def calibrated(rng, count, arms, strata, spread):
@@ -159,7 +159,7 @@ def test_the_interval_with_a_calibrated_spread_holds_the_truth_in_at_least_94_pe
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_table_of_ten_claims_with_one_calibration_has_a_false_verdict_in_at_most_5_percent_of_runs(seeds, capsys):
     rng, claims, count, strata, spread = np.random.default_rng(5), 10, 600, np.repeat([0, 1], 10), (0.1, 0.5, 1.0)
-    scores = drawn(rng, count * claims, seeds, strata, spread).reshape(count, claims, 1, seeds, -1)
+    scores = drawn(rng, count * claims, seeds, strata, spread).reshape(count, claims, seeds, -1)
     one = calibrated(rng, (count, 1), 2, strata, spread)
     mean = crossed.mean(scores, strata, spread=crossed.Spread(one.sd, one.df, one.answers))
     adjusted = np.array([holm(row, most=claims) for row in mean.p_value()])

@@ -68,7 +68,7 @@ def components(values: np.ndarray, strata: np.ndarray) -> Chance:
     Chance(seed=1.5, question=4.0, rest=1.0)
     """
     seeds, questions = values.shape
-    of_seeds, of_questions = crossed.mean(values[None], strata).parts
+    of_seeds, of_questions = crossed.mean(values, strata).parts
     answers = crossed.of_answers(values, strata)
     seed = max(0.0, float(of_seeds.variance) * seeds - answers)
     return Chance(seed, float(of_questions.variance) * questions, answers * questions)

@@ -48,7 +48,7 @@ def ratio(values: np.ndarray, strata: np.ndarray, count: int) -> float:
     >>> [round(ratio(values, np.zeros(3, dtype=int), count), 2) for count in (3, 30)]
     [0.62, 0.1]
     """
-    mean = crossed.mean(values[None], strata)
+    mean = crossed.mean(values, strata)
     of_seeds, *of_questions = mean.parts
     seed = of_seeds.variance * len(values) / count
     question = sum(part.variance for part in of_questions) / count

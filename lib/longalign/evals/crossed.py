@@ -6,8 +6,9 @@ contrast of arms for each seed s and question q, the variance of its mean over S
     (MS_seeds + MS_questions - MS_residual) / (S Q)
 
 (Clark 1973; Raaijmakers 2003). Strata (a task at a length) are fixed, each has questions of its own and counts once,
-so each stratum k of K gives its questions' and residual mean squares apart, with the weight 1 / (K^2 Q_k). Base models,
-where several were trained, are a third factor: seeds are crossed with them.
+so each stratum k of K gives its questions' and residual mean squares apart, with the weight 1 / (K^2 Q_k). Where models
+of two sizes are compared, and seeds share base models, a base is the unit that is drawn: MS_seeds is then the mean
+square of the bases' means, with as many degrees of freedom as there are bases, less one.
 
 The interval is Banerjee's (1960): half of its width is sqrt(sum of t_i^2 V_i) over independent parts V_i, each with the
 Student quantile of its own degrees of freedom. V_seeds = MS_seeds / (S Q) has S - 1 of them; V_questions is
@@ -112,7 +113,7 @@ class Mean:
     def detectable(self, p: float = 1 - CONFIDENCE, power: float = POWER) -> np.ndarray:
         """The effect that a two-sided test at p sees with this power: noncentral t (Johnson and Kotz's approximation).
 
-        >>> float(mean(np.array([2.0, 4.0, 3.0])[None, :, None]).detectable().round(2))  # exactly 3.26
+        >>> float(mean(np.array([2.0, 4.0, 3.0])[:, None]).detectable().round(2))  # exactly 3.26
         3.29
         """
         if not self.parts:
@@ -126,35 +127,36 @@ class Mean:
 
 
 def mean(
-    values: Float[np.ndarray, "*tables bases seeds items"],
+    values: Float[np.ndarray, "*tables seeds items"],
     strata: Int[np.ndarray, "items"] | None = None,
     *,
     spread: Spread | None = None,
+    bases: Int[np.ndarray, "seeds"] | None = None,
 ) -> Mean:
-    """The mean over bases, seeds and strata, with the chance of bases, seeds and questions.
+    """The mean over seeds and strata, with the chance of seeds and questions; of bases, where seeds share them.
 
     A table without questions has one item, whose chance is then that of seeds alone. A calibrated `spread` stands in
-    the place of the runs' own, unless theirs is larger and does not fit it; and where there is one run, its `answers`
-    are told from the questions' part. One run alone, or runs that do not differ, carry no interval without it.
+    the place of the seeds' own, unless theirs is larger and does not fit it; and where there is one seed, its `answers`
+    are told from the questions' part. One seed, seeds that do not differ, and one base carry no interval without it.
+    `bases` is the base of each seed, where it does not cancel in the values.
 
     Seeds 2, 4, 3 on one item: the t interval 3 +- 4.302653 / sqrt(3), and with a calibrated spread of 1 and 28 degrees
     of freedom 3 +- 2.048407 / sqrt(3).
 
-    >>> seeds = np.array([2.0, 4.0, 3.0])[None, :, None]
+    >>> seeds = np.array([2.0, 4.0, 3.0])[:, None]
     >>> [[round(end, 4) for end in mean(seeds, spread=one).interval()] for one in (None, Spread(1.0, 28))]
     [[0.5159, 5.4841], [1.8174, 4.1826]]
     """
-    values = np.asarray(values, dtype=float)
-    groups = _by_stratum(values, strata)
-    runs = np.mean([group.mean(axis=-1) for group in groups], axis=0)  # [*tables, bases, seeds]
-    estimate = runs.mean(axis=(-2, -1))
+    groups = _by_stratum(np.asarray(values, dtype=float), strata)
+    runs = np.mean([group.mean(axis=-1) for group in groups], axis=0)  # [*tables, seeds]
+    estimate, bases = runs.mean(axis=-1), np.arange(runs.shape[-1]) if bases is None else bases
     if spread is not None:
-        parts = [_calibrated(runs.reshape(*estimate.shape, -1), spread)]
-    elif runs.ndim == 2 and (runs.size < 2 or np.ptp(runs) <= RESOLUTION):
+        part = _calibrated(runs, spread)
+    elif np.unique(bases).size < 2 or (runs.ndim == 1 and np.ptp(runs) <= RESOLUTION):
         return Mean(estimate)
     else:
-        parts = _of_runs(runs)
-    return Mean(estimate, (*parts, *_of_questions(groups, None if spread is None else spread.answers)))
+        part = _between(runs, bases)
+    return Mean(estimate, (part, *_of_questions(groups, None if spread is None else spread.answers)))
 
 
 def fits(runs: Float[np.ndarray, "*tables runs"], spread: Spread) -> np.ndarray:
@@ -173,7 +175,7 @@ def fits(runs: Float[np.ndarray, "*tables runs"], spread: Spread) -> np.ndarray:
 def of_answers(values: Float[np.ndarray, "seeds items"], strata: Int[np.ndarray, "items"] | None = None) -> float:
     """The part that single answers have in the variance of one run's mean: what is left when seeds and questions have
     taken theirs."""
-    groups = _by_stratum(np.asarray(values, dtype=float)[None], strata)
+    groups = _by_stratum(np.asarray(values, dtype=float), strata)
     return float(sum(_mean_squares(group)[1] / (len(groups) ** 2 * group.shape[-1])
                      for group in groups if group.shape[-1] > 1) * len(values))  # fmt: skip
 
@@ -203,30 +205,17 @@ def _calibrated(runs: np.ndarray, spread: Spread) -> Part:
     part = Part(np.broadcast_to(np.square(spread.sd) / count, tables), np.broadcast_to(spread.df, tables))
     if count == 1:
         return part
-    own = _between(runs)
+    own = _between(runs, np.arange(count))
     larger = (fits(runs, spread) < MISFIT) & (own.variance > part.variance)
     return Part(*(np.where(larger, *both) for both in zip(own, part, strict=True)))
 
 
-def _of_runs(runs: np.ndarray) -> list[Part]:
-    """The parts of bases and seeds; with one base, of seeds alone. Bases hold what is nested in them."""
-    bases, seeds = runs.shape[-2:]
-    if bases == 1:
-        return [_between(runs[..., 0, :])]
-    of_bases = _between(runs.mean(axis=-1))
-    if seeds == 1:
-        return [of_bases]
-    rest = runs - runs.mean(axis=-1, keepdims=True) - runs.mean(axis=-2, keepdims=True)
-    rest = rest + runs.mean(axis=(-2, -1), keepdims=True)
-    shared = (rest**2).sum(axis=(-2, -1)) / ((bases - 1) * (seeds - 1)) / (bases * seeds)
-    of_seeds = _between(runs.mean(axis=-2))
-    return [of_bases, Part(np.maximum(0, of_seeds.variance - shared), of_seeds.df)]
-
-
-def _between(means: np.ndarray) -> Part:
-    """Variance of the mean of the last axis, n - 1 degrees of freedom."""
-    count = means.shape[-1]
-    return Part(means.var(axis=-1, ddof=1) / count, np.full(means.shape[:-1], count - 1.0))
+def _between(runs: np.ndarray, bases: np.ndarray) -> Part:
+    """The part of seeds: from the means of the bases, each weighted by its seeds."""
+    _, of, sizes = np.unique(bases, return_inverse=True, return_counts=True)
+    means = np.stack([runs[..., of == base].mean(axis=-1) for base in range(sizes.size)], axis=-1)
+    square = (sizes * (means - runs.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1) / (sizes.size - 1)
+    return Part(square / runs.shape[-1], np.full(square.shape, sizes.size - 1.0))
 
 
 def _of_questions(groups: list[np.ndarray], answers: float | np.ndarray | None) -> list[Part]:
@@ -240,8 +229,7 @@ def _of_questions(groups: list[np.ndarray], answers: float | np.ndarray | None) 
     if not squares:
         return []
     between = sum(weight * question for question, _, _, weight in squares)
-    one_run = groups[0].shape[-3] * groups[0].shape[-2] == 1
-    calibrated = one_run and answers is not None
+    calibrated = groups[0].shape[-2] == 1 and answers is not None
     residual = answers if calibrated else sum(weight * rest for _, rest, _, weight in squares)
     spread = sum((weight * question) ** 2 / df for question, _, df, weight in squares)
     df = np.where(spread > 0, between**2 / np.where(spread > 0, spread, 1), 1.0)
@@ -249,10 +237,9 @@ def _of_questions(groups: list[np.ndarray], answers: float | np.ndarray | None) 
 
 
 def _mean_squares(group: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of one stratum [*tables, bases, seeds, items]: mean squares of questions and of the residual, each of means over
-    the runs, and the degrees of freedom of questions. One run has no residual: all its spread is then the questions'.
+    """Of one stratum [*tables, seeds, items]: mean squares of questions and of the residual, each of means over the
+    seeds, and the degrees of freedom of questions. One seed has no residual: all its spread is then the questions'.
     """
-    group = group.reshape(*group.shape[:-3], -1, group.shape[-1])
     runs, items = group.shape[-2:]
     means = group.mean(axis=-2)
     rest = group - means[..., None, :] - group.mean(axis=-1, keepdims=True) + means.mean(axis=-1)[..., None, None]

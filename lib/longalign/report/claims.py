@@ -88,7 +88,7 @@ def measure(claim: Claim, folder: Folder, calibrated: noise.Noise) -> Measured:
     spread = noise.of_claim(claim, calibrated) if seeds < noise.OWN else None
     if seeds < FEWEST_SEEDS and spread is None:
         lacks = f"{seeds} seed{'s' if seeds > 1 else ''}, fewer than the {FEWEST_SEEDS} that a verdict needs"
-    mean = crossed.mean(values[None], strata, spread=spread)
+    mean = crossed.mean(values, strata, spread=spread)
     tests = (NAN, NAN) if gate or lacks else _tests(claim, mean, not gates.headroom(claim, folder))
     questions = 0 if strata is None else strata.size
     return Measured(claim, mean, seeds, questions, folder.where, _spread(by_seed, spread), gate, lacks, tests)
