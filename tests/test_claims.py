@@ -35,7 +35,7 @@ def not_less(name="c", **changes):
 
 
 def table(folder, new, old, *, name="scores", extra=(), task="reading"):
-    """A tidy CSV of two arms, a value per seed, and its item file, where every score is that of one question."""
+    """A tidy CSV of two arms, a value per seed, and its item file, where every score is that of two equal questions."""
     rows = [
         {"experiment": name, "arm": arm, "model": "mini-6b", "seed": seed, "task": task, "length": 0,
          "metric": "accuracy", "value": value}
@@ -43,14 +43,15 @@ def table(folder, new, old, *, name="scores", extra=(), task="reading"):
     ]  # fmt: skip
     frame = pd.DataFrame([*rows, *extra])
     frame.to_csv(folder / f"{name}.csv", index=False)
-    one_question_each(folder, frame, name)
+    two_equal_questions(folder, frame, name)
 
 
-def one_question_each(folder, frame, name="scores"):
+def two_equal_questions(folder, frame, name="scores"):
     runs = frame.assign(run=frame.model + "|" + frame.arm + "|" + frame.seed.map(str))
     wide = runs.pivot_table(index=["task", "length", "metric"], columns="run", values="value", aggfunc="first")
     (folder / "items").mkdir(exist_ok=True)
-    wide.reset_index().assign(item="i0").to_csv(folder / "items" / f"{name}.csv", index=False)
+    both = pd.concat([wide.reset_index().assign(item=item) for item in ("i0", "i1")])
+    both.to_csv(folder / "items" / f"{name}.csv", index=False)
 
 
 def items(folder, columns, *, name="scores", task="reading"):
@@ -114,7 +115,7 @@ def test_estimate_and_interval_are_those_of_the_paired_differences(tmp_path):
     differences = np.array(FAR) - np.array(NEAR)
     assert row["estimate"] == pytest.approx(differences.mean())
     assert (row["low"], row["high"]) == pytest.approx(tuple(t_interval(differences)))
-    assert (row["chance"], row["questions"], row["note"]) == (OF_BOTH, 1, "")
+    assert (row["chance"], row["questions"], row["note"]) == (OF_BOTH, 2, "")
 
 
 def test_seeds_are_paired_by_their_number_not_by_their_order(tmp_path):
@@ -140,7 +141,7 @@ def test_weights_may_be_halves_and_a_seed_that_one_arm_lacks_is_left_out(tmp_pat
     third = pd.read_csv(tmp_path / "scores.csv").query("arm == 'old'").assign(arm="older", value=[0.3, 0.2, 0.2])
     frame = pd.concat([pd.read_csv(tmp_path / "scores.csv"), third])
     frame.to_csv(tmp_path / "scores.csv", index=False)
-    one_question_each(tmp_path, frame)
+    two_equal_questions(tmp_path, frame)
     row = one(tmp_path, claim(arms=(Number("old", 1.0), Number("older", -0.5), Number("new", -0.5))))
     assert row["estimate"] == pytest.approx(np.mean([0.5 - 0.6, 0.6 - 0.5, 0.4 - 0.55]))
     assert row["seeds"] == 3
@@ -151,7 +152,7 @@ def test_an_arm_may_be_of_another_model(tmp_path):
     frame = pd.read_csv(tmp_path / "scores.csv")
     frame.loc[frame.arm == "new", "model"] = "mini-13b"
     frame.to_csv(tmp_path / "scores.csv", index=False)
-    one_question_each(tmp_path, frame)
+    two_equal_questions(tmp_path, frame)
     assert one(tmp_path, claim(arms=(Number("mini-13b|new", 1.0), Number("old", -1.0))))["verdict"] == "reproduced"
     assert one(tmp_path, claim())["verdict"] == "not measured"
 
@@ -173,7 +174,7 @@ def test_holm_goes_over_all_tests_of_one_source_whatever_their_direction(tmp_pat
     first, second, absent, other = measure_all(ledger, tmp_path)
     mean = crossed.mean((np.array(new) - 0.5)[:, None])
     tests = [mean.p_value(), 1.0, mean.p_within(0.05), mean.p_value(0.05)]
-    p = holm(tests, most=2)
+    p = holm([*tests, 1.0], most=3)[:4]  # the claim that is not measured counts as a test that shows nothing
     assert [first["p_holm"], first["p_against"], second["p_holm"], second["p_against"]] == pytest.approx(p)
     assert other["p_holm"] == pytest.approx(tests[0]) and other["verdict"] == "reproduced"
     assert first["verdict"] == "inconclusive" and first["low"] > 0  # the printed interval is not widened
@@ -209,7 +210,41 @@ def test_fewer_than_three_seeds_are_numbers_without_a_verdict(tmp_path, seeds):
     few, sound = measure_all([claim(), claim("other", results="sound")], tmp_path)
     assert few["verdict"] == "not measured" and few["estimate"] == pytest.approx(np.mean(FAR[:seeds]) - 0.5)
     assert few["note"].startswith(f"c: {seeds} seed") and "fewer than the 3" in few["note"]
-    assert sound["p_holm"] == one(tmp_path, claim(results="sound"))["p_holm"], "no test was made of the few"
+    alone = one(tmp_path, claim(results="sound"))
+    assert sound["p_holm"] == pytest.approx(2 * alone["p_holm"]), "the ledger fixes the family, not the run"
+
+
+def test_a_gate_that_holds_a_claim_back_makes_no_other_of_its_table_easier(tmp_path):
+    table(tmp_path, [0.58, 0.56, 0.61, 0.49, 0.57], BASE)
+    table(tmp_path, [1.0] * 5, [1.0] * 5, name="easy")
+    alone = one(tmp_path, claim("a"))
+    held, first = measure_all([not_less("b", results="easy", needs=("headroom",)), claim("a")], tmp_path)
+    assert held["verdict"] == "cannot be shown here" and first["p_holm"] == pytest.approx(2 * alone["p_holm"])
+    assert (alone["verdict"], first["verdict"]) == ("reproduced", "inconclusive")
+    assert 'alone it would be "reproduced", but the verdict counts all 2 claims of its table' in first["note"]
+
+
+def test_one_question_in_a_task_gives_no_verdict(tmp_path):
+    table(tmp_path, FAR, BASE)
+    frame = pd.read_csv(tmp_path / "items" / "scores.csv")
+    frame[:1].to_csv(tmp_path / "items" / "scores.csv", index=False)
+    row = one(tmp_path, claim())
+    assert row["verdict"] == "not measured" and "a task has one question at a length" in row["note"]
+
+
+def test_seeds_that_share_bases_count_as_their_bases_where_sizes_are_compared(tmp_path):
+    """Bases 0 and 1 of both sizes, which seeds 0 to 3 take in turn: their means are 0.2 and 0.4."""
+    rows = [{"experiment": "scores", "arm": "a", "model": model, "seed": seed, "metric": "points", "value": value}
+            for model, values in (("mini-13b", [1.1, 1.3, 1.3, 1.5]), ("mini-7b", [1.0] * 4))
+            for seed, value in enumerate(values)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
+    (tmp_path / "items").mkdir()
+    losses = {f"{model}|{base}": [loss] * 3 for model, loss in (("mini-13b", 0.5), ("mini-7b", 0.9)) for base in (0, 1)}
+    pd.DataFrame({"targets": [1] * 3} | losses).to_csv(tmp_path / "items" / "base_loss.csv", index=False)
+    arms = (Number("mini-13b|a", 1.0), Number("mini-7b|a", -1.0))
+    row = one(tmp_path, claim(metric="points", arms=arms, needs=("sizes",)))
+    assert (row["low"], row["high"]) == pytest.approx(tuple(t_interval(np.array([0.2, 0.4]))))
+    assert row["verdict"] == "inconclusive" and "2 bases of each size, each of them one draw" in row["note"]
 
 
 def test_scores_of_questions_have_no_verdict_without_the_questions(tmp_path):
@@ -239,6 +274,14 @@ def test_an_inconclusive_claim_says_which_effect_would_have_been_seen(tmp_path):
     row = one(tmp_path, claim())
     seen = crossed.mean((np.array(LOOSE) - 0.5)[:, None]).detectable(0.05)
     assert row["detectable"] == pytest.approx(seen) and f"an effect of {seen:.2g} would have been seen" in row["note"]
+
+
+def test_without_a_difference_80_percent_of_runs_show_equality_within_the_margin_that_is_named(tmp_path):
+    table(tmp_path, LOOSE, BASE)
+    row, values = one(tmp_path, equal()), np.array(LOOSE) - 0.5
+    runs = np.random.default_rng(0).normal(0, values.std(ddof=1), (20_000, 5, 1))
+    assert (crossed.mean(runs).p_within(row["detectable"]) < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+    assert f"would exclude a difference of more than {row['detectable']:.2g} (the margin: 0.05)" in row["note"]
 
 
 def test_items_of_other_means_than_the_table_give_no_verdict(tmp_path):
@@ -369,7 +412,7 @@ def whole_run(tmp_path):
     frame = pd.DataFrame([dict(zip(keys, key, strict=True)) | {"value": value} for key, value in rows.items()])
     for name, part in frame.groupby("experiment"):
         part.to_csv(tmp_path / f"{name}.csv", index=False)
-        one_question_each(tmp_path, part, name)
+        two_equal_questions(tmp_path, part, name)
     return tmp_path
 
 

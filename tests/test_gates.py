@@ -1,5 +1,7 @@
 """Gates: each passes where the instrument has what a claim needs, and says number and remedy where it has not."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,7 +54,25 @@ def test_one_base_of_a_size_has_no_standard_error(tmp_path, large):
     assert "base of mini-13b, fewer than 2" in losses(tmp_path, {"mini-7b": [1.0, 1.1]} | large)[0]
 
 
-def test_without_a_table_of_base_losses_the_gate_says_which_command_writes_it(tmp_path):
+def test_a_run_without_base_losses_of_its_own_is_judged_by_those_of_the_committed_bases(tmp_path, monkeypatch):
+    """`make bases` alone writes them; a run starts from the committed bases."""
+    around = [0.01, 0.0, -0.01]
+    losses(tmp_path, {"mini-7b": [1 + a for a in around], "mini-13b": [0.9 + a for a in around]})
+    monkeypatch.setattr(gates.paths, "results", lambda: tmp_path)
+    assert gates.failures(SIZES, Folder(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize(("small", "large", "expected"), [(3, 3, [0, 1, 2, 0]), (4, 2, [0, 1, 0, 1]), (3, 1, None)])
+def test_seeds_share_bases_where_sizes_are_compared_and_each_has_several(tmp_path, small, large, expected):
+    """Seed s starts from base s modulo the number of bases; with one base of a size nobody knows how bases differ."""
+    losses(tmp_path, {"mini-7b": [1.0] * small, "mini-13b": [1.0] * large})
+    found = gates.bases(SIZES, Folder(tmp_path), np.arange(4))
+    assert (found if found is None else found.tolist()) == expected
+    assert gates.bases(dataclasses.replace(SIZES, needs=()), Folder(tmp_path), np.arange(4)) is None
+
+
+def test_without_a_table_of_base_losses_the_gate_says_which_command_writes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(gates.paths, "results", lambda: tmp_path)
     (told,) = gates.failures(SIZES, Folder(tmp_path))
     assert "there is no items/base_loss.csv" in told and "make bases" in told
 

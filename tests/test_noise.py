@@ -63,6 +63,12 @@ def test_fewer_than_eight_seeds_calibrate_nothing(tmp_path, claim, seeds):
     assert noise.calibrate(written(tmp_path, np.random.default_rng(0).normal(size=(2, seeds))), [claim]) == []
 
 
+def test_a_run_of_another_profile_uses_no_calibration_of_the_reference():
+    """Its trainings are others, so its seeds lie apart in another way."""
+    assert noise.of_run(paths.run_dir("laptop")) == noise.of_run(REFERENCE) == noise.read(REFERENCE) != {}
+    assert noise.of_run(paths.run_dir("smoke")) == {}
+
+
 def test_times_are_never_calibrated():
     timed = [claim for claim in load_ledger() if claim.source == "Figure 5" and claim.scale == "laptop" and claim.arms]
     known = {key: crossed.Spread(1.0, 9) for claim in timed for key in noise.weights(claim)}

@@ -19,7 +19,7 @@ from longalign.evals import crossed
 from longalign.evals.crossed import Mean, Part
 from longalign.report.claim_schema import LAPTOP, load_ledger
 from longalign.report.claim_scores import Folder, Missing
-from longalign.report.verdicts import FEWEST_SEEDS
+from longalign.report.claims import FEWEST_SEEDS
 
 COUNTS = (3, 8)
 

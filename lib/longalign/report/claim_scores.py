@@ -39,6 +39,8 @@ class Folder:
         """
         self.folder, self._keep = Path(folder), keep
         self._read: dict[str, pd.DataFrame] = {}
+        self._chosen: dict[tuple[object, ...], pd.DataFrame] = {}
+        self._arms: dict[tuple[object, ...], pd.DataFrame] = {}
 
     def table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         """The CSV called `name`, which must have these columns."""
@@ -59,19 +61,31 @@ class Folder:
             raise Missing(f"{name} has a value that is not a number")
         return self._read[name]
 
+    def chosen(self, claim: Claim, name: str) -> pd.DataFrame:
+        """The rows of the claim's metric, tasks and lengths in the table called `name`."""
+        key = (name, claim.metric, claim.tasks, claim.lengths)
+        if key not in self._chosen:
+            self._chosen[key] = chosen_rows(self.table(name, ("metric",)), claim, name)
+        return self._chosen[key]
+
     def scores(self, claim: Claim) -> pd.DataFrame:
         """A row per cell, a column per (arm, seed), in the order of the claim's arms; complete seeds only."""
         name = f"{claim.results}.csv"
-        table = self.table(name, ("arm", "model", "seed", "metric", "value"))
-        cells = [column for column in table if column not in RUN_KEYS]
-        chosen = chosen_rows(table, claim, name)
-        frames = {arm.arm: _arm(table, chosen, claim, arm, cells, name) for arm in claim.arms}
+        frames = {arm.arm: self._arm(claim, arm, name) for arm in claim.arms}
         scores = pd.concat(frames, axis=1, sort=True)
         whole = scores.notna().all()
         seeds = [s for s in sorted({seed for _, seed in scores}) if all(whole.get((arm, s), False) for arm in frames)]
         if not seeds:
             raise Missing(f"{name} has no seed with all arms and all cells ({', '.join(frames)})")
         return scores[[(arm, seed) for arm in frames for seed in seeds]]
+
+    def _arm(self, claim: Claim, arm: Number, name: str) -> pd.DataFrame:
+        """One arm, a row per cell, a column per seed; computed once for all claims that read it."""
+        table = self.table(name, ("arm", "model", "seed", "metric", "value"))
+        key = (name, claim.metric, claim.tasks, claim.lengths, *claim.run(arm))
+        if key not in self._arms:
+            self._arms[key] = _arm(table, self.chosen(claim, name), claim, arm, name)
+        return self._arms[key]
 
     def items(self, claim: Claim, scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
         """The contrast of every seed and question, and the stratum of every question; None where no file has them.
@@ -81,7 +95,8 @@ class Folder:
         name = f"items/{claim.results}.csv"
         if not (self.folder / name).exists():
             return None
-        chosen = chosen_rows(self.table(name, ("item", "metric")), claim, name)
+        self.table(name, ("item", "metric"))
+        chosen = self.chosen(claim, name)
         seeds = list(dict.fromkeys(seed for _, seed in scores))
         runs = [[f"{'|'.join(claim.run(arm))}|{seed}" for seed in seeds] for arm in claim.arms]
         for run in (run for of_arm in runs for run in of_arm if run not in chosen):
@@ -140,11 +155,8 @@ def chosen_rows(table: pd.DataFrame, claim: Claim, name: str) -> pd.DataFrame:
     return table
 
 
-def _arm(
-    table: pd.DataFrame, chosen: pd.DataFrame, claim: Claim, arm: Number, cells: list[str], name: str
-) -> pd.DataFrame:
-    """One arm, a row per cell, a column per seed."""
-    model, label = claim.run(arm)
+def _arm(table: pd.DataFrame, chosen: pd.DataFrame, claim: Claim, arm: Number, name: str) -> pd.DataFrame:
+    cells, (model, label) = [column for column in table if column not in RUN_KEYS], claim.run(arm)
     rows = chosen[(chosen.model == model) & (chosen.arm == label)]
     if rows.empty:
         known = set(table.arm[table.model == model].map(str))

@@ -7,17 +7,17 @@ numbers are missing says in one sentence which, and stops no other.
 Gates come first (`longalign.report.gates`). Then the contrast of every seed and question gives estimate and interval
 (`longalign.evals.crossed`; with fewer than eight seeds, theirs spread as the reference has calibrated it,
 `longalign.report.noise`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
-own; an equality lies beyond its margin). Both cannot be false alarms at once, and all tests of one table or figure
-(`source`, or that of the claim that is restated) at one scale are one family for Holm's method, in Shaffer's form.
-Intervals are printed at their plain 95 %, so one may leave out zero where the verdict, which takes the number of claims
-into account, is `inconclusive`.
+own; an equality lies beyond its margin). Both cannot be false alarms at once, and all claims of one table or figure
+(`source`, or that of the claim that is restated) at one scale are one family for Holm's method, in Shaffer's form. The
+ledger alone fixes a family: a claim without numbers, or behind a gate, counts as a test that shows nothing. Intervals
+are printed at their plain 95 %, so one may leave out zero where the verdict is not decided; the note then says so.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +30,20 @@ from longalign.common.provenance import write_csv
 from longalign.evals import crossed, intervals
 from longalign.evals.rubric import BEST
 from longalign.experiments.profiles import load_profile
-from longalign.report import gates, noise
+from longalign.report import claim_notes, gates, noise
 from longalign.report.claim_schema import GPU, LAPTOP, MEASURABLE, Claim, load_ledger
 from longalign.report.claim_scores import Folder, Missing, OfCard
 from longalign.report.gpu_results import read_cards
-from longalign.report.verdicts import ALPHA, FEWEST_SEEDS, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Evidence, verdict
+from longalign.report.verdicts import ABSENT, ALPHA, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Evidence, verdict
 
 COLUMNS = (
     "id", "source", "statement", "notebook", "paper", "metric", "direction", "threshold", "margin", "paper_effect",
     "estimate", "low", "high", "chance", "seeds", "questions", "p_holm", "p_against", "detectable", "verdict", "note",
 )  # fmt: skip
+FEWEST_SEEDS = 3
+"""With fewer seeds there is no verdict, unless a reference has calibrated how far seeds lie apart."""
+FEWEST_QUESTIONS = 2
+"""One question in a stratum says nothing of how far questions lie apart."""
 OF_BOTH, OF_SEEDS = "seeds and questions", "seeds"
 """What an interval holds the chance of."""
 
@@ -48,9 +52,9 @@ OF_BOTH, OF_SEEDS = "seeds and questions", "seeds"
 class Measured:
     """What a folder says about one claim, on the scale of the test (logarithms for a ratio).
 
-    `spread` says which calibrated spread was used, `gate` which gates failed, and `lacks` why there can be no verdict:
-    empty texts where there is nothing to say. `tests` holds p of the claim's own test and of the test against it, NaN
-    where it was not made.
+    `spread` says which calibrated spread was used or that bases are counted, `gate` which gates failed, and `lacks` why
+    there can be no verdict: empty texts where there is nothing to say. `tests` holds p of the claim's own test and of
+    the test against it, NaN where it was not made.
     """
 
     claim: Claim
@@ -73,7 +77,7 @@ def measure(claim: Claim, folder: Folder, calibrated: noise.Noise) -> Measured:
     """The contrast over seeds and questions, with its tests. Raises Missing when numbers are."""
     gate = "; ".join(gates.failures(claim, folder))
     scores = folder.scores(claim)
-    seeds = len({seed for _, seed in scores})
+    seeds = np.array(list(dict.fromkeys(seed for _, seed in scores)))
     by_arm = np.array([scores[arm.arm].mean().to_numpy() for arm in claim.arms])
     if claim.log and not (by_arm > 0).all():
         raise Missing(f"{claim.results}.csv has values of 0 or below, of which there is no ratio")
@@ -85,25 +89,17 @@ def measure(claim: Claim, folder: Folder, calibrated: noise.Noise) -> Measured:
         lacks = str(missing)
     if strata is None and claim.metric in BEST:
         lacks = f"{lacks or f'there is no items/{claim.results}.csv'}: the chance of the questions is not known"
-    spread = noise.of_claim(claim, calibrated) if seeds < noise.OWN else None
-    if seeds < FEWEST_SEEDS and spread is None:
-        lacks = f"{seeds} seed{'s' if seeds > 1 else ''}, fewer than the {FEWEST_SEEDS} that a verdict needs"
-    mean = crossed.mean(values, strata, spread=spread)
+    elif strata is not None and np.bincount(strata).min() < FEWEST_QUESTIONS:
+        lacks = "a task has one question at a length, so the chance of the questions is not known"
+    bases = gates.bases(claim, folder, seeds)
+    spread = noise.of_claim(claim, calibrated) if seeds.size < noise.OWN and bases is None else None
+    if seeds.size < FEWEST_SEEDS and spread is None:
+        lacks = f"{seeds.size} seed{'s' if seeds.size > 1 else ''}, fewer than the {FEWEST_SEEDS} that a verdict needs"
+    mean = crossed.mean(values, strata, spread=spread, bases=bases)
     tests = (NAN, NAN) if gate or lacks else _tests(claim, mean, not gates.headroom(claim, folder))
     questions = 0 if strata is None else strata.size
-    return Measured(claim, mean, seeds, questions, folder.where, _spread(by_seed, spread), gate, lacks, tests)
-
-
-def _spread(by_seed: np.ndarray, spread: crossed.Spread | None) -> str:
-    """Which spread between seeds was used, and whether the run's own fits it."""
-    if spread is None:
-        return ""
-    told = f"spread from the reference: SD {spread.sd:.2g}, {spread.df:.0f} df"
-    if by_seed.size < 2 or (p := crossed.fits(by_seed, spread)) >= crossed.MISFIT:
-        return told
-    own = by_seed.std(ddof=1)
-    used = "the larger one, the run's own, is used" if own > spread.sd else "the larger one is used"
-    return f"{told}; the run's own, SD {own:.2g}, does not fit it (F test, p = {p:.2g}), and {used}"
+    told = claim_notes.spread(by_seed, spread, bases)
+    return Measured(claim, mean, seeds.size, questions, folder.where, told, gate, lacks, tests)
 
 
 def _tests(claim: Claim, mean: crossed.Mean, headroom: bool) -> tuple[float, float]:
@@ -131,19 +127,19 @@ def measure_all(
     """A row of claims.csv per claim, in the ledger's order; never raises for what the folder lacks.
 
     `cards` holds a folder for each GPU, those of results/gpu unless it is given; its tables must be whole (ValueError).
-    `calibrated` is how seeds spread, as results/noise.csv says unless it is given.
+    `calibrated` is how seeds spread, as results/noise.csv says unless it is given (and the run is of another profile).
     """
     ledger, found, missing = tuple(ledger), {}, {}
     cards = read_cards(cards or paths.results() / "gpu")
-    calibrated = noise.read(paths.results()) if calibrated is None else calibrated
     laptop = folder if isinstance(folder, Folder) else Folder(folder)
+    calibrated = noise.of_run(laptop.folder) if calibrated is None else calibrated
     places = {LAPTOP: [laptop], GPU: [OfCard(card) for card in cards]}
     for claim in (claim for claim in ledger if claim.scale in MEASURABLE):
         try:
             found[claim.id] = _with_most_seeds(claim, places[claim.scale], calibrated)
         except Missing as error:
             missing[claim.id] = f"{claim.id}: {error}"
-    adjusted = _holm(found.values(), {claim.id: claim.source for claim in ledger})
+    adjusted = _holm(found, ledger)
     rows = []
     for claim in ledger:
         if claim.id in found:
@@ -211,20 +207,24 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _holm(found: Iterable[Measured], sources: dict[str, str]) -> dict[str, tuple[float, float, int]]:
+def _holm(found: Mapping[str, Measured], ledger: Sequence[Claim]) -> dict[str, tuple[float, float, int]]:
     """Both p of each judged claim after Holm, and how many claims its family has.
 
-    A family holds all tests on one source (of `sources`, by claim; a claim that restates another is tested with it) at
-    one scale. A claim's two tests cannot both be of true hypotheses, so no more of them are true than there are claims.
+    A family holds all claims on one source (a claim that restates another is tested with it) at one scale; those that
+    are not judged count as tests with p = 1. A claim's two tests cannot both be of true hypotheses, so no more of them
+    are true than there are claims.
     """
-    families: dict[tuple[str, str], list[Measured]] = {}
-    for one in (one for one in found if one.judged):
-        source = sources.get(one.claim.restates, one.claim.source)
-        families.setdefault((source, one.claim.scale), []).append(one)
+    sources = {claim.id: claim.source for claim in ledger}
+    families: dict[tuple[str, str], list[str]] = {}
+    for claim in (claim for claim in ledger if claim.scale in MEASURABLE):
+        families.setdefault((sources.get(claim.restates, claim.source), claim.scale), []).append(claim.id)
     adjusted = {}
     for family in families.values():
-        p = intervals.holm([value for one in family for value in one.tests], most=len(family)).reshape(-1, 2)
-        adjusted |= {one.claim.id: (*map(float, both), len(family)) for one, both in zip(family, p, strict=True)}
+        judged = [name for name in family if name in found and found[name].judged]
+        tests = [(1.0, NAN) if name not in judged else found[name].tests for name in family]
+        p = intervals.holm(np.ravel(tests), most=len(family)).reshape(-1, 2)
+        both = dict(zip(family, p, strict=True))
+        adjusted |= {name: (*map(float, both[name]), len(family)) for name in judged}
     return adjusted
 
 
@@ -251,24 +251,35 @@ def _row(one: Measured, p: float, p_against: float, family: int) -> dict[str, An
     none = claim.null == 0 or low <= 0 <= high  # without a threshold, the claim's own test says it
     evidence = Evidence(claim.direction, float(one.mean.estimate) - against, p, p_against, none)
     word = verdict(evidence if not one.lacks else None, scale=claim.scale, gate=not one.gate)
-    seen = float(one.mean.detectable(ALPHA / family)) if family else NAN
+    alone = verdict(evidence._replace(p=one.tests[0], p_against=one.tests[1]))
+    seen = float(_seen(one, family)) if family else NAN
     numbers = {"estimate": float(one.mean.estimate), "low": low, "high": high}
     row = _stated(claim) | {name: _printed(claim, value) for name, value in numbers.items()} | {
         "chance": (OF_BOTH if one.questions else OF_SEEDS) if one.mean.parts else "", "seeds": one.seeds,
         "questions": one.questions, "p_holm": p, "p_against": p_against, "verdict": word,
         "detectable": _printed(claim, claim.null + claim.sign * seen if claim.log else seen),
     }  # fmt: skip
-    return row | {"note": "; ".join(_notes(one, word, row))}
+    told = _notes(one, word, row)
+    if word in (INCONCLUSIVE, ABSENT) and alone != word:
+        told.insert(1, f'alone it would be "{alone}", but the verdict counts all {family} claims of its table')
+    return row | {"note": "; ".join(told)}
+
+
+def _seen(one: Measured, family: int) -> np.ndarray:
+    """What 80 % of such runs would see in the strictest test of the family: an effect; for "equal" and "not_less" the
+    margin within which they would show that there is none, if there is none."""
+    if one.claim.direction == "equal":  # both one-sided tests must pass
+        return one.mean.detectable(2 * ALPHA / family, (1 + crossed.POWER) / 2)
+    return one.mean.detectable(ALPHA / family)
 
 
 def _notes(one: Measured, word: str, row: dict[str, Any]) -> list[str]:
     """Why there is no verdict, or what an inconclusive one would have seen; then spread and place of measurement."""
     told = [f"the instrument: {one.gate}"] if word == HIDDEN else [f"{one.claim.id}: {one.lacks}"] * bool(one.lacks)
     if word == INCONCLUSIVE and one.mean.parts:
-        effect = f"a ratio of {row['detectable']:.3g}" if one.claim.log else f"an effect of {row['detectable']:.2g}"
-        told.append(f"{effect} would have been seen in 80 % of such runs")
+        told.append(claim_notes.detectable(one.claim, row["detectable"]))
     if not one.mean.parts and one.seeds > 1:
-        told.append("the seeds do not differ, so there is no interval")
+        told.append("the seeds do not differ, or share one base, so there is no interval")
     return [*told, *filter(None, (one.spread, one.note))]
 
 

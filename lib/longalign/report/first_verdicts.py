@@ -13,8 +13,9 @@ from longalign.report.verdicts import ABSENT, HIDDEN, INCONCLUSIVE, UNMEASURED
 FIRST = Path("docs") / "project" / "first_verdicts.csv"
 """Verdicts, estimates and intervals by the rules of version 0.1: committed, and never written again."""
 OPEN = {
-    "reproduced": "with the chance of the questions, and in one family with its table, the interval holds zero",
-    "contradicted": "the interval, widened for all tests of the table, reaches what the claim says",
+    "reproduced": "with the chance of the questions, and widened for all claims of its table, the interval reaches the "
+    "other side of what the claim says",
+    "contradicted": "the interval, widened for all claims of its table, reaches what the claim says",
 }
 """Why a verdict of the first rules is inconclusive by today's; for the two weak ones see `why`."""
 
@@ -40,9 +41,11 @@ def why(before: str, row: Mapping[str, Any]) -> str:
     if row["direction"] == "not_less":
         told = '"no harm" asks for no loss beyond the margin, and a gain does no harm'
     elif row["verdict"] == INCONCLUSIVE:
-        told = OPEN.get(before, "the sign alone says nothing: the interval holds what the claim says, and the opposite")
+        told = OPEN.get(before, "the sign alone says nothing: the interval, widened for all claims of its table, "
+                        "decides nothing")  # fmt: skip
     elif row["verdict"] == ABSENT:
-        told = "the interval holds no difference and excludes the paper's, or the margin where the paper has none"
+        told = ("the interval, widened for all claims of its table, holds no difference and excludes the paper's, or "
+                "the margin where the paper has none")  # fmt: skip
     else:
         told = "the interval with both kinds of chance says so"
     return raw + (f"{told}; {note}" if note else told)

@@ -7,14 +7,17 @@ would pass it; the claim then "cannot be shown here". The gates were committed b
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
+from longalign.common import paths
 from longalign.evals.intervals import ratio
 from longalign.evals.rubric import BEST, CHANCE
 from longalign.report.claim_schema import HEADROOM, SIZES, WAITING, Claim
-from longalign.report.claim_scores import Folder, Missing, chosen_rows
+from longalign.report.claim_scores import Folder, Missing
 from longalign.report.tables import size
 
 LOWEST, HIGHEST = 0.1, 0.9
@@ -32,16 +35,18 @@ def failures(claim: Claim, folder: Folder) -> list[str]:
 
 
 def headroom(claim: Claim, folder: Folder) -> str:
-    """Scores differ where they can: the mean over all arms of the table lies between 10 and 90 % of the range.
+    """Scores differ where they can: the mean over all arms of the claim's models lies between 10 and 90 % of the range.
 
-    The range runs from chance to the best score. A metric that is no score passes.
+    Each arm counts once, however many seeds it has. The range runs from chance to the best score. A metric that is no
+    score passes.
     """
     if claim.metric not in BEST:
         return ""
     name = f"{claim.results}.csv"
-    rows = chosen_rows(folder.table(name, ("arm", "model", "seed", "metric", "value")), claim, name)
+    rows = folder.chosen(claim, name)
+    rows = rows[rows.model.isin({claim.run(arm)[0] for arm in claim.arms})]
     lowest, best = CHANCE[claim.metric], BEST[claim.metric]
-    share = (rows.value.mean() - lowest) / (best - lowest)
+    share = (rows.groupby(["model", "arm"]).value.mean().mean() - lowest) / (best - lowest)
     if LOWEST <= share <= HIGHEST:
         return ""
     other = "harder" if share > HIGHEST else "easier"
@@ -57,7 +62,7 @@ def sizes(claim: Claim, folder: Folder) -> str:
     Chance is in the documents, which are the same for all bases, and in the bases of a size; both variances are added.
     """
     try:
-        losses = folder.table(BASE_LOSS, ("targets",))
+        losses = _base_losses(folder)
     except Missing as missing:
         return f"{missing}, so nobody knows whether the larger base is the better one; `make bases` writes it"
     models = sorted({claim.run(arm)[0] for arm in claim.arms}, key=size)
@@ -67,8 +72,35 @@ def sizes(claim: Claim, folder: Folder) -> str:
     return ""
 
 
+def bases(claim: Claim, folder: Folder, seeds: np.ndarray) -> np.ndarray | None:
+    """The base of each seed, where sizes are compared and have several; None where bases cancel or there is one.
+
+    Seed s starts from base s modulo the number of bases of its model, so seeds that are equal modulo the greatest
+    common divisor of these numbers are tied to each other.
+    """
+    if SIZES not in claim.needs:
+        return None
+    try:
+        counts = [_of_model(_base_losses(folder), claim.run(arm)[0]).shape[1] for arm in claim.arms]
+    except Missing:
+        return None
+    return seeds % math.gcd(*counts) if min(counts) >= FEWEST_BASES else None
+
+
+def _base_losses(folder: Folder) -> pd.DataFrame:
+    """Those of the folder; a run has none of its own, and starts from the committed bases."""
+    try:
+        return folder.table(BASE_LOSS, ("targets",))
+    except Missing:
+        return Folder(paths.results()).table(BASE_LOSS, ("targets",))
+
+
+def _of_model(losses: pd.DataFrame, model: str) -> pd.DataFrame:
+    return losses[[column for column in losses if column.partition("|")[0] == model]]
+
+
 def _falls(losses: pd.DataFrame, smaller: str, larger: str) -> str:
-    of_small, of_large = (losses[[c for c in losses if c.partition("|")[0] == model]] for model in (smaller, larger))
+    of_small, of_large = (_of_model(losses, model) for model in (smaller, larger))
     for model, bases in ((smaller, of_small), (larger, of_large)):
         if bases.shape[1] < FEWEST_BASES:
             return (f"{BASE_LOSS} has {bases.shape[1] or 'no'} base of {model}, fewer than {FEWEST_BASES}, so nobody "

@@ -147,6 +147,12 @@ def write(results: Path) -> Path:
     return write_csv(results / NAME, calibrate(Folder(results), load_ledger()), columns=COLUMNS)
 
 
+def of_run(folder: Path) -> dict[Key, crossed.Spread]:
+    """What is calibrated for a run: nothing where it is of another profile than the reference, which trains others."""
+    other = folder.resolve().parent == paths.runs().resolve() and folder.name != LAPTOP
+    return {} if other else read(paths.results())
+
+
 def read(results: Path, name: str = NAME) -> dict[Key, crossed.Spread]:
     """What is calibrated in `results`; nothing where there is no such table."""
     if not (results / name).is_file():

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from longalign.experiments.profiles import load_profile
+from longalign.report.claim_schema import WITHIN_MARGIN
 from longalign.report.default_run import words
 from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
 from longalign.report.first_verdicts import before_and_after
@@ -98,21 +99,22 @@ def findings(results: Path) -> str:
     """
     written = yaml.safe_load((results.parent / "claims.yaml").read_text(encoding="utf-8"))["claims"]
     counted = [claim["id"] for claim in written if not claim.get("restates")]
-    claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[counted]
+    claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[[claim["id"] for claim in written]]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
     default = words(results, load_profile(PROFILE))
     rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)",
-        f"Of {len(claims)} claims of the paper: {_counts(claims.verdict)}. {len(written) - len(counted)} more claims "
-        "state the size of a difference that is counted already; the report has their verdicts. `make "
+        f"Of {len(counted)} claims of the paper: {_counts(claims.verdict[counted])}. {len(written) - len(counted)} "
+        "more (headlines) state the size of a difference that is counted already; the table has them, too. `make "
         "reproduce` alone trains fewer seeds than we did, and takes from [our "
         "tables](docs/project/verdicts.md#calibrated-noise) how far seeds lie apart. With our first seeds alone, "
         f"{default.same} of the {default.measured} claims that have numbers get the same verdict as with all our "
         f"seeds, and {default.opposite or 'none'} the "
         "opposite. Below, each table and figure of the paper has one "
         "row. The row shows the first of its claims that we could measure. The third column is the difference that we "
-        "measured, or a ratio (\"times\"). The last column counts the verdicts on all its claims. We ran this on "
+        "measured, or a ratio (\"times\"). Its interval is of this claim alone. A verdict asks for more, because it "
+        "counts all claims of its table. The last column counts the verdicts on all its claims. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
         f"{entry['versions']['torch']}.",
         table(["paper", "claim", "here (95 % interval)", "verdict", "all its claims"], rows),
@@ -122,7 +124,8 @@ def findings(results: Path) -> str:
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
     measured = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])]
     claim = (measured if len(measured) else claims).iloc[0]
-    seen = f" (we would see {claim.detectable:.2g})" if claim.verdict == INCONCLUSIVE else ""
+    kind = "exclude more than" if claim.direction in WITHIN_MARGIN else "see"
+    seen = f" (we would {kind} {claim.detectable:.2g})" if claim.verdict == INCONCLUSIVE else ""
     return [source, claim.statement, _measured(claim), claim.verdict + seen, _counts(claims.verdict)]
 
 

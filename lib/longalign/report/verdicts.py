@@ -19,8 +19,6 @@ OPPOSITE = {(REPRODUCED, CONTRADICTED), (CONTRADICTED, REPRODUCED)}
 HIDDEN, UNMEASURED = "cannot be shown here", "not measured"
 DECIDED = (REPRODUCED, CONTRADICTED, ABSENT)
 """The words that say something of the claim; the others say something of our experiments."""
-FEWEST_SEEDS = 3
-"""With fewer seeds there is no verdict, unless a reference has calibrated how far seeds lie apart."""
 
 
 class Evidence(NamedTuple):
