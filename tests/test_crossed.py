@@ -101,6 +101,16 @@ def test_the_interval_holds_the_truth_in_at_least_94_percent_of_tables(seeds, ca
     assert min(shares) >= 0.94
 
 
+def test_seeds_that_lie_closely_together_by_luck_make_no_interval_too_short():
+    """Where seeds vary less than single answers alone would make them, the interval without a floor is wrong often."""
+    strata = STRATA["five tasks of ten"]
+    mean = crossed.mean(tables(np.random.default_rng(4), 12_000, 8, strata, (0, 0, 1)), strata)
+    lucky = mean.parts[0].variance < 0.4 * mean.floor.variance
+    held, without = (np.abs(mean.estimate) <= of.half() for of in (mean, crossed.Mean(mean.estimate, mean.parts)))
+    assert without[lucky].mean() < 0.9 and held[lucky].mean() >= 0.94
+    assert (mean.detectable() >= np.sqrt(mean.floor.variance) * 2.8).all()
+
+
 def test_it_holds_for_questions_that_are_right_or_wrong_and_for_ratios():
     """Two arms of 50 questions, right with a probability that depends on seed and question; truth from many draws."""
     rng, held, count, seeds = np.random.default_rng(1), [], 1500, 3

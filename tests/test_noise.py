@@ -161,6 +161,15 @@ def test_the_interval_with_a_calibrated_spread_holds_the_truth_in_at_least_94_pe
     assert min(shares) >= 0.935  # 94 % less two standard errors of 1,500 tables
 
 
+@pytest.mark.parametrize(("seeds", "expected"), [(1, 0.68), (3, 0.76)])
+def test_a_spread_of_twice_the_calibrated_one_is_seen_too_rarely(seeds, expected):
+    """Why a calibration is for the same experiments alone; docs/project/verdicts.md has these shares."""
+    rng = np.random.default_rng(1)
+    spread = crossed.Spread(np.sqrt(rng.chisquare(28, 20_000) / 28), 28)
+    mean = crossed.mean(2 * rng.standard_normal((20_000, seeds, 1)), spread=spread)
+    assert (np.abs(mean.estimate) <= mean.half()).mean() == pytest.approx(expected, abs=0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_table_of_ten_claims_with_one_calibration_has_a_false_verdict_in_at_most_5_percent_of_runs(seeds, capsys):

@@ -16,6 +16,9 @@ max(0, MS_questions - MS_residual) / (S Q), so that a negative estimate never sh
 what it says, for normal effects, whatever the parts are. Satterthwaite's approximation does not: with three seeds its
 95 % interval held the truth in 92.5 % of simulated tables (tests/test_crossed.py prints both).
 
+A few seeds lie closely together now and then by luck. But MS_seeds estimates the residual and what seeds add to it, and
+the residual is known from all answers. So the part of seeds is never narrower than the residual alone makes it.
+
 One to three seeds say little about their own spread. A reference with more of them calibrates it (`Spread`), as a
 balance is calibrated before it weighs.
 """
@@ -69,12 +72,17 @@ class Mean:
 
     estimate: np.ndarray
     parts: tuple[Part, ...] = ()
+    floor: Part | None = None
+    """What single answers alone make of the first part: it is never narrower."""
 
     def half(self, p: float = 1 - CONFIDENCE) -> np.ndarray:
         """Half of the width of the two-sided interval that leaves out p: sqrt(sum of t_i^2 V_i)."""
         if not self.parts:
             return np.full(np.shape(self.estimate), np.nan)
-        return np.sqrt(sum(special.stdtrit(part.df, p / 2) ** 2 * part.variance for part in self.parts))
+        first, *squares = (special.stdtrit(part.df, p / 2) ** 2 * part.variance for part in self.parts)
+        if self.floor:
+            first = np.maximum(first, special.stdtrit(self.floor.df, p / 2) ** 2 * self.floor.variance)
+        return np.sqrt(first + sum(squares))
 
     def interval(self) -> Interval:
         """The 95 % interval."""
@@ -119,6 +127,8 @@ class Mean:
         if not self.parts:
             return np.full(np.shape(self.estimate), np.nan)
         variance = sum(part.variance for part in self.parts)
+        if self.floor:
+            variance = variance + np.maximum(0, self.floor.variance - self.parts[0].variance)
         df = variance**2 / sum(part.variance**2 / part.df for part in self.parts)
         shrinks = np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2)) * np.sqrt(2 / df)
         quantile = self.half(p) / np.sqrt(variance)
@@ -156,7 +166,8 @@ def mean(
         return Mean(estimate)
     else:
         part = _between(runs, bases)
-    return Mean(estimate, (part, *_of_questions(groups, None if spread is None else spread.answers)))
+    of_questions, floor = _of_questions(groups, None if spread is None else spread.answers)
+    return Mean(estimate, (part, *of_questions), None if spread else floor)
 
 
 def fits(runs: Float[np.ndarray, "*tables runs"], spread: Spread) -> np.ndarray:
@@ -218,22 +229,34 @@ def _between(runs: np.ndarray, bases: np.ndarray) -> Part:
     return Part(square / runs.shape[-1], np.full(square.shape, sizes.size - 1.0))
 
 
-def _of_questions(groups: list[np.ndarray], answers: float | np.ndarray | None) -> list[Part]:
-    """The part of questions, over the strata that have two or more; degrees of freedom by Satterthwaite over strata.
+def _of_questions(
+    groups: list[np.ndarray], answers: float | np.ndarray | None
+) -> tuple[list[Part], Part | None]:
+    """The part of questions, over the strata that have two or more, and that of single answers; degrees of freedom by
+    Satterthwaite over strata.
 
-    One run cannot tell it from that of single answers, `answers`, where it is calibrated.
+    One run cannot tell them apart; `answers` is the second where it is calibrated.
     """
     weights = [1 / (len(groups) ** 2 * group.shape[-1]) for group in groups]
     squares = [(*_mean_squares(group), weight) for group, weight in zip(groups, weights, strict=True)
                if group.shape[-1] > 1]  # fmt: skip
     if not squares:
-        return []
-    between = sum(weight * question for question, _, _, weight in squares)
-    calibrated = groups[0].shape[-2] == 1 and answers is not None
-    residual = answers if calibrated else sum(weight * rest for _, rest, _, weight in squares)
-    spread = sum((weight * question) ** 2 / df for question, _, df, weight in squares)
-    df = np.where(spread > 0, between**2 / np.where(spread > 0, spread, 1), 1.0)
-    return [Part(np.maximum(0, between - residual), df)]
+        return [], None
+    between, runs = sum(weight * question for question, _, _, weight in squares), groups[0].shape[-2]
+    rest = sum(weight * rest for _, rest, _, weight in squares)
+    residual = answers if runs == 1 and answers is not None else rest
+    df = _satterthwaite([(weight * question, df) for question, _, df, weight in squares])
+    part = Part(np.maximum(0, between - residual), df)
+    if runs == 1:
+        return [part], None
+    return [part], Part(rest, _satterthwaite([(weight * one, df * (runs - 1)) for _, one, df, weight in squares]))
+
+
+def _satterthwaite(parts: list[tuple[np.ndarray, float]]) -> np.ndarray:
+    """The degrees of freedom of a sum of variances; 1 where they are 0."""
+    spread = sum(variance**2 / df for variance, df in parts)
+    total = sum(variance for variance, _ in parts)
+    return np.where(spread > 0, total**2 / np.where(spread > 0, spread, 1), 1.0)
 
 
 def _mean_squares(group: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
