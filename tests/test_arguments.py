@@ -1,5 +1,6 @@
 """Settings of a Trainer under which a plan would not be trained as it is are refused by their names."""
 
+import json
 import re
 
 import pytest
@@ -19,7 +20,7 @@ PLANS = [plan_packing([2, 4, 3], capacity=9, accumulation=2)]
 
 def settings(folder, **changes):
     recipe = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 2,
-              "train_sampling_strategy": "sequential", "use_cpu": True, "report_to": "none"}  # fmt: skip
+              "train_sampling_strategy": "sequential", "num_train_epochs": 1, "use_cpu": True, "report_to": "none"}  # fmt: skip
     return TrainingArguments(output_dir=str(folder), **{**recipe, **changes})
 
 
@@ -36,12 +37,35 @@ def test_the_settings_of_the_recipe_pass(tmp_path):
         ({"neftune_noise_alpha": 5}, "neftune_noise_alpha is 5, whose noise is less in a longer row"),
         ({"fp16": True}, "fp16 is True, in which the weights of long sequences underflow: set it to False"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4, but the plan was made for 2"),
+        ({"ignore_data_skip": True}, "ignore_data_skip is True, so that a training that goes on would begin the plan"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches of accelerator_config is True, but"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches of accelerator_config is True, but"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_setting_that_would_change_the_loss_is_refused(tmp_path, change, told):
     with pytest.raises(ValueError, match=told):
         arguments.check(settings(tmp_path, **change), PLANS)
+
+
+def test_plans_of_several_epochs_are_trained_once(tmp_path):
+    """The Trainer's own default is 3 epochs, of which each would hold all plans."""
+    default = TrainingArguments(output_dir=str(tmp_path)).num_train_epochs
+    with pytest.raises(ValueError, match="num_train_epochs is 3, and there are 2 plans, .* set it to 1"):
+        arguments.check(settings(tmp_path, num_train_epochs=default), PLANS * 2)
+    arguments.check(settings(tmp_path, num_train_epochs=default, max_steps=2), PLANS * 2)
+    arguments.check(settings(tmp_path, num_train_epochs=default), PLANS)
+
+
+@pytest.mark.parametrize(("steps", "told"), [(2, 0), (5, 1)])
+def test_a_checkpoint_of_other_plans_is_told_before_the_trainer_goes_on_from_it(tmp_path, steps, told):
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(json.dumps({"max_steps": steps, "global_step": 1}))
+    model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)
+    notes = preflight(model, arguments=settings(tmp_path), plans=PLANS * 2)
+    assert len(notes) == told
+    for note in notes:
+        assert "checkpoint-1 is of a training of 5 steps, and this one has 2: if you go on from it, the first 1" in note
 
 
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):

@@ -19,7 +19,8 @@ from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
 from longalign.train import alone, jobs, preflight, probes, store_check
 from longalign.train.models import load_model, new_model, outline
-from longalign.train.trainer import TrainingConfig, train
+from longalign.train.parallelism import Parallelism
+from longalign.train.trainer import TrainingConfig, train, training_arguments
 from test_trainer import CONFIG, fresh_model, make_store
 
 IDS = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
@@ -619,6 +620,18 @@ def test_a_model_that_was_not_saved_as_it_was_trained_keeps_its_checkpoints(tmp_
     with pytest.raises(RuntimeError, match=f"does not hold what was trained: .*{said}.*the checkpoints are kept"):
         trained.write_model(tmp_path / "model")
     assert list((tmp_path / "work").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_what_was_trained_in_bf16_is_compared_in_the_format_of_its_weights(tmp_path, lora_rank):
+    """accelerate leaves autocast around a model, whose logits would be far from those of the one loaded back."""
+    config = replace(CONFIG, steps=2, snapshots=2, warmup_ratio=0.0, lora_rank=lora_rank, learning_rate=1e-2)
+    arguments = training_arguments(config, tmp_path / "work", Parallelism(bf16=True))
+    trained = train(fresh_model(), make_store(tmp_path / "store"), config, tmp_path / "work", arguments=arguments)
+    folder = trained.write_model(tmp_path / "model")
+    ids = torch.tensor([[7, 9, 3]])
+    rounded, whole = (model(input_ids=ids).logits for model in (trained.model, load_model(folder)))
+    assert 1e-3 < (rounded - whole).norm() / whole.norm() < 0.1, "after it the model computes in bf16 as before"
 
 
 def test_where_memory_has_no_room_the_files_are_compared(tmp_path, monkeypatch):

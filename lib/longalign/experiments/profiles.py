@@ -17,7 +17,7 @@ from longalign.common import paths
 from longalign.common.config import ConfigError, nearest, read_yaml, typed
 from longalign.fetch.source import Source
 from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
-from longalign.train.config import TrainingSettings
+from longalign.train.config import SCHEDULES, TrainingSettings
 from longalign.train.parallelism import Parallelism
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
@@ -26,7 +26,7 @@ NAMES = {
     "evaluation.tasks": ("lookup", "table", "note", "translation", "chain", "calls", "summary"),
     "training.packing_algorithm": ("next_fit", "best_fit"),
     "extension.rope_type": ("default", "yarn"),
-    "training.schedule": ("cosine", "linear", "constant", "constant_with_warmup"),
+    "training.schedule": SCHEDULES,
 }
 STEPS = ("epochs", "rows", "micro_batches_per_step", "packs_per_step", "snapshots", "lora_rank")
 MOST_SEEDS, MOST_SEED = 1000, 2**32

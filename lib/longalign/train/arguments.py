@@ -1,11 +1,17 @@
 """Settings of a Trainer, transformers' or TRL's, under which it would not do what a plan and its weights say."""
 
+import json
+import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
 
 from longalign.recipe.batching import Plan
 
@@ -14,6 +20,7 @@ WANTED = {
     "loss_type": ("nll", "which the weighted loss leaves out"),
     "fp16": (False, "in which the weights of long sequences underflow"),
     "neftune_noise_alpha": (None, "whose noise is less in a longer row, whatever sequences share it"),
+    "ignore_data_skip": (False, "so that a training that goes on would begin the plan again"),
     "train_sampling_strategy": ("sequential", "so that micro-batches would leave the step that they are weighted for"),
     "per_device_train_batch_size": (1, "but an element of the dataset is a micro-batch"),
     "per_device_eval_batch_size": (1, "but an element of the dataset is a micro-batch"),
@@ -39,7 +46,15 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
     if (shared := getattr(getattr(arguments, "parallelism_config", None), "non_data_parallel_size", 1)) != 1:
         raise ValueError(f"parallelism_config has {shared} processes share a batch, but the plan deals one to each: "
                          "leave it out")  # fmt: skip
-    accelerate = getattr(getattr(arguments, "accelerator_config", None), "gradient_accumulation_kwargs", None) or {}
+    loader = getattr(arguments, "accelerator_config", None)
+    for name in ("split_batches", "dispatch_batches"):
+        if getattr(loader, name, None):
+            raise ValueError(f"{name} of accelerator_config is True, but a micro-batch is for one process, and a pack "
+                             "cannot be cut: leave it out")  # fmt: skip
+    if len(plans) > 1 and getattr(arguments, "max_steps", 0) <= 0 and arguments.num_train_epochs > 1:
+        raise ValueError(f"num_train_epochs is {arguments.num_train_epochs:g}, and there are {len(plans)} plans, which "
+                         "are an epoch each: the Trainer would train all of them in every epoch; set it to 1")  # fmt: skip
+    accelerate = getattr(loader, "gradient_accumulation_kwargs", None) or {}
     for plan in plans:
         accumulation = max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
         if accumulation > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
@@ -51,6 +66,23 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         ):
             if planned != given:
                 raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
+
+
+def resumed(arguments: Any, plans: Sequence[Plan]) -> list[str]:
+    """A line where the newest checkpoint in the Trainer's folder is of a training with another number of steps: going
+    on from it passes over as many steps of the plans as it counts, whatever sequences it has trained."""
+    folder = getattr(arguments, "output_dir", None)
+    newest = get_last_checkpoint(folder) if plans and folder and os.path.isdir(folder) else None
+    if newest is None or not (state := Path(newest) / TRAINER_STATE_NAME).is_file():
+        return []
+    then = json.loads(state.read_text())
+    steps = math.ceil(arguments.num_train_epochs * sum(len(plan.steps) for plan in plans))
+    steps = arguments.max_steps if arguments.max_steps > 0 else steps
+    return [
+        f"{newest} is of a training of {then['max_steps']:,} steps, and this one has {steps:,}: if you go on from it, "
+        f"the first {then['global_step']:,} steps of these plans are passed over, which is right only where they hold "
+        "the same sequences as those that it has trained"
+    ] if then["max_steps"] != steps else []  # fmt: skip
 
 
 def lost_steps(model: nn.Module, arguments: Any) -> list[str]:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
+"""Of the learning rate; "constant" alone has no warm-up."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:

@@ -31,7 +31,7 @@ from longalign.recipe.batching import Plan
 from longalign.recipe.cost import A800, LLAMA_2_7B, SequenceCost, micro_batch_costs, slowest
 from longalign.recipe.summary import summarize
 from longalign.train import launcher, workers
-from longalign.train.config import TrainingConfig
+from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
@@ -41,6 +41,9 @@ from longalign.train.trainer import make_plans
 
 SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
+LEAST = {"epochs": 1, "checkpoint_every": 1, "steps": 0, "snapshots": 0, "group_size": 0, "lora_rank": 0,
+         "max_grad_norm": 0, "weight_decay": 0}  # fmt: skip
+"""What numbers of a training must be at least."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def load_job(path: Path | str) -> Job:
         if not Path(value).is_dir():
             raise ConfigError(f"{where}: {key} is {value}, where there is no folder")
     try:
+        _check_settings(job.training)
         if (job.rope_factor, job.rope_type) != (1.0, "default"):
             config = copy.deepcopy(job.config)  # which is extended in place
             extend_rope(config, job.rope_factor, job.rope_type, job.max_length, Path(job.model))
@@ -95,6 +99,15 @@ def load_job(path: Path | str) -> Job:
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     return job
+
+
+def _check_settings(training: TrainingConfig) -> None:
+    """Raise ValueError for what the Trainer would refuse late, or read otherwise: steps of -1 would leave out the last."""
+    if training.schedule not in SCHEDULES:
+        raise ValueError(f"training.schedule is {training.schedule!r}; it is one of {', '.join(SCHEDULES)}")
+    for name, least in LEAST.items():
+        if not (given := getattr(training, name)) >= least:
+            raise ValueError(f"training.{name} is {given}; it must be at least {least}")
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:

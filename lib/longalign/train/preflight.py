@@ -59,7 +59,9 @@ def preflight(
         trainer_arguments.check(arguments, plans)
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
-    return notes + (trainer_arguments.lost_steps(model, arguments) if arguments is not None else [])
+    if arguments is not None:
+        notes += [*trainer_arguments.lost_steps(model, arguments), *trainer_arguments.resumed(arguments, plans)]
+    return notes
 
 
 def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None) -> tuple[list[str], int]:
