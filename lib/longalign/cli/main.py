@@ -67,6 +67,10 @@ def parser() -> Parser:
         "--barrier", choices=BARRIERS, default="step",
         help="when devices wait for each other: once a step, or in every micro-step as with ZeRO-3 (default: step)",
     )
+    plan.add_argument(
+        "--share-above", type=seed, metavar="TOKENS", help="longer sequences are each shared by several devices"
+    )
+    plan.add_argument("--degree", type=positive, help="how many devices share them; a pack holds as many capacities")
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_tokenizer_options(plan)
@@ -121,9 +125,10 @@ def run_plan(options: argparse.Namespace) -> None:
         fail("DATA is missing: name a file or a folder, or give --profile")
     if options.truncate and options.capacity is None:
         fail("--truncate needs --capacity, the number of tokens to cut to")
-    lengths, targets = _measured(options, options.capacity, "raise --capacity, or cut them with --truncate")
+    room = options.capacity and options.capacity * (options.degree or 1)
+    lengths, targets = _measured(options, room, "raise --capacity, or cut them with --truncate")
     given = vars(options)
-    same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
+    same = ("capacity", "algorithm", "group_size", "share_above", "degree", "ranks", "accumulation", "rows", "seed")
     plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
     if options.balance:
         plan = balanced(plan, options.balance, barrier=options.barrier)
@@ -160,7 +165,7 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     from longalign.experiments.profiles import load_profile
 
     for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
-                 "barrier"):
+                 "barrier", "share_above", "degree"):
         if getattr(options, name) != options.parser.get_default(name):
             fail(f"--{name.replace('_', '-')} comes from the profile {options.profile}: leave it out")
     profile = load_profile(options.profile)
