@@ -15,6 +15,8 @@ from longalign.recipe.cost import SequenceCost
 from longalign.train.parallelism import Parallelism
 
 GIB = 2**30
+SPARE = 0.9
+"""The share of a device's memory that may be planned: what is not in the estimate takes about a tenth."""
 
 
 @dataclass(frozen=True)
