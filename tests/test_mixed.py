@@ -6,15 +6,18 @@ from math import ceil
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longalign.recipe.balance import balanced, idle_bound, within_steps
 from longalign.recipe.batching import Step, make_plan
+from longalign.recipe.collators import PackedCollator
 from longalign.recipe.cost import SequenceCost, fill_share, idle_share, micro_batch_costs, slowest
 from longalign.recipe.dataset import PlannedDataset, step_weights
 from longalign.recipe.packing import best_fit_decreasing
 from longalign.recipe.summary import summarize
+from longalign.train.sequence_parallel import Slices
 
 CAPACITY, QUADRATIC = 10, SequenceCost(per_token=3.0, per_pair=1.0)
 
@@ -50,6 +53,13 @@ def computed(plan, step):
 
 def packs_in(plan):
     return [(ranks, row) for step in plan.steps for batch, ranks in computed(plan, step) for row in batch]
+
+
+# sequences in which token i says what sequence it is of
+
+
+def sequences_of(lengths):
+    return [{"input_ids": [i] * n, "labels": [i] * n} for i, n in enumerate(lengths)]
 
 
 each_plan = settings(deadline=None, max_examples=40)
@@ -144,10 +154,10 @@ def test_ranks_that_share_a_pack_divide_its_cost_and_the_price_of_sending_it(giv
 
 @each_plan
 @given(settings_of_plans())
-def test_all_ranks_of_a_group_read_the_sequences_that_they_share_and_the_weights_are_those_of_the_step(given_plan):
+def test_whoever_shares_nothing_still_reads_each_sequence_once_with_the_weight_of_its_step(given_plan):
     lengths, how = given_plan
     plan = mixed(lengths, **how)
-    sequences = [{"input_ids": [i] * n, "labels": [i] * n} for i, n in enumerate(lengths)]
+    sequences = sequences_of(lengths)
     datasets = [PlannedDataset(sequences, [plan], rank=rank) for rank in range(plan.ranks)]
     together = PlannedDataset(sequences, [plan])
     totals = np.zeros(len(plan.steps))
@@ -160,9 +170,31 @@ def test_all_ranks_of_a_group_read_the_sequences_that_they_share_and_the_weights
                 assert features == together[index * plan.ranks + rank]
                 assert shares == plan.shared_by(step, rank, micro_step)
                 assert all(f["loss_weight"] == weights[f["input_ids"][0]] for f in features if f["input_ids"])
-                totals[number] += sum(f["loss_weight"] * max(0, len(f["input_ids"]) - 1) for f in features) / shares
+                totals[number] += sum(f["loss_weight"] * max(0, len(f["input_ids"]) - 1) for f in features)
         m = plan.sequences_with_targets(step)
         assert totals[number] == pytest.approx(1.0 if m else 0.0)  # the mean over M sequences of 1 each
+
+
+@each_plan
+@given(settings_of_plans())
+def test_the_slices_of_a_group_are_the_pack_that_it_shares_and_what_it_does_not_is_whole(given_plan):
+    lengths, how = given_plan
+    plan = mixed(lengths, **how)
+    ranks = [Slices(PlannedDataset(sequences_of(lengths), [plan], rank=rank), PackedCollator(99), rank, plan.degree)
+             for rank in range(plan.ranks)]  # fmt: skip
+    for number, step in enumerate(plan.steps):
+        for micro_step in range(plan.accumulation):
+            for first in range(0, plan.ranks, plan.degree):
+                index = number * plan.accumulation + micro_step
+                group = [ranks[rank][index] for rank in range(first, first + plan.degree)]
+                shares = plan.shared_by(step, first, micro_step)
+                assert {batch.get("shared_by", 1) for batch in group} == {shares}
+                wholes = [group] if shares > 1 else [[batch] for batch in group]
+                for offset, whole in enumerate(wholes):
+                    rows = step.micro_batches[first + offset][micro_step]
+                    tokens = [i for row in rows for i in row for _ in range(lengths[i])]
+                    got = torch.cat([batch["input_ids"][0] for batch in whole]).tolist()
+                    assert got[: len(tokens)] == tokens and set(got[len(tokens) :]) <= {99}
 
 
 def test_without_a_threshold_plans_are_what_they_were():

@@ -122,7 +122,8 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         return len(self.steps) * self.per_step
 
     def shared_by(self, index: int) -> int:
-        """How many ranks compute element `index`, which is the same for each of them; 1 where they share none."""
+        """How many ranks are to share element `index`, which the first of them has and the others have as a filler; 1
+        where none do. Who does not share it computes the same, on the first rank alone."""
         number, rank, micro_step = self._place(index)
         plan, step = self.steps[number]
         return plan.shared_by(step, rank, micro_step)
@@ -135,7 +136,6 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
         number, rank, micro_step = self._place(index)
         plan, step = self.steps[number]
-        rank -= rank % plan.shared_by(step, rank, micro_step)
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:
             self._latest = number, self._weights(plan, step)

@@ -11,6 +11,7 @@ of packs add up to the step's.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,22 +60,24 @@ def slice_of(batch: Mapping[str, Any], index: int, count: int, *, pad_token_id: 
 
 
 class Slices(Dataset[dict[str, Any]]):
-    """The batches of a `PlannedDataset`, of which a rank gets a slice where several share them.
+    """The batches of a rank's `PlannedDataset`, and slices of those that `count` ranks share.
 
-    `count` ranks share those that the plan calls shared, or all of a plan that was made for one rank in `count`.
+    These are the ones that the plan calls shared, or all of a plan that was made for one rank in `count`.
     """
 
-    def __init__(self, micro_batches: PlannedDataset, collator: PackedCollator, rank: int, count: int) -> None:
-        self.micro_batches, self.collator, self.place, self.count = micro_batches, collator, rank % count, count
-        self.all = all(plan.degree == 1 for plan, _ in micro_batches.steps)
+    def __init__(self, own: PlannedDataset, collator: PackedCollator, rank: int, count: int) -> None:
+        self.own, self.collator, self.place, self.count = own, collator, rank % count, count
+        self.all = all(plan.degree == 1 for plan, _ in own.steps)
+        self.shared = copy.copy(own)  # what several ranks share is the first one's
+        self.shared.rank = own.rank if self.all else rank - self.place
 
     def __len__(self) -> int:
-        return len(self.micro_batches)
+        return len(self.own)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        batch = dict(self.collator(self.micro_batches[index]))
-        if not self.all and self.micro_batches.shared_by(index) == 1:
-            return batch
+        if not self.all and self.own.shared_by(index) == 1:
+            return dict(self.collator(self.own[index]))
+        batch = self.collator(self.shared[index])
         return slice_of(batch, self.place, self.count, pad_token_id=self.collator.pad_token_id)
 
 
