@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import longalign
-from longalign.cli import data_build, eval, show, tokenize
+from longalign.cli import data_build, eval, propose, show, tokenize
 from longalign.cli.parsing import CHAT_FORMATS as CHAT_FORMATS
 from longalign.cli.parsing import Parser, add_tokenizer_options, fail, positive, readable, seed, share
 from longalign.clients.errors import EndpointError
@@ -67,13 +67,14 @@ def parser() -> Parser:
         "--barrier", choices=BARRIERS, default="step",
         help="when devices wait for each other: once a step, or in every micro-step as with ZeRO-3 (default: step)",
     )
+    plan.add_argument("--share-above", type=seed, metavar="TOKENS", help="several devices share each longer sequence")
+    plan.add_argument("--degree", type=positive, help="how many devices share them; a pack holds as many capacities")
+    propose.add_options(plan)
     plan.add_argument("--truncate", action="store_true", help="cut what is longer than the capacity, and say how many")
     plan.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_tokenizer_options(plan)
-    plan.add_argument(
-        "--profile", metavar="NAME",
-        help="plan the paper's own trainings with the settings of this profile; without DATA it assumes lengths",
-    )
+    paper = "plan the paper's own trainings with the settings of this profile; without DATA it assumes lengths"
+    plan.add_argument("--profile", metavar="NAME", help=paper)
     plan.add_argument("--long", choices=DISTRIBUTIONS, help="how assumed long lengths spread (default: uniform)")
     plan.add_argument(
         "--utilisation", type=share,
@@ -114,16 +115,20 @@ def run_plan(options: argparse.Namespace) -> None:
     if options.profile is not None:
         run_paper_plan(options)
         return
-    for name in ("long", "utilisation"):
-        if getattr(options, name) is not None:
-            fail(f"--{name} works only with --profile: leave it out, or add --profile")
     if options.data is None:
         fail("DATA is missing: name a file or a folder, or give --profile")
+    if options.propose is not None:
+        propose.run(options, _measured)
+        return
+    for name, of in (("long", "profile"), ("utilisation", "profile"), ("memory", "propose"), ("out", "propose")):
+        if getattr(options, name) is not None:
+            fail(f"--{name} works only with --{of}: leave it out, or add --{of}")
     if options.truncate and options.capacity is None:
         fail("--truncate needs --capacity, the number of tokens to cut to")
-    lengths, targets = _measured(options, options.capacity, "raise --capacity, or cut them with --truncate")
+    room = options.capacity and options.capacity * (options.degree or 1)
+    lengths, targets = _measured(options, room, "raise --capacity, or cut them with --truncate")
     given = vars(options)
-    same = ("capacity", "algorithm", "group_size", "ranks", "accumulation", "rows", "seed")
+    same = ("capacity", "algorithm", "group_size", "share_above", "degree", "ranks", "accumulation", "rows", "seed")
     plan = make_plan(options.method, lengths, target_counts=targets, **{name: given[name] for name in same})
     if options.balance:
         plan = balanced(plan, options.balance, barrier=options.barrier)
@@ -160,7 +165,7 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     from longalign.experiments.profiles import load_profile
 
     for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
-                 "barrier"):
+                 "barrier", "share_above", "degree", "propose", "memory", "out"):
         if getattr(options, name) != options.parser.get_default(name):
             fail(f"--{name.replace('_', '-')} comes from the profile {options.profile}: leave it out")
     profile = load_profile(options.profile)

@@ -15,12 +15,10 @@ from longalign.experiments import paper_plan
 from longalign.experiments.profiles import Profile
 from longalign.recipe.cost import A800
 from longalign.train.jobs import largest_micro_batch
-from longalign.train.memory import GIB, footprint
+from longalign.train.memory import GIB, SPARE, footprint
 
 CAREFUL = 0.4
 """A share of the peak that long trainings often achieve; `longalign train --dry-run` takes it, too."""
-SPARE = 0.9
-"""The share of a device's memory that may be planned: buffers and kernels take about a tenth (`train.memory`)."""
 
 
 @dataclass(frozen=True)

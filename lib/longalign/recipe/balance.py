@@ -13,6 +13,8 @@ from itertools import chain
 
 import numpy as np
 
+from longalign.common.array_types import Int
+from longalign.recipe import mixed
 from longalign.recipe.batching import MicroBatch, Plan, Row, Step, deal
 from longalign.recipe.cost import LLAMA_2_7B, SequenceCost, micro_batch_cost, micro_batch_costs, slowest
 from longalign.recipe.leveling import assign_balanced, fill_empty, group_targets, improve_by_swaps
@@ -27,7 +29,8 @@ def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
 
     No step takes longer than before. Packs of a step are moved, or its sequences packed anew into at least as many
     packs (M stays, K may grow to what the ranks can hold; the weights of Eq. 4 follow); of padded rows the
-    micro-batches are moved. Raises ValueError for an unknown barrier.
+    micro-batches are moved. Where ranks share sequences, both kinds are dealt (`longalign.recipe.mixed.moved`). Raises
+    ValueError for an unknown barrier.
 
     >>> from longalign.recipe.batching import plan_naive
     >>> plan = plan_naive([2, 4, 3, 3], ranks=2, accumulation=2, seed=0)
@@ -36,7 +39,12 @@ def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     [[4, 2], [3, 3]]
     """
     costs, plans = cost(plan.lengths), [plan]
-    for way in (_redealt, _repacked) if plan.method == "packing" else (_redealt,):
+    ways = (_redealt, _repacked) if plan.method == "packing" else (_redealt,)
+    if plan.degree > 1:
+        ways = (mixed.moved, mixed.repacked)
+        (_, _, alone), (shared, _, together) = mixed.kinds(plan, cost)
+        costs = np.where(shared, together(plan.lengths), alone(plan.lengths))
+    for way in ways:
         steps = (way(plan, step, costs, barrier) if step.rows else step for step in plan.steps)
         plans.append(replace(plan, steps=tuple(steps)))
     best = np.argmin([slowest(micro_batch_costs(one, cost), barrier) for one in plans], axis=0)
@@ -110,8 +118,9 @@ def idle_bound(
     No step is shorter than its work over the ranks, nor than its costliest sequence. Of sequences over half a pack no
     two share one (of padded rows, none do), so with G of them at once every G-th follows the one before. What does not
     fit beside the longest one in the room of all other ranks, its own rank has to compute: that bound needs the plan's
-    steps (`same_steps`). Padded rows in micro-batches of several have the bound 0. Raises ValueError for an unknown
-    barrier.
+    steps (`same_steps`). All this holds for sequences that one rank computes, and for those that a group shares with
+    the group in place of the rank; a single group has to do both. Padded rows in micro-batches of several have the
+    bound 0. Raises ValueError for an unknown barrier.
 
     >>> from longalign.recipe.batching import plan_naive
     >>> plan = plan_naive([2, 4, 3, 3], ranks=2, accumulation=2, seed=0)
@@ -122,10 +131,12 @@ def idle_bound(
         raise ValueError(f'barrier must be "step" or "micro_step", not {barrier!r}')
     if plan.method != "packing" and plan.rows > 1:
         return 0.0
-    alone = cost(plan.lengths)
-    parts = [list(step.sequences) for step in plan.steps] if same_steps else [list(range(len(alone)))]
-    wall = sum(_least_wall(plan, part, cost, barrier, same_steps) for part in parts)
-    return max(0.0, float(1 - alone.sum() / (plan.ranks * wall))) if wall else 0.0
+    kinds = mixed.kinds(plan, cost)
+    work = sum(ranks * each(plan.lengths[own]).sum() for own, ranks, each in kinds)
+    parts = [np.array(step.sequences, dtype=np.int64) for step in plan.steps]
+    parts = parts if same_steps else [np.arange(len(plan.lengths))]
+    wall = sum(_least_wall(plan, part, kinds, barrier, same_steps) for part in parts)
+    return max(0.0, float(1 - work / (plan.ranks * wall))) if wall else 0.0
 
 
 BALANCES = {"steps": within_steps, "fill": by_fill, "compose": across_steps}
@@ -138,23 +149,33 @@ def balanced(plan: Plan, how: str, *, cost: SequenceCost = LLAMA_2_7B, barrier: 
     return BALANCES[how](plan, cost=cost, barrier=barrier)
 
 
-def _least_wall(plan: Plan, sequences: list[int], cost: SequenceCost, barrier: str, same_steps: bool) -> float:
-    lengths = plan.lengths[sequences]
-    if not len(lengths):
-        return 0.0
-    costs = cost(lengths)
-    packing = plan.method == "packing"
-    own = np.sort(costs[2 * lengths > plan.pack_capacity] if packing else costs)[::-1]
-    together = plan.ranks * plan.rows * (plan.accumulation if barrier == "step" else 1)
-    bounds = [costs.sum() / plan.ranks, costs.max(), own[::together].sum()]
-    if packing and same_steps:
-        others = (plan.ranks - 1) * plan.accumulation * plan.rows * plan.pack_capacity
-        longest = int(lengths.max())
-        bounds.append(cost.per_token * max(longest, int(lengths.sum()) - others) + cost.per_pair * float(longest) ** 2)
-    return max(bounds)
+def _least_wall(
+    plan: Plan, sequences: Int[np.ndarray, " step"], kinds: tuple, barrier: str, same_steps: bool
+) -> float:  # fmt: skip
+    """Of sequences that ranks share a rank has a part, and its group stands for it."""
+    work, walls = 0.0, []
+    for is_own, ranks, cost in kinds:
+        lengths = plan.lengths[sequences[is_own[sequences]]]
+        if not len(lengths):
+            continue
+        costs, groups = cost(lengths), plan.ranks // ranks
+        packing = plan.method == "packing"
+        own = np.sort(costs[2 * lengths > ranks * plan.pack_capacity] if packing else costs)[::-1]
+        together = groups * plan.rows * (plan.accumulation if barrier == "step" else 1)
+        bounds = [costs.sum() / groups, costs.max(), own[::together].sum()]
+        if packing and same_steps:
+            others = (groups - 1) * plan.accumulation * plan.rows * ranks * plan.pack_capacity
+            longest, rest = int(lengths.max()), int(lengths.sum()) - others
+            bounds.append(cost.per_token * max(longest, rest) + cost.per_pair * float(longest) ** 2)
+        work += ranks * costs.sum()
+        walls.append(max(bounds))
+    # a single group does one kind after the other
+    return max(work / plan.ranks, sum(walls) if plan.ranks == plan.degree else max(walls, default=0.0))
 
 
 def _only_packing(plan: Plan, how: str) -> None:
+    if plan.degree > 1:
+        raise ValueError(f"balance {how!r} makes packs of one kind: with share_above take the balance 'steps'")
     if plan.method != "packing":
         raise ValueError(f"balance {how!r} packs sequences anew: it needs the method 'packing', not {plan.method!r}")
 

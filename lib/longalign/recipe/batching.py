@@ -8,10 +8,12 @@ number of forward passes, collectives never hang and nothing is dropped.
 Row         sequence indices: one sequence for "naive" and "sorted", the sequences of a pack for "packing"
 MicroBatch  the rows that one rank passes through the model at once; () is a filler
 M, K        sequences with targets, and packs (rows), in an optimizer step, over all ranks and micro-steps
+
+With `share_above`, groups of neighbouring ranks compute some micro-batches together (`longalign.recipe.mixed`).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any, Literal
@@ -19,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from longalign.common.array_types import Counts, Int, as_counts
-from longalign.recipe.packing import best_fit_decreasing, checked, next_fit
+from longalign.recipe.packing import Packs, best_fit_decreasing, checked, next_fit
 
 MOST_MICRO_BATCHES = 2**17  # in an optimizer step, which holds a place for each, empty or not
 Row = tuple[int, ...]
@@ -37,6 +39,8 @@ class Step:
     """
 
     micro_batches: tuple[tuple[MicroBatch, ...], ...]
+    shared: tuple[int, ...] = ()
+    """How many micro-steps, the first ones, each group of ranks shares; their micro-batches stand at its first rank."""
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -55,8 +59,9 @@ class Plan:
     """All optimizer steps of one epoch, from `lengths` and `target_counts` N_i in tokens per sequence.
 
     `capacity` is what a row can hold, None where no limit was asked for; `ranks`, `accumulation` and `rows` are world
-    size, micro-steps per optimizer step, and most rows in a micro-batch. Raises ValueError where a sequence is missing,
-    doubled or has too many targets (nothing predicts position 0: N_i < length), or a step is misshapen.
+    size, micro-steps per optimizer step, and most rows in a micro-batch; `degree` ranks share a micro-batch that is
+    shared, whose rows hold as many times the capacity. Raises ValueError where a sequence is missing, doubled or has
+    too many targets (nothing predicts position 0: N_i < length), or a step is misshapen.
     """
 
     method: Method
@@ -67,6 +72,7 @@ class Plan:
     accumulation: int
     rows: int
     steps: tuple[Step, ...]
+    degree: int = 1
 
     def __post_init__(self) -> None:
         over = np.flatnonzero(self.target_counts > np.maximum(self.lengths - 1, 0))
@@ -79,6 +85,12 @@ class Plan:
             shape, ranks = [len(ones) for ones in step.micro_batches], self.ranks
             if shape != [self.accumulation] * ranks:
                 raise ValueError(f"step {number} has {shape} micro-batches, not {ranks} ranks of {self.accumulation}")
+            if len(step.shared) != (ranks // self.degree if self.degree > 1 else 0) or any(
+                step.micro_batches[rank][micro_step] for rank in range(ranks) if rank % self.degree
+                for micro_step in range(step.shared[rank // self.degree])
+            ):
+                raise ValueError(f"step {number} shares {step.shared} micro-steps; only the first of each "
+                                 f"{self.degree} ranks may hold their rows")  # fmt: skip
         planned = sorted(sequence for step in self.steps for sequence in step.sequences)
         if planned != list(range(len(self.lengths))):
             raise ValueError(f"the steps do not hold each of the {len(self.lengths)} sequences exactly once")
@@ -98,10 +110,20 @@ class Plan:
         """K of Eq. 3 and Eq. 4 (arXiv 2401.18058): rows on all ranks and micro-steps of the step."""
         return len(step.rows)
 
+    def shared_by(self, step: Step, rank: int, micro_step: int) -> int:
+        """How many ranks compute the micro-batch that a rank takes part in: the degree, or 1."""
+        return self.degree if step.shared and micro_step < step.shared[rank // self.degree] else 1
+
+    def shared_micro_batches(self, step: Step) -> list[tuple[MicroBatch, ...]]:
+        """Those that each group of ranks shares; none where the plan shares none."""
+        return [step.micro_batches[self.degree * group][:count] for group, count in enumerate(step.shared)]
+
     def order_hash(self) -> str:
         """sha256 of all that the plan says, the same on every machine: ranks compare it before they start."""
         shape = (self.method, self.capacity, self.ranks, self.accumulation, self.rows)
         digest = hashlib.sha256(repr((shape, [step.micro_batches for step in self.steps])).encode())
+        if self.degree > 1:
+            digest.update(repr((self.degree, [step.shared for step in self.steps])).encode())
         for counts in (self.lengths, self.target_counts):
             digest.update(counts.astype("<i8").tobytes())
         return digest.hexdigest()
@@ -201,11 +223,9 @@ def plan_packing(
     [((2,),), ((1, 0),)]
     """
     lengths, capacity = checked(lengths, capacity)
-    if algorithm not in ("next_fit", "best_fit"):
-        raise ValueError(f'algorithm must be "next_fit" or "best_fit", not {algorithm!r}')
+    pack = packer(algorithm)
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
-    pack = next_fit if algorithm == "next_fit" else best_fit_decreasing
     packs = [tuple(order[sequences].tolist()) for sequences in pack(lengths[order], capacity)]
     packs = [packs[i] for i in random.permutation(len(packs))] if algorithm == "best_fit" else packs
     return _plan("packing", packs, lengths, target_counts, capacity, ranks, accumulation, rows)
@@ -213,21 +233,24 @@ def plan_packing(
 
 def make_plan(
     method: str, lengths: Counts, *, capacity: int | None = None, algorithm: str | None = None,
-    group_size: int | None = None, target_counts: Counts | None = None,
+    group_size: int | None = None, share_above: int | None = None, degree: int | None = None,
+    target_counts: Counts | None = None,
     ranks: int = 1, accumulation: int = 1, rows: int = 1, seed: int = 0, epoch: int = 0,
 ) -> Plan:  # fmt: skip
     """The plan of the method "naive", "sorted" or "packing".
 
-    `algorithm` is for "packing" only, by default "next_fit", `group_size` for "sorted" only; other arguments are those
-    of `plan_naive`. Raises ValueError for an unknown method, an option of another method, a missing capacity for
-    "packing", or a bad value.
+    `algorithm` is for "packing" only, by default "next_fit", `group_size` for "sorted" only. With `share_above` and
+    `degree`, also for "packing", so many ranks share each pack of sequences of more tokens (`plan_mixed`). Other
+    arguments are those of `plan_naive`. Raises ValueError for an unknown method, an option of another method, a missing
+    capacity for "packing", or a bad value.
 
     >>> make_plan("packing", [2, 4, 3], capacity=9).steps[0].rows
     ((2, 0, 1),)
     """
     if method not in ("naive", "sorted", "packing"):
         raise ValueError(f'method must be "naive", "sorted" or "packing", not {method!r}')
-    for name, option, of in (("algorithm", algorithm, "packing"), ("group_size", group_size, "sorted")):
+    for name, option, of in (("algorithm", algorithm, "packing"), ("group_size", group_size, "sorted"),
+                             ("share_above", share_above, "packing"), ("degree", degree, "packing")):  # fmt: skip
         if option is not None and method != of:
             raise ValueError(f'{name} is an option of "{of}"; leave it out for {method!r}')
     common: dict[str, Any] = {"target_counts": target_counts, "ranks": ranks, "accumulation": accumulation,
@@ -238,7 +261,29 @@ def make_plan(
         return plan_sorted(lengths, group_size=group_size, capacity=capacity, **common)
     if capacity is None:
         raise ValueError("packing needs a capacity: the tokens that a pack can hold")
-    return plan_packing(lengths, capacity=capacity, algorithm=algorithm or "next_fit", **common)
+    common |= {"capacity": capacity, "algorithm": algorithm or "next_fit"}
+    if share_above is None and degree is None:
+        return plan_packing(lengths, **common)
+    if share_above is None or degree is None:
+        raise ValueError("share_above and degree belong together: which sequences are shared, and by how many ranks")
+    from longalign.recipe.mixed import plan_mixed  # which imports this module
+
+    return plan_mixed(lengths, share_above=share_above, degree=degree, **common)
+
+
+def packer(algorithm: str) -> Callable[..., Packs]:
+    """The function of `longalign.recipe.packing` by its short name. Raises ValueError for another one."""
+    if algorithm not in ("next_fit", "best_fit"):
+        raise ValueError(f'algorithm must be "next_fit" or "best_fit", not {algorithm!r}')
+    return next_fit if algorithm == "next_fit" else best_fit_decreasing
+
+
+def targets_of(lengths: Int[np.ndarray, " sequences"], target_counts: Counts | None) -> Int[np.ndarray, " sequences"]:
+    """The target counts as int64; where none are given, all tokens but the first of each sequence."""
+    given = np.maximum(lengths - 1, 0) if target_counts is None else as_counts(target_counts, name="target_counts")
+    if len(given) != len(lengths):
+        raise ValueError(f"{len(lengths)} lengths, but {len(given)} target_counts; give one per sequence")
+    return given
 
 
 def _plan(
@@ -250,8 +295,6 @@ def _plan(
         lengths = as_counts(lengths)
     else:
         lengths, capacity = checked(lengths, capacity)
-    given = np.maximum(lengths - 1, 0) if target_counts is None else as_counts(target_counts, name="target_counts")
-    if len(given) != len(lengths):
-        raise ValueError(f"{len(lengths)} lengths, but {len(given)} target_counts; give one per sequence")
+    given = targets_of(lengths, target_counts)
     steps = deal(rows_in_order, ranks=ranks, accumulation=accumulation, rows=rows)
     return Plan(method, lengths, given, capacity, ranks, accumulation, rows, steps)

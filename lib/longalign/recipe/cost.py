@@ -26,6 +26,8 @@ class SequenceCost:
 
     per_token: float
     per_pair: float
+    exchange: float = 0.0
+    """Of a token that n ranks share, in the same unit: n - 1 of n parts of it are sent (0: not counted)."""
 
     def __call__(self, lengths: Counts) -> Float[np.ndarray, " sequences"]:
         """Cost per sequence, shape [sequences]."""
@@ -50,10 +52,16 @@ def micro_batch_cost(plan: Plan, micro_batch: MicroBatch, alone: Float[np.ndarra
 
 
 def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.ndarray, "steps ranks accumulation"]:
-    """`micro_batch_cost` of every micro-batch, shape [steps, ranks, accumulation]."""
+    """`micro_batch_cost` of every micro-batch, shape [steps, ranks, accumulation]; ranks that share one divide it."""
     alone = cost(plan.lengths)
     batches = (batch for step in plan.steps for rank in step.micro_batches for batch in rank)
     costs = np.array([micro_batch_cost(plan, batch, alone) for batch in batches], dtype=np.float64)
+    costs = costs.reshape(len(plan.steps), plan.ranks // plan.degree, plan.degree, plan.accumulation)
+    exchange = SequenceCost(cost.exchange * (1 - 1 / plan.degree), 0.0)(plan.lengths)
+    for number, step in enumerate(plan.steps):
+        for group, batches in enumerate(plan.shared_micro_batches(step)):
+            sent = [micro_batch_cost(plan, batch, exchange) for batch in batches]
+            costs[number, group, :, : len(batches)] = (costs[number, group, 0, : len(batches)] + sent) / plan.degree
     return costs.reshape(len(plan.steps), plan.ranks, plan.accumulation)
 
 
@@ -90,7 +98,8 @@ def fill_share(plan: Plan) -> float:
     A pack counts with its whole capacity, a padded row with the longest length of its micro-batch, a filler not at all.
     """
     if plan.method == "packing":
-        positions = plan.pack_capacity * sum(map(plan.packs, plan.steps))
+        shared = sum(len(batch) for step in plan.steps for group in plan.shared_micro_batches(step) for batch in group)
+        positions = plan.pack_capacity * (sum(map(plan.packs, plan.steps)) + (plan.degree - 1) * shared)
     else:
         positions = int(micro_batch_costs(plan, SequenceCost(1.0, 0.0)).sum())
     return int(plan.lengths.sum()) / positions if positions else 1.0

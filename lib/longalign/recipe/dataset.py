@@ -60,6 +60,8 @@ def step_weights(
         raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, not {weighting!r}")
     if exponent and weighting != "sequence":
         raise ValueError(f'exponent belongs to weighting "sequence"; leave it out for {weighting!r}')
+    if plan.degree > 1 and weighting == "released":
+        raise ValueError('the released code shares no pack: plan without share_above for the weighting "released"')
     if local_gpus is not None and weighting != "released":
         raise ValueError(f'local_gpus belongs to weighting "released"; leave it out for {weighting!r}')
     counts, sequences = plan.target_counts, list(step.sequences)
@@ -119,9 +121,20 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.steps) * self.per_step
 
-    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+    def shared_by(self, index: int) -> int:
+        """How many ranks are to share element `index`, which the first of them has and the others have as a filler; 1
+        where none do. Who does not share it computes the same, on the first rank alone."""
+        number, rank, micro_step = self._place(index)
+        plan, step = self.steps[number]
+        return plan.shared_by(step, rank, micro_step)
+
+    def _place(self, index: int) -> tuple[int, int, int]:
         number, place = divmod(range(len(self))[index], self.per_step)
         micro_step, rank = divmod(place, self.ranks) if self.rank is None else (place, self.rank)
+        return number, rank, micro_step
+
+    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+        number, rank, micro_step = self._place(index)
         plan, step = self.steps[number]
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:

@@ -17,21 +17,23 @@ Dealt = list[list[list[int]]]
 
 
 def assign_balanced(
-    lengths: Sequence[int], costs: Sequence[float], targets: Sequence[float], *, bins: int, capacity: int
-) -> tuple[Dealt, list[int]]:
+    lengths: Sequence[int], costs: Sequence[float], targets: Sequence[float],
+    *, bins: int | Sequence[int], capacity: int,
+) -> tuple[Dealt, list[int]]:  # fmt: skip
     """Item after item to the member that lacks most of its target, into that member's emptiest bin.
 
-    Items are given longest first, `targets` in the unit of their costs (only differences count), `bins` of every
-    member, and `capacity` as the sum of lengths that a bin can hold. Returns item numbers by member and bin, and the
-    items that no member had room for.
+    Items are given longest first, `targets` in the unit of their costs (only differences count), `bins` of every member
+    or of each, and `capacity` as the sum of lengths that a bin can hold. Returns item numbers by member and bin, and
+    the items that no member had room for.
 
     >>> assign_balanced([4, 3, 2], [4.0, 3.0, 2.0], [0.0, 0.0], bins=1, capacity=4)
     ([[[0]], [[1]]], [2])
     """
-    room = [[capacity] * bins for _ in targets]
-    dealt: Dealt = [[[] for _ in range(bins)] for _ in targets]
+    counts = [bins] * len(targets) if isinstance(bins, int) else bins
+    room = [[capacity] * count for count in counts]
+    dealt: Dealt = [[[] for _ in range(count)] for count in counts]
     left = []
-    ready = [(-target, member) for member, target in enumerate(targets)]  # by what is lacking
+    ready = [(-target, member) for member, target in enumerate(targets) if counts[member]]  # by what is lacking
     waiting: list[tuple[int, float, int]] = []  # by room: those who may have room again for a shorter item
     heapify(ready)
     for item, (length, cost) in enumerate(zip(lengths, costs, strict=True)):

@@ -55,13 +55,15 @@ class EventLog(TrainerCallback):
 
 
 class Preflight(TrainerCallback):
-    """Proves, before the first step and with the engine ready, that this training is exact (`preflight`)."""
+    """Proves, before the first step and with the engine ready, that this training is exact (`preflight`), however many
+    ranks share a micro-batch."""
 
-    def __init__(self, method: str, longest: int, sequence_parallel: int):
-        self.method, self.options = method, {"longest": longest, "sequence_parallel": sequence_parallel}
+    def __init__(self, method: str, longest: int, shared_by: set[int]):
+        self.method, self.longest, self.shared_by = method, longest, sorted(shared_by)
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        preflight.prove(model, self.method, **self.options)
+        for count in self.shared_by:
+            preflight.prove(model, self.method, longest=self.longest, sequence_parallel=count)
 
 
 class StopOnNonFinite(TrainerCallback):

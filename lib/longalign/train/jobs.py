@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import shlex
@@ -61,7 +62,8 @@ class Job:
     def plans(self, store: TokenStore) -> list[Plan]:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
         cost = self.cost() if self.training.balance else LLAMA_2_7B
-        return make_plans(store, self.training, ranks=self.engine.batches, cost=cost, barrier=self.engine.barrier)
+        engine = self.engine
+        return make_plans(store, self.training, ranks=engine.batches, cost=cost, barrier=engine.barrier, **engine.mixed)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -133,14 +135,17 @@ def _shape(job: Job) -> ModelShape:
 
 
 def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:
-    """Positions that are computed and targets, each of the micro-batch that has most."""
+    """Positions that are computed and targets, each of the micro-batch (or slice of one) that has most."""
     positions = targets = 0
-    for step in (step for plan in plans for step in plan.steps):
-        for batch in (batch for batches in step.micro_batches for batch in batches):
-            rows = [sum(int(plans[0].lengths[i]) for i in row) for row in batch]
-            padded = sum(rows) if plans[0].method == "packing" else len(rows) * max(rows, default=0)
-            positions = max(positions, padded)
-            targets = max(targets, sum(int(target_counts[i]) for row in batch for i in row))
+    for plan in plans:
+        for step, rank, micro_step in itertools.product(plan.steps, range(plan.ranks), range(plan.accumulation)):
+            batch = step.micro_batches[rank][micro_step]
+            rows = [sum(int(plan.lengths[i]) for i in row) for row in batch]
+            padded = sum(rows) if plan.method == "packing" else len(rows) * max(rows, default=0)
+            slice_ = -(-padded // plan.shared_by(step, rank, micro_step))
+            positions = max(positions, slice_)
+            # all of them may lie in one slice
+            targets = max(targets, min(slice_, sum(int(target_counts[i]) for row in batch for i in row)))
     return positions, targets
 
 
@@ -212,8 +217,8 @@ def training_hours(job: Job, plans: list[Plan], *, tflops: float, utilisation: f
     again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
     cost = job.cost()
     flops = sum(float(slowest(micro_batch_costs(plan, cost), job.engine.barrier).sum()) for plan in plans) * again
-    # ranks that share a pack divide its work
-    return flops / job.engine.sequence_parallel / (tflops * 1e12 * utilisation) / 3600
+    # ranks that share every pack divide its work
+    return flops / job.engine.slices / (tflops * 1e12 * utilisation) / 3600
 
 
 def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:

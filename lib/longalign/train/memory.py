@@ -15,6 +15,8 @@ from longalign.recipe.cost import SequenceCost
 from longalign.train.parallelism import Parallelism
 
 GIB = 2**30
+SPARE = 0.9
+"""The share of a device's memory that may be planned: what is not in the estimate takes about a tenth."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Footprint:
 
 
 def footprint(shape: ModelShape, engine: Parallelism, *, positions: int, targets: int) -> Footprint:
-    """The states and activations of a training whose largest micro-batch has so many `positions` and `targets`.
+    """The states and activations of a training whose largest micro-batch has so many `positions` and `targets`, or
+    largest slice where only some are shared.
 
     ZeRO's own example, 7.5 billion parameters on 64 devices, whose states take 120, 31.4, 16.6 and 1.9 GB (10^9):
 
@@ -123,8 +126,8 @@ def footprint(shape: ModelShape, engine: Parallelism, *, positions: int, targets
         node, parameters, gradients = node + (parameters + gradients) * engine.ranks, 0.0, 0.0
     token = shape.hidden_size if engine.bf16 else 2 * shape.hidden_size
     layers = (2 * shape.layers + 34) if engine.gradient_checkpointing else 34 * shape.layers
-    activations = positions * token * layers / engine.sequence_parallel
-    logits = 2 * 4 * targets * shape.vocab_size / engine.sequence_parallel  # fp32, and their gradient
+    activations = positions * token * layers / engine.slices
+    logits = 2 * 4 * targets * shape.vocab_size / engine.slices  # fp32, and their gradient
     return Footprint(*(part / GIB for part in (parameters, gradients, optimizer, activations, logits, node)))
 
 

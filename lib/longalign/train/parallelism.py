@@ -21,7 +21,8 @@ class Parallelism:
     `zero` is DeepSpeed's stage, 0 to 3; None takes no DeepSpeed. `offload` puts the optimizer's states ("optimizer",
     from stage 1 on) or the parameters too ("all", stage 3) into the nodes' memory. `bf16` computes in bfloat16 with
     fp32 states. `gradient_checkpointing` keeps one activation a layer and computes the others twice. As many
-    neighbouring ranks as `sequence_parallel` says share every pack, a slice each (`longalign.train.sequence_parallel`).
+    neighbouring ranks as `sequence_parallel` says share every pack, a slice each (`longalign.train.sequence_parallel`);
+    with `share_above` those of sequences of more tokens alone (`longalign.recipe.mixed`), and the capacity is a rank's.
     `hostfile` names the nodes where no Slurm does, DeepSpeed's way: a line "node1 slots=8" for each.
 
     Raises ValueError for what cannot be.
@@ -37,6 +38,7 @@ class Parallelism:
     bf16: bool = False
     gradient_checkpointing: bool = False
     sequence_parallel: int = 1
+    share_above: int | None = None
     hostfile: str = ""
 
     def __post_init__(self) -> None:
@@ -49,6 +51,8 @@ class Parallelism:
             (self.sequence_parallel >= 1 and self.ranks % self.sequence_parallel == 0,
              f"sequence_parallel is {self.sequence_parallel}, which does not divide a node's {self.ranks} ranks"),
             (self.sequence_parallel == 1 or self.zero is not None, "sequence_parallel needs zero: 0, 1, 2 or 3"),
+            (self.share_above is None or self.sequence_parallel > 1,
+             f"share_above is {self.share_above}: say in sequence_parallel how many ranks share a longer sequence"),
             (not self.hostfile or Path(self.hostfile).is_file(), f"hostfile is {self.hostfile}, where there is none"),
             (not self.hostfile or self.nodes > 1, "a hostfile is for several nodes: set nodes, or leave it out"),
         ):
@@ -67,13 +71,27 @@ class Parallelism:
         return "micro_step" if self.zero == 3 else "step"
 
     @property
+    def slices(self) -> int:
+        """Ranks that divide every micro-batch of a plan; 1 where some are shared and others are not."""
+        return self.sequence_parallel if self.share_above is None else 1
+
+    @property
     def batches(self) -> int:
-        """Micro-batches that are computed at the same time: one a rank, or one for all ranks that share a sequence.
+        """Micro-batches that a plan has at the same time: one a rank, or one for all ranks that share every pack.
 
         >>> Parallelism(ranks=8, zero=3, sequence_parallel=4).batches
         2
         """
-        return self.world_size // self.sequence_parallel
+        return self.world_size // self.slices
+
+    @property
+    def mixed(self) -> dict[str, int]:
+        """The arguments of `longalign.recipe.batching.make_plan` that say which packs are shared; none where all are.
+
+        >>> Parallelism(ranks=8, zero=3, sequence_parallel=4, share_above=9).mixed
+        {'share_above': 9, 'degree': 4}
+        """
+        return {} if self.share_above is None else {"share_above": self.share_above, "degree": self.sequence_parallel}
 
     def run_settings(self) -> dict[str, Any]:
         """The fields as `runs.Run` takes them: none where it is one plain process.

@@ -32,16 +32,16 @@ class PlanTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """This rank's micro-batches in the order of the plan; one element of the dataset is one micro-batch."""
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=self.data_collator)
+        dataset, collate = self.train_dataset, self.data_collator
+        if self.sequence_parallel > 1:
+            # it computes the same, so that no run's key holds its code
+            from longalign.train.sequence_parallel import Slices, only
+
+            dataset = Slices(dataset, collate, self.args.process_index, self.sequence_parallel)
+            collate = only
+        return DataLoader(dataset, batch_size=1, shuffle=False, collate_fn=collate)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        if self.sequence_parallel > 1:
-            from longalign.train.sequence_parallel import (
-                slice_of,  # it computes the same, so that no run's key holds its code
-            )
-
-            place, pad = self.args.process_index % self.sequence_parallel, self.data_collator.pad_token_id
-            inputs = slice_of(inputs, place, self.sequence_parallel, pad_token_id=pad)
         # DeepSpeed's bf16 would round the weights to eight bits; they are fp32 like the sum they belong to.
         weights = inputs.pop("loss_weights")
         return {**super()._prepare_inputs(inputs), "loss_weights": weights.to(self.args.device)}

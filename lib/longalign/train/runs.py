@@ -44,7 +44,8 @@ class Run:
 
     `label` is for people and does not enter the key. `training` holds the fields of `config.TrainingConfig` as one
     process would have them, `engine` those of `Parallelism`, which deals them to its ranks. An engine computes
-    the same, so that a run may go on with another; only bf16 does not, and enters the key.
+    the same, so that a run may go on with another; only bf16 and packs of two kinds, which make other steps, enter the
+    key.
     """
 
     label: str
@@ -66,6 +67,8 @@ class Run:
         return provenance.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
             "data": data, "training": self.training, **({"bf16": True} if self.engine.get("bf16") else {}),
+            **({"packs": [self.engine[name] for name in ("share_above", "sequence_parallel")]}
+               if self.engine.get("share_above") is not None else {}),
             **({"rope_type": self.rope_type} if self.rope_type != "default" else {}),
             "code": self.code,
         })  # fmt: skip
@@ -147,9 +150,8 @@ def _train(run: Run) -> None:
     else:
         model = models.new_model(**run.new_model)
     store = TokenStore(Path(run.store))
-    trained = trainer.train(
-        model, store, config, work, arguments=arguments, sequence_parallel=engine.sequence_parallel
-    )
+    shared = {"sequence_parallel": engine.sequence_parallel, "share_above": engine.share_above}
+    trained = trainer.train(model, store, config, work, arguments=arguments, **shared)
     trained.write_model(run.model)
     if arguments.process_index == 0:
         _finish(run, store)

@@ -11,16 +11,20 @@ of packs add up to the step's.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.attention import attention_forward
+from longalign.recipe.collators import PackedCollator
+from longalign.recipe.dataset import PlannedDataset
 from longalign.recipe.masks import mask_forward
 
 NAME = "longalign-ulysses"
@@ -51,13 +55,42 @@ def slice_of(batch: Mapping[str, Any], index: int, count: int, *, pad_token_id: 
     offsets = F.pad(batch["cu_seqlens"], (0, 1), value=tokens + more) if more else batch["cu_seqlens"]
     return {
         **batch, **{name: values[:, width * index : ends[name]] for name, values in whole.items()},
-        "cu_seqlens": offsets, "max_seqlen": max(batch["max_seqlen"], more),
+        "cu_seqlens": offsets, "max_seqlen": max(batch["max_seqlen"], more), "shared_by": count,
     }  # fmt: skip
+
+
+class Slices(Dataset[dict[str, Any]]):
+    """The batches of a rank's `PlannedDataset`, and slices of those that `count` ranks share.
+
+    These are the ones that the plan calls shared, or all of a plan that was made for one rank in `count`.
+    """
+
+    def __init__(self, own: PlannedDataset, collator: PackedCollator, rank: int, count: int) -> None:
+        self.own, self.collator, self.place, self.count = own, collator, rank % count, count
+        self.all = all(plan.degree == 1 for plan, _ in own.steps)
+        self.shared = copy.copy(own)  # what several ranks share is the first one's
+        self.shared.rank = own.rank if self.all else rank - self.place
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not self.all and self.own.shared_by(index) == 1:
+            return dict(self.collator(self.own[index]))
+        batch = self.collator(self.shared[index])
+        return slice_of(batch, self.place, self.count, pad_token_id=self.collator.pad_token_id)
+
+
+def only(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """The one batch of a list (`Slices` has collated it)."""
+    (batch,) = batches
+    return batch
 
 
 def attach(model: PreTrainedModel, count: int) -> None:
     """Have a model's attention exchange slices for heads within every `count` neighbouring ranks; all ranks call this.
 
+    Only slices are exchanged (`slice_of` marks them): a batch of its own a rank computes alone.
     Raises ValueError for a model whose heads cannot be shared by so many.
     """
     config = model.config
@@ -70,15 +103,18 @@ def attach(model: PreTrainedModel, count: int) -> None:
 
 
 class _Exchanging:
-    """The registered attention over whole packs, for slices of them."""
+    """The registered attention over whole packs, for slices of them and for what no other rank has."""
 
     def __init__(self, group: Any, count: int) -> None:
         self.group, self.count = group, count
 
     def __call__(
-        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
-    ) -> tuple[Tensor, None]:
-        """query [1, H, T/P, D], key and value [1, G, T/P, D]; returns [1, T/P, H, D]."""
+        self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *,
+        shared_by: int = 1, **kwargs: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        """query [1, H, T/P, D], key and value [1, G, T/P, D]; returns [1, T/P, H, D]; P is `shared_by`."""
+        if shared_by == 1:
+            return attention_forward(module, query, key, value, attention_mask, **kwargs)
         from deepspeed.sequence.layer import DistributedAttention
 
         def attend(*whole: Tensor) -> Tensor:  # [1, T, H/P, D]

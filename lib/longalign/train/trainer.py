@@ -31,12 +31,14 @@ from longalign.train.plan_trainer import PlanTrainer
 
 
 def make_plans(
-    store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B, barrier: str = "step"
-) -> list[Plan]:
+    store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B,
+    barrier: str = "step", **mixed: int,
+) -> list[Plan]:  # fmt: skip
     """One plan per epoch, each reshuffled by (seed, epoch); the same sequences in every step on any number of ranks.
 
-    Where they are balanced, `cost` is what a sequence costs, and `barrier` where the ranks wait: at the end of a
-    "step", or in every "micro_step". Raises ValueError when the ranks cannot share a step evenly.
+    `mixed` is share_above and degree (`longalign.recipe.mixed`), or nothing. Where they are balanced, `cost` is what a
+    sequence costs, and `barrier` where the ranks wait: at the end of a "step", or in every "micro_step". Raises
+    ValueError when the ranks cannot share a step evenly.
     """
     special = {
         "packing": {"algorithm": config.packing_algorithm}, "sorted": {"group_size": config.group_size or config.rows},
@@ -45,6 +47,7 @@ def make_plans(
         make_plan(
             config.method, store.lengths, target_counts=store.target_counts, capacity=config.capacity, ranks=ranks,
             rows=config.rows, accumulation=config.accumulation(ranks), seed=config.seed, epoch=epoch, **special,
+            **mixed,
         )
         for epoch in range(config.epochs)
     ]  # fmt: skip
@@ -63,16 +66,18 @@ def train(
     *,
     arguments: TrainingArguments | None = None,
     sequence_parallel: int = 1,
+    share_above: int | None = None,
 ) -> PlanTrainer:
     """Train `model` on `store`, in place; checkpoints and `events.jsonl` go to `folder`, from which a killed run
     resumes.
 
-    The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments`
-    are those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. `sequence_parallel`
-    ranks share every pack. Before the first step the store's files are compared with their hashes, and the model is
-    proved to be trained exactly (`longalign.train.preflight`). Raises ValueError for data, models or settings that
-    cannot be trained with, InterruptedError when the process that started this one has gone, and, with a checkpoint of
-    the last step, when the job around it is about to be ended (`paths.warned`).
+    The same folder, data and configuration give the same losses whether or not the run was interrupted. `arguments` are
+    those of an engine (`training_arguments`); under ZeRO-3 they must be made before the model. `sequence_parallel`
+    ranks share every pack, or with `share_above` those of longer sequences. Before the first step the store's files are
+    compared with their hashes, and the model is proved to be trained exactly (`longalign.train.preflight`). Raises
+    ValueError for data, models or settings that cannot be trained with, InterruptedError when the process that started
+    this one has gone, and, with a checkpoint of the last step, when the job around it is about to be ended
+    (`paths.warned`).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,9 @@ def train(
         _share_sequences(model, config, sequence_parallel)
     barrier = "micro_step" if is_deepspeed_zero3_enabled() else "step"
     cost = sequence_cost(model.config) if config.balance else LLAMA_2_7B
-    plans = make_plans(store, config, ranks=args.world_size // sequence_parallel, cost=cost, barrier=barrier)
+    mixed = {} if share_above is None else {"share_above": share_above, "degree": sequence_parallel}
+    slices = 1 if mixed else sequence_parallel  # of every micro-batch
+    plans = make_plans(store, config, ranks=args.world_size // slices, cost=cost, barrier=barrier, **mixed)
     steps = [step for plan in plans for step in plan.steps][: config.steps or None]
     if not steps:
         raise ValueError(f"the token store {store.folder} holds no sequence; there is nothing to train on")
@@ -100,7 +107,7 @@ def train(
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = 0  # nobody reads what it computes, and a configuration may name an id that the model does not know
     options = {"exponent": config.exponent, "weighting": config.weighting,
-               "rank": args.process_index // sequence_parallel}  # fmt: skip
+               "rank": args.process_index // slices}  # fmt: skip
     if config.defect:
         from longalign.train.released_faults import faulty_dataset
 
@@ -118,7 +125,7 @@ def train(
         checkpoints.drop_damaged(folder)
     if args.world_size > 1:
         _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
-    trainer.add_callback(Preflight(config.method, longest, sequence_parallel))
+    trainer.add_callback(Preflight(config.method, longest, {1, sequence_parallel} if mixed else {sequence_parallel}))
     trainer.add_callback(log)
     trainer.add_callback(StopOnNonFinite(steps))
     trainer.add_callback(Seal())

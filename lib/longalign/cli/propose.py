@@ -1,0 +1,50 @@
+"""`longalign plan DATA --propose MODEL`: what to train with, by lengths, a model's shape and the devices there are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from longalign.cli.parsing import amount, fail
+
+EXCLUDED = ("method", "capacity", "accumulation", "rows", "group_size", "algorithm", "balance", "barrier",
+            "share_above", "degree", "truncate", "seed")  # fmt: skip
+"""Options of `longalign plan` that a proposal finds itself, or has no use for."""
+
+
+def add_options(plan: Any) -> None:
+    """The options of a proposal."""
+    plan.add_argument(
+        "--propose", metavar="MODEL", type=Path,
+        help="propose capacity, sharing and engine for this model's folder on --ranks devices of one node",
+    )
+    plan.add_argument("--memory", type=amount, metavar="GB", help="of a device, with --propose (default: 80)")
+    plan.add_argument("--out", type=Path, metavar="JOB.yaml", help="with --propose: write the first proposal as a job")
+
+
+def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -> None:
+    """A table of proposals, or JSON (fields of `longalign.train.proposal.Offer`), and the job if one is asked for."""
+    from longalign.train import jobs, proposal
+
+    for name in EXCLUDED:
+        if getattr(options, name) != options.parser.get_default(name):
+            fail(f"--{name.replace('_', '-')} is what --propose looks for: leave it out")
+    if not options.propose.is_dir():
+        fail(f"--propose is {options.propose}, where there is no folder of a model")
+    lengths, targets = measured(options, None, "")
+    pace = proposal.Pace()
+    if options.utilisation is not None:
+        pace = replace(pace, flops=options.utilisation * proposal.A800 * 1e12)
+    devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
+    found = proposal.offers(lengths, targets, jobs.model_shape(options.propose), pace=pace, **devices)
+    told = [asdict(offer) for offer in proposal.notable(found)]
+    print(json.dumps(told) if options.json else proposal.as_text(found, pace, lengths))
+    if options.out:
+        job = proposal.job_of(found[0], model=options.propose, data=options.data, longest=int(lengths.max()))
+        options.out.write_text(job)
+        if not options.json:
+            print(f"written: {options.out} (longalign train {options.out} --dry-run checks it)")

@@ -1,0 +1,121 @@
+"""What `longalign plan --propose` offers fits, is predicted by the plan that the job will have, and can be started."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import LlamaConfig
+
+from longalign.cli.main import main
+from longalign.data.chat import Encoded
+from longalign.data.store import write_store
+from longalign.recipe.cost import micro_batch_costs, slowest
+from longalign.train import jobs
+from longalign.train.memory import GIB, SPARE, ModelShape, footprint
+from longalign.train.proposal import Pace, exchange_cost, notable, offers
+
+LLAMA = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008, "num_attention_heads": 32,
+         "vocab_size": 32_000, "max_position_embeddings": 4096}  # fmt: skip
+SEVEN = ModelShape(4096, 32, 11008, heads=32, key_value_heads=32, head_size=128, vocab_size=32_000)
+LONGEST = 262_144
+
+
+def lengths():
+    random = np.random.default_rng(0)
+    return np.concatenate([[LONGEST], random.integers(8192, LONGEST, 9), random.integers(100, 3000, 100)])
+
+
+@pytest.fixture(scope="module")
+def found():
+    return offers(lengths(), np.full(110, 99), SEVEN, ranks=8, memory=80)
+
+
+def test_every_offer_fits_and_holds_the_longest_sequence(found):
+    for offer in found:
+        engine = offer.engine
+        needed = footprint(SEVEN, engine, positions=offer.capacity, targets=99)
+        assert needed.device * GIB / 1e9 <= offer.memory <= SPARE * 80
+        assert offer.capacity * (1 if engine.share_above is None else engine.sequence_parallel) >= LONGEST
+        assert 0 <= offer.idle < 1 and 0 <= offer.sending < 1
+    kinds = {(offer.engine.sequence_parallel, offer.engine.share_above is None) for offer in notable(found)}
+    assert len(kinds) == len(notable(found)) and {(8, True), (8, False)} <= kinds
+
+
+def test_the_first_is_about_the_fastest_and_none_of_those_sends_less(found):
+    alike = [offer for offer in found if offer.engine.offload == found[0].engine.offload]
+    fastest = min(offer.hours for offer in alike)
+    assert found[0].hours <= 1.01 * fastest
+    assert all(found[0].sending <= offer.sending for offer in alike if offer.hours <= 1.01 * fastest)
+
+
+def test_less_memory_for_each_device_leaves_fewer_ways_and_none_is_refused_in_a_sentence(found):
+    assert len(offers(lengths(), None, SEVEN, ranks=8, memory=48)) < len(found)
+    with pytest.raises(ValueError, match="no way fits into 9 of the 10 GB of 8 devices: take more or larger ones"):
+        offers(lengths(), None, SEVEN, ranks=8, memory=10)
+
+
+def test_what_is_sent_is_what_ulysses_sends():
+    """4 N h / P numbers a rank and layer: 8 GiB of 2 bytes for 262,144 tokens of 4,096 features, there and back."""
+    pace = Pace(flops=1e12, sent=1e9)
+    sent = exchange_cost(SEVEN, 8, pace) / pace.flops * pace.sent * LONGEST / SEVEN.layers
+    assert sent == pytest.approx(2 * 2 * 4 * LONGEST * 4096)
+    grouped = replace(SEVEN, key_value_heads=8)
+    assert exchange_cost(grouped, 8, pace) / exchange_cost(SEVEN, 8, pace) == pytest.approx((1 + 1 / 4) / 2)
+
+
+@pytest.fixture
+def model(tmp_path):
+    LlamaConfig(**LLAMA).save_pretrained(tmp_path / "llama")
+    (tmp_path / "llama" / "model.safetensors").touch()  # a dry run of so large a model reads no weight
+    return tmp_path / "llama"
+
+
+def test_the_proposal_for_256k_contexts_of_a_7b_on_8_devices_is_a_job_that_a_dry_run_takes(
+    tmp_path, model, capsys, monkeypatch
+):
+    monkeypatch.setattr(jobs, "free_memory", lambda: 0)
+    rows = (Encoded(np.ones(n, np.int32), np.where(np.arange(n) < n - 99, -100, 1).astype(np.int32), 0)
+            for n in lengths())  # fmt: skip
+    store = write_store(tmp_path / "store", rows, meta={})
+    job, options = tmp_path / "job.yaml", ["--propose", str(model), "--ranks", "8", "--memory", "80"]
+    main(["plan", str(tmp_path / "store"), *options, "--out", str(job)])
+    told = capsys.readouterr().out
+    assert "from FLOPs" in told and "Nothing was measured" in told and told.count("->") == 1
+    made = jobs.load_job(job)
+    assert (made.rope_type, made.max_length, made.engine.world_size) == ("yarn", LONGEST, 8)
+    best = offers(store.lengths, store.target_counts, SEVEN, ranks=8, memory=80)[0]
+    assert (made.engine, made.training.capacity) == (best.engine, best.capacity)
+    plans = made.plans(store)
+    assert jobs.estimated(made, store, plans).device * GIB / 1e9 <= best.memory + 1e-9
+    # the job's own plan takes about what was predicted: it is balanced without what is sent
+    whole = slowest(micro_batch_costs(plans[0], replace(SEVEN.cost, exchange=exchange_cost(SEVEN, 8, Pace()))), "step")
+    again = 4 / 3 if best.engine.gradient_checkpointing else 1
+    assert made.engine.barrier == "step"
+    assert whole.sum() * again / Pace().flops / 3600 == pytest.approx(best.hours, rel=0.02)
+    assert jobs.main([str(job), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert '"share_above"' in said and "memory of a device: about" in said and "the model itself" in said
+
+
+def test_it_is_told_as_json_too(tmp_path, model, capsys):
+    (tmp_path / "lengths.txt").write_text("\n".join(map(str, lengths())))
+    main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(model), "--ranks", "8", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told[0]["engine"]["ranks"] == 8 and {"capacity", "hours", "idle", "sending", "bound"} <= set(told[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--propose", "nowhere"], "--propose is nowhere, where there is no folder"),
+        (["--propose", "nowhere", "--capacity", "9"], "--capacity is what --propose looks for: leave it out"),
+        (["--capacity", "9", "--memory", "80"], "--memory works only with --propose"),
+        (["--capacity", "9", "--share-above", "5"], "share_above and degree belong together"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused_in_a_line(tmp_path, capsys, options, told):
+    (tmp_path / "lengths.txt").write_text("2\n4\n3\n")
+    with pytest.raises(SystemExit):
+        main(["plan", str(tmp_path / "lengths.txt"), *options])
+    assert told in (error := capsys.readouterr().err) and error.count("\n") == 1
