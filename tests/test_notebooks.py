@@ -4,6 +4,7 @@ import ast
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 
 from longalign.common import paths
@@ -119,3 +120,84 @@ def test_all_notebooks_run_in_the_smoke_profile_and_a_second_make_runs_none(tmp_
         assert record.is_file(), f"{copy.name} ends by writing its record"
     second = make("smoke", *with_this_python(tmp_path))
     assert second.returncode == 0 and " starts" not in second.stdout and "nothing to do" in second.stdout
+
+
+def opening(path):
+    return "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells[:3])
+
+
+@each_notebook
+def test_a_notebook_says_first_what_one_learns_what_one_needs_and_how_long_it_takes(path):
+    assert re.search(r"\*\*You will know\*\*.+\*\*You need\*\*.+\*\*It takes\*\*", opening(path), flags=re.DOTALL)
+    measured = pd.read_csv(paths.results() / "durations.csv").set_index("notebook")
+    minutes, gigabytes = re.search(r"about (\d+) minutes? and ([\d.]+)\s+GB", opening(path)).groups()
+    if path.stem in measured.index:
+        row = measured.loc[path.stem]
+        assert max(1, row.seconds / 60) / 2 <= int(minutes) <= 2 * max(1, row.seconds / 60)
+        assert row.peak_memory_mb / 1024 / 2 <= float(gigabytes) <= 2 * row.peak_memory_mb / 1024
+
+
+@each_notebook
+def test_a_notebook_asks_for_two_or_three_predictions_and_compares_each(path):
+    cells = nbformat.read(path, as_version=4).cells
+    asked = [number for number, cell in enumerate(cells) if "**Predict before you run.**" in cell.source]
+    assert 2 <= len(asked) <= 3
+    for number in asked:
+        assert cells[number].cell_type == "markdown"
+        (name,) = re.findall(r"^(my_\w+) = None  # ", cells[number + 1].source)
+        later = "\n".join(cell.source for cell in cells[number + 2 :] if cell.cell_type == "code")
+        assert re.search(rf"lesson\.compare\(\s*{name}, ", later), f"{name} is compared with nothing"
+
+
+@each_notebook
+def test_a_notebook_ends_with_what_was_learned_in_computed_numbers_and_what_it_cannot_show(path):
+    cells = nbformat.read(path, as_version=4).cells
+    (start,) = [number for number, cell in enumerate(cells) if cell.source.startswith("## What we learned")]
+    learned, rest = cells[start + 1], "\n".join(cell.source for cell in cells[start:] if cell.cell_type == "markdown")
+    assert learned.cell_type == "code" and "**What this cannot show.**" in rest
+    printed = [call for call in ast.walk(ast.parse(learned.source)) if isinstance(call, ast.Call)]
+    numbers = [node for call in printed for node in ast.walk(call) if isinstance(node, ast.FormattedValue)]
+    assert len(numbers) >= 2, "numbers are computed, not typed"
+    assert cells[-1].cell_type == "code" and start >= len(cells) - 5, "only the record comes after it"
+
+
+GREEK = "alpha beta delta Delta eta lambda rho tau theta".split()
+
+
+def symbols_in(text):
+    """The symbols of the maths in a text: single letters and Greek names; words and operators are none.
+
+    Indices of two letters and more are words, and code is no maths.
+    """
+    text = re.sub(r"```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    found = set()
+    for long, short in re.findall(r"\$\$(.+?)\$\$|\$((?:[^$\n]|\n(?!\n))+?)\$", text, flags=re.DOTALL):
+        maths = re.sub(r"\\(?:text|texttt|operatorname|mathbb)\{[^}]*\}|_\{?[a-z]{2,}\}?", " ", long or short)
+        found |= {f"\\{name}" for name in re.findall(r"\\([a-zA-Z]+)", maths) if name in GREEK}
+        found |= set(re.sub(r"\\[a-zA-Z]+|[^A-Za-z]", "", maths.replace("MS", "")))
+    return found
+
+
+OVERVIEW = nbformat.read(paths.notebooks() / "00_overview.ipynb", as_version=4)
+SYMBOLS = next(cell.source.splitlines() for cell in OVERVIEW.cells if cell.id == "symbols")
+SHARED = symbols_in("\n".join(line.split("|")[1] for line in SYMBOLS if line.startswith("| $")))
+
+
+@each_notebook
+def test_every_symbol_of_a_notebook_is_in_the_table_of_the_overview(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown" and c.id != "symbols"]
+    used = set().union(*(symbols_in(cell.source) for cell in cells))
+    own = symbols_in("\n".join(line for line in SYMBOLS if line.startswith(f"| `{path.stem}`")))
+    assert not used - SHARED - own, "a symbol that the table lacks"
+    assert not own - SHARED - used, "a symbol that the table has for nothing"
+
+
+def test_the_page_of_symbols_has_the_rows_of_the_overview():
+    lines = (paths.root() / "docs" / "learn" / "notation.md").read_text(encoding="utf-8").splitlines()
+    page, shared = ([line for line in text if line.startswith("| $")] for text in (lines, SYMBOLS))
+    assert page == shared
+
+
+def test_letters_of_maths_are_found_and_words_and_code_are_not():
+    text = "an $x$ of $$\\sum_i L_i / N_{in} \\text{ if } \\rho > 0$$ costs `$5 y$`"
+    assert symbols_in(text) == {"x", "i", "L", "N", "\\rho"}

@@ -105,7 +105,22 @@ def test_a_replay_has_the_settings_of_the_record_and_says_whose_numbers_it_shows
     commit = written["git"]["commit"]
     assert (commit or "no commit")[:7] in told and "profile smoke" in told and "seeds 0 to 1" in told
     assert written["hardware"]["processor"] in told and "make notebook NB=05" in told
-    assert run.banner() is None
+
+
+def test_a_run_says_whose_numbers_it_shows_and_that_those_of_smoke_mean_nothing(run):
+    assert "smoke: numbers mean nothing" in run.banner().data and "profile smoke" in run.banner().data
+    told = Page(NAME, "laptop").banner().data
+    assert "mean nothing" not in told and "Computed here" in told and "profile laptop" in told
+
+
+def test_a_replay_becomes_a_run_of_the_profile_only_where_it_is_asked_for(run, monkeypatch):
+    monkeypatch.setattr(pages, "display", lambda shown: None)
+    run.record(results={})
+    page = promoted(run)
+    assert page.computing(False) is page
+    computing = page.computing(True)
+    assert (computing.replay, computing.settings.name, computing.seeds) == (False, "laptop", 9)
+    assert computing.computing(True) is computing, "papermill has asked for a run already"
 
 
 def test_a_text_that_the_record_did_not_keep_is_told_with_its_command(run):

@@ -11,6 +11,7 @@ import pytest
 from longalign.common import paths
 from longalign.report.tables import primary, scores_by_seed
 from longalign.reproduction import redraw
+from longalign.reproduction.execute import prepare
 from longalign.reproduction.parameters import declared_parameters
 
 SOURCES = {path.stem: nbformat.read(path, as_version=4) for path in paths.notebook_files()}
@@ -41,6 +42,19 @@ def test_a_notebook_runs_with_the_profile_of_its_record_and_replays_where_it_can
         "notebooks/05_data_scale.ipynb", "--profile", "laptop", "--with-parent", "-p", "replay=true",
     ]  # fmt: skip
     assert redraw.command("02_packing_and_attention")[-1] == "--with-parent"
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_a_notebook_shows_the_reference_to_a_reader_and_computes_for_whoever_executes_it(name):
+    if redraw.REPLAY in declared_parameters(SOURCES[name]):
+        cells = {cell.id: cell.source for cell in SOURCES[name].cells}
+        assert "replay: bool = True" in "\n".join(cells.values())
+        assert name == "90_report" or cells["train-here"].splitlines()[:2] == [
+            "train_here = False", "page = page.computing(train_here)"
+        ]  # fmt: skip
+        path = paths.notebooks() / f"{name}.ipynb"
+        assert prepare(path, profile="smoke").parameters["replay"] is False
+        assert prepare(path, profile="smoke", parameters={"replay": True}).parameters["replay"] is True
 
 
 def test_where_one_notebook_fails_no_page_is_written(monkeypatch, tmp_path):

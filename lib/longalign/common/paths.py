@@ -89,6 +89,15 @@ def run_dir(profile: str) -> Path:
     return runs() / profile
 
 
+def warning(folder: Path | str) -> str:
+    """What stands on every table and figure of a run's folder: a sentence for the profile smoke, "" for all others.
+
+    >>> warning(run_dir("smoke")), warning(run_dir("laptop"))
+    ('smoke: numbers mean nothing', '')
+    """
+    return "smoke: numbers mean nothing" if Path(folder).resolve() == run_dir("smoke").resolve() else ""
+
+
 def run_figures(profile: str) -> Path:
     """The figures of one run."""
     return run_dir(profile) / "figures"

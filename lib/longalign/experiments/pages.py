@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown, display
 
 from longalign.common import paths, provenance
 from longalign.common.config import typed
 from longalign.common.source_hash import source_hash
-from longalign.experiments import design, evaluations
+from longalign.experiments import design, evaluations, lesson
 from longalign.experiments.design import IN_TABLES, Arm
 from longalign.experiments.evaluations import Evaluation, Scored
 from longalign.experiments.profiles import Profile, load_profile
@@ -39,6 +40,7 @@ class Page:
     def __init__(self, name: str, profile: str, *, seeds: int = 0, replay: bool = False) -> None:
         """Read the profile, or the committed record."""
         self.name, self.replay = name, replay
+        self._asked, self._asked_seeds = profile, seeds
         self.settings = self._recorded_settings() if replay else load_profile(profile)
         self.seeds = 1 if replay else seeds
         """The number of seeds to define arms for: one is enough where nothing is trained, tables know the others."""
@@ -58,17 +60,20 @@ class Page:
             raise FileNotFoundError(f"there is no {paths.relative(path)} to replay: {self._command} computes it")
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def banner(self) -> Any:
-        """Whose numbers a replay shows, as Markdown to be displayed; None in a run.
-
-        Commit, seeds, profile, machine and date are those of the committed record.
-        """
+    def banner(self) -> Markdown:
+        """Whose numbers this page shows: commit, seeds, profile, machine and, of a replay, the date of the record."""
         if not self.replay:
-            return None
-        from IPython.display import Markdown
-
+            return lesson.banner(self.settings)
         return Markdown(f"> **Replay: nothing on this page was trained.** {origin(self.recorded)} "
                         f"`{self._command}` computes them anew.")  # fmt: skip
+
+    def computing(self, train_here: bool) -> Page:
+        """This page, or, if it is a replay and `train_here` is true, a run that trains and scores what it shows."""
+        if not (self.replay and train_here):
+            return self
+        page = Page(self.name, self._asked, seeds=self._asked_seeds)
+        display(page.banner())
+        return page
 
     def train(self, arms: Mapping[Arm, Run], *, first: Iterable[Run] = ()) -> pd.DataFrame:
         """What the training of each arm took: index arm, model, seed, columns as `trainings` names them.

@@ -35,7 +35,7 @@ from longalign.experiments.profiles import Limits, load_profile
 from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.monitor import Monitor
 from longalign.reproduction.outcomes import Outcome, duration
-from longalign.reproduction.parameters import check_parameters
+from longalign.reproduction.parameters import REPLAY, check_parameters, declared_parameters
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def prepare(
         notebook = nbformat.read(source, as_version=4)
     except Exception as error:  # whatever it holds in the place of a notebook
         raise ConfigError(f"{paths.relative(source)}: not a notebook: {str(error).splitlines()[0]}") from None
+    if REPLAY in declared_parameters(notebook):  # whoever opens it by hand sees the reference; this computes
+        values = {REPLAY: False} | values
     values = check_parameters(notebook, values, where=paths.relative(source))
     values["profile"] = (loaded := load_profile(values["profile"])).name
     target = Path(folder or paths.run_notebooks(values["profile"])).resolve() / source.name

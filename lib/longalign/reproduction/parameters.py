@@ -12,6 +12,9 @@ import nbformat
 from longalign.common.config import ConfigError, nearest, typed
 from longalign.experiments.profiles import MOST_SEEDS
 
+REPLAY = "replay"
+"""The parameter of a notebook that can be drawn from the committed tables."""
+
 
 @dataclass(frozen=True)
 class Parameter:

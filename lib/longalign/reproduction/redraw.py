@@ -23,11 +23,8 @@ import nbformat
 from longalign.common import paths
 from longalign.report import claims, noise, readme
 from longalign.report.figures import style
-from longalign.reproduction.parameters import declared_parameters
+from longalign.reproduction.parameters import REPLAY, declared_parameters
 from longalign.reproduction.reference import chosen, keep_pages
-
-REPLAY = "replay"
-"""The parameter of a notebook that can be drawn from the committed tables."""
 
 
 def pages(stems: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -130,6 +130,8 @@ def draw(name: str, data: Path | str, folder: Path | str | None = None) -> Figur
         plt.switch_backend(matplotlib.get_backend())
     with plt.rc_context(STYLE):
         drawn = FIGURES[name](Path(data))
+        if warning := paths.warning(data):
+            drawn.text(0.5, 1.01, warning, ha="center", va="bottom", weight="bold", color=COLOURS[5])
         if folder is not None:
             save_figure(drawn, name, folder)
     return drawn
