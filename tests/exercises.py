@@ -34,7 +34,7 @@ def of_nbgrader(cell: nbformat.NotebookNode) -> dict:
 
 
 def run(exercise: str, answers: dict[str, str] | None = None) -> None:
-    """Executes the exercise with its own solutions, or with these `answers` in the cells that they name. Raises Failed."""
+    """Executes an exercise with its own solutions, or with these `answers`, by the id of their cell. Raises Failed."""
     answers, names = dict(answers or {}), {"__name__": "__main__"}
     for cell in code_cells(source(exercise)):
         text = answers.pop(cell.id, cell.source)

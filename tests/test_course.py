@@ -1,4 +1,4 @@
-"""The course: every solution passes its checks, every wrong answer fails the right one, and nbgrader grades for real."""
+"""The course: every solution passes its checks, every wrong answer fails the right one, nbgrader grades for real."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ def test_a_source_carries_no_outputs_and_names_notebooks_that_exist(path):
 def test_an_exercise_predicts_computes_checks_and_ends_with_a_question(path):
     cells = nbformat.read(path, as_version=4).cells
     opening, closing = cells[0].source, cells[-1].source
-    assert opening.startswith("# ") and "**Notebook" in opening and "**Time**" in opening and "**The claim.**" in opening
+    assert opening.startswith("# ") and all(part in opening for part in ("**Notebook", "**Time**", "**The claim.**"))
     assert "## What you have learnt" in closing and "**To discuss.**" in closing
     assert any("**Predict before you" in cell.source for cell in cells)
     assert all(cell.source.count("\n") < LONGEST_CELL for cell in exercises.code_cells(path))
@@ -74,10 +74,10 @@ def test_a_solution_passes_its_checks(name):
     exercises.run(name)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(p, marks=often_or_slow(p.parent.name), id=f"{p.parent.name} {p.stem}") for p in exercises.WRONG_ANSWERS],
-)
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=often_or_slow(path.parent.name), id=f"{path.parent.name} {path.stem}")
+    for path in exercises.WRONG_ANSWERS
+])  # fmt: skip
 def test_a_wrong_answer_fails_the_check_behind_it_in_a_sentence(path):
     cell, text = exercises.wrong_answer(path)
     with pytest.raises(exercises.Failed) as failed:
