@@ -37,6 +37,8 @@ WITH_PEERS := $(basename $(notdir $(shell grep -lE '^from benchmarks import .*pe
 PY    := $(VENV)/bin/python
 READY := $(VENV)/.installed
 TEST  := $(VENV)/.installed-for-tests
+COURSE := .course
+GRADER := $(COURSE)/.installed
 RUN   := $(RUNS)/$(PROFILE)
 STAMP := $(STAMPS)/$(PROFILE)$(if $(SEEDS),-$(SEEDS)-seeds)
 
@@ -98,7 +100,7 @@ EXACTNESS := $(foreach name,attention collators cost dataset decoding equation4 
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help headline reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
+.PHONY: help headline reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site course test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -161,10 +163,15 @@ models: $(TEST) ## check small models of the architectures of transformers; resu
 gpu: ## measure on a GPU for MINUTES=6, results in OUT=folder; ARGS="--tiny": try the program on a CPU
 	$(or $(wildcard $(PY)),$(PYTHON)) -m benchmarks.gpu --minutes $(MINUTES) --out $(OUT) $(ARGS)
 
+course: $(GRADER) ## make the exercises in course/: the students' notebooks in release/, the solutions in solution/
+	@cd course && export PATH="$(abspath $(COURSE)/bin):$$PATH" && \
+		nbgrader generate_assignment --force --log-level=WARN '*' && nbgrader generate_solution --force --log-level=WARN '*'
+	@echo "course/release: $(words $(wildcard course/source/*)) exercises; course/solution: the same with their solutions"
+
 test: $(TEST) ## run the tests; ARGS="-k packing": only those with this word in their name
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(SHORT)" $(ARGS)
 
-test-long: $(TEST) ## run the long tests: killed processes, full disks, all notebooks
+test-long: $(TEST) $(GRADER) ## run the long tests: killed processes, full disks, all notebooks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "slow and not exhaustive" $(ARGS)
 
 test-cluster: $(TEST) ## run the tests of DeepSpeed (two processes) and of Slurm (a real one)
@@ -211,14 +218,14 @@ site: $(READY) ## build docs/ and the executed notebooks as a web site: open sit
 	$(PY) -m sphinx -W --keep-going -q -b html -c docs site/source site/html
 
 lint: $(TEST) ## check the style of the code, and the types of recipe/ and data/
-	$(PY) -m ruff check lib tests notebooks benchmarks
+	$(PY) -m ruff check lib tests notebooks benchmarks course
 	$(PY) -m mypy
 
 format: $(TEST) ## sort imports, and repair what can be repaired automatically
-	$(PY) -m ruff check --fix lib tests notebooks benchmarks
+	$(PY) -m ruff check --fix lib tests notebooks benchmarks course
 
 strip: $(READY) ## remove all outputs from notebooks/, before a commit
-	$(PY) -m nbconvert --log-level=WARN --clear-output --inplace $(NOTEBOOKS)
+	$(PY) -m nbconvert --log-level=WARN --clear-output --inplace $(NOTEBOOKS) $(wildcard course/source/*/*.ipynb)
 
 install: $(READY) ## make .venv and install what the notebooks need; LOCKED=1: all versions as in requirements.lock
 
@@ -227,10 +234,10 @@ lock: $(READY) ## write requirements.lock: the versions of all packages that not
 
 clean: ## remove your runs (results/run) and caches; keep .venv, results/ and figures/
 	rm -rf results/run $(STAMPS) site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find $(wildcard lib tests notebooks benchmarks) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+	find $(wildcard lib tests notebooks benchmarks course) \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 
-distclean: clean ## remove also .venv and the other libraries that make bench installed
-	rm -rf $(VENV) .peers
+distclean: clean ## remove also .venv and what make bench and make course installed
+	rm -rf $(VENV) .peers $(COURSE)
 
 # ---- which notebook needs which -------------------------------------------------------------------------------------
 
@@ -282,3 +289,14 @@ $(READY): requirements.txt pyproject.toml | $(PY)
 $(TEST): requirements.txt pyproject.toml | $(PY)
 	$(call install,-r requirements.txt $(HELD) -e '.[test]')
 	@touch $@ $(READY)
+
+# nbgrader has an environment of its own, since ipywidgets comes with it: in .venv, progress bars would become widgets, which
+# GitHub does not show. Behind its own packages it finds those of .venv, so that exercises import torch.
+$(GRADER): pyproject.toml $(TEST)
+	@$(PY) -m venv $(COURSE)
+	@sed -n '/^course = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml > $(COURSE)/requirements.txt
+	@$(PY) -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(COURSE)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/longalign_venv.pth"
+	@$(PY) -m uv pip install --quiet --python $(COURSE)/bin/python -c requirements.txt -r $(COURSE)/requirements.txt || \
+		$(COURSE)/bin/python -m pip install -c requirements.txt -r $(COURSE)/requirements.txt
+	@touch $@
