@@ -69,6 +69,17 @@ def test_its_cells_are_those_of_the_source_but_for_the_parameters(path):
     assert ours == theirs, "run `make reproduce` and `make reference` after a notebook was changed"
 
 
+SCREEN = 40
+
+
+@each_executed
+def test_what_a_cell_prints_fits_on_a_screen(path):
+    outputs = [out for cell in cells(path) for out in cell.outputs]
+    texts = [out.text if out.output_type == "stream" else out.data.get("text/plain", "") for out in outputs
+             if not {"text/html", "image/png"} & set(out.get("data", {}))]  # fmt: skip
+    assert max((len(text.splitlines()) for text in texts), default=0) <= SCREEN, "a log or a table takes the rest"
+
+
 def test_no_committed_file_of_the_reference_names_a_place_or_holds_a_secret():
     found = []
     for path in tracked():

@@ -1,6 +1,7 @@
 """The crew: workers are kept for the next jobs, and all crews together do no more at a time than one may."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -84,3 +85,17 @@ def test_jobs_under_way_are_not_ended_when_one_of_them_stops_for_the_warning(fol
     with pytest.raises(InterruptedError, match="nearly over; 1 are left"):
         workers.execute_all([quick, slow], workers=2)
     assert slow.finished and not quick.finished
+
+
+def test_with_a_log_one_line_stays_and_the_log_has_one_for_each_job(folder, capsys):
+    jobs, log = naps(folder, "q", 3, seconds=0.0), folder / "logs" / "jobs.log"
+    workers.execute_all(jobs[:1], workers=1, log=log)
+    workers.execute_all(jobs, workers=1, log=log)
+    workers.execute_all([], workers=1, log=log)
+    stays = [line.split("\r")[-1].strip() for line in capsys.readouterr().out.split("\n")[:-1]]
+    assert [re.sub(r" in \d+ s", "", line.split("; ")[0]) for line in stays] == [
+        "1 jobs done, 0 were there already", "2 jobs done, 1 were there already"
+    ]  # fmt: skip
+    assert all(line.endswith("jobs.log") for line in stays)
+    told = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
+    assert told == ["q0: rested", "1 of 3 are finished already and reused", "q1: rested", "q2: rested"]

@@ -19,6 +19,7 @@ from longalign.experiments.profiles import load_profile
 from longalign.reproduction import execute as ex
 from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.parameters import declared_parameters
+from longalign.train import workers
 
 PARAMETERS = (
     'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'
@@ -284,11 +285,18 @@ def test_only_annotated_names_of_the_tagged_cell_are_parameters(tmp_path):
     assert list(declared_parameters(nbformat.read(source, 4))) == ["profile"]
 
 
-def test_every_line_gets_its_prefix_however_it_is_cut(capsys):
+def test_every_line_gets_its_prefix_however_it_is_cut(capsys, monkeypatch):
+    monkeypatch.setenv(workers.LIVE, "1")
     stream = terminal.Prefixed(sys.stdout, "03 | ")
     for piece in ("a", "b\nc\n", "10%\r", "20%\r", "done\n"):
         stream.write(piece)
     assert capsys.readouterr().out == "03 | ab\n03 | c\n03 | 10%\r03 | 20%\r03 | done\n"
+
+
+def test_a_progress_line_that_changes_is_not_told_where_nobody_sees_it_change(capsys):
+    stream = terminal.Prefixed(sys.stdout, "03 | ")
+    stream.write("10%\r20%\rdone\n")
+    assert capsys.readouterr().out == "03 | done\n"
 
 
 def test_what_a_kernel_says_while_it_is_ended_is_in_the_log_alone(tmp_path, capsys):

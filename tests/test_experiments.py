@@ -109,7 +109,7 @@ def test_a_seed_starts_from_the_base_of_its_number_modulo_the_bases_and_each_bas
 def test_a_run_trains_those_long_bases_that_an_arm_starts_from(profile, tmp_path, monkeypatch):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
     finished = []
-    monkeypatch.setattr(workers, "execute_all", lambda jobs, workers: finished.append([job.label for job in jobs]))
+    monkeypatch.setattr(workers, "execute_all", lambda jobs, **_: finished.append([job.label for job in jobs]))
     monkeypatch.setattr(pages, "trainings", lambda arms: {})
     page, model = pages.Page("07_training_methods", "smoke"), profile.models[1]
     arms = {Arm("sorted", model, 0): design.fine_tuning(Start(profile, model), method="sorted")}

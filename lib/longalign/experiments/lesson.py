@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -41,6 +43,20 @@ def _warn(settings: Profile) -> str:
     """The warning of a profile, which stands from here on above every table, too."""
     mark_tables(warning := paths.warning(paths.run_dir(settings.name)))
     return warning
+
+
+def log(profile: str, name: str) -> Path:
+    """The file that takes what the jobs of a notebook would print, and the page does not show."""
+    return paths.run_dir(profile) / "logs" / f"{name}.jobs.log"
+
+
+@contextmanager
+def quietly(profile: str, name: str) -> Iterator[None]:
+    """What is printed inside goes to the end of the notebook's `log`, whose name is printed in its place."""
+    (path := log(profile, name)).parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, redirect_stdout(file):
+        yield
+    print(f"log: {paths.relative(path)}")
 
 
 def mark_tables(warning: str) -> None:

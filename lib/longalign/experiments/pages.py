@@ -100,7 +100,7 @@ class Page:
                 "training": source_hash("train.runs._train", without=runs.WITHOUT),
                 "scoring": source_hash("experiments.evaluations.Evaluation", without=evaluations.WITHOUT),
             })  # fmt: skip
-            workers.execute_all(jobs, workers=self.settings.workers)
+            workers.execute_all(jobs, workers=self.settings.workers, log=lesson.log(self.settings.name, self.name))
 
     def scores(
         self,

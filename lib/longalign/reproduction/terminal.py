@@ -6,12 +6,15 @@ terminal keep none of these. One sign at the start of a line (`05 | `) says whos
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from longalign.train.workers import LIVE
 
 
 def say(text: str) -> None:
@@ -44,11 +47,12 @@ class Prefixed:
     def __init__(self, stream: IO[str], prefix: str, log: IO[str] | None = None, *,
                  over: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         self.stream, self.prefix, self.log, self.over, self.fresh = stream, prefix, log, over, True
+        self.live = stream.isatty() or LIVE in os.environ
 
     def write(self, text: str) -> None:
-        """Write `text`; a carriage return starts a line anew, as progress lines want."""
+        """Write `text`; a line that ends in a carriage return, as progress does, only where it is seen live."""
         for line in text.splitlines(keepends=True):
-            if not self.over():
+            if not self.over() and (self.live or not line.endswith("\r")):
                 self.stream.write(self.prefix + line if self.fresh else line)
                 self.fresh = line[-1] in "\r\n"
             self._log(line)

@@ -68,8 +68,10 @@ def execute(job: Job, *, place: Callable[[], AbstractContextManager] = nullconte
                 job.perform()
 
 
-def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
+def execute_all(jobs: Sequence[Job], *, workers: int = 1, log: Path | None = None) -> None:
     """Finish all jobs, `workers` one-thread processes side by side, with a progress line; finished ones are reused.
+
+    With a `log`, as in a notebook, one line is shown, which changes; what each job was goes to the end of this file.
 
     Raises RuntimeError naming the job and its log when one fails; what the others have written stays. ValueError for
     no workers. InterruptedError before jobs are left when the one around this process is about to be ended.
@@ -78,11 +80,12 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
         raise ValueError(f"workers is {workers}; at least one process must work")
     waiting = list({job.key: job for job in jobs if not job.finished}.values())
     reused = len({job.key for job in jobs}) - len(waiting)
+    progress = _Progress() if log is None else _Quiet(log, len(waiting), reused)
     if reused:
-        print(f"{reused} of {reused + len(waiting)} are finished already and reused")
+        progress.tell(f"{reused} of {reused + len(waiting)} are finished already and reused")
     for job in (job for job in waiting if (job.folder / "record.json").exists()):
-        print(f"{job.label}: its files are not those that were written; it is done again")
-    progress, crew = _Progress(), _hire(min(workers, len(waiting)), places=workers)
+        progress.tell(f"{job.label}: its files are not those that were written; it is done again")
+    crew = _hire(min(workers, len(waiting)), places=workers)
     left = 0  # jobs that were begun and stopped when the one around this process was warned
     try:
         while waiting or left or any(worker.job for worker in crew):
@@ -106,6 +109,7 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1) -> None:
         _dismiss(crew)
         raise
     _idle.extend(crew)
+    progress.end()
 
 
 def order(job: Job) -> str:
@@ -203,8 +207,37 @@ class _Progress:
         print(f"{text:<110}" if self.live else text, end="\r" if self.live else "\n", flush=True)
 
     def finished(self, job: Job) -> None:
-        text = f"{job.label}: {job.summary()}"
+        self.tell(f"{job.label}: {job.summary()}")
+
+    def tell(self, text: str) -> None:
         print(f"{text:<110}" if self.live else text, flush=True)
+
+    def end(self) -> None:
+        """Nothing is left to be said."""
+
+
+class _Quiet(_Progress):
+    """One line that changes; everything else goes to a file, which the last line names."""
+
+    def __init__(self, log: Path, jobs: int, reused: int) -> None:
+        super().__init__()
+        self.live, self.log, self.jobs, self.reused, self.done, self.began = True, log, jobs, reused, 0, self.shown
+        log.parent.mkdir(parents=True, exist_ok=True)
+
+    def finished(self, job: Job) -> None:
+        self.done += 1
+        super().finished(job)
+
+    def tell(self, text: str) -> None:
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    def end(self) -> None:
+        """The one line that stays."""
+        if self.jobs + self.reused:
+            took = f" in {time.monotonic() - self.began:.0f} s" if self.jobs else ""
+            text = f"{self.done} jobs done{took}, {self.reused} were there already; log: {paths.relative(self.log)}"
+            print(f"{text:<110}", flush=True)
 
 
 def _serve(parent: int) -> None:
