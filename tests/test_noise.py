@@ -161,7 +161,7 @@ def test_the_interval_with_a_calibrated_spread_holds_the_truth_in_at_least_94_pe
     assert min(shares) >= 0.935  # 94 % less two standard errors of 1,500 tables
 
 
-@pytest.mark.parametrize(("seeds", "expected"), [(1, 0.68), (3, 0.76)])
+@pytest.mark.parametrize(("seeds", "expected"), [(1, 0.69), (3, 0.76)])
 def test_a_spread_of_twice_the_calibrated_one_is_seen_too_rarely(seeds, expected):
     """Why a calibration is for the same experiments alone; docs/project/verdicts.md has these shares."""
     rng = np.random.default_rng(1)
