@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import LlamaForCausalLM
 
 from longalign.data.store import TokenStore
 from longalign.recipe import attention
 from longalign.recipe.collators import PackedCollator
+from longalign.train import preflight
 from longalign.train.launcher import exit_rank
 from longalign.train.models import new_model
 from longalign.train.parallelism import Parallelism
@@ -112,6 +114,19 @@ def keep_refusals(folder: Path, store: TokenStore) -> None:
             (target / f"refusal-{os.environ['RANK']}.txt").write_text(str(refusal))
 
 
+def keep_preflight(folder: Path, name: str) -> None:
+    """What each rank is told of a model that ZeRO-3 deals to the ranks as it is made, before there is an engine."""
+    engine = ENGINES["ZeRO 3"]
+    arguments = training_arguments(config("packing", batches=engine.batches), folder / "dealt", engine)
+    dealt = LlamaForCausalLM._from_config(fresh_model().config, attn_implementation=attention.NAME)
+    (folder / "dealt").mkdir(exist_ok=True)
+    try:
+        told = [*preflight.preflight(dealt), str(dealt.lm_head.weight.numel())]
+    except ValueError as refusal:
+        told = [str(refusal)]
+    (folder / "dealt" / f"{name}-{arguments.process_index}.txt").write_text("\n".join(told))
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -131,7 +146,9 @@ def main(folder: Path) -> None:
                 (target / "done.json").write_text(json.dumps({"ranks": ranks}))
     keep_logits(folder, ranks)
     if ranks > 1:
+        keep_preflight(folder, "exact")
         keep_refusals(folder, store)
+        keep_preflight(folder, "leaking")
 
 
 if __name__ == "__main__":

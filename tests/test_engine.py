@@ -78,6 +78,14 @@ def test_every_rank_refuses_an_attention_that_leaks(folder, engine):
 
 
 @pytest.mark.cluster
+@pytest.mark.parametrize(("attention", "told"), [("exact", "0"), ("leaking", "depends on the others")])
+def test_a_model_that_is_dealt_before_there_is_an_engine_is_proved_on_every_rank(folder, attention, told):
+    """As the recipe of the README does where DeepSpeed's arguments are made before the model; it stays dealt."""
+    said = {(folder / "dealt" / f"{attention}-{rank}.txt").read_text() for rank in range(2)}
+    assert len(said) == 1 and told in said.pop()
+
+
+@pytest.mark.cluster
 def test_the_methods_do_not_train_alike(folder):
     """Negative control: a loss that forgot its weights or its batches would make them equal."""
     losses = {m: tuple(e["loss"] for e in read_events(folder / "alone" / m / "events.jsonl")) for m in METHODS}

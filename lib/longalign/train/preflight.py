@@ -81,7 +81,11 @@ def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_par
     """The passes of `preflight`. Windows of attention that are shorter than `longest`, and what only far positions or
     large scores reach, are brought within the reach of a few tokens for the time of the passes; what begins at 0 is
     tried with other values. Raises ValueError where results differ."""
-    with probes.untouched(model), probes.begun(model), probes.in_reach(model, WINDOW, longest=longest):
+    # in this order: what is done to the model is undone while it is whole
+    with (
+        probes.gathered(model), probes.untouched(model), probes.begun(model),
+        probes.in_reach(model, WINDOW, longest=longest),
+    ):  # fmt: skip
         try:
             with probes.in_training(model):
                 steady = is_steady(model)

@@ -150,6 +150,20 @@ def in_training(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within this context every rank has the whole of a model that ZeRO-3 has dealt to the ranks as it was loaded,
+    where no engine is there yet that gathers each layer when it is computed."""
+    dealt = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if not dealt or any(hasattr(part._parameters, "_in_forward") for part in model.modules()):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(dealt):
+        yield
+
+
+@contextlib.contextmanager
 def untouched(model: Any) -> Iterator[None]:
     """Within this context the model is in evaluation mode; after it, modes, buffers and random states are what they
     were."""
