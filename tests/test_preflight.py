@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import peft
@@ -620,6 +621,14 @@ def test_a_model_that_was_not_saved_as_it_was_trained_keeps_its_checkpoints(tmp_
     with pytest.raises(RuntimeError, match=f"does not hold what was trained: .*{said}.*the checkpoints are kept"):
         trained.write_model(tmp_path / "model")
     assert list((tmp_path / "work").glob("checkpoint-*"))
+
+
+def test_layers_may_hold_configurations_of_other_libraries():
+    """As those have that are trained for quantization, by torchao."""
+    model = fresh_model()
+    model.model.layers[0].mlp.up_proj.config = SimpleNamespace(bits=8)
+    model.model.layers[1].mlp.up_proj.config = {"bits": 8}
+    assert preflight.preflight(model) == []
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])

@@ -110,13 +110,15 @@ def begun(model: nn.Module) -> Iterator[None]:
 
 def _configs(model: nn.Module) -> list[Any]:
     """The configuration of a model and those of its parts, the outer before the inner."""
-    return list({id(part.config): part.config for part in model.modules() if hasattr(part, "config")}.values())
+    found = (getattr(part, "config", None) for part in model.modules())
+    return list({id(config): config for config in found if hasattr(config, "__dict__")}.values())
 
 
 @contextlib.contextmanager
 def attention(model: nn.Module, name: str) -> Iterator[None]:
     """Within this context the model has one of transformers' own attentions."""
-    configs = _configs(model)
+    # layers of torchao have configurations of another kind
+    configs = [config for config in _configs(model) if hasattr(config, "_attn_implementation")]
     before = [config._attn_implementation for config in configs]
     for config in configs:
         config._attn_implementation = name
