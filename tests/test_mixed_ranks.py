@@ -30,7 +30,7 @@ from longalign.train.models import load_model, new_model
 from longalign.train.parallelism import Parallelism
 from longalign.train.sequence_parallel import attach, slice_of
 from longalign.train.trainer import make_plans
-from test_launch import finish, start, trained
+from test_launch import start, trained
 from test_trainer import CONFIG, fresh_model, make_store
 
 DEGREE, ABOVE = 2, 10
@@ -171,6 +171,11 @@ def test_the_plans_have_what_is_to_be_tried(tmp_path):
                    if not plan.target_counts[list(row)].any()]  # fmt: skip
         assert without, settings
     assert (True, True) in kinds["both"] and kinds["one kind a step"] == {(True, False), (False, True)}
+
+
+def finish(process):
+    out, err = process.communicate(timeout=900)
+    return process.returncode, out, err
 
 
 @pytest.mark.cluster

@@ -25,7 +25,7 @@ ROOMS = (
 FROM_PIP = ("common", "recipe", "data", "fetch", "train", "clients", "self_instruct")
 NEEDS_A_CLONE = ("miniature", "experiments", "report", "reproduction")
 """What works where the package alone is installed never imports what needs the repository."""
-NUMPY = "packing batching weights cost leveling balance summary".split()
+NUMPY = "packing batching weights cost leveling balance mixed summary".split()
 """The recipe's modules that turn lengths into plans, without torch."""
 MEGABYTE = 2**20
 
