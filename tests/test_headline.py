@@ -50,6 +50,8 @@ def test_the_verdict_is_the_ledgers_for_the_profile_that_its_claims_are_about(tm
     (row,) = [row for row in headline.claims.measure_all(headline.load_ledger(), tmp_path)
               if row["id"] == headline.CLAIM]  # fmt: skip
     assert told[:2] == [f"VERDICT: {row['verdict']}", row["statement"]] and "+3.00 points" in told[2]
+    decides = f"{row['deciding_low']:.2f} to {row['deciding_high']:.2f}, with {row['confidence']:.1%} confidence"
+    assert decides in told[2] and "how far repetitions of a training lie apart" in told[3]
     assert any(line.startswith("also ") and "first half" in line for line in told)
     assert "none; the claims are about" in headline._verdicts(load_profile("smoke"), tmp_path)
 

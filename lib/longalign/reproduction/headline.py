@@ -77,9 +77,10 @@ def _verdicts(profile: Profile, folder: Path) -> str:
     rows = [row for row in claims.measure_all(load_ledger(), folder) if row["seeds"]]
     first, *others = sorted(rows, key=lambda row: row["id"] != CLAIM)
     lines = [f"VERDICT: {first['verdict']}", first["statement"], f"{first['estimate']:+.2f} points"]
-    if pd.notna(first["low"]):
-        lines[-1] += f" (95 % interval {first['low']:.2f} to {first['high']:.2f}"
-        lines[-1] += "; the verdict takes a wider one, because several claims are tested together)"
+    if pd.notna(first["deciding_low"]):
+        lines[-1] += f" (the interval that decides: {first['deciding_low']:.2f} to {first['deciding_high']:.2f}, with "
+        lines[-1] += f"{first['confidence']:.1%} confidence, because several claims are tested together; the usual "
+        lines[-1] += f"95 % interval, of this claim alone: {first['low']:.2f} to {first['high']:.2f})"
     lines += [first["note"]] * bool(first["note"])
     return "\n".join([*lines, *(f"also {row['verdict']}: {row['statement']}" for row in others)])
 
