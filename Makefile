@@ -260,8 +260,7 @@ $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.report.claims $(PROFILE))
 	@exec $(PY) -m longalign.reproduction.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS))) \
 		--with-parent --because '$(reason)' --resume '$(again)'
-	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=ERROR --to html --no-input \
-		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.report.export $(RUN)/notebooks/$(<F) $(RUN)/report.html)
 	@rm -f $(filter-out $@,$(wildcard $(STAMPS)/$(PROFILE)/$(@F) $(STAMPS)/$(PROFILE)-*-seeds/$(@F)))
 	@mv $@.started $@
 

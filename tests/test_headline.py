@@ -50,10 +50,16 @@ def test_the_verdict_is_the_ledgers_for_the_profile_that_its_claims_are_about(tm
     (row,) = [row for row in headline.claims.measure_all(headline.load_ledger(), tmp_path)
               if row["id"] == headline.CLAIM]  # fmt: skip
     assert told[:2] == [f"VERDICT: {row['verdict']}", row["statement"]] and "+3.00 points" in told[2]
-    decides = f"{row['deciding_low']:.2f} to {row['deciding_high']:.2f}, with {row['confidence']:.1%} confidence"
-    assert decides in told[2] and "how far repetitions of a training lie apart" in told[3]
     assert any(line.startswith("also ") and "first half" in line for line in told)
     assert "none; the claims are about" in headline._verdicts(load_profile("smoke"), tmp_path)
+
+
+def test_the_interval_that_decides_is_told_with_its_confidence_and_the_plain_one_where_nothing_is_decided():
+    row = {"low": 0.1, "high": 0.9, "deciding_low": -0.2, "deciding_high": 1.2, "confidence": 0.9978}
+    told = headline._interval(row)
+    assert "decides: -0.20 to 1.20, with 99.8% confidence" in told and "alone, 95 % interval: 0.10 to 0.90" in told
+    assert headline._interval(row | {"deciding_low": float("nan")}) == " (95 % interval: 0.10 to 0.90)"
+    assert headline._interval(row | {"low": float("nan")}) == ""
 
 
 def test_its_trainings_and_scores_are_those_of_the_notebook(tmp_path, monkeypatch):
