@@ -215,6 +215,7 @@ site: $(READY) ## build docs/ and the executed notebooks as a web site: open sit
 	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml site/source/
 	@cp -r results/notebooks results/models.md results/report.html site/source/results/
 	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' site/source/docs/learn/notebooks.md  # no page, a file
+	@sed -i.bak 's#^ "metadata": {$$# "metadata": {"mystnb": {"remove_code_source": true},#' site/source/results/notebooks/90_report.ipynb
 	$(PY) -m sphinx -W --keep-going -q -b html -c docs site/source site/html
 
 lint: $(TEST) ## check the style of the code, and the types of recipe/ and data/

@@ -89,8 +89,8 @@ def _interval(row: dict[str, Any]) -> str:
     plain = f"95 % interval: {row['low']:.2f} to {row['high']:.2f}"
     if pd.isna(row["deciding_low"]):
         return f" ({plain})"
-    return (f" (the interval that decides: {row['deciding_low']:.2f} to {row['deciding_high']:.2f}, with "
-            f"{row['confidence']:.1%} confidence, because several claims are tested together; alone, {plain})")  # fmt: skip
+    deciding = f"{row['deciding_low']:.2f} to {row['deciding_high']:.2f}, with {row['confidence']:.1%} confidence"
+    return f" (the interval that decides: {deciding}, because several claims are tested together; alone, {plain})"
 
 
 def _paragraph(profile: Profile, found: pd.DataFrame) -> str:
