@@ -104,7 +104,7 @@ def test_a_students_wrong_answer_fails_with_a_hint_and_the_right_one_passes(lab,
         _run_all(page)  # to the first error: the later answers are not written
         cells = _saved(page, file, lambda cells, fails=fails: [*map(_name, filter(_errors, cells))] == [fails])
         seen[name] = {_name(cell): _errors(cell) for cell in cells}
-        page.locator(".jp-OutputArea-output", has_text=HINT if name == "wrong" else "NotImplementedError").first.hover()
+        page.locator(".jp-CodeCell", has_text="eq2_by_hand = ").first.scroll_into_view_if_needed()
         page.screenshot(path=lab[1] / f"{EXERCISE}-{name}.png")
     assert seen["wrong"]["by-hand-check"].startswith(f"AssertionError: {HINT}")
     assert not seen["right"]["by-hand-check"] and seen["right"]["eq2-check"].startswith("NotImplementedError")
