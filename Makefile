@@ -185,7 +185,7 @@ test-exhaustive: $(TEST) ## run the tests that take too long for every day: kill
 
 test-all: test test-portable test-long test-cluster test-browser test-exhaustive ## run all tests
 
-test-browser: $(TEST) site ## run the tests in a real browser: two notebooks in JupyterLab, pages of the site
+test-browser: $(TEST) site course ## run the tests in a real browser: notebooks and an exercise in JupyterLab, pages of the site
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 
@@ -215,6 +215,7 @@ site: $(READY) ## build docs/ and the executed notebooks as a web site: open sit
 	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml site/source/
 	@cp -r results/notebooks results/models.md results/report.html site/source/results/
 	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' site/source/docs/learn/notebooks.md  # no page, a file
+	@sed -i.bak 's#^ "metadata": {$$# "metadata": {"mystnb": {"remove_code_source": true},#' site/source/results/notebooks/90_report.ipynb
 	$(PY) -m sphinx -W --keep-going -q -b html -c docs site/source site/html
 
 lint: $(TEST) ## check the style of the code, and the types of recipe/ and data/
@@ -260,8 +261,7 @@ $(STAMP)/%: notebooks/%.ipynb profiles/$(PROFILE).yaml $(LIBRARY) \
 	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.report.claims $(PROFILE))
 	@exec $(PY) -m longalign.reproduction.execute $< --profile $(PROFILE) $(if $(SEEDS),$(if $(shell grep '"seeds: int' $<),-p seeds=$(SEEDS))) \
 		--with-parent --because '$(reason)' --resume '$(again)'
-	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m nbconvert --log-level=ERROR --to html --no-input \
-		--output-dir $(RUN) --output report $(RUN)/notebooks/$(<F))
+	@$(if $(filter $(REPORT)_%,$(@F)),$(PY) -m longalign.report.export $(RUN)/notebooks/$(<F) $(RUN)/report.html)
 	@rm -f $(filter-out $@,$(wildcard $(STAMPS)/$(PROFILE)/$(@F) $(STAMPS)/$(PROFILE)-*-seeds/$(@F)))
 	@mv $@.started $@
 

@@ -11,6 +11,7 @@ import pytest
 from gpu_rows import add, row
 from longalign.evals import crossed
 from longalign.evals.intervals import holm, t_interval
+from longalign.report import claims
 from longalign.report.claim_schema import GPU, Claim, Number, load_ledger
 from longalign.report.claims import COLUMNS, OF_BOTH, OF_SEEDS, check, main, measure_all, of_notebook, write
 
@@ -177,7 +178,8 @@ def test_holm_goes_over_all_tests_of_one_source_whatever_their_direction(tmp_pat
     p = holm([*tests, 1.0], most=3)[:4]  # the claim that is not measured counts as a test that shows nothing
     assert [first["p_holm"], first["p_against"], second["p_holm"], second["p_against"]] == pytest.approx(p)
     assert other["p_holm"] == pytest.approx(tests[0]) and other["verdict"] == "reproduced"
-    assert first["verdict"] == "inconclusive" and first["low"] > 0  # the printed interval is not widened
+    assert first["verdict"] == "inconclusive" and first["deciding_low"] < 0 < first["low"]
+    assert first["confidence"] == pytest.approx(0.975) and other["confidence"] == pytest.approx(0.95)
     assert absent["verdict"] == "not measured"
 
 
@@ -429,3 +431,35 @@ def test_a_notebook_shows_the_estimates_of_the_report_and_no_verdict(whole_run):
     assert list(shown.index) == list(reported.index) and "verdict" not in shown
     for column in ("estimate", "low", "high"):
         assert shown[column].tolist() == pytest.approx(reported[column].tolist(), abs=5e-4)
+
+
+def shown(stated, low, high):
+    """The verdict that one sees in an interval on the scale of the test, from the sentences of the decision table."""
+    null, margin, sign = stated.null, stated.margin, stated.sign
+    if stated.direction == "equal":
+        outside = low > null + margin or high < null - margin
+        inside = null - margin < low and high < null + margin
+        return "reproduced" if inside else "contradicted" if outside else "inconclusive"
+    limit = null - margin if stated.direction == "not_less" else null
+    if not low < limit < high:
+        return "reproduced" if (low > limit) == (sign > 0) else "contradicted"
+    excluded = stated.direction != "not_less" and (high < stated.excluded if sign > 0 else low > stated.excluded)
+    return "no such effect" if excluded else "inconclusive"
+
+
+def test_the_deciding_interval_alone_shows_the_verdict_whatever_the_family_is():
+    rng, seen = np.random.default_rng(0), []
+    for family in range(60):
+        stated = [make(f"{family}-{number}") for number, make in enumerate(
+            (claim, equal, not_less, lambda name: claim(name, direction="less"), claim))]  # fmt: skip
+        found = []
+        for one in stated:
+            middle, spread = rng.choice([0, 0.06, -0.06, 0.15, -0.15, 0.3]), rng.choice([0.004, 0.03, 0.06])
+            mean = crossed.mean(rng.normal(middle, spread, (5, 1)))
+            found.append(claims.Measured(one, mean, 5, 0, "", "", "", "", claims._tests(one, mean, headroom=True)))
+        adjusted = claims._holm({one.claim.id: one for one in found}, stated)
+        for one in found:
+            row = claims._row(one, adjusted[one.claim.id])
+            assert shown(one.claim, row["deciding_low"], row["deciding_high"]) == row["verdict"]
+            seen.append((one.claim.direction, row["verdict"]))
+    assert len(set(seen)) == 4 + 4 + 3 + 3, "every verdict of every direction was seen"

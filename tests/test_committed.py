@@ -108,3 +108,11 @@ def test_the_search_for_secrets_finds_each_kind(secret):
 def test_the_search_for_places_finds_them_and_lets_addresses_be():
     assert PLACES.search("in /ho" + "me/anna/x") and PLACES.search('"/tm' + 'p/kernel-1/k"')
     assert not PLACES.search("https://example.org/home") and not PLACES.search("results/run")
+
+
+def test_the_report_is_one_page_that_asks_no_network():
+    text = (paths.results() / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text and not re.findall(r'(?:src|href)="(?:https?:)?//[^"]*', text)
+    assert "the interval that decides" in text and "<img" in text
+    prose = "".join(cell.source for cell in cells(paths.notebooks() / "90_report.ipynb", "markdown"))
+    assert "$" not in prose, "nothing would draw a formula"

@@ -54,6 +54,14 @@ def test_the_verdict_is_the_ledgers_for_the_profile_that_its_claims_are_about(tm
     assert "none; the claims are about" in headline._verdicts(load_profile("smoke"), tmp_path)
 
 
+def test_the_interval_that_decides_is_told_with_its_confidence_and_the_plain_one_where_nothing_is_decided():
+    row = {"low": 0.1, "high": 0.9, "deciding_low": -0.2, "deciding_high": 1.2, "confidence": 0.9978}
+    told = headline._interval(row)
+    assert "decides: -0.20 to 1.20, with 99.8% confidence" in told and "alone, 95 % interval: 0.10 to 0.90" in told
+    assert headline._interval(row | {"deciding_low": float("nan")}) == " (95 % interval: 0.10 to 0.90)"
+    assert headline._interval(row | {"low": float("nan")}) == ""
+
+
 def test_its_trainings_and_scores_are_those_of_the_notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
     profile = load_profile("smoke")

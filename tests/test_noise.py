@@ -87,7 +87,7 @@ def test_models_of_a_contrast_have_degrees_of_freedom_by_satterthwaite():
 def test_fewer_than_eight_seeds_use_the_calibrated_spread_and_say_so(tmp_path, claim, seeds, used):
     folder = written(tmp_path, np.random.default_rng(1).normal(5, 0.3, (2, seeds)))
     (row,) = measure_all([claim], folder, calibrated={noise.key(claim, "mini-6b"): crossed.Spread(0.3, 28, 0.02)})
-    assert ("spread from the reference: SD 0.42, 28 df" in row["note"]) == used
+    assert ("our committed runs: a standard deviation of 0.42 (28 degrees of freedom)" in row["note"]) == used
     assert row["verdict"] != "not measured" and np.isfinite(row["low"])
 
 
@@ -104,7 +104,7 @@ def test_a_spread_that_does_not_fit_is_told_and_the_larger_one_is_used(tmp_path,
     apart = np.array([[0.0, 0.3, -0.3], [0.1, -0.2, 0.1]]) * factor + 5
     known = {noise.key(claim, "mini-6b"): crossed.Spread(0.3, 28, 0.0)}
     (row,) = measure_all([claim], written(tmp_path, apart, answers=0), calibrated=known)
-    assert "does not fit it (F test" in row["note"] and said in row["note"]
+    assert "does not fit (F test" in row["note"] and said in row["note"]
     (own,) = measure_all([claim], Folder(tmp_path), calibrated={})
     assert row["high"] - row["low"] >= own["high"] - own["low"] - 1e-9
 

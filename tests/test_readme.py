@@ -105,8 +105,9 @@ def test_every_page_can_be_reached_from_the_front_page():
 def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(tmp_path):
     rows = {"id": ["a", "b", "c", "d"], "source": ["Table 2"] * 3 + ["Headlines"],
             "statement": ["A.", "B.", "C.", "D."], "metric": "score", "direction": ["greater"] * 3 + ["equal"],
-            "threshold": [None, 0.0, 1.1, 0.0], "estimate": [None, 0.5, 1.2, 0.1], "low": [None, 0.25, 1.1, -0.1],
-            "high": [None, 0.75, 1.3, 0.3], "detectable": [None, 0.6, 1.4, 0.7],
+            "threshold": [None, 0.0, 1.1, 0.0], "margin": 0.5, "estimate": [None, 0.5, 1.2, 0.1],
+            "low": [None, 0.25, 1.1, -0.1], "high": [None, 0.75, 1.3, 0.3], "deciding_low": [None, -0.1, None, None],
+            "deciding_high": [None, 1.1, None, None], "detectable": [None, 0.6, 1.4, 0.7],
             "verdict": ["not measured", "inconclusive", "reproduced", "inconclusive"]}  # fmt: skip
     results = tmp_path / "results"
     results.mkdir()
@@ -114,9 +115,9 @@ def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(t
     (tmp_path / "claims.yaml").write_text("claims: [{id: a}, {id: b}, {id: c}, {id: d, restates: a}]")
     shutil.copy(paths.results() / "05_data_scale.json", results)
     told = page_blocks.findings(results)
-    assert "| Table 2 | B. | +0.5 points of 10 (0.25 to 0.75) | inconclusive (we would see 0.6) | 1 reproduced" in told
+    assert "| Table 2 | B. | +0.5 points of 10 (-0.1 to 1.1) | inconclusive (we would see 0.6) | 1 reproduced" in told
     assert "Of 3 claims of the paper: 1 reproduced, 1 inconclusive, 1 not measured. 1 more (headlines) state" in told
-    assert "+0.1 points of 10 (-0.1 to 0.3) | inconclusive (we would exclude more than 0.7) | 1 inconclusive |" in told
+    assert "+0.1 points of 10 (-0.1 to 0.3); equal: within 0.5 | inconclusive (we would exclude more than 0.7)" in told
     assert "0 of the 0 claims that have numbers get the same verdict as with all our seeds, and none" in told
 
 

@@ -207,7 +207,7 @@ def test_the_report_comes_last_with_the_claims_before_it_and_its_page_after_it(s
     told = make("one-by-one", "RUNS=out", "VENV=venv", "READY=", root=folder).stdout
     modules = re.findall(r"ran (\S+)", told)
     execute = "longalign.reproduction.execute"
-    assert modules == [execute, execute, "longalign.report.claims", execute, "nbconvert"]
+    assert modules == [execute, execute, "longalign.report.claims", execute, "longalign.report.export"]
 
 
 def test_seeds_reach_the_notebooks_that_take_them_and_make_them_run_again(small):

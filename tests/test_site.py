@@ -47,6 +47,8 @@ def page():
         ("docs/learn/notation", "Notation", "mjx-container"),
         ("docs/reference/python", "Public names", "text=plan_packing"),
         ("docs/results/figures", "Figures", "img"),
+        ("docs/learn/teaching", "Teaching", "img"),
+        ("results/notebooks/90_report", "The report", "text=interval that decides"),
         ("results/notebooks/03_loss_weighting", "Loss weighting", "mjx-container"),
     ],
 )
@@ -57,6 +59,12 @@ def test_a_page_opens_with_its_formulas_and_figures(page, place, title, sign):
     opened.wait_for_selector(sign, state="attached", timeout=30_000)
     broken = "images => images.filter(image => image.complete && !image.naturalWidth).length"
     assert opened.eval_on_selector_all("article img", broken) == 0
+
+
+def test_the_report_shows_no_code(page):
+    opened, address = page
+    opened.goto(f"{address}/results/notebooks/90_report.html")
+    assert "import pandas" not in opened.inner_text("article")
 
 
 def test_the_search_finds_the_glossary(page):

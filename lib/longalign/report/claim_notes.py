@@ -12,12 +12,13 @@ def spread(by_seed: np.ndarray, calibrated: crossed.Spread | None, bases: np.nda
     """Which spread between seeds was used, and whether the run's own fits it; or how many bases the seeds share."""
     if calibrated is None:
         return "" if bases is None else f"{np.unique(bases).size} bases of each size, each of them one draw"
-    told = f"spread from the reference: SD {calibrated.sd:.2g}, {calibrated.df:.0f} df"
+    told = ("how far repetitions of a training lie apart is taken from our committed runs: a standard deviation of "
+            f"{calibrated.sd:.2g} ({calibrated.df:.0f} degrees of freedom)")  # fmt: skip
     if by_seed.size < 2 or (p := crossed.fits(by_seed, calibrated)) >= crossed.MISFIT:
         return told
     own = by_seed.std(ddof=1)
     used = "the larger one, the run's own, is used" if own > calibrated.sd else "the larger one is used"
-    return f"{told}; the run's own, SD {own:.2g}, does not fit it (F test, p = {p:.2g}), and {used}"
+    return f"{told}; this run's own is {own:.2g}, which does not fit (F test, p = {p:.2g}), and {used}"
 
 
 def detectable(claim: Claim, seen: float) -> str:

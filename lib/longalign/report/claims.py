@@ -9,8 +9,9 @@ Gates come first (`longalign.report.gates`). Then the contrast of every seed and
 `longalign.report.noise`), and two tests: the claim's own, and one against it (the effect is smaller than the paper's
 own; an equality lies beyond its margin). Both cannot be false alarms at once, and all claims of one table or figure
 (`source`, or that of the claim that is restated) at one scale are one family for Holm's method, in Shaffer's form. The
-ledger alone fixes a family: a claim without numbers, or behind a gate, counts as a test that shows nothing. Intervals
-are printed at their plain 95 %, so one may leave out zero where the verdict is not decided; the note then says so.
+ledger alone fixes a family: a claim without numbers, or behind a gate, counts as a test that shows nothing. `low` and
+`high` are the plain 95 % interval of a claim alone; `deciding_low` and `deciding_high` are the interval from which its
+verdict follows, and `confidence` says at which level Holm's method makes that test.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ from longalign.common.provenance import write_csv
 from longalign.evals import crossed, intervals
 from longalign.evals.rubric import BEST
 from longalign.experiments.profiles import load_profile
-from longalign.report import claim_notes, gates, noise
+from longalign.report import claim_notes, gates, noise, verdicts
 from longalign.report.claim_schema import GPU, LAPTOP, MEASURABLE, Claim, load_ledger
 from longalign.report.claim_scores import Folder, Missing, OfCard
 from longalign.report.gpu_results import read_cards
-from longalign.report.verdicts import ABSENT, ALPHA, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Evidence, verdict
+from longalign.report.verdicts import ABSENT, ALPHA, HIDDEN, INCONCLUSIVE, NAN, UNMEASURED, Adjusted, Evidence, verdict
 
 COLUMNS = (
     "id", "source", "statement", "notebook", "paper", "metric", "direction", "threshold", "margin", "paper_effect",
-    "estimate", "low", "high", "chance", "seeds", "questions", "p_holm", "p_against", "detectable", "verdict", "note",
+    "estimate", "low", "high", "chance", "seeds", "questions", "p_holm", "p_against", "deciding_low", "deciding_high",
+    "confidence", "detectable", "verdict", "note",
 )  # fmt: skip
 FEWEST_SEEDS = 3
 """With fewer seeds there is no verdict, unless a reference has calibrated how far seeds lie apart."""
@@ -143,7 +145,7 @@ def measure_all(
     rows = []
     for claim in ledger:
         if claim.id in found:
-            rows.append(_row(found[claim.id], *adjusted.get(claim.id, (NAN, NAN, 0))))
+            rows.append(_row(found[claim.id], adjusted.get(claim.id, Adjusted())))
         else:
             row = dict.fromkeys(COLUMNS, None) | _stated(claim) | {"seeds": 0, "questions": 0}
             note = missing.get(claim.id, claim.scale)
@@ -207,8 +209,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _holm(found: Mapping[str, Measured], ledger: Sequence[Claim]) -> dict[str, tuple[float, float, int]]:
-    """Both p of each judged claim after Holm, and how many claims its family has.
+def _holm(found: Mapping[str, Measured], ledger: Sequence[Claim]) -> dict[str, Adjusted]:
+    """What Holm's method makes of the tests of each judged claim.
 
     A family holds all claims on one source (a claim that restates another is tested with it) at one scale; those that
     are not judged count as tests with p = 1. A claim's two tests cannot both be of true hypotheses, so no more of them
@@ -223,8 +225,9 @@ def _holm(found: Mapping[str, Measured], ledger: Sequence[Claim]) -> dict[str, t
         judged = [name for name in family if name in found and found[name].judged]
         tests = [(1.0, NAN) if name not in judged else found[name].tests for name in family]
         p = intervals.holm(np.ravel(tests), most=len(family)).reshape(-1, 2)
-        both = dict(zip(family, p, strict=True))
-        adjusted |= {name: (*map(float, both[name]), len(family)) for name in judged}
+        levels = ALPHA / intervals.holm_factors(np.ravel(tests), most=len(family)).reshape(-1, 2)
+        both = dict(zip(family, np.hstack([p, levels]), strict=True))
+        adjusted |= {name: Adjusted(*map(float, both[name]), len(family)) for name in judged}
     return adjusted
 
 
@@ -244,24 +247,27 @@ def _printed(claim: Claim, value: float | None) -> float | None:
     return None if value is None else float(np.exp(value) if claim.log else value)
 
 
-def _row(one: Measured, p: float, p_against: float, family: int) -> dict[str, Any]:
+def _row(one: Measured, adjusted: Adjusted) -> dict[str, Any]:
     """The row of a measured claim."""
     claim, (low, high) = one.claim, one.mean.interval()
     against = claim.null - claim.margin if claim.direction == "not_less" else claim.null
     none = claim.null == 0 or low <= 0 <= high  # without a threshold, the claim's own test says it
-    evidence = Evidence(claim.direction, float(one.mean.estimate) - against, p, p_against, none)
+    evidence = Evidence(claim.direction, float(one.mean.estimate) - against, adjusted.p, adjusted.p_against, none)
     word = verdict(evidence if not one.lacks else None, scale=claim.scale, gate=not one.gate)
     alone = verdict(evidence._replace(p=one.tests[0], p_against=one.tests[1]))
-    seen = float(_seen(one, family)) if family else NAN
-    numbers = {"estimate": float(one.mean.estimate), "low": low, "high": high}
+    seen = float(_seen(one, adjusted.claims)) if adjusted.claims else NAN
+    level = verdicts.deciding_level(claim.direction, word, adjusted.level, adjusted.level_against)
+    half = float(one.mean.half(level))
+    numbers = {"estimate": float(one.mean.estimate), "low": low, "high": high,
+               "deciding_low": one.mean.estimate - half, "deciding_high": one.mean.estimate + half}  # fmt: skip
     row = _stated(claim) | {name: _printed(claim, value) for name, value in numbers.items()} | {
         "chance": (OF_BOTH if one.questions else OF_SEEDS) if one.mean.parts else "", "seeds": one.seeds,
-        "questions": one.questions, "p_holm": p, "p_against": p_against, "verdict": word,
-        "detectable": _printed(claim, claim.null + claim.sign * seen if claim.log else seen),
+        "questions": one.questions, "p_holm": adjusted.p, "p_against": adjusted.p_against, "confidence": 1 - level,
+        "detectable": _printed(claim, claim.null + claim.sign * seen if claim.log else seen), "verdict": word,
     }  # fmt: skip
     told = _notes(one, word, row)
     if word in (INCONCLUSIVE, ABSENT) and alone != word:
-        told.insert(1, f'alone it would be "{alone}", but the verdict counts all {family} claims of its table')
+        told.insert(1, f'alone it would be "{alone}", but the verdict counts all {adjusted.claims} claims of its table')
     return row | {"note": "; ".join(told)}
 
 

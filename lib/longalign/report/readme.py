@@ -24,6 +24,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/project/verdicts.md": {"verdicts": page_blocks.verdicts},
     "docs/results/cards.md": {"cards": site_blocks.cards},
     "docs/results/figures.md": {"figures": site_blocks.figures},
+    "docs/learn/teaching.md": {"sessions": site_blocks.sessions},
 }  # fmt: skip
 """The pages, by their place in the repository: the names of their blocks, and what is written there."""
 

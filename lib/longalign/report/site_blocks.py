@@ -5,22 +5,49 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
+from longalign.common import paths
 from longalign.experiments.paper_costs import CAREFUL, DEVICES, SPARE, costs
 from longalign.experiments.paper_plan import FITTED, LONG, SHORT
 from longalign.experiments.profiles import load_profile
 from longalign.report.page_blocks import PROFILE, parameters, table
 
+SESSIONS = (("00", "01", "02"), ("03", "03b"), ("04", "05", "06", "07"), ("08", "10", "18", "90"))
+"""The notebooks of each session of the course, by number."""
+PROJECT_SEEDS = 5
+
+
+def sessions(results: Path) -> str:
+    """What a student's laptop needs for each session, as it was measured, and for five seeds of a project."""
+    profile = load_profile(results.parent / "profiles" / f"{PROFILE}.yaml")
+    measured = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
+    measured = measured.set_index(measured.notebook.map(paths.number))
+    missing = [number for session in SESSIONS for number in session if number not in measured.index]
+    project = measured.seconds[["01", "04"]].sum() + measured.seconds["05"] * PROJECT_SEEDS / profile.seeds
+    rows = []
+    for name, numbers in enumerate(SESSIONS, 1):
+        of = measured.loc[[number for number in numbers if number in measured.index]]
+        rows.append([f"session {name}", ", ".join(numbers), f"{of.seconds.sum() / 60:.1f}",
+                     f"{of.peak_memory_mb.max() / 1024:.1f}"])  # fmt: skip
+    rows.append([f"project: 05 with {PROJECT_SEEDS} seeds", "01, 04, 05", f"{project / 60:.0f} (estimated)",
+                 f"{measured.peak_memory_mb[['01', '04', '05']].max() / 1024:.1f}"])  # fmt: skip
+    note = f"\n\nNot measured yet, and not counted here: {', '.join(missing)}." if missing else ""
+    return table(("", "notebooks", "minutes to train all anew", "memory, GB"), rows) + note
+
+
+def captions(root: Path) -> dict[str, dict[str, str]]:
+    """Title, notebook and caption of every figure by name, in the order of `docs/results/figures.yaml`."""
+    return yaml.safe_load((root / "docs" / "results" / "figures.yaml").read_text(encoding="utf-8"))
+
 
 def figures(results: Path) -> str:
     """Every figure with its caption and notebook, in the order of `docs/results/figures.yaml`."""
-    root = results.parent
-    captions = yaml.safe_load((root / "docs" / "results" / "figures.yaml").read_text(encoding="utf-8"))
     return "\n\n".join(
         f"## {of['title']}\n\n![{of['title']}](../../figures/{name}.png)\n\n{of['caption']} "
         f"[`{of['notebook']}`](../../results/notebooks/{of['notebook']}.ipynb) shows where the numbers come from."
-        for name, of in captions.items()
+        for name, of in captions(results.parent).items()
     )
 
 

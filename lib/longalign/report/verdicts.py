@@ -52,6 +52,16 @@ class Evidence(NamedTuple):
         return not self.shown and self.p_against < ALPHA and self.holds_none
 
 
+class Adjusted(NamedTuple):
+    """Both p of a claim after Holm, the levels at which Holm's method makes its tests, and its family's claims."""
+
+    p: float = NAN
+    p_against: float = NAN
+    level: float = NAN
+    level_against: float = NAN
+    claims: int = 0
+
+
 class Rule(NamedTuple):
     """A line of the decision table: for claims of this kind, in this case, this verdict."""
 
@@ -107,10 +117,11 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True
     equal             neither                                                       inconclusive
     ================  ============================================================  ====================
 
-    "Interval" is the 95 % interval as it would be, widened for all tests of the table or figure of the paper (p < 0.05
-    after Holm). "Zero" is the value that the claim names, 1 x the threshold for a ratio; where there is a threshold,
-    "no such effect" asks that the printed interval holds no difference, too. Where the paper prints no number on the
-    same scale, the claim's margin stands in the place of its effect.
+    "Interval" is the one that decides (`deciding_level`): widened for all tests of the table or figure of the paper, so
+    that it excludes a value exactly where p < 0.05 after Holm. "Zero" is the value that the claim names, 1 x the
+    threshold for a ratio; where there is a threshold, "no such effect" asks that the plain 95 % interval holds no
+    difference, too. Where the paper prints no number on the same scale, the claim's margin stands in the place of its
+    effect.
 
     >>> verdict(Evidence("greater", 0.3, 0.01)), verdict(Evidence("less", 0.3, 0.2, 0.001))
     ('reproduced', 'no such effect')
@@ -121,6 +132,24 @@ def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True
         return UNMEASURED
     (found,) = (rule.verdict for rule in RULES if rule.kind == KINDS[evidence.direction] and rule.holds(evidence))
     return found
+
+
+def deciding_level(direction: str, word: str, own: float, against: float) -> float:
+    """The level of the interval that shows a verdict, from those at which Holm's method makes a claim's two tests.
+
+    *Reproduced* and *contradicted* follow from the claim's own test, *no such effect* and an equality's *contradicted*
+    from the test against it, *inconclusive* from both: then the wider interval shows it. TOST at a level is an interval
+    of twice that level inside the margin. NaN where no verdict reads the numbers.
+
+    >>> deciding_level("greater", REPRODUCED, 0.01, 0.005), deciding_level("equal", REPRODUCED, 0.01, 0.005)
+    (0.01, 0.02)
+    """
+    own = 2 * own if direction == "equal" else own
+    if word == INCONCLUSIVE:
+        return min(own, against) if against == against else own
+    if word == ABSENT or (word, direction) == (CONTRADICTED, "equal"):
+        return against
+    return own if word in DECIDED else NAN
 
 
 def decision_table() -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -76,12 +77,20 @@ def _verdicts(profile: Profile, folder: Path) -> str:
         return f"VERDICT: none; the claims are about the profile {LAPTOP}, and this is {profile.name}"
     rows = [row for row in claims.measure_all(load_ledger(), folder) if row["seeds"]]
     first, *others = sorted(rows, key=lambda row: row["id"] != CLAIM)
-    lines = [f"VERDICT: {first['verdict']}", first["statement"], f"{first['estimate']:+.2f} points"]
-    if pd.notna(first["low"]):
-        lines[-1] += f" (95 % interval {first['low']:.2f} to {first['high']:.2f}"
-        lines[-1] += "; the verdict takes a wider one, because several claims are tested together)"
+    lines = [f"VERDICT: {first['verdict']}", first["statement"], f"{first['estimate']:+.2f} points{_interval(first)}"]
     lines += [first["note"]] * bool(first["note"])
     return "\n".join([*lines, *(f"also {row['verdict']}: {row['statement']}" for row in others)])
+
+
+def _interval(row: dict[str, Any]) -> str:
+    """The interval that decides a claim, beside that of the claim alone; nothing where there is none."""
+    if pd.isna(row["low"]):
+        return ""
+    plain = f"95 % interval: {row['low']:.2f} to {row['high']:.2f}"
+    if pd.isna(row["deciding_low"]):
+        return f" ({plain})"
+    deciding = f"{row['deciding_low']:.2f} to {row['deciding_high']:.2f}, with {row['confidence']:.1%} confidence"
+    return f" (the interval that decides: {deciding}, because several claims are tested together; alone, {plain})"
 
 
 def _paragraph(profile: Profile, found: pd.DataFrame) -> str:

@@ -21,6 +21,7 @@ import nbformat
 from longalign.common import paths
 from longalign.common.provenance import write_text
 from longalign.experiments.profiles import load_profile
+from longalign.report.export import export_report
 from longalign.reproduction import outcomes
 from longalign.reproduction.outcomes import damaged
 from longalign.reproduction.verify import differing
@@ -63,14 +64,6 @@ def keep_pages(notebooks: Mapping[str, nbformat.NotebookNode], results: Path) ->
         page = write_text(results / "notebooks" / name, text + "\n")
         written += [page, *([export_report(page, results / "report.html")] if name.endswith("_report.ipynb") else [])]
     return written
-
-
-def export_report(notebook: Path | str, page: Path | str) -> Path:
-    """What an executed notebook says, without its code, as one HTML file with images inside; returns it."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True)
-    return write_text(page, exporter.from_filename(str(notebook))[0])
 
 
 def is_finished(notebook: nbformat.NotebookNode) -> bool:
