@@ -1,5 +1,6 @@
 """Bad data are named by file, line, field and reason in one sentence; nothing passes silently."""
 
+import gzip
 import hashlib
 import json
 import pickle
@@ -119,6 +120,53 @@ def test_a_bad_line_is_refused_and_the_lines_around_it_are_read(tmp_path, monkey
         bad.row()
     error.value.at(path, bad.number)
     assert error.match(f"^{path}, {message}")
+
+
+PARTS = [{"type": "text", "text": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+         'missing messages .ShareGPT.s "conversations": .* "from" as "role" .human: user, gpt: assistant., "value" as'),
+        ({"conversations": GOOD}, 'rename the key "conversations" to "messages"'),
+        ({"instruction": "a", "input": "b", "output": "c"},
+         'write "instruction" and "input" as a message of the role user, "output" as one of the role assistant'),
+        ({"prompt": "a", "completion": "b"}, 'write "prompt" as a message of the role user, "completion" as one'),
+        ({"prompt": GOOD[:1], "completion": GOOD[1:]}, 'write the lists "prompt" and "completion" one behind'),
+        ({"messages": None, "text": "a"}, "a sample needs a list under .messages.; it has 'messages', 'text'"),
+        ({"messages": [{"role": "developer", "content": "a"}, *GOOD]}, r"unknown role .'developer' .*; write system\)"),
+        ({"messages": [{"role": "human", "content": "a"}]}, r"unknown role .'human' is none of .*; write user\)"),
+        ({"messages": [user(PARTS), assistant("b")]}, "it is a list; join the texts of its parts to one string"),
+    ],
+    ids=["ShareGPT", "conversations", "Alpaca", "prompt", "prompt-lists", "text", "developer", "human", "parts"],
+)  # fmt: skip
+def test_a_sample_in_another_tools_form_is_refused_with_what_to_write(row, message):
+    with pytest.raises(DataError, match=message):
+        check_messages(Line(1, 0, json.dumps(row).encode()).conversation()["messages"])
+
+
+LINE = json.dumps({"messages": GOOD}).encode()
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (gzip.compress(LINE), "not UTF-8 .it is compressed with gzip: unpack it"),
+        (b"PAR1\x15\x04\x15\n", "it is Parquet: write lines with"),
+        (LINE.decode().encode("utf-16"), "not UTF-8 .it is UTF-16: write it in UTF-8"),
+        (b"[" + LINE + b"," + LINE + b"]\n", "not an object .the file is one list: write an object a line"),
+        (b"[\n  " + LINE + b"\n]\n", "malformed JSON .the file is one list: write an object a line"),
+        (json.dumps({"messages": GOOD}, indent=2).encode(), "malformed JSON .an object stands on several lines"),
+    ],
+    ids=["gzip", "Parquet", "UTF-16", "list", "list-in-lines", "indented"],
+)
+def test_a_file_that_holds_no_lines_of_json_is_refused_with_what_it_is(tmp_path, raw, message):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=message):
+        next(read_lines(path)).row()
 
 
 def test_the_error_of_a_line_is_one_sentence_with_file_line_and_field():

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from longalign.data import other_formats
+from longalign.data.other_formats import MASKS, UNREAD, UNREAD_OF_MESSAGE, kind
+
 MAX_LINE_BYTES = 64 * 2**20
 ROLES = ("system", "user", "assistant", "tool")
 _FOLLOWS = {
@@ -21,18 +24,6 @@ CARRIED = (
     "tool_plan", "tool_calls", "function_call", "refusal",
 )  # fmt: skip
 """What a message says beside its content, under the names that chat templates and servers have for it."""
-_MEDIA = dict.fromkeys(("images", "image", "audios", "audio", "videos", "video"), "text alone is learnt; leave it out")
-_UNREAD = {
-    "functions": "name them under the key tools",
-    "chat_template_kwargs": "a chat template is given messages and tools alone; leave it out",
-    "chat_template": "it is the tokenizer's; leave it out",
-    "documents": "write them into the message that asks about them",
-    **_MEDIA,
-}
-"""Keys of a sample that would change what it says, and what to do instead."""
-_MASKS = ("training", "trainable", "loss", "loss_mask", "mask", "masked", "training_detail", "train_detail")
-_UNREAD_OF_MESSAGE = {"tool_responses": "make each a message of the role tool", **_MEDIA,
-                      **dict.fromkeys(_MASKS, "what is learnt is said by train, true or false")}  # fmt: skip
 VISIBLE = re.compile(
     r"[^\s\u00ad\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2800\u3164\ufe0f\ufeff\uffa0]"
 )
@@ -76,27 +67,32 @@ class Line:
 
     def row(self) -> dict[str, Any]:
         """The JSON object of the line; raises DataError for anything else."""
+        other = other_formats.of_file(self.raw[:64]) if self.offset <= len(_BOM) else ""
         if self.too_long:
-            raise DataError("line too long", f"a line may hold at most {MAX_LINE_BYTES // 2**20} MiB")
+            raise DataError("line too long", other or f"a line may hold at most {MAX_LINE_BYTES // 2**20} MiB")
         try:
             row = json.loads(self.raw.rstrip(b"\r\n").decode("utf-8"), object_pairs_hook=_once)
         except UnicodeDecodeError as error:
-            raise DataError("not UTF-8", f"byte {error.start + 1} of the line; make the file text in UTF-8") from None
+            detail = other or f"byte {error.start + 1} of the line; make the file text in UTF-8"
+            raise DataError("not UTF-8", detail) from None
         except json.JSONDecodeError as error:
-            raise DataError("malformed JSON", f"{error.msg} at column {error.colno}; a line is an object") from None
+            detail = other or f"{error.msg} at column {error.colno}; a line is an object"
+            raise DataError("malformed JSON", detail) from None
         except DataError:
             raise
         except (RecursionError, ValueError) as error:
             raise DataError("malformed JSON", "nested too deeply" * isinstance(error, RecursionError)) from None
         if not isinstance(row, dict):
-            raise DataError("not an object", f"each line must be a JSON object, this one is {_kind(row)}")
+            raise DataError("not an object", other or f"each line must be a JSON object, this one is {kind(row)}")
         return row
 
     def conversation(self) -> dict[str, Any]:
         """The object with `messages` and `tools` as they are; raises DataError for a key that would change what they
         say."""
         row = self.row()
-        for key, instead in _UNREAD.items():
+        if row.get("messages") is None:
+            raise DataError("missing messages", other_formats.of_row(row), field="messages")
+        for key, instead in UNREAD.items():
             if row.get(key):
                 raise DataError("field is not read", instead, field=key)
         _check_masks(row)
@@ -163,7 +159,7 @@ def check_messages(messages: Any, *, last: str = "assistant") -> list[dict[str, 
     if messages is None:
         raise DataError("missing messages", 'a sample needs a list under "messages"', field="messages")
     if not isinstance(messages, list | tuple):
-        raise DataError("messages not a list", f"it is {_kind(messages)}", field="messages")
+        raise DataError("messages not a list", f"it is {kind(messages)}", field="messages")
     if not messages:
         raise DataError("empty messages", "a sample needs a question and an answer", field="messages")
     for index, message in enumerate(messages):
@@ -193,10 +189,10 @@ def check_tools(tools: Any) -> list[dict[str, Any]] | None:
     if tools is None or tools == []:
         return None
     if not isinstance(tools, list | tuple):
-        raise DataError("tools not a list", f"it is {_kind(tools)}", field="tools")
+        raise DataError("tools not a list", f"it is {kind(tools)}", field="tools")
     for index, tool in enumerate(tools):
         if not isinstance(tool, dict):
-            raise DataError("tool not an object", f"it is {_kind(tool)}", field=f"tools[{index}]")
+            raise DataError("tool not an object", f"it is {kind(tool)}", field=f"tools[{index}]")
         _check_text(tool, f"tools[{index}]")
     return list(tools)
 
@@ -212,20 +208,23 @@ def is_target(message: Mapping[str, Any]) -> bool:
 
 def _check_message(message: Any, field: str) -> None:
     if not isinstance(message, dict):
-        raise DataError("message not an object", f"it is {_kind(message)}", field=field)
+        raise DataError("message not an object", f"it is {kind(message)}", field=field)
     if "role" not in message:
         raise DataError("missing role", f"one of {', '.join(ROLES)}", field=f"{field}.role")
     role = message["role"]
     if role not in ROLES:
-        raise DataError("unknown role", f"{role!a:.40} is none of {', '.join(ROLES)}", field=f"{field}.role")
+        own = other_formats.OTHER_ROLES.get(str(role).lower())
+        detail = f"{role!a:.40} is none of {', '.join(ROLES)}" + f"; write {own}" * bool(own)
+        raise DataError("unknown role", detail, field=f"{field}.role")
     content, calls = message.get("content"), role == "assistant" and _calls(message, field)
     if not isinstance(content, str) and not (calls and content is None):
-        detail = "it is missing" if "content" not in message else f"it is {_kind(content)}"
+        detail = "it is missing" if "content" not in message else f"it is {kind(content)}"
+        detail += other_formats.of_content(content)
         raise DataError("content not a string", detail, field=f"{field}.content")
     for key, value in message.items():
         _check_text(value, f"{field}.{key}")
-        if key in _UNREAD_OF_MESSAGE and value is not None and value not in ([], {}, ""):
-            raise DataError("field is not read", _UNREAD_OF_MESSAGE[key], field=f"{field}.{key}")
+        if key in UNREAD_OF_MESSAGE and value is not None and value not in ([], {}, ""):
+            raise DataError("field is not read", UNREAD_OF_MESSAGE[key], field=f"{field}.{key}")
         if key != key.lower() and key.lower() in ("weight", "train"):
             raise DataError("field is not read", f"write {key.lower()}", field=f"{field}.{key}")
     if role == "assistant" and not calls and not VISIBLE.search(content or ""):
@@ -236,7 +235,7 @@ def _check_message(message: Any, field: str) -> None:
 def _check_masks(row: Mapping[str, Any]) -> None:
     """Raises DataError for a sample that is not to be learnt as a whole, or more than others."""
     detail = "of messages alone it is; leave the sample out, or say it of its answers"
-    for key in ("train", "weight", "weights", *_MASKS):
+    for key in ("train", "weight", "weights", *MASKS):
         value, one = row.get(key), key in ("train", "weight")
         if value not in (None, True, 1, []) and (one or isinstance(value, list | bool)):
             raise DataError("field is not read", detail, field=key)
@@ -266,7 +265,7 @@ def _calls(message: Mapping[str, Any], field: str) -> bool:
     if calls is None or calls == []:
         return False
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise DataError("tool calls not a list of objects", f"it is {_kind(calls)}", field=f"{field}.tool_calls")
+        raise DataError("tool calls not a list of objects", f"it is {kind(calls)}", field=f"{field}.tool_calls")
     return True
 
 
@@ -293,8 +292,3 @@ def _check_text(value: Any, field: str) -> None:
         raise DataError(
             "lone surrogate", f"{text[error.start]!a} at character {error.start + 1}", field=field
         ) from None
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
