@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import processors
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
 from chat_tokenizers import (
     ENDLESS,
@@ -316,3 +317,13 @@ def test_the_hash_of_a_tokenizer_tells_tokenizers_apart_and_stays_after_use():
     assert tokenizer_hash(tokenizer) == before == tokenizer_hash(byte_tokenizer())
     others = {tokenizer_hash(t) for t in (byte_tokenizer(MARKED), byte_tokenizer(bos=True), META, WORDS, SLOW)}
     assert len(others | {before}) == 6
+
+
+@pytest.mark.parametrize("chat_format", ["llama", "chatglm"])
+def test_a_tokenizer_that_reads_the_end_token_in_text_is_refused_where_a_text_spells_it(chat_format):
+    letters = sorted(set("[INST]/[Round 1]问：答ab\n "))
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("</s>", 0.0), *((a, -2.0) for a in letters)], unk_id=0))
+    unigram = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    assert encode([user("ab"), assistant("ba")], unigram, chat_format=chat_format).input_ids.tolist().count(1) == 1
+    with pytest.raises(DataError, match="end token in the text .the text spells </s>"):
+        encode([user("a</s>b"), assistant("ba")], unigram, chat_format=chat_format)

@@ -47,7 +47,8 @@ def judged(tmp_path, speak, cases, *, runs=2, **more):
 
 @pytest.mark.parametrize(
     ("reply", "found"),
-    [("[[7]]", 7), ("Good, but long.\nRating: [[10]]", 10), ("[[ 3 ]] because", 3)],
+    [("[[7]]", 7), ("Good, but long.\nRating: [[10]]", 10), ("[[ 3 ]] because", 3),
+     ("**[[7]]**/10", 7)],
 )
 def test_a_rating_is_read_where_it_is_said_once(reply, found):
     assert rating(reply, 1, 10) == found
@@ -56,7 +57,8 @@ def test_a_rating_is_read_where_it_is_said_once(reply, found):
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [("", "empty reply"), ("Rating: 7", "no rating"), ("[7]", "no rating"), ("[[7]] or [[8]]", "several ratings"),
-     ("[[5]], yes, [[5]]", "several ratings"),
+     ("[[5]], yes, [[5]]", "several ratings"), ("**[[4]]**/5", "rating on another scale"),
+     ("[[4]] out of 5", "rating on another scale"),
      pytest.param("[[" + "1" * 5000 + "]]", "rating out of range", id="5,000 digits"),
      ("[[0]]", "rating out of range"), ("[[11]]", "rating out of range"), ("[[7]", "no rating"),
      *((f"[[{text}]]", "rating not a whole number") for text in ("7.5", "seven", "", "-3", "٧", "7/10"))],

@@ -291,6 +291,16 @@ def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():
     assert [row["value"] for row in needle.exact(made)] == [1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("The code is 42.", True), ("编号是42号。", True), ("$42", True), ("142", False), ("1.42", False),
+     ("42,000", False), ("42.5", False), ("427", False)],
+)  # fmt: skip
+def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
+    assert needle.holds(text, "42") is found
+
+
+
 # ---- prompts that fit, answers in their file -------------------------------------------------------------------------
 
 

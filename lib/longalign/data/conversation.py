@@ -51,6 +51,9 @@ def _in_pieces(chat: Chat, cuts: Sequence[int]) -> Tokens:
     found = answers.find(chat, text, None)
     edges = [edge for answer in found.values() for edge in (answer.start, answer.end)]
     ids, starts, _ = tokens_of(text, tokenizer, cuts=[*edges, *cuts], split_special_tokens=True)
+    if tokenizer.eos_token_id in ids:  # a Unigram model reads it in text, whatever it is asked
+        detail = f"the text spells {tokenizer.eos_token}, and the tokenizer cannot write that as text: change it there"
+        raise DataError("end token in the text", detail, field="messages")
     ends = [answer.end for answer in found.values()]
     at = np.searchsorted(starts, ends)
     ids, starts = np.insert(ids, at, tokenizer.eos_token_id), np.insert(starts, at, ends)

@@ -50,10 +50,10 @@ def in_texts(
     found. Raises ValueError for texts without a sentence, lengths without room, a needle
     without this answer, and an answer that stands elsewhere, too.
     """
-    if not _plain(answer) or _plain(answer) not in _plain(needle):
+    if not _plain(answer) or not holds(needle, answer):
         raise ValueError("the needle does not hold the answer that is looked for: correct --needle or --answer")
     for where, text in (("the question", question), *(("a text of the haystack", text) for text in texts)):
-        if _plain(answer) in _plain(text):
+        if holds(text, answer):
             raise ValueError(f"{where} holds the answer, {answer!r}, without the needle: take another --answer")
     sentences = [s for text in texts for s in _SENTENCE_END.split(text) if s.strip()]
     if not sentences:
@@ -81,9 +81,21 @@ def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """
     return [
         {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id, "metric": "found",
-         "value": float(_plain(a.references[0]) in _plain(a.answer))}
+         "value": float(holds(a.answer, a.references[0]))}
         for a in answers
     ]  # fmt: skip
+
+
+def holds(text: str, answer: str) -> bool:
+    """Whether a text holds an answer, whatever its case and white space; a number is no part of a longer one.
+
+    >>> holds("The code is\\n42.", "42"), holds("It was 1423.", "42"), holds("It costs 42,000.", "42")
+    (True, False, False)
+    """
+    wanted = _plain(answer)
+    before = r"(?<!\d)(?<!\d[.,])" * wanted[:1].isdigit()
+    behind = r"(?![.,]?\d)" * wanted[-1:].isdigit()
+    return re.search(before + re.escape(wanted) + behind, _plain(text)) is not None
 
 
 def _stacked(sentences: Sequence[str], gap: str, tokenizer: Any, length: int) -> tuple[list[str], list[int]]:

@@ -11,7 +11,8 @@ No judge sees the document. The paper's own wording of `chat` is a file beside t
 takes our wording's place where it is given. With our own, scores are not the paper's to a tenth.
 
 A rating is one whole number in range, in the form it was asked for, said once; what a reasoning judge thinks before its
-reply is no part of it. A judge that hesitates ("[[6]] or [[7]]") gives no rating; the item is missing, and counted.
+reply is no part of it. A judge that hesitates ("[[6]] or [[7]]") gives no rating, nor does one that rates
+on another scale ("[[4]]/5" of 10); the item is missing, and counted.
 """
 
 import re
@@ -23,6 +24,7 @@ from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.evals.benchmarks.questions import Example
 
 FORM = re.compile(r"\[\[([^\[\]]*)\]\]")
+OUT_OF = re.compile(r"\]\]\W{0,3}(?:/|out of)\s*([0-9]{1,4})")
 MARKS = re.compile(r"\[(?=(?:The |End of |Start of )?(?:Assistant|Reference|Question|Instruction|Rating|Answer))", re.I)
 SYSTEM = "You grade answers of AI assistants carefully and impartially."
 
@@ -92,6 +94,8 @@ def rating(reply: str, lowest: int, highest: int) -> int:
         raise Unrated("no rating" if reply.strip() else "empty reply")
     if len(found) > 1:
         raise Unrated("several ratings")
+    if (scale := OUT_OF.search(said.answer)) and int(scale[1]) != highest:
+        raise Unrated("rating on another scale")
     if not re.fullmatch("[0-9]+", found[0]):
         raise Unrated("rating not a whole number")
     digits = found[0].lstrip("0") or "0"
