@@ -163,6 +163,15 @@ def test_questions_without_an_answer_are_missing_in_the_table_and_in_every_later
     assert 0 < refused == everything["missing"] == 50 - everything["questions"]
 
 
+def test_questions_without_an_answer_are_missing_in_their_string_metric(tmp_path):
+    with serving(lambda text, _: "400" if "Make a table" in text else None) as model:
+        assert run("longbench", "--model", model.url, "--out", tmp_path) == 1
+    refused = sum("400" in line for line in (tmp_path / "answers.jsonl").read_text().splitlines())
+    told = {metric: means for metric, means in summary(tmp_path).items() if metric.endswith("_score")}
+    assert 0 < refused == sum(means[0]["missing"] for means in told.values())
+    assert refused == 30 - sum(means[0]["questions"] for means in told.values())
+
+
 def test_a_needle_that_would_be_cut_out_is_refused_before_anything_is_asked(tmp_path, capsys):
     text = tmp_path / "text.md"
     text.write_text("Marlow leads here. Nobody spoke of the harbour. " * 60)

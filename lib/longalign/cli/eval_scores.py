@@ -26,7 +26,9 @@ def run(options: EvalOptions) -> int:
     if (found := answers[0].benchmark.replace("_", "-")) != options.benchmark:
         fail(f"{options.out} holds answers of {found}: name another folder")
     there = [answer for answer in answers if answer.finish != MISSING]
-    tables = _by_metric(benchmark.exact(there))
+    exact, answered = benchmark.exact(answers), {answer.id for answer in there}
+    metric_of = {row["item"]: row["metric"] for row in exact}  # of what has no answer, too
+    tables = _by_metric([row for row in exact if row["item"] in answered])
     judgments = _judgments(options, there, benchmark) if options.judge else []
     if judgments is None:
         return 0
@@ -35,7 +37,7 @@ def run(options: EvalOptions) -> int:
     if not tables:
         print("the answers are not judged yet: give --judge")
         return 0
-    _write(options, answers, tables, judgments)
+    _write(options, answers, metric_of, tables, judgments)
     return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
 
 
@@ -129,16 +131,15 @@ def _by_metric(rows: Rows) -> dict[str, Rows]:
 
 
 def _write(
-    options: EvalOptions, answers: Sequence[Answer], tables: dict[str, Rows],
+    options: EvalOptions, answers: Sequence[Answer], metric_of: dict[str, str], tables: dict[str, Rows],
     judgments: Sequence[judges.Judgment],
 ) -> None:  # fmt: skip
     problems = scoring.problems(judgments)
     results: dict[str, Any] = {"without a rating": problems}
     benchmark = BENCHMARKS[options.benchmark]
     for metric, rows in tables.items():
-        scored = {row["item"] for row in rows}
-        # a string metric is of some datasets only; of what a judge was asked, all count, answered or not
-        mine = [answer for answer in answers if metric in (benchmark.metric, "found") or answer.id in scored]
+        # a string metric is of some datasets only; what has no answer counts as missing in each of its metrics
+        mine = [answer for answer in answers if metric in (benchmark.metric, metric_of.get(answer.id))]
         means = scoring.by_group(mine, rows, benchmark.group)
         results[metric] = [dataclasses.asdict(mean) for mean in means]
         print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")
