@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from conftest import random_sequences
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.batching import make_plan, plan_naive, plan_packing
-from longalign.recipe.dataset import PlannedDataset, measure, step_weights
+from longalign.recipe.dataset import EvaluationDataset, PlannedDataset, measure, step_weights
 from longalign.recipe.weights import loss_weights
 
 
@@ -163,6 +163,12 @@ def test_labels_that_are_not_those_of_the_plan_are_refused_when_read():
     guessed = plan_naive([9, 9])
     with pytest.raises(ValueError, match=r"has 9 tokens and \d targets, but the plan was made from 9 and 8; .*measure"):
         list(PlannedDataset(sequences, [guessed]))
+
+
+def test_an_evaluation_in_which_nothing_is_a_target_is_refused():
+    masked = [{"input_ids": [7] * n, "labels": [-100] * n} for n in (2, 4, 3)]
+    with pytest.raises(ValueError, match="none of the 3 sequences of the evaluation has a target"):
+        EvaluationDataset(masked, capacity=9)
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,18 @@ def test_an_interrupted_call_is_gone_on_with(half_done, parts_of):
     assert taken == done and parts > 1.6 * done
 
 
+def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path):
+    data = write_rows(tmp_path / "data.jsonl", [GOOD, GOOD])
+
+    def grow(samples, tokens, share):
+        with data.open("ab") as file:
+            file.write(json.dumps(GOOD).encode() + b"\n")
+
+    with pytest.raises(DataError, match="data.jsonl: changed while it was read .call again"):
+        tokenize_jsonl(data, WORDS, tmp_path / "store", progress=lambda *told: grow(*told) if told[0] < 5 else None)
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_changed_line_costs_its_own_part_alone(half_done, parts_of):
     done, lines = len(kept(half_done)), half_done.read_bytes().splitlines(keepends=True)
     lines[4] = lines[4].replace(b"w1 w2", b"w2 w1")

@@ -31,9 +31,9 @@ from longalign.data.store import TokenStore
 from longalign.data.store_writer import StoreWriter, target_of
 
 TOO_LONG = "line too long"  # the reason of which skipped.jsonl has only the line's beginning
+CHANGED = ("changed while it was read", "call again")
 WITHOUT = ("common.provenance", "data.tokenize_files.print_progress")
 """What tokenizing uses that changes no token."""
-
 WINDOW_SECONDS = 10.0
 
 Progress = Callable[[int, int, float], None]  # samples so far, tokens so far, share of the file done
@@ -50,8 +50,7 @@ class Way:
     def encode(self, line: Line) -> Encoded:
         """The sequence of a line's messages and tools, with the keys that nothing reads; raises DataError."""
         row = line.conversation()
-        messages: Any = row.get("messages")  # `encode` says what is not right with them
-        sequence = encode(messages, self.tokenizer, tools=row.get("tools"), chat_format=self.chat_format,
+        sequence = encode(row["messages"], self.tokenizer, tools=row.get("tools"), chat_format=self.chat_format,
                           max_length=self.max_length)  # fmt: skip
         return replace(sequence, unread=unread_keys(row, self.tokenizer, self.chat_format))
 
@@ -99,7 +98,7 @@ def tokenize_jsonl(
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; at least one process must work")
     job = Job(Path(jsonl), Way(tokenizer, chat_format or format_of(tokenizer), max_length), skip_invalid)
-    progress = progress or print_progress()
+    progress, size = progress or print_progress(), file_size(jsonl)
     try:
         with StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
             digest, first = hashlib.sha256(), None
@@ -111,10 +110,11 @@ def tokenize_jsonl(
             if not len(writer):
                 detail = f"all were skipped: {_counts(dropped)}; the first: {first}"
                 raise DataError("no valid sample", detail).at(jsonl)
-            source = {"name": Path(jsonl).name, "bytes": os.path.getsize(jsonl), "sha256": digest.hexdigest()}
+            if file_size(jsonl) != size:  # as where it is still being written
+                raise DataError(*CHANGED).at(jsonl)
+            source = {"name": Path(jsonl).name, "bytes": size, "sha256": digest.hexdigest()}
             named = {"tokenizer": name} if (name := getattr(tokenizer, "name_or_path", "")) else {}
-            made_by = {**job.way.described, **named}
-            writer.finish({"source": source, **made_by, "dropped": dict(sorted(dropped.items()))})
+            writer.finish({"source": source, **job.way.described, **named, "dropped": dict(sorted(dropped.items()))})
     except OSError as error:
         raise _unwritable(error, folder) from None
     if dropped:
@@ -174,7 +174,7 @@ class Job:
         with StoreWriter(folder) as writer:
             dropped = len(list(self._fill(writer, part, tell, digest)))
             if digest.hexdigest() != part.sha256:
-                raise DataError("changed while it was read", "call again").at(self.jsonl)
+                raise DataError(*CHANGED).at(self.jsonl)
             writer.finish({"part": folder.name, "dropped": dropped})
         return folder
 

@@ -159,7 +159,8 @@ class EvaluationDataset(PlannedDataset):
     All sequences belong to one step, whatever pack they are in, and the weights are multiplied by the number of
     elements, fillers included, because evaluation loops (`Trainer.evaluate`) take the mean over batches and ranks. That
     holds for any capacity and any number of `ranks`, the processes that share the evaluation
-    (`TrainingArguments.world_size`). Raises ValueError where there is no sequence, or one is over the capacity.
+    (`TrainingArguments.world_size`). Raises ValueError where there is no sequence or no target, or where a sequence is
+    over the capacity.
 
     >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]            # N = 1, 3, 2
     >>> held_out = EvaluationDataset(sequences, capacity=5)                   # two packs: weights are 2 x 1/(3 N)
@@ -171,6 +172,9 @@ class EvaluationDataset(PlannedDataset):
         if not len(sequences):
             raise ValueError("the evaluation has no sequence; leave eval_dataset out, or give it some")
         lengths, target_counts = measure(sequences)
+        if not target_counts.any():
+            raise ValueError(f"none of the {len(lengths):,} sequences of the evaluation has a target (all labels are "
+                             f"{IGNORE_INDEX}): its loss would be 0; look at what was masked")  # fmt: skip
         plan = partial(plan_packing, lengths, target_counts=target_counts, capacity=capacity, algorithm="best_fit")
         super().__init__(sequences, [plan(ranks=ranks, accumulation=-(-len(plan().steps) // ranks))])
 
