@@ -291,6 +291,26 @@ def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():
     assert [row["value"] for row in needle.exact(made)] == [1, 0, 0]
 
 
+def rouge_of(answer, reference):
+    said = Answer("n", "n", "m", "longbench", "gov_report", "en", 0, "?", (reference,), False, answer, "stop", 0)
+    return longbench.metrics([said])[0]["value"]
+
+
+def test_rouge_of_long_texts_without_a_full_stop_is_their_rouge_and_not_0():
+    answer, reference = ("start " + " ".join(f"{letter}{i}" for i in range(500)) for letter in "ab")
+    assert rouge_of(answer, reference) == pytest.approx(100 / 501, rel=1e-3)
+
+
+def test_an_interrupt_within_rouge_is_no_answer_worth_0_points(monkeypatch):
+    def interrupted(*texts, **options):
+        raise KeyboardInterrupt
+
+    assert rouge_of("...", "a word") == 0
+    monkeypatch.setattr(longbench._functions().rouge._rouge, "get_scores", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rouge_of("a word", "a word")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [("The code is 42.", True), ("编号是42号。", True), ("$42", True), ("142", False), ("1.42", False),

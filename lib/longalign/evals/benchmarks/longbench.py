@@ -9,6 +9,7 @@ left out, as in the paper; a row of a dataset that is none of the twelve is refu
 
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -111,8 +112,40 @@ def _prompt(template: str, row: Mapping[str, Any]) -> str:
 
 
 def _metric(answer: Answer) -> float:
-    metric = getattr(_functions(), _settings(answer.task)["function"])
-    return float(metric({"answers": list(answer.references)}, [answer.answer])["score"])
+    functions = _functions()
+    metric = getattr(functions, _settings(answer.task)["function"])
+    score = float(metric({"answers": list(answer.references)}, [answer.answer])["score"])
+    if failure := functions.rouge.take_failure():
+        raise failure
+    return score
+
+
+class _HeardRouge:
+    """ROUGE as the harness calls it, which takes any failure for 0 points: also an interrupt, and a sentence of so many
+    words that the library, which goes back over them by recursion, cannot end (in Chinese a whole text is one)."""
+
+    DEPTH = 10_000
+
+    def __init__(self, rouge: Any) -> None:
+        self._rouge, self._failure = rouge, None
+
+    def get_scores(self, *given: Any, **options: Any) -> Any:
+        before = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(before, self.DEPTH))
+        try:
+            return self._rouge.get_scores(*given, **options)
+        except ValueError:  # there is no word, which is worth 0 points
+            raise
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            sys.setrecursionlimit(before)
+
+    def take_failure(self) -> BaseException | None:
+        """What failed since this was asked last."""
+        failure, self._failure = self._failure, None
+        return failure
 
 
 @cache
@@ -121,6 +154,7 @@ def _functions() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = import_module("lm_eval.tasks.longbench.metrics")
+    found.rouge = _HeardRouge(found.Rouge())
     logging.getLogger("jieba").setLevel(logging.WARNING)  # it sets its own level when it is imported
     return found
 
