@@ -208,6 +208,12 @@ def test_numbered_questions_are_found_in_the_usual_forms(form):
     ("Describe the storm.", "en", []), ("", "en", []), ("1.\n2.\n", "en", []), ("\n\n", "zh", []),
     ("1. Summarize the storm.\n2. Describe the lamp.", "en", ["Summarize the storm.", "Describe the lamp."]),
     ("1. What does **kwargs hold?\n", "en", ["What does **kwargs hold?"]),
+    ("1. **Cast**: Who **leads**?\n2. **Time:** When?\n```", "en", ["Cast: Who leads?", "Time: When?"]),
+    ("Q1: Who leads?\nA1: Calis.\nQ2: When?\nA2: In 1809.", "en", ["Who leads?", "When?"]),
+    ("1. Who leads? (Answer: Calis)\n2. When? **A:** In 1809.", "en", ["Who leads?", "When?"]),
+    ("1. Sum up the storm.\n**Answer:** It was long.\n2. When?\nThese cover all.", "en",
+     ["Sum up the storm.", "When?"]),
+    ("问题1：谁点灯？\n答案：王安\n问题2：为什么？（提示：看结尾）", "zh", ["谁点灯？", "为什么？"]),
     ("\n".join(f"{number}. Why {number}?" for number in range(1, 9)), "en", [f"Why {n}?" for n in range(1, 6)]),
 ])  # fmt: skip
 def test_replies_give_their_distinct_questions_five_at_most(reply, language, expected):

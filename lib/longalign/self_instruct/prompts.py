@@ -43,6 +43,10 @@ _NUMBERED = re.compile(
     r"(?:[ *]*[.:)、．：）]+(?!\d)[ *]*(.*)|[ *]*)",
     re.IGNORECASE,
 )
+_LABEL = r"[ >*#_(\[（-]*(?:answers?|a ?\d*|explanation|rationale|hint|答案?|回答|解析|解释|提示) ?\d*[ *_]*[:：]"
+_SAID = re.compile(_LABEL, re.IGNORECASE)
+_SAID_BEHIND = re.compile(f"(?<=[?？]){_LABEL}.*", re.IGNORECASE)
+"""What teachers write under their questions or behind them, unasked: their answers."""
 _ORDINALS = {character: number for number, character in enumerate("一二三四五", 1)}
 
 
@@ -87,7 +91,8 @@ def questions(reply: str, language: str) -> list[str]:
     """The distinct questions of a teacher's reply, at most five.
 
     A question starts at a line with its number, 1 to 5 in turn, in one of the usual forms; the lines that follow belong
-    to it, up to an empty one. Without numbers, lines that end with a question mark are taken.
+    to it, up to a question mark at a line's end, an empty line, or one that begins with "Answer:" or the like. Without
+    numbers, lines that end with a question mark are taken.
 
     >>> questions("Sure!\\n1. Who leads?\\n**2:** Who\\nguards?\\n\\nGood luck!", "en")
     ['Who leads?', 'Who guards?']
@@ -98,7 +103,7 @@ def questions(reply: str, language: str) -> list[str]:
     found = _numbered(lines) or [[_unnumbered(line)] for line in lines if line.rstrip(" *").endswith(("?", "？"))]
     distinct: dict[str, str] = {}
     for parts in found:
-        text = _gap(language).join(filter(None, map(_bare, parts)))
+        text = _SAID_BEHIND.sub("", _gap(language).join(filter(None, map(_bare, parts))))
         distinct.setdefault(re.sub(r"\W", "", text.lower()), text)
     return [text for text in distinct.values() if text][:MOST_QUESTIONS]
 
@@ -112,11 +117,18 @@ def _numbered(lines: list[str]) -> list[list[str]]:
         if match and (_ORDINALS.get(match[1]) or int(match[1])) == len(found) + 1:
             found.append([match[2] or ""])
             inside = True
+        elif inside and (_ends(found[-1]) or _SAID.match(line)):
+            inside = False
         elif inside and line:
             found[-1].append(line)
         elif inside and any(found[-1]):
             inside = False
     return found
+
+
+def _ends(parts: list[str]) -> bool:
+    """Whether a question has ended: what follows is the teacher's answer, or an end of its reply."""
+    return _bare(parts[-1]).endswith(("?", "？"))
 
 
 def _unnumbered(line: str) -> str:
@@ -130,8 +142,13 @@ def _unnumbered(line: str) -> str:
 
 
 def _bare(line: str) -> str:
-    """A line without the marks of lists and emphasis around it."""
-    return re.sub(r"^[ >*#-]+|[ *]+$", "", line)
+    """A line without the marks of lists and emphasis.
+
+    >>> _bare("- General**: Who **leads**?"), _bare("What is 2**3?")
+    ('General: Who leads?', 'What is 2**3?')
+    """
+    line = re.sub(r"(?<!\S)\*\*(\w[^*]*)\*\*(?=\W|$)", r"\1", line)
+    return re.sub(r"^[ >*#-]+|[ *]+$|(?<=[\w:])\*\*(?=[:.,;?! ])", "", line)
 
 
 def _gap(language: str) -> str:
