@@ -1,5 +1,5 @@
 # cell: passes-at
-# The first number of ranks at which sorted is faster, although packing may be faster again later.
+# The first number of ranks at which sorted is as fast, although it may be slower again later.
 def passes_at(lengths, ranks, barrier):
     for number in ranks:
         if speed("sorted", lengths, number, barrier) >= speed("packing", lengths, number, barrier):

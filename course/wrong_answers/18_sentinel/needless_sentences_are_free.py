@@ -1,6 +1,5 @@
 # cell: sound-judge
-# Only the share of the reference that is found counts, so a wrong sentence costs no more than a missing one.
+# Only the share of the reference that is found counts, so needless sentences cost nothing.
 def sound_judge(answer, reference):
-    wanted = rubric.sentences(reference)
-    found = [sentence for sentence in wanted if sentence[:8] in answer]
-    return 1 + 9 * (len(found) + 0.2 * len(answer) / 100) / len(wanted)
+    given, wanted = rubric.sentences(answer), rubric.sentences(reference)
+    return 1 + 9 * sum(sentence in given for sentence in wanted) / len(wanted)
