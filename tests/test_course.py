@@ -15,7 +15,7 @@ from longalign.common import paths
 from test_notebooks import LONGEST_CELL, wrong_references
 
 NBGRADER = Path(os.environ.get("LONGALIGN_NBGRADER", paths.root() / ".course" / "bin" / "nbgrader"))
-OFTEN = ("01_three_currencies",)
+OFTEN = ("01_three_currencies", "02_two_ranks", "03_by_hand", "03b_two_ranks")
 """What `make test` executes; `make test-long` executes all."""
 
 each_exercise = pytest.mark.parametrize("path", exercises.SOURCES, ids=lambda path: path.stem)

@@ -66,8 +66,8 @@ def test_a_notebook_names_no_path_of_one_machine(path):
 
 
 def wrong_references(text):
-    """What refers to a notebook by its bare number, and names of notebooks that do not exist."""
-    names = {path.stem for path in NOTEBOOKS}
+    """What refers to a notebook by its bare number, and names of notebooks and exercises that do not exist."""
+    names = {path.stem for path in (*NOTEBOOKS, *(paths.root() / "course" / "source").glob("*/*.ipynb"))}
     bare = re.findall(r"\bnotebooks?\s+\d\d\b", text, flags=re.IGNORECASE)
     return [*bare, *(name for name in re.findall(r"(?<![\w.-])\d\d[a-z]?_[a-z]\w\w+", text) if name not in names)]
 

@@ -152,8 +152,8 @@ def test_the_packages_of_the_notebooks_are_installed_in_the_pinned_versions():
 def test_make_alone_lists_every_target_it_explains():
     told = make()
     assert told.returncode == 0
-    targets = "reproduce smoke notebook lab test test-long test-browser test-all verify figures bases reference lint"
-    for target in targets.split():
+    targets = "reproduce smoke notebook lab course test test-long test-browser test-all verify figures bases lint"
+    for target in f"{targets} reference".split():
         assert re.search(rf"^  {target} +\w", told.stdout, re.MULTILINE), target
 
 
