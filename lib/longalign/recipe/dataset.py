@@ -91,8 +91,8 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
 
     `rank=None` holds those of all ranks in turn, for a sampler that is sharded by process (accelerate, Trainer);
     `rank=r` only rank r's, for a DataLoader of one's own.  `weighting` may be a schedule over the steps of all plans
-    (`longalign.recipe.weights.stages`), of which there are `steps` where a training ends earlier.  The other options are
-    those of `step_weights`.
+    (`longalign.recipe.weights.stages`), of which there are `steps` where a training ends earlier.  The other options
+    are those of `step_weights`.
 
     Raises ValueError when plans differ in ranks or accumulation, a plan is not of these sequences, a rank is not in the
     plan, a schedule is not one, or (when read) a sequence has other tokens or targets than the plan was made from.
@@ -122,7 +122,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         self.steps = [(plan, step) for plan in plans for step in plan.steps][: steps or None]
         self._stages = stages(weighting)
         if len(self._stages) > 1 and (exponent or local_gpus is not None):
-            raise ValueError("exponent and local_gpus belong to one weighting; leave them out for a schedule of several")
+            raise ValueError("exponent and local_gpus belong to one weighting; leave them out for a schedule")
         self._weights = partial(step_weights, exponent=exponent, local_gpus=local_gpus)
         self._latest: tuple[int, dict[int, float]] | None = None
 

@@ -43,7 +43,8 @@ def stages(weighting: str | Schedule) -> tuple[tuple[Any, Any], ...]:
     for name in (name for _, name in schedule if name not in known):
         raise ValueError(f"weighting must be one of {', '.join(known)}, not {name!r}")
     if shares[:1] != [0] or any(not after > before for before, after in zip(shares, [*shares[1:], 1], strict=True)):
-        raise ValueError(f"the stages of a weighting begin at shares of the steps, 0 first, ascending below 1: {shares}")
+        told = f"the stages of a weighting begin at shares of the steps, 0 first, ascending below 1, not {shares}"
+        raise ValueError(told)
     return schedule
 
 
