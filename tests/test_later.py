@@ -1,0 +1,65 @@
+"""The ledger of later papers: complete, apart from LongAlign's own, with claims that can come out against their papers."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from longalign.common import paths
+from longalign.common.config import ConfigError
+from longalign.experiments.profiles import load_profile
+from longalign.report import later
+from longalign.report.claim_schema import MEASURABLE, Number, load_ledger
+from longalign.report.claim_scores import Missing
+
+LEDGER = later.load_later()
+RESULTS = paths.results()
+
+
+def test_there_are_twelve_claims_of_six_papers_that_numbers_can_decide_and_none_is_longalign_s_own():
+    asked = [claim for claim in LEDGER if claim.scale in MEASURABLE]
+    assert len(asked) >= 12 and len({claim.arxiv for claim in asked}) >= 6
+    assert not {claim.id for claim in LEDGER} & {claim.id for claim in load_ledger()}
+    assert not {claim.source for claim in LEDGER} & {claim.source for claim in load_ledger()}
+
+
+def test_at_least_six_claims_would_be_found_absent_if_there_were_no_effect():
+    rows = later.rows(RESULTS)
+    failing = [row["id"] for row in rows if row["can_fail"]]
+    assert len(failing) >= 6 and len({row["arxiv"] for row in rows if row["id"] in failing}) >= 4
+
+
+@pytest.mark.parametrize("claim", [claim for claim in LEDGER if claim.like], ids=lambda claim: claim.id)
+def test_what_a_claim_would_see_shrinks_with_seeds_and_questions_and_grows_with_the_family(claim):
+    seen = later.would_see(claim, RESULTS, 1)
+    assert later.would_see(replace(claim, seeds=2 * claim.seeds), RESULTS, 1) < seen
+    assert later.would_see(replace(claim, questions=2 * claim.questions), RESULTS, 1) <= seen
+    assert later.would_see(claim, RESULTS, 3) > seen > 0
+
+
+def test_what_a_claim_would_see_is_that_of_the_contrast_it_is_like():
+    claim = next(claim for claim in LEDGER if claim.id == "hbp-token-over-sequence-mean-long")
+    twice = replace(claim, arms=tuple(Number(arm.arm, 2 * arm.value) for arm in claim.arms))
+    assert later.would_see(twice, RESULTS, 1) == pytest.approx(2 * later.would_see(claim, RESULTS, 1))
+    with pytest.raises(Missing, match="no arm"):
+        later.would_see(replace(claim, like=replace(claim.like, arms=(Number("packed", 1.0),))), RESULTS, 1)
+
+
+def test_a_claim_that_would_see_only_more_than_its_margin_cannot_fail():
+    claim = next(claim for claim in LEDGER if claim.like and claim.direction == "greater" and claim.margin == 0.05)
+    assert later.can_fail(claim, 0.05) and not later.can_fail(claim, 0.051) and not later.can_fail(claim, None)
+    harmless = next(claim for claim in LEDGER if claim.direction == "not_less")
+    assert later.can_fail(harmless, 0.05) and not later.can_fail(harmless, 0.051)
+    assert not any(later.can_fail(claim, 0.01) for claim in LEDGER if claim.scale not in MEASURABLE)
+
+
+@pytest.mark.parametrize("key", [*later.ABOUT, "seeds", "questions"])
+def test_a_claim_that_does_not_say_whose_it_is_and_how_it_was_read_is_refused(tmp_path, key):
+    text = (paths.root() / later.LEDGER).read_text()
+    first = LEDGER[0].id
+    lines = text.split("\n")
+    at = next(n for n, line in enumerate(lines) if line == f"  - id: {first}")
+    gone = next(n for n in range(at, len(lines)) if lines[n].startswith(f"    {key}:"))
+    (tmp_path / later.LEDGER).write_text("\n".join(lines[:gone] + lines[gone + 1 :]))
+    with pytest.raises(ConfigError, match=f"claim {first}: .*{key}"):
+        later.load_later(tmp_path / later.LEDGER)
