@@ -1,19 +1,17 @@
-"""The ledger of later papers: complete, apart from LongAlign's own, with claims that can come out against their papers."""
+"""The ledger of later papers: complete, apart from LongAlign's own, and able to come out against its papers."""
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from longalign.common import paths
 from longalign.common.config import ConfigError
-from longalign.experiments.profiles import load_profile
 from longalign.report import later
 from longalign.report.claim_schema import MEASURABLE, Number, load_ledger
-from longalign.report.claim_scores import Missing
+from longalign.report.claim_scores import Folder, Missing
 
 LEDGER = later.load_later()
-RESULTS = paths.results()
+FOLDER = Folder(paths.results())
 
 
 def test_there_are_twelve_claims_of_six_papers_that_numbers_can_decide_and_none_is_longalign_s_own():
@@ -24,25 +22,25 @@ def test_there_are_twelve_claims_of_six_papers_that_numbers_can_decide_and_none_
 
 
 def test_at_least_six_claims_would_be_found_absent_if_there_were_no_effect():
-    rows = later.rows(RESULTS)
+    rows = later.rows(paths.results())
     failing = [row["id"] for row in rows if row["can_fail"]]
     assert len(failing) >= 6 and len({row["arxiv"] for row in rows if row["id"] in failing}) >= 4
 
 
-@pytest.mark.parametrize("claim", [claim for claim in LEDGER if claim.like], ids=lambda claim: claim.id)
-def test_what_a_claim_would_see_shrinks_with_seeds_and_questions_and_grows_with_the_family(claim):
-    seen = later.would_see(claim, RESULTS, 1)
-    assert later.would_see(replace(claim, seeds=2 * claim.seeds), RESULTS, 1) < seen
-    assert later.would_see(replace(claim, questions=2 * claim.questions), RESULTS, 1) <= seen
-    assert later.would_see(claim, RESULTS, 3) > seen > 0
+def test_what_a_claim_would_see_shrinks_with_seeds_and_questions_and_grows_with_the_family():
+    claim = next(claim for claim in LEDGER if claim.id == "longwriter-token-mean-helps-long-outputs")
+    seen = later.would_see(claim, FOLDER, 1)
+    assert later.would_see(replace(claim, seeds=2 * claim.seeds), FOLDER, 1) < seen
+    assert later.would_see(replace(claim, questions=2 * claim.questions), FOLDER, 1) < seen
+    assert later.would_see(claim, FOLDER, 3) > seen > 0
 
 
 def test_what_a_claim_would_see_is_that_of_the_contrast_it_is_like():
     claim = next(claim for claim in LEDGER if claim.id == "hbp-token-over-sequence-mean-long")
     twice = replace(claim, arms=tuple(Number(arm.arm, 2 * arm.value) for arm in claim.arms))
-    assert later.would_see(twice, RESULTS, 1) == pytest.approx(2 * later.would_see(claim, RESULTS, 1))
+    assert later.would_see(twice, FOLDER, 1) == pytest.approx(2 * later.would_see(claim, FOLDER, 1))
     with pytest.raises(Missing, match="no arm"):
-        later.would_see(replace(claim, like=replace(claim.like, arms=(Number("packed", 1.0),))), RESULTS, 1)
+        later.would_see(replace(claim, like=replace(claim.like, arms=(Number("packed", 1.0),))), FOLDER, 1)
 
 
 def test_a_claim_that_would_see_only_more_than_its_margin_cannot_fail():

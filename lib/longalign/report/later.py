@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,31 +69,29 @@ def load_later(path: Path | None = None) -> tuple[LaterClaim, ...]:
     return ledger
 
 
-def would_see(claim: LaterClaim, results: Path, family: int) -> float | None:
+def would_see(claim: LaterClaim, folder: Folder, family: int) -> float | None:
     """The effect that 80 % of the planned runs would show, in the strictest of the tests of `family` claims.
 
-    The spread between seeds is the calibrated one of all arms of the table (`longalign.report.noise`), the chance of
-    questions that of the difference of the two arms; both grow with the claim's weights. None for a claim without
-    `like`. Raises Missing where the committed tables lack its scores.
+    The spread between seeds is that of all arms of the table in `folder`, as `longalign.report.noise` calibrates it,
+    the chance of questions that of the difference of the two arms; both grow with the claim's weights. None for a claim
+    without `like`. Raises Missing where the committed tables lack its scores.
     """
     if claim.like is None:
         return None
-    folder, like = Folder(results), claim.like
-    known = replace(Claim(**{name: getattr(claim, name) for name in ("id", "source", "statement", "notebook", "model")}),
-                    results=like.results, metric=like.metric, tasks=like.tasks, lengths=like.lengths,
-                    arms=like.arms, direction="greater")  # fmt: skip
-    items = folder.items(known, folder.scores(known))
-    rows = noise.calibrate(folder, [known])
+    told = {name: getattr(claim, name) for name in ("id", "source", "statement", "notebook", "model")}
+    like = Claim(**told, **vars(claim.like), direction="greater")
+    items = folder.items(like, folder.scores(like))
+    rows = noise.calibrate(folder, [like])
     if items is None or not rows:
         raise Missing(f"{like.results} has no items or no {noise.OWN} seeds that calibrate {claim.id}")
+    spread = crossed.Spread(rows[0]["sd"], rows[0]["df"], rows[0]["sd_of_answers"] ** 2)
+    contrast = noise.of_contrast(noise.weights(like), {noise.key(like, like.model): spread})
     values, strata = items
-    calibrated = {noise.key(known, known.model): crossed.Spread(rows[0]["sd"], rows[0]["df"], rows[0]["sd_of_answers"] ** 2)}
-    spread = noise.of_contrast(noise.weights(known), calibrated)
-    of_one_seed = max(0.0, float(spread.sd**2 - spread.answers))
+    of_one_seed, of_answers = max(0.0, float(contrast.sd**2 - contrast.answers)), float(contrast.answers)
     larger = sum(arm.value**2 for arm in claim.arms) / sum(arm.value**2 for arm in like.arms)
-    chance = Chance(of_one_seed, components(values, strata).question, float(spread.answers) * strata.size)
-    scaled = Chance(*(larger * variance for variance in chance))
-    mean = planned(scaled, np.unique(strata).size, seeds=claim.seeds, questions=claim.questions)
+    known = Chance(of_one_seed, components(values, strata).question, of_answers * strata.size)
+    chance = Chance(*(larger * variance for variance in known))
+    mean = planned(chance, np.unique(strata).size, seeds=claim.seeds, questions=claim.questions)
     return float(mean.detectable(ALPHA / family))
 
 
@@ -110,11 +108,11 @@ def can_fail(claim: LaterClaim, seen: float | None) -> bool:
 
 def rows(results: Path) -> list[dict[str, Any]]:
     """A row per claim: that of claims.csv, by the tables in `results`, what it is about, and what it would see."""
-    ledger = load_later()
+    ledger, folder = load_later(), Folder(results)
     families = Counter((claim.source, claim.scale) for claim in ledger)
     found = []
-    for claim, row in zip(ledger, claims.measure_all(ledger, results), strict=True):
-        seen = would_see(claim, results, families[claim.source, claim.scale])
+    for claim, row in zip(ledger, claims.measure_all(ledger, folder), strict=True):
+        seen = would_see(claim, folder, families[claim.source, claim.scale])
         found.append(row | {name: getattr(claim, name) for name in ABOUT}
                      | {"would_see": seen, "can_fail": can_fail(claim, seen)})  # fmt: skip
     return found
