@@ -62,7 +62,7 @@ def extension_store(start: Start, name: str, settings: Extension) -> TokenStore:
     return training_sets.documents_store(
         "extension", data_folder(start) / name, tokens=settings.tokens, encode=start.encode,
         lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=RECALL_SHARE,
-        seed=start.profile.corpus.seed + start.base,
+        seed=start.profile.corpus.seed + start.base, memory_share=settings.memory_share,
     )  # fmt: skip
 
 
