@@ -288,7 +288,7 @@ def evaluations(
     profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = IN_TABLES
 ) -> dict[Scored, Evaluation]:
     """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
-    folder = str(training_data.benchmark_folder(profile))
+    folder = str(training_data.benchmark_folder(profile, names))
     tokenizers = {model: Start(profile, model).tokenizer for model in {arm.model for arm in arms}}
     return {
         Scored(*arm, name): Evaluation(
