@@ -61,7 +61,7 @@ def later(results: Path) -> str:
          line.cannot_show]
         for line in found.itertuples()
     ]  # fmt: skip
-    failing = (found.can_fail == "True").sum()
+    failing = found.can_fail.sum()
     return "\n\n".join([
         f"{len(found)} claims of {found.arxiv.nunique()} papers. {failing} of them can come out against their paper: "
         "if there is no such effect, 80 % of our planned runs will say so.",
