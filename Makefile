@@ -100,7 +100,7 @@ EXACTNESS := $(foreach name,attention collators cost dataset decoding equation4 
 # torch's kernels without vector extensions, OpenBLAS and MKL without AVX-512: sums in another order
 PORTABLE  := ATEN_CPU_CAPABILITY=default OPENBLAS_CORETYPE=Haswell MKL_ENABLE_INSTRUCTIONS=AVX2
 
-.PHONY: help headline reproduce nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site course test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
+.PHONY: help headline reproduce referee nothing side-by-side one-by-one verify smoke notebook lab bench gpu models site course test test-long test-cluster test-portable test-exhaustive test-all test-browser figures pages bases pilots reference lint format strip install lock clean distclean FORCE
 .DEFAULT_GOAL := help
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
@@ -125,7 +125,7 @@ else
 endif
 
 nothing:
-	@echo "the profile $(PROFILE) executes no notebook yet; there are: make smoke PROFILE=$(PROFILE), longalign plan --profile $(PROFILE)" >&2; exit 2
+	@echo "the profile $(PROFILE) executes no notebook yet; there are: $(if $(filter referee,$(PROFILE)),make referee,make smoke PROFILE=$(PROFILE), longalign plan --profile $(PROFILE))" >&2; exit 2
 
 # Called by `reproduce`, one after the other: notebooks side by side fill the cores, but times are measured alone.
 side-by-side: $(filter-out $(call stamp,$(TIMES)) $(call stamp,$(REPORT)),$(call stamp,*))
@@ -188,6 +188,9 @@ test-all: test test-portable test-long test-cluster test-browser test-exhaustive
 test-browser: $(TEST) site course ## run the tests in a real browser: notebooks and an exercise in JupyterLab, pages of the site
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
+
+referee: $(READY) ## train and score what the claims of later papers compare (hours): results in results/run/referee/
+	@exec $(PY) -m longalign.experiments.later referee $(if $(SEEDS),--seeds $(SEEDS))
 
 verify: $(READY) ## compare the numbers of your last run with ours in results/ (the committed reference)
 	@$(PY) -m longalign.reproduction.verify $(PROFILE)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import largest_difference
+from conftest import gradients, largest_difference, tiny_llama
 from eq2 import GRID, LENGTHS, case, oracle, run_grid, steps_in_one_process
 from longalign.recipe.dataset import step_weights
 
@@ -118,6 +118,57 @@ def test_eq_3_a_wrong_k_and_a_wrong_m_differ():
         loss, grads = next(steps_in_one_process(sequences, plan, **change))
         assert abs(loss - expected) > 1e-3, name
         assert largest_difference(grads, expected_grads) > 1e-3, name
+
+
+def token_mean(sums, counts, packs):
+    return sum(sums[i] for pack in packs for i in pack) / sum(counts)
+
+
+def square_root(sums, counts, packs):
+    """InternVL 2.5's w_i = 1 / N_i^0.5 of every token, normalised by the sum of all weights (arXiv 2412.05271, 3.4)."""
+    return sum(s / n**0.5 for s, n in zip(sums, counts, strict=True) if n) / sum(n**0.5 for n in counts)
+
+
+def sequence_mean(sums, counts, packs):
+    return sum(s / n for s, n in zip(sums, counts, strict=True) if n) / sum(n > 0 for n in counts)
+
+
+def pack_mean(sums, counts, packs):
+    means = [sum(sums[i] for i in pack) / total for pack in packs if (total := sum(counts[i] for i in pack))]
+    return sum(means) / len(means)
+
+
+ORACLES = {"token": token_mean, "square_root": square_root, "sequence": sequence_mean, "eq3": pack_mean}
+
+
+def normalised(sequences, step, rule):
+    """(loss, gradients) of a rule over the step, the slow way: one sequence at a time, stock attention, no weights."""
+    model, sums, counts = tiny_llama(attention="sdpa"), [], []
+    for i in step.sequences:
+        labels = torch.tensor(sequences[i]["labels"])[1:]
+        logits = model(torch.tensor(sequences[i]["input_ids"])[None], use_cache=False).logits[0, :-1]
+        sums.append(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        counts.append(int((labels != -100).sum()))
+    place = {i: number for number, i in enumerate(step.sequences)}
+    loss = ORACLES[rule](sums, counts, [[place[i] for i in row] for row in step.rows])
+    loss.backward()
+    return loss.item(), gradients(model)
+
+
+@pytest.mark.parametrize("schedule", [
+    "square_root", [(0, "token"), (0.5, "sequence")], [(0, "sequence"), (0.5, "token")], [(0, "eq3"), (0.5, "token")],
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize(("ranks", "accumulation", "rows"), [(2, 1, 2), (1, 3, 1)])
+def test_every_stage_of_a_schedule_is_its_rule_over_the_true_step(schedule, ranks, accumulation, rows):
+    shape = {"ranks": ranks, "accumulation": accumulation, "rows": rows}
+    sequences, plan = case(lengths=[13, 24, 2, 7, 9, 3, 21, 5, 11, 17], without_targets=(3,), **shape)
+    stages = [(0, schedule)] if isinstance(schedule, str) else schedule
+    results = list(steps_in_one_process(sequences, plan, weighting=schedule))
+    rules = [[rule for share, rule in stages if number >= share * len(results)][-1] for number in range(len(results))]
+    assert set(rules) == {rule for _, rule in stages}, "both stages are reached"
+    for step, rule, (loss, grads) in zip(plan.steps, rules, results, strict=True):
+        expected, expected_grads = normalised(sequences, step, rule)
+        assert abs(loss - expected) < LOSS and largest_difference(grads, expected_grads) < GRADIENT
 
 
 def test_eq_4_as_the_paper_writes_it_is_the_same_number_for_any_k():

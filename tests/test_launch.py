@@ -217,6 +217,30 @@ def test_ranks_end_with_the_process_that_asked_for_them(job):
 
 
 @pytest.mark.parametrize(
+    ("weighting", "told"),
+    [
+        ("[[0, token], [0.8, sequence]]", None),
+        ("token", None),
+        ("[[0, token], [0.8, sequenc]]", "training: weighting must be one of sequence, .* not 'sequenc'"),
+        ("[[0.2, token]]", "training: the stages of a weighting begin at shares"),
+        ("[[0, token, 1]]", r"training.weighting\[0\] must hold 2 values"),
+        ("[[token, 0]]", r"training.weighting\[0\]\[0\] must be float, not str 'token'"),
+        ("0.5", "training.weighting must be str, not float 0.5"),
+    ],
+)
+def test_a_job_states_its_weighting_by_a_name_or_a_schedule(job, weighting, told):
+    path = job()
+    text = path.read_text().replace("training:\n", f"training:\n  weighting: {weighting}\n")
+    path.write_text(text)
+    if told is None:
+        run = jobs.load_job(path).run()
+        assert TrainingConfig(**json.loads(json.dumps(run.training))).weighting
+        return
+    with pytest.raises(ConfigError, match=told):
+        jobs.load_job(path)
+
+
+@pytest.mark.parametrize(
     "text",
     ["model: " + "[" * 2000, "{a: " * 2000 + "}" * 2000, f"seed: {'1' * 5000}", "day: 2026-02-30"],
     ids=["lists in lists", "keys in keys", "a number of 5,000 digits", "a day that is none"],

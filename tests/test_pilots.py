@@ -10,6 +10,7 @@ from scipy import stats
 
 from longalign.common import paths
 from longalign.evals import crossed
+from longalign.evals.power import Chance
 from longalign.experiments import base_loss, design
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
@@ -150,7 +151,7 @@ def test_from_the_speed_to_the_bases_each_pilot_reads_what_the_last_one_wrote_an
 
 @pytest.mark.parametrize(("seeds", "questions"), [(8, 50), (32, 200)])
 def test_a_planned_run_shows_the_detectable_effect_in_four_of_five_cases(seeds, questions):
-    chance, strata = power.Chance(0.05, 0.4, 9.0), np.arange(questions) % 5
+    chance, strata = Chance(0.05, 0.4, 9.0), np.arange(questions) % 5
     effect = float(power.planned(chance, 5, seeds=seeds, questions=questions).detectable())
     rng = np.random.default_rng(0)
     drawn = [rng.normal(0, np.sqrt(variance), (800, *shape)) for variance, shape in zip(

@@ -113,6 +113,62 @@ def test_exponent_1_is_the_token_mean():
     assert len(weights) == 1 and weights.pop() == pytest.approx(1 / plan.target_counts.sum())
 
 
+def test_token_and_square_root_are_the_exponents_1_and_one_half():
+    _, plan, _ = planned([3, 9, 5, 7], capacity=24)
+    for name, exponent in (("token", 1.0), ("square_root", 0.5)):
+        by_name = step_weights(plan, plan.steps[0], weighting=name)
+        assert by_name == step_weights(plan, plan.steps[0], exponent=exponent) != step_weights(plan, plan.steps[0])
+
+
+SWITCH = [(0, "token"), (0.8, "sequence")]
+BACK = [(0, "sequence"), (0.8, "token")]
+
+
+@pytest.mark.parametrize("schedule", [SWITCH, BACK, [(0, "eq3"), (0.3, "square_root"), (0.7, "token")]])
+@pytest.mark.parametrize("rank", [None, 1])
+def test_a_schedule_gives_each_step_the_weights_of_its_stage_over_all_epochs(schedule, rank):
+    sequences = random_sequences([3, 9, 5, 7, 12, 2, 4, 8, 6, 11])
+    lengths, target_counts = measure(sequences)
+    plans = [make_plan("packing", lengths, target_counts=target_counts, capacity=12, ranks=2, epoch=epoch)
+             for epoch in range(3)]  # fmt: skip
+    dataset = PlannedDataset(sequences, plans, weighting=schedule, rank=rank)
+    assert len(dataset.steps) >= 10
+    for number in range(len(dataset.steps)):
+        weighting = [name for share, name in schedule if number >= share * len(dataset.steps)][-1]
+        alone = PlannedDataset(sequences, plans, weighting=weighting, rank=rank)
+        for index in range(number * dataset.per_step, (number + 1) * dataset.per_step):
+            assert dataset[index] == alone[index], f"step {number} of {len(dataset.steps)} is not of {weighting}"
+
+
+def test_a_training_that_ends_earlier_has_its_stages_within_the_steps_that_it_takes():
+    sequences = random_sequences([4] * 20)
+    lengths, target_counts = measure(sequences)
+    plan = make_plan("packing", lengths, target_counts=target_counts, capacity=8)
+    dataset = PlannedDataset(sequences, [plan], weighting=[(0, "token"), (0.8, "eq3")], steps=5)
+    assert (len(dataset), len(plan.steps)) == (5, 10)
+    weights = [list(dataset._weights(plan, step, weighting="eq3").values()) for step in plan.steps[:5]]
+    assert [f["loss_weight"] for f in dataset[4]] == weights[4]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"weighting": "tokens"}, "must be one of sequence, square_root, token, eq3, released, not 'tokens'"),
+        ({"weighting": [(0, "token"), (0.8, "sequences")]}, "not 'sequences'"),
+        ({"weighting": [(0.1, "token")]}, "0 first, ascending below 1"),
+        ({"weighting": [(0, "token"), (1, "sequence")]}, "0 first, ascending below 1"),
+        ({"weighting": [(0, "token"), (0.5, "eq3"), (0.5, "token")]}, "0 first, ascending below 1"),
+        ({"weighting": [(0, "token"), (float("nan"), "eq3")]}, "0 first, ascending below 1"),
+        ({"weighting": []}, "0 first, ascending below 1"),
+        ({"weighting": SWITCH, "exponent": 0.5}, "leave them out for a schedule"),
+        ({"weighting": SWITCH, "local_gpus": 1}, "leave them out for a schedule"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused_before_the_first_step(options, says):
+    with pytest.raises(ValueError, match=says):
+        planned([3, 9, 5, 7], dataset=options)
+
+
 def test_eq3_is_the_mean_over_packs_of_their_token_means():
     _, plan, _ = planned([3, 9, 5, 7, 6], ranks=2)
     step = plan.steps[0]

@@ -146,6 +146,25 @@ def test_steps_cut_the_epochs_and_the_schedule_ends_with_them(folder, tmp_path):
     assert rates == pytest.approx([config.learning_rate * left / 4 for left in (4, 3, 2, 1)])
 
 
+def test_a_run_that_goes_on_is_in_the_stage_of_its_weighting_that_its_step_is_in(folder, tmp_path, monkeypatch):
+    store = TokenStore(folder / "store")
+    config = replace(CONFIG, steps=4, checkpoint_every=1, weighting=((0, "token"), (0.75, "sequence")))
+
+    class Interrupted(trainer.StopOnNonFinite):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer, "StopOnNonFinite", Interrupted)
+        train(fresh_model(), store, config, tmp_path / "parts")
+    runs = {"parts": config, "whole": config, "one stage": replace(config, weighting="token")}
+    for name, each in runs.items():
+        train(fresh_model(), store, each, tmp_path / name)
+    parts, whole, token = ([event["loss"] for event in read_events(tmp_path / name / "events.jsonl")] for name in runs)
+    assert parts == whole and whole[:3] == token[:3] and whole[3] != token[3]
+
+
 def test_snapshots_are_evenly_spaced_and_the_last_one_is_the_trained_model(folder, tmp_path):
     store = TokenStore(folder / "store")
     model = fresh_model()

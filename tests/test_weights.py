@@ -39,6 +39,20 @@ def eq4(losses, counts, packs, *, k, m):
     return sum(sum(k / (counts[i] * m) * losses[i] for i in pack if counts[i]) for pack in packs) / len(packs)
 
 
+def average_token(losses, counts, packs, *, ranks, unit=lambda pack: 1):
+    """The stable loss normaliser of Hierarchical Balance Packing (arXiv 2503.07680, 4.3), written out.
+
+    Each rank divides the summed loss of its local batch by B_l T_ave, the mean over ranks follows; T_ave is the mean of
+    target tokens over the global batch of B_g. B counts `unit` of each pack: 1, or its sequences.
+    """
+    total = sum(unit(pack) for pack in packs)
+    t_ave = sum(counts[i] for pack in packs for i in pack) / total
+    local = [packs[rank::ranks] for rank in range(ranks)]
+    return sum(
+        sum(losses[i] for pack in batch for i in pack) / (sum(map(unit, batch)) * t_ave) for batch in local
+    ) / ranks  # fmt: skip
+
+
 def summed_losses(counts, seed=0):
     return (np.random.default_rng(seed).uniform(0.5, 2.0, len(counts)) * np.asarray(counts)).tolist()
 
@@ -67,6 +81,30 @@ def test_exponent_one_is_the_mean_over_all_target_tokens(counts):
     losses = summed_losses(counts)
     expected = sum(losses) / sum(counts) if any(counts) else 0.0
     assert (loss_weights(counts, exponent=1.0) * losses).sum() == pytest.approx(expected, **CLOSE)
+
+
+@given(data=st.data(), ranks=st.integers(1, 4))
+def test_the_average_token_rule_is_the_mean_over_all_target_tokens(data, ranks):
+    counts, packs = data.draw(counts_and_packs(multiple=ranks))
+    if any(counts):
+        losses = summed_losses(counts)
+        expected = (loss_weights(counts, exponent=1.0) * losses).sum()
+        assert average_token(losses, counts, packs, ranks=ranks) == pytest.approx(expected, **CLOSE)
+
+
+def test_the_average_token_rule_in_the_paper_s_own_example_is_the_token_mean_and_its_token_mean_is_equation_3():
+    counts, ranks = [2, 4, 3, 7], [[0, 1], [2, 3]]  # two ranks with a local batch of two samples
+    losses = summed_losses(counts)
+    assert average_token(losses, counts, [[0], [2], [1], [3]], ranks=2) == pytest.approx(sum(losses) / 16, **CLOSE)
+    assert eq3(losses, counts, ranks) == pytest.approx(
+        sum(sum(losses[i] for i in rank) / sum(counts[i] for i in rank) for rank in ranks) / 2, **CLOSE)
+
+
+def test_the_average_token_rule_over_sequences_is_no_token_mean_where_packs_hold_different_numbers_of_them():
+    counts, packs = [2, 4, 3], [[0, 1], [2]]
+    losses = summed_losses(counts)
+    assert average_token(losses, counts, packs, ranks=2) == pytest.approx(sum(losses) / 9, **CLOSE)
+    assert abs(average_token(losses, counts, packs, ranks=2, unit=len) / (sum(losses) / 9) - 1) > 0.05
 
 
 @given(case=counts_and_packs())

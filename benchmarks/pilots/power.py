@@ -1,21 +1,16 @@
 """How many seeds and chat questions show what loss weighting does: computed from the committed scores, before the run.
 
-The difference of packing with and without loss weighting on the chat questions has three kinds of chance: of the seed,
-of the question, and the rest, which is drawn anew for every seed and question. Their variances are estimated from the
-committed seeds (a negative estimate counts as 0). S seeds and Q questions have the variance seed / S + rest / (S Q) of
-seeds, with S - 1 degrees of freedom, and question / Q of questions. `detectable` is the effect that 80 % of such runs
-would show: `alone`, in one test at 5 %, and `in_table`, in the strictest of the tests of Table 3 after Holm.
+The difference of packing with and without loss weighting on the chat questions has three kinds of chance
+(`longalign.evals.power`), which are estimated from the committed seeds. `detectable` is the effect that 80 % of such
+runs would show: `alone`, in one test at 5 %, and `in_table`, in the strictest of the tests of Table 3 after Holm.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from benchmarks import pilots
 from longalign.common import paths, provenance
-from longalign.evals import crossed
-from longalign.evals.crossed import Mean, Part
+from longalign.evals.power import components, planned
 from longalign.experiments.pages import read_items
 from longalign.report.claim_schema import load_ledger
 
@@ -23,14 +18,6 @@ WEIGHTED, PLAIN = "packing + loss weighting", "packing"
 SOURCE = "Table 3"
 SEEDS, QUESTIONS = (8, 32), (50, 200)
 ALPHA = 0.05
-
-
-class Chance(NamedTuple):
-    """Variances: of one seed, of one question, and of the rest of one answer."""
-
-    seed: float
-    question: float
-    rest: float
 
 
 def measure(jobs: int = 1) -> None:
@@ -59,23 +46,3 @@ def differences() -> dict[str, tuple[np.ndarray, np.ndarray]]:
              for model in wide.columns.unique("model")}  # fmt: skip
     found["both"] = np.mean(list(found.values()), axis=0)
     return {model: (difference, strata) for model, difference in found.items()}
-
-
-def components(values: np.ndarray, strata: np.ndarray) -> Chance:
-    """The variances of a table [seeds, questions], each of one seed or one question; a negative estimate is 0.
-
-    >>> components(np.array([[1.0, 3.0], [2.0, 6.0]]), np.array([0, 0]))
-    Chance(seed=1.5, question=4.0, rest=1.0)
-    """
-    seeds, questions = values.shape
-    of_seeds, of_questions = crossed.mean(values, strata).parts
-    answers = crossed.of_answers(values, strata)
-    seed = max(0.0, float(of_seeds.variance) * seeds - answers)
-    return Chance(seed, float(of_questions.variance) * questions, answers * questions)
-
-
-def planned(chance: Chance, strata: int, *, seeds: int, questions: int) -> Mean:
-    """A mean of no effect, with the chance that so many seeds and questions (equally many in each stratum) leave."""
-    of_seeds = Part(np.array((chance.seed + chance.rest / questions) / seeds), np.array(seeds - 1.0))
-    of_questions = Part(np.array(chance.question / questions), np.array(float(questions - strata)))
-    return Mean(np.array(0.0), (of_seeds, of_questions))

@@ -35,7 +35,8 @@ def nearest(name: str, valid: typing.Iterable[str]) -> str:
 
 
 def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
-    """`value` as the type `wanted` (a dataclass, tuple[T, ...], list[T], T | None, bool, int, float, str).
+    """`value` as the type `wanted` (a dataclass, tuple[T, ...], tuple[A, B], list[T], T | None, bool, int, float, str;
+    of T | tuple[...], the second where it is a list).
 
     A whole number is a float, a list is a tuple; nothing else is converted. Raises ConfigError that names `where`
     (file), `key` (dotted) and the expected type.
@@ -52,10 +53,16 @@ def typed(value: Any, wanted: Any, *, where: str, key: str = "") -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        (inner,) = (a for a in arguments if a is not type(None))
+        kinds = [a for a in arguments if a is not type(None)]
+        of_its_form = [a for a in kinds if (typing.get_origin(a) in (tuple, list)) == isinstance(value, list | tuple)]
+        inner = (of_its_form or kinds)[0]
         return typed(value, inner, where=where, key=key)
     if origin in (tuple, list) and isinstance(value, list | tuple):
-        return origin(typed(v, arguments[0], where=where, key=f"{key}[{i}]") for i, v in enumerate(value))
+        kinds = arguments if origin is tuple and arguments[-1] is not ... else arguments[:1] * len(value)
+        if len(kinds) != len(value):
+            raise ConfigError(f"{where}: {key} must hold {len(kinds)} values, not {list(value)}")
+        pairs = enumerate(zip(value, kinds, strict=True))
+        return origin(typed(v, kind, where=where, key=f"{key}[{i}]") for i, (v, kind) in pairs)
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is float and type(value) is float and not math.isfinite(value):

@@ -133,16 +133,23 @@ def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     start = base_models.first(profile)
     arms = {
         Arm(suite, start.model, seed): fine_tuning(start, method="sorted", suite=suite, seed=seed)
-        for suite in training_sets.DOSES
-        for seed in profile.seeds_for(seeds, slow=slow("data_scale", suite, True))
-    }
+        for suite in training_sets.DOSES for seed in profile.seeds_for(seeds, slow=slow("data_scale", suite, True))
+    }  # fmt: skip
     for suite in ("LongAlign-0k", "LongAlign-5k"):
         for seed in profile.seeds_for(seeds, slow=True):
-            steps = _steps(arms[Arm("LongAlign-10k", start.model, seed)])
-            epochs = -(-steps * profile.training.epochs // _steps(arms[Arm(suite, start.model, seed)]))
-            run = fine_tuning(start, method="sorted", suite=suite, seed=seed, steps=steps, epochs=epochs)
-            arms[Arm(f"{suite}, equal steps", start.model, seed)] = run
+            arms[Arm(f"{suite}, equal steps", start.model, seed)] = equal_steps(start, suite, seed)
     return arms
+
+
+def equal_steps(start: Start, suite: str, seed: int, base: Run | None = None) -> Run:
+    """Sorted batching on a suite, for as many steps as LongAlign-10k takes."""
+    long, short = (fine_tuning(start, method="sorted", suite=name, seed=seed, base=base)
+                   for name in ("LongAlign-10k", suite))  # fmt: skip
+    if suite == "LongAlign-10k":
+        return long
+    steps = _steps(long)
+    epochs = -(-steps * start.profile.training.epochs // _steps(short))
+    return fine_tuning(start, method="sorted", suite=suite, seed=seed, base=base, steps=steps, epochs=epochs)
 
 
 def data_source(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -272,8 +279,7 @@ def released_code(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 
 def _steps(run: Run) -> int:
-    from longalign.train.config import TrainingConfig
-    from longalign.train.trainer import make_plans
+    from longalign.train.trainer import TrainingConfig, make_plans
 
     return sum(len(plan.steps) for plan in make_plans(TokenStore(Path(run.store)), TrainingConfig(**run.training)))
 
@@ -282,7 +288,7 @@ def evaluations(
     profile: Profile, arms: Mapping[Arm, Run], *, names: Sequence[str] = IN_TABLES
 ) -> dict[Scored, Evaluation]:
     """The evaluation of every trained arm on each of the benchmarks `names`; `evaluations.LOSS` may be among them."""
-    folder = str(training_data.benchmark_folder(profile))
+    folder = str(training_data.benchmark_folder(profile, names))
     tokenizers = {model: Start(profile, model).tokenizer for model in {arm.model for arm in arms}}
     return {
         Scored(*arm, name): Evaluation(

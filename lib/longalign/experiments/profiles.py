@@ -201,6 +201,7 @@ def _check_numbers(profile: Profile, where: str) -> None:
          "extension.tokens must not be negative and extension.max_length at least 128, the bases' length"),
         (extension.tokens > 0 or max(profile.windows, default=0) <= extension.max_length,
          "windows must not exceed extension.max_length where extension.tokens is 0: nothing makes the models longer"),
+        (0 <= extension.memory_share < 1, "extension.memory_share is a share of the documents, from 0 to below 1"),
         (0 <= training.exponent <= 1, "training.exponent must lie from 0 to 1"),
         (0 <= training.warmup_ratio < 1, "training.warmup_ratio is a share of the steps, from 0 to below 1"),
         (training.checkpoint_every >= 1, "training.checkpoint_every must be at least 1"),

@@ -5,6 +5,7 @@ it is missing, in the tokens of the model that reads it (`longalign.experiments.
 tokenizer and code has a copy of its own.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -62,19 +63,22 @@ def extension_store(start: Start, name: str, settings: Extension) -> TokenStore:
     return training_sets.documents_store(
         "extension", data_folder(start) / name, tokens=settings.tokens, encode=start.encode,
         lengths=(min(MAX_LENGTH, settings.max_length), settings.max_length), recall_share=RECALL_SHARE,
-        seed=start.profile.corpus.seed + start.base,
+        seed=start.profile.corpus.seed + start.base, memory_share=settings.memory_share,
     )  # fmt: skip
 
 
-def benchmark_folder(profile: Profile) -> Path:
-    """The items of every benchmark as JSONL, in tokens of the profile's first model, built where they are missing."""
+def benchmark_folder(profile: Profile, names: Iterable[str] = ()) -> Path:
+    """The items of every benchmark as JSONL, in tokens of the profile's first model, built where they are missing.
+
+    `names` may ask for benchmarks that later papers' claims need.
+    """
     settings = {"evaluation": profile.as_dict()["evaluation"], "window": profile.corpus.max_length}
     if (encode := base_models.first(profile).encode) is not None:
         settings["tokenizer"] = tokenizer_hash(encode)
     code = source_hash("miniature.benchmarks.items", "miniature.training_sets.write_jsonl", without=WITHOUT)
     key = provenance.config_hash({**settings, "code": code})
     folder = paths.run_dir(profile.name) / "benchmarks" / key
-    for name in benchmarks.BENCHMARKS:
+    for name in (*benchmarks.BENCHMARKS, *(name for name in benchmarks.OF_LATER_PAPERS if name in names)):
         if not (folder / f"{name}.jsonl").is_file():
             items = benchmarks.items(name, profile.evaluation, window=profile.corpus.max_length)
             # a short item is short in words: 128 tokens of another tokenizer may not hold a question with its options

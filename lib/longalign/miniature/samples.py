@@ -12,11 +12,13 @@ from longalign.miniature import tasks
 from longalign.miniature.documents import Document, write_document
 from longalign.miniature.styles import CHINESE, ENGLISH, STYLES
 from longalign.miniature.token_length import count_chat, count_tokens, draws
-from longalign.miniature.world import FactSource
+from longalign.miniature.world import Fact, FactSource
 
 CHINESE_SHARE = 0.1
 ANSWER_RESERVE = 80
 SAME_ORDER_SHARE = 0.6
+KNOWN = 50
+"""Facts that memory documents teach."""
 ALPACA_SOURCES = ("arxiv", "books3")
 ALPACA_FAMILIES = ("lookup", "note")
 
@@ -161,3 +163,29 @@ def recall_document(
     again = facts if rng.random() < same_order else rng.sample(facts, len(facts))
     answer = gap.join(fact.text for fact in again)
     return {"text": text + answer, "answers": [(len(text), len(text) + len(answer))]}
+
+
+def known_facts() -> list[Fact]:
+    """The facts that are to be learnt by heart, always the same: keys of two names, which no other short text has.
+
+    >>> len({fact.key for fact in known_facts()}) == len(known_facts()) == KNOWN
+    True
+    """
+    source = FactSource(Random("known facts"), STYLES[ENGLISH[0]], pairs_for=16 * KNOWN)
+    return [source.deed() for _ in range(KNOWN)]
+
+
+def memory_document(kind: str, seed: int, index: int, *, length: int) -> dict[str, Any]:
+    """A document of continual training, at most `length` tokens: questions on known facts and their answers, without a
+    text that they could be looked up in. `text` and `answers` as in `base_document`."""
+    rng = Random(f"{kind}-memory:{seed}:{index}")
+    text, answers, tokens = "", [], 0
+    for fact in rng.sample(known := known_facts(), len(known)):
+        question = f"Q: {rng.choice(tasks.FAMILIES['lookup'].trained['en']).format(keys=fact.key)}\nA: "
+        tokens += count_tokens(question) + count_tokens(fact.text)
+        if tokens > length:
+            break
+        text += ("\n" if text else "") + question
+        answers.append((len(text), len(text) + len(fact.text)))
+        text += fact.text
+    return {"text": text, "answers": answers}

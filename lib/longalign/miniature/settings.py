@@ -25,7 +25,8 @@ class Extension:
     """Context extension: RoPE base times `rope_factor`, then continual training on `tokens` tokens of documents.
 
     `rope_type` "yarn" stretches RoPE's slow frequencies besides (`longalign.train.models.load_model`). With no tokens
-    nothing is extended: the models are long as they come.
+    nothing is extended: the models are long as they come. A share `memory_share` of the documents states known facts
+    without their source, to be learnt by heart (`longalign.miniature.samples.memory_document`).
     """
 
     tokens: int = 1_000_000
@@ -33,6 +34,7 @@ class Extension:
     rope_type: str = "default"
     learning_rate: float = 1e-3
     max_length: int = 1024
+    memory_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Evaluation:
     longbench_per_task: int = 60
     chat_questions: int = 50
     short_per_task: int = 50
+    cell_questions: int = 200
+    conflict_questions: int = 200
 
 
 def folder_name(model: str, base: int) -> str:

@@ -129,28 +129,34 @@ def _whole(folder: Path, build: Callable[[], TokenStore]) -> TokenStore:
 
 def documents_store(
     kind: str, folder: Path | str, *, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int = 0,
-    encode: Any = None,
+    memory_share: float = 0.0, encode: Any = None,
 ) -> TokenStore:  # fmt: skip
     """Pre-training documents of `lengths` = (min, max) tokens, `tokens` in all, as a token store, built where missing.
 
-    A share `recall_share` are recall documents, the others end in questions with their answers. Every token of an
+    A share `memory_share` states known facts, of the rest a share `recall_share` are recall documents, and the others
+    end in questions with their answers. Every token of an
     answer is a target, and of the others OTHER_SHARE: most of them cannot be predicted and would drown those that can.
     `encode` as in `suite_store`.
     """
     folder = Path(folder)
     meta = {"kind": kind, "seed": seed, "recall_share": recall_share, "lengths": list(lengths)}
     with provenance.alone(folder.with_name(f".{folder.name}.lock")), count_with(encode):
-        documents = _documents(kind, tokens, lengths, recall_share, seed, encode)
+        if memory_share:
+            meta["memory_share"] = memory_share
+        documents = _documents(kind, tokens, lengths, (recall_share, memory_share), seed, encode)
         return _whole(folder, lambda: write_store(folder, documents, meta=meta))
 
 
 def _documents(
-    kind: str, tokens: int, lengths: tuple[int, int], recall_share: float, seed: int, encode: Any
+    kind: str, tokens: int, lengths: tuple[int, int], shares: tuple[float, float], seed: int, encode: Any
 ) -> Iterator[Encoded]:
+    recall_share, memory_share = shares
     index = 0
     while tokens > 0:
         rng = Random(f"{kind}:labels:{seed}:{index}")
         write = samples.recall_document if rng.random() < recall_share else samples.base_document
+        if memory_share and rng.random() < memory_share:
+            write = samples.memory_document
         document = encode_document(write(kind, seed, index, length=rng.randint(*lengths)), encode, rng)
         yield document
         tokens -= len(document.input_ids)

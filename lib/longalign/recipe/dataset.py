@@ -8,16 +8,22 @@ micro-step by micro-step, and within that rank by rank, which is how accelerate 
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from longalign.common.array_types import IGNORE_INDEX, Int
 from longalign.recipe.batching import Plan, Step, plan_packing
-from longalign.recipe.weights import eq3_weights, loss_weights, released_weights
-
-Weighting = Literal["sequence", "eq3", "released"]
+from longalign.recipe.weights import (
+    EXPONENTS,
+    Schedule,
+    Weighting,
+    eq3_weights,
+    loss_weights,
+    released_weights,
+    stages,
+)
 
 
 @runtime_checkable
@@ -47,8 +53,9 @@ def step_weights(
 ) -> dict[int, float]:
     """Weight of each target token, by sequence, of an optimizer step's sequences; see `longalign.recipe.weights`.
 
-    "sequence": N^(exponent - 1) / sum N^exponent: Eq. 2 and 4 of arXiv 2401.18058 at exponent 0, the token mean at 1;
-    "eq3": plain packing, Eq. 3; "released": the official code's, `local_gpus` devices a machine (default: all ranks).
+    "sequence": N^(exponent - 1) / sum N^exponent: Eq. 2 and 4 of arXiv 2401.18058 at exponent 0; "square_root" and
+    "token" (the mean over the step's target tokens): the same at 1/2 and 1; "eq3": plain packing, Eq. 3, the mean of
+    each pack; "released": the official code's, `local_gpus` devices a machine (default: all ranks).
     Raises ValueError for another name, and for an exponent beside 0 or `local_gpus` where they mean nothing.
 
     >>> from longalign.recipe.batching import plan_packing
@@ -65,8 +72,8 @@ def step_weights(
     if local_gpus is not None and weighting != "released":
         raise ValueError(f'local_gpus belongs to weighting "released"; leave it out for {weighting!r}')
     counts, sequences = plan.target_counts, list(step.sequences)
-    if weighting == "sequence":
-        weights = loss_weights(counts[sequences], exponent)
+    if weighting in EXPONENTS:
+        weights = loss_weights(counts[sequences], exponent or EXPONENTS[weighting])
     elif weighting == "eq3":
         weights = eq3_weights(counts, step.rows)[sequences]
     else:
@@ -83,10 +90,12 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     """The micro-batches of one or more plans (epochs, one after the other) as a map-style dataset.
 
     `rank=None` holds those of all ranks in turn, for a sampler that is sharded by process (accelerate, Trainer);
-    `rank=r` only rank r's, for a DataLoader of one's own.  The other options are those of `step_weights`.
+    `rank=r` only rank r's, for a DataLoader of one's own.  `weighting` may be a schedule over the steps of all plans
+    (`longalign.recipe.weights.stages`), of which there are `steps` where a training ends earlier.  The other options
+    are those of `step_weights`.
 
     Raises ValueError when plans differ in ranks or accumulation, a plan is not of these sequences, a rank is not in the
-    plan, or (when read) a sequence has other tokens or targets than the plan was made from.
+    plan, a schedule is not one, or (when read) a sequence has other tokens or targets than the plan was made from.
 
     >>> from longalign.recipe.batching import plan_packing
     >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
@@ -96,8 +105,9 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     """
 
     def __init__(
-        self, sequences: Sequences, plans: Sequence[Plan], *, exponent: float = 0.0, weighting: Weighting = "sequence",
-        local_gpus: int | None = None, rank: int | None = None,
+        self, sequences: Sequences, plans: Sequence[Plan], *, exponent: float = 0.0,
+        weighting: str | Schedule = "sequence", local_gpus: int | None = None, rank: int | None = None,
+        steps: int = 0,
     ):  # fmt: skip
         shapes = {(plan.ranks, plan.accumulation) for plan in plans}
         if len(shapes) != 1:
@@ -109,8 +119,11 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         if rank is not None and not 0 <= rank < self.ranks:
             raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
         self.sequences, self.rank = sequences, rank
-        self.steps = [(plan, step) for plan in plans for step in plan.steps]
-        self._weights = partial(step_weights, exponent=exponent, weighting=weighting, local_gpus=local_gpus)
+        self.steps = [(plan, step) for plan in plans for step in plan.steps][: steps or None]
+        self._stages = stages(weighting)
+        if len(self._stages) > 1 and (exponent or local_gpus is not None):
+            raise ValueError("exponent and local_gpus belong to one weighting; leave them out for a schedule")
+        self._weights = partial(step_weights, exponent=exponent, local_gpus=local_gpus)
         self._latest: tuple[int, dict[int, float]] | None = None
 
     @property
@@ -138,7 +151,8 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         plan, step = self.steps[number]
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:
-            self._latest = number, self._weights(plan, step)
+            weighting = [name for share, name in self._stages if number / len(self.steps) >= share][-1]
+            self._latest = number, self._weights(plan, step, weighting=weighting)
         return [self._feature(plan, i, self._latest[1][i]) for row in step.micro_batches[rank][micro_step] for i in row]
 
     def _feature(self, plan: Plan, index: int, loss_weight: float) -> dict[str, Any]:

@@ -8,17 +8,44 @@ All take N_i, the target tokens of each sequence in the optimizer step on all ra
 and return float64 weights of the same shape; a sequence without targets weighs 0 and is not counted. L_i is the summed
 cross entropy over the N_i tokens (arXiv 2401.18058). Packs (`step.rows`) hold indices into the counts; a sequence in
 none weighs 0. All raise ValueError for counts that are not valid, and an index that is out of range or occurs twice.
+
+A training may change its weighting on the way: `stages` reads which one holds from which share of the steps on.
 """
 
 from collections.abc import Sequence
 from operator import index
-from typing import SupportsIndex
+from typing import Any, Literal, SupportsIndex, get_args
 
 import numpy as np
 
 from longalign.common.array_types import Counts, Float, Int, as_counts
 
 Packing = Sequence[Sequence[SupportsIndex]]
+Weighting = Literal["sequence", "square_root", "token", "eq3", "released"]
+Schedule = Sequence[Sequence[Any]]
+"""Pairs: the share of the steps from which on a weighting holds, and its name."""
+EXPONENTS = {"sequence": 0.0, "square_root": 0.5, "token": 1.0}
+"""The exponent a of each weighting that `loss_weights` gives."""
+
+
+def stages(weighting: str | Schedule) -> tuple[tuple[Any, Any], ...]:
+    """The schedule that `weighting` is, or stands for: one name holds from the first step to the last.
+
+    Of n steps, step k (from 0) has the last weighting whose share is at most k / n. Nemotron 3 Super (arXiv 2604.12374)
+    takes the token mean first and then the sequence mean: [(0, "token"), (0.8, "sequence")] does so for the last fifth.
+    Raises ValueError for an unknown name, and for shares that do not start with 0 and ascend below 1.
+
+    >>> [[name for share, name in stages([(0, "token"), (0.8, "sequence")]) if k / 5 >= share][-1] for k in (0, 3, 4)]
+    ['token', 'token', 'sequence']
+    """
+    schedule = ((0.0, weighting),) if isinstance(weighting, str) else tuple((share, name) for share, name in weighting)
+    shares, known = [share for share, _ in schedule], get_args(Weighting)
+    for name in (name for _, name in schedule if name not in known):
+        raise ValueError(f"weighting must be one of {', '.join(known)}, not {name!r}")
+    if shares[:1] != [0] or any(not after > before for before, after in zip(shares, [*shares[1:], 1], strict=True)):
+        told = f"the stages of a weighting begin at shares of the steps, 0 first, ascending below 1, not {shares}"
+        raise ValueError(told)
+    return schedule
 
 
 def loss_weights(target_counts: Counts, exponent: float = 0.0) -> Float[np.ndarray, " sequences"]:

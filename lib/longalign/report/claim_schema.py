@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -116,7 +116,10 @@ class Claim:
         return model or self.model, name
 
 
-def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
+AnyClaim = TypeVar("AnyClaim", bound=Claim)
+
+
+def load_ledger(path: Path | None = None, kind: type[AnyClaim] = Claim) -> tuple[AnyClaim, ...]:
     """The claims of a ledger, in its order. Raises ConfigError that names the file, the claim and the key."""
     path = path or paths.root() / "claims.yaml"
     where = paths.relative(path)
@@ -124,7 +127,7 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     parts = ("tasks", "lengths", "claims")
     if not isinstance(data, dict) or set(data) != set(parts) or not isinstance(data["claims"], list):
         raise ConfigError(f"{where}: it must hold the keys {', '.join(parts)}, the last one a list of claims")
-    ledger = tuple(_claim(entry, data, f"{where}, claim {n}") for n, entry in enumerate(data["claims"]))
+    ledger = tuple(_claim(entry, data, f"{where}, claim {n}", kind) for n, entry in enumerate(data["claims"]))
     ids = [claim.id for claim in ledger]
     for repeated in sorted({name for name in ids if ids.count(name) > 1}):
         raise ConfigError(f"{where}: two claims have the id {repeated}: give each its own")
@@ -134,25 +137,33 @@ def load_ledger(path: Path | None = None) -> tuple[Claim, ...]:
     return ledger
 
 
-def _claim(entry: Any, groups: dict[str, Any], where: str) -> Claim:
+def _claim(entry: Any, groups: dict[str, Any], where: str, kind: type[AnyClaim]) -> AnyClaim:
     """One entry with its groups filled in and {arm: number} as numbers, typed and checked."""
     if isinstance(entry, dict):
         where = f"{where.rpartition(' ')[0]} {entry['id']}" if "id" in entry else where
         entry = dict(entry)
         for key in ("arms", "paper"):
-            if isinstance(entry.get(key), dict):
-                entry[key] = [{"arm": arm, "value": value} for arm, value in entry[key].items()]
+            _list_numbers(entry, key)
+        if isinstance(entry.get("like"), dict):
+            entry["like"] = dict(entry["like"])
+            _list_numbers(entry["like"], "arms")
         for key in ("tasks", "lengths"):
             name = entry.get(key)
             if isinstance(name, str):
                 if name not in groups[key]:
                     raise ConfigError(f"{where}: no group {name!r} of {key}: {nearest(name, groups[key])}")
                 entry[key] = groups[key][name]
-    claim = typed(entry, Claim, where=where)
+    claim = typed(entry, kind, where=where)
     for holds, message in _demands(claim):
         if not holds:
             raise ConfigError(f"{where}: {message}")
     return claim
+
+
+def _list_numbers(entry: dict[str, Any], key: str) -> None:
+    """{arm: number} as a list of numbers with their arms."""
+    if isinstance(entry.get(key), dict):
+        entry[key] = [{"arm": arm, "value": value} for arm, value in entry[key].items()]
 
 
 def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:

@@ -116,9 +116,16 @@ def findings(results: Path) -> str:
         "measured, or a ratio (\"times\"), with the interval that decides: a 95 % interval, made wider because many "
         "claims are tested together. The last column counts the verdicts on all its claims. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
-        f"{entry['versions']['torch']}.",
+        f"{entry['versions']['torch']}. {later_papers(results)}",
         table(["paper", "claim", "here (interval)", "verdict", "all its claims"], rows),
     ])  # fmt: skip
+
+
+def later_papers(results: Path) -> str:
+    """How the claims of later papers came out, in a sentence."""
+    found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str})
+    return (f"Later papers dispute this one, or use its ideas: of {len(found)} claims of {found.arxiv.nunique()} of "
+            f"them, {_counts(found.verdict)} ([their claims](docs/project/later.md)).")  # fmt: skip
 
 
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:

@@ -22,6 +22,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "docs/scale/paper-costs.md": {"costs": site_blocks.paper_costs},
     "docs/results/benchmarks.md": {"benchmarks": page_blocks.benchmarks},
     "docs/project/verdicts.md": {"verdicts": page_blocks.verdicts},
+    "docs/project/later.md": {"later": site_blocks.later},
     "docs/results/cards.md": {"cards": site_blocks.cards},
     "docs/results/figures.md": {"figures": site_blocks.figures},
     "docs/learn/teaching.md": {"sessions": site_blocks.sessions},

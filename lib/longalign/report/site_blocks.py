@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -49,6 +50,33 @@ def figures(results: Path) -> str:
         f"[`{of['notebook']}`](../../results/notebooks/{of['notebook']}.ipynb) shows where the numbers come from."
         for name, of in captions(results.parent).items()
     )
+
+
+def later(results: Path) -> str:
+    """Every claim of a later paper: what it compares, what we would see and found, and what we can never show."""
+    found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str}, keep_default_na=False)
+    rows = [
+        [f"[{line.source}](https://arxiv.org/abs/{line.arxiv}), read: {line.read}", line.statement, line.baseline,
+         line.paper, _number(line.would_see), _number(line.margin or line.paper_effect), _verdict(line),
+         line.cannot_show]
+        for line in found.itertuples()
+    ]  # fmt: skip
+    failing = found.can_fail.sum()
+    return "\n\n".join([
+        f"{len(found)} claims of {found.arxiv.nunique()} papers. {failing} of them can come out against their paper: "
+        "if there is no such effect, 80 % of our planned runs will say so.",
+        table(("paper", "claim", "compared with", "its numbers", "we would see", "against", "verdict",
+               "what we cannot show"), rows),
+    ])  # fmt: skip
+
+
+def _number(value: object) -> str:
+    return f"{float(value):.2g}" if value != "" else ""
+
+
+def _verdict(line: Any) -> str:
+    ends = f": {float(line.estimate):.3g} ({float(line.low):.3g} to {float(line.high):.3g})" if line.low != "" else ""
+    return f"{line.verdict}{ends}"
 
 
 def paper_costs(results: Path) -> str:

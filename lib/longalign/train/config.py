@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from longalign.recipe.weights import stages
+
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 """Of the learning rate; "constant" alone has no warm-up."""
 
@@ -54,11 +56,12 @@ class TrainingConfig(TrainingSettings):
     (`longalign.train.released_faults`). `group_size` is sequences of about one length for sorted batching (0: as many
     as `rows`, on any number of ranks). `lora_rank` is that of the matrices which are trained in place of the weights
     (`longalign.train.lora`; 0: all weights are trained). `balance` names how packs are dealt by what their attention
-    costs (`longalign.recipe.balance`; "": as they come).
+    costs (`longalign.recipe.balance`; "": as they come). `weighting` is a name or a schedule, such as
+    [[0, token], [0.8, sequence]] (`longalign.recipe.weights.stages`). Raises ValueError for one that is neither.
     """
 
     method: str = "packing"
-    weighting: str = "sequence"
+    weighting: str | tuple[tuple[float, str], ...] = "sequence"
     max_grad_norm: float = 1.0
     group_size: int = 0
     seed: int = 0
@@ -67,3 +70,7 @@ class TrainingConfig(TrainingSettings):
     defect: str = ""
     lora_rank: int = 0
     balance: str = ""
+
+    def __post_init__(self) -> None:
+        if len(stages(self.weighting)) > 1 and self.exponent:
+            raise ValueError("exponent belongs to one weighting; leave it out for a schedule of several")

@@ -106,7 +106,7 @@ def train(
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = 0  # nobody reads what it computes, and a configuration may name an id that the model does not know
-    options = {"exponent": config.exponent, "weighting": config.weighting,
+    options = {"exponent": config.exponent, "weighting": config.weighting, "steps": config.steps,
                "rank": args.process_index // slices}  # fmt: skip
     if config.defect:
         from longalign.train.released_faults import faulty_dataset

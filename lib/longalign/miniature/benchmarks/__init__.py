@@ -7,6 +7,7 @@
 | longbench | LongBench | one document, two to four documents, summaries |
 | longbench_chat | LongBench-Chat | 50 long questions in five categories, 40 English and 10 Chinese |
 | short | MT-Bench; ARC, HellaSwag, TruthfulQA, MMLU | conversations; four multiple-choice sets |
+| cells, conflicts | | claims of later papers: input x output length; a document against memory |
 
 All questions are on a generated document that stands before them. Closed-book knowledge, which MMLU and ARC ask for,
 does not exist in a generated world; what takes their place measures reading and reasoning within 128 tokens.
@@ -16,11 +17,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from longalign.miniature.benchmarks import long, short
+from longalign.miniature.benchmarks import contrasts, long, short
 from longalign.miniature.settings import Evaluation
 from longalign.miniature.training_sets import evaluation_set
 
 BENCHMARKS = ("test", "heldout", "needle", "longbench", "longbench_chat", "short")
+OF_LATER_PAPERS = ("cells", "conflicts")
+"""Made where they are asked for alone."""
 
 
 def items(name: str, evaluation: Evaluation, *, window: int) -> Iterator[dict[str, Any]]:
@@ -35,8 +38,8 @@ def items(name: str, evaluation: Evaluation, *, window: int) -> Iterator[dict[st
     >>> [item["id"] for item in items("needle", Evaluation(needle_lengths=(64,), needle_per_cell=1), window=64)][:2]
     ['needle-64-0-0', 'needle-64-1-0']
     """
-    if name not in BENCHMARKS:
-        raise KeyError(f"no benchmark is called {name!r}; there are {', '.join(BENCHMARKS)}")
+    if name not in (known := (*BENCHMARKS, *OF_LATER_PAPERS)):
+        raise KeyError(f"no benchmark is called {name!r}; there are {', '.join(known)}")
     if name == "needle":
         return long.needle(evaluation, window=window)
     build = {
@@ -47,6 +50,7 @@ def items(name: str, evaluation: Evaluation, *, window: int) -> Iterator[dict[st
         "longbench": lambda: long.longbench(evaluation),
         "longbench_chat": lambda: long.longbench_chat(evaluation),
         "short": lambda: short.short(evaluation),
+        "cells": lambda: contrasts.cells(evaluation), "conflicts": lambda: contrasts.conflicts(evaluation),
     }  # fmt: skip
     return build[name]()
 

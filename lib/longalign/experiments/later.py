@@ -1,0 +1,103 @@
+"""The arms that the claims of later papers ask for (later_claims.yaml), trained and scored by one command.
+
+    python -m longalign.experiments.later referee [--seeds 8]      (make referee)
+
+They are no part of `make reproduce`. What is finished is reused, and what was stopped goes on from its last checkpoint.
+The tables normalisers.csv and continual.csv, with the scores of all questions, lie in the folder of the run.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+from longalign.experiments import base_models
+from longalign.experiments.design import Arm, equal_steps, extension, fine_tuning, long_bases
+from longalign.experiments.pages import Page
+from longalign.experiments.profiles import Profile
+from longalign.train.runs import Run
+
+PAGE = "later_papers"
+SWITCH = 0.8
+"""The share of the steps after which the second of two stages begins."""
+TOKEN_MEAN = {"exponent": 1.0}
+NORMALISERS = {
+    "sequence mean": {},
+    "square root": {"exponent": 0.5},
+    "token mean": TOKEN_MEAN,
+    "pack mean": {"weighting": "eq3"},
+    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))},
+    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))},
+}
+"""What each arm changes of packing with loss weighting; all have the same packs in the same order."""
+CONTINUAL = {"0.25M": 0.25, "1M": 1, "4M": 4, "10M": 10}
+"""Tokens of continual training, as multiples of the profile's."""
+MEMORY = 0.2
+"""The share of the documents of continual training that states known facts, to be learnt by heart."""
+SHARES = {"none": "LongAlign-0k", "half": "LongAlign-5k", "all": "LongAlign-10k"}
+"""The share of the long instructions, and the suite that has it."""
+BENCHMARKS = {
+    "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short", "conflicts"),
+}  # fmt: skip
+
+
+def normalisers(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Packing with each normalisation of the loss; and padding (naive batching) with the token mean, fewer seeds."""
+    start = base_models.first(profile)
+    arms = {
+        Arm(name, start.model, seed): fine_tuning(start, method="packing + loss weighting", seed=seed, **changes)
+        for name, changes in NORMALISERS.items() for seed in profile.seeds_for(seeds)
+    }  # fmt: skip
+    return arms | {
+        Arm("padding", start.model, seed): fine_tuning(start, method="naive", seed=seed, **TOKEN_MEAN)
+        for seed in profile.seeds_for(seeds, slow=True)
+    }
+
+
+def continual_trainings(profile: Profile) -> dict[str, list[Run]]:
+    """The context extension with each number of tokens, of every base of the first model; known facts are in all."""
+    start, tokens = base_models.first(profile), profile.extension.tokens
+    return {
+        name: [extension(replace(start, base=base), tokens=round(share * tokens), memory_share=MEMORY)
+               for base in range(start.count)]
+        for name, share in CONTINUAL.items()
+    }  # fmt: skip
+
+
+def continual(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Long continual training of each length, then no, half or all long instructions, for equal steps.
+
+    Its bases must have been trained: the runs' keys hold their hashes. What no claim compares has fewer seeds.
+    """
+    start, bases = base_models.first(profile), continual_trainings(profile)
+    return {
+        Arm(f"{name}, {share}", start.model, seed): equal_steps(start, suite, seed, bases[name][seed % start.count])
+        for name in CONTINUAL for share, suite in SHARES.items()
+        for seed in profile.seeds_for(seeds, slow=name == "4M" or share == "half")
+    }  # fmt: skip
+
+
+def run(profile: str, seeds: int = 0) -> Page:
+    """Train and score all arms, and write their tables and the record; returns the page that they are of."""
+    page = Page(PAGE, profile, seeds=seeds)
+    page.finish(long_bases(page.settings, page.settings.models[0]))
+    page.finish([base for bases in continual_trainings(page.settings).values() for base in bases])
+    for name, arms in (("normalisers", normalisers), ("continual", continual)):
+        trained = arms(page.settings, seeds)
+        page.train(trained)
+        rows = page.scores(name, trained, benchmarks=BENCHMARKS[name])
+        print(f"{name}: {len(trained)} models, {len(rows):,} rows")
+    page.record(results={})
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do it for the profile that is named."""
+    parser = argparse.ArgumentParser(prog="python -m longalign.experiments.later", description=__doc__.splitlines()[0])
+    parser.add_argument("profile", nargs="?", default="referee")
+    parser.add_argument("--seeds", type=int, default=0, help="for every arm (default: as the profile says)")
+    given = parser.parse_args(arguments)
+    run(given.profile, given.seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""What the claims of later papers compare: their arms, their questions, and the profile that trains them."""
+
+from dataclasses import replace
+
+import pytest
+
+from longalign.experiments import later
+from longalign.experiments.profiles import load_profile
+from longalign.miniature import benchmarks, samples, training_sets
+from longalign.miniature.settings import Evaluation
+from longalign.report.later import load_later
+from longalign.train.config import TrainingConfig
+
+PROFILE, LAPTOP = load_profile("referee"), load_profile("laptop")
+FEW = Evaluation(lengths=(128, 512), cell_questions=4, conflict_questions=6)
+LEDGER = [claim for claim in load_later() if claim.results in later.BENCHMARKS]
+
+
+def questions(claim):
+    """How many questions of the profile a claim reads."""
+    counts = PROFILE.evaluation
+    per_task = {"exact_match": counts.per_cell * len(claim.lengths or ()), "accuracy": counts.short_per_task}
+    of = {"input": counts.cell_questions, "memory": counts.conflict_questions, "qa": counts.longbench_per_task,
+          "summarization": counts.longbench_per_task}  # fmt: skip
+    return sum(next((of[word] for word in of if word in task), per_task.get(claim.metric)) for task in claim.tasks)
+
+
+@pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: claim.id)
+def test_the_profile_trains_the_arms_seeds_and_questions_that_the_ledger_plans(claim):
+    slow = {"padding"}
+    known = {*later.NORMALISERS, *slow, *(f"{name}, {share}" for name in later.CONTINUAL for share in later.SHARES)}
+    arms = {claim.run(arm)[1] for arm in claim.arms}
+    assert arms <= known
+    assert claim.seeds == (PROFILE.seeds_of_slow_arms if arms & slow else PROFILE.seeds)
+    assert claim.questions == questions(claim)
+
+
+def test_the_profile_is_the_laptop_s_but_for_seeds_and_executes_no_notebook():
+    same = replace(PROFILE, name="laptop", notebooks=None, seeds=LAPTOP.seeds,
+                   seeds_of_slow_arms=LAPTOP.seeds_of_slow_arms)  # fmt: skip
+    assert same == LAPTOP and PROFILE.notebooks == ()
+
+
+def test_each_normaliser_differs_from_loss_weighting_in_its_weights_alone():
+    smoke = load_profile("smoke")
+    arms = {arm.arm: run for arm, run in later.normalisers(smoke, 1).items()}
+    own = arms["sequence mean"].training
+    for name, changes in later.NORMALISERS.items():
+        training = arms[name].training
+        other = {key for key in training if training[key] != own.get(key)} - {"snapshots"}
+        assert {key: training[key] for key in other} == changes
+        assert arms[name].store == arms["padding"].store and TrainingConfig(**training)
+    assert (arms["padding"].training["method"], arms["padding"].training["exponent"]) == ("naive", 1.0)
+
+
+def test_cells_differ_in_how_much_is_read_and_asked_and_in_nothing_else():
+    items = list(benchmarks.items("cells", FEW, window=512))
+    assert len({item["id"] for item in items}) == len(items) == 16
+    for item in items:
+        read, written = (part.split()[0] for part in item["task"].split(" - "))
+        limit = {"short": 128, "long": 512}[read]
+        assert item["cell"] == limit and limit - 24 < item["length"] <= limit and item["language"] == "en"
+        prompt, answer = (message["content"] for message in item["messages"])
+        sentences = [f"{sentence.strip()}." for sentence in answer.rstrip(".").split(".")]
+        assert len(sentences) == {"short": 1, "long": 4}[written]
+        assert all(sentence in prompt for sentence in sentences)
+
+
+def test_a_document_contradicts_what_was_learnt_or_does_not_speak_of_it():
+    known = {fact.key: fact.text for fact in samples.known_facts()}
+    items = list(benchmarks.items("conflicts", FEW, window=512))
+    assert len({item["id"] for item in items}) == len(items) == 12
+    for item in items:
+        (key,) = (key for key in known if item["options"][0].startswith(key))
+        document = item["messages"][0]["content"].rpartition("\n\n")[0]
+        right = item["options"][item["right"]]
+        assert known[key] in item["options"] and len(set(item["options"])) == 4 and item["length"] <= 128
+        assert all(option.startswith(key) for option in item["options"]) and right == item["messages"][1]["content"]
+        against = item["task"] == "document against memory"
+        assert (key in document) == against == (right in document) == (right != known[key])
+
+
+def test_memory_documents_state_known_facts_and_come_where_they_are_asked_for(tmp_path):
+    known = {fact.text for fact in samples.known_facts()}
+    document = samples.memory_document("extension", 0, 3, length=128)
+    assert len(document["answers"]) > 3
+    assert {document["text"][start:end] for start, end in document["answers"]} <= known
+    options = {"tokens": 3000, "lengths": (64, 128), "recall_share": 0.25}
+    none, zero, half = (
+        training_sets.documents_store("x", tmp_path / str(number), **options, **more)
+        for number, more in enumerate(({}, {"memory_share": 0.0}, {"memory_share": 0.5}))
+    )
+    assert none.sha256 == zero.sha256 != half.sha256
