@@ -20,7 +20,8 @@ PLANS = [plan_packing([2, 4, 3], capacity=9, accumulation=2)]
 
 def settings(folder, **changes):
     recipe = {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 1, "gradient_accumulation_steps": 2,
-              "train_sampling_strategy": "sequential", "num_train_epochs": 1, "use_cpu": True, "report_to": "none"}  # fmt: skip
+              "train_sampling_strategy": "sequential", "num_train_epochs": 1, "use_cpu": True,
+              "report_to": "none"}  # fmt: skip
     return TrainingArguments(output_dir=str(folder), **{**recipe, **changes})
 
 

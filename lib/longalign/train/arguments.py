@@ -51,9 +51,11 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         if getattr(loader, name, None):
             raise ValueError(f"{name} of accelerator_config is True, but a micro-batch is for one process, and a pack "
                              "cannot be cut: leave it out")  # fmt: skip
-    if len(plans) > 1 and getattr(arguments, "max_steps", 0) <= 0 and arguments.num_train_epochs > 1:
-        raise ValueError(f"num_train_epochs is {arguments.num_train_epochs:g}, and there are {len(plans)} plans, which "
-                         "are an epoch each: the Trainer would train all of them in every epoch; set it to 1")  # fmt: skip
+    if len(plans) > 1 and arguments.max_steps <= 0 and arguments.num_train_epochs > 1:
+        raise ValueError(
+            f"num_train_epochs is {arguments.num_train_epochs:g}, and there are {len(plans)} plans, which are an epoch "
+            "each: the Trainer would train all of them in every epoch; set it to 1"
+        )
     accelerate = getattr(loader, "gradient_accumulation_kwargs", None) or {}
     for plan in plans:
         accumulation = max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))

@@ -104,7 +104,7 @@ def load_job(path: Path | str) -> Job:
 
 
 def _check_settings(training: TrainingConfig) -> None:
-    """Raise ValueError for what the Trainer would refuse late, or read otherwise: steps of -1 would leave out the last."""
+    """Raise ValueError for what the Trainer would refuse late, or read otherwise: steps: -1 leaves out the last."""
     if training.schedule not in SCHEDULES:
         raise ValueError(f"training.schedule is {training.schedule!r}; it is one of {', '.join(SCHEDULES)}")
     for name, least in LEAST.items():
