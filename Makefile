@@ -185,7 +185,7 @@ test-exhaustive: $(TEST) ## run the tests that take too long for every day: kill
 
 test-all: test test-portable test-long test-cluster test-browser test-exhaustive ## run all tests
 
-test-browser: $(TEST) site ## run the tests in a real browser: two notebooks in JupyterLab, pages of the site
+test-browser: $(TEST) site ## run the tests in a real browser: notebooks in JupyterLab, pages of the site
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 

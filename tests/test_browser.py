@@ -57,7 +57,7 @@ def lab(tmp_path_factory):
     server.wait(timeout=30)
 
 
-@pytest.mark.parametrize("name", ["02_packing_and_attention", "03_loss_weighting"])
+@pytest.mark.parametrize("name", ["02_packing_and_attention", "03_loss_weighting", "05_data_scale"])
 def test_a_notebook_runs_by_hand_with_its_defaults_and_its_figure_is_seen(lab, name):
     executable = chromium()
     from playwright.sync_api import sync_playwright
