@@ -80,7 +80,7 @@ def page(lab):
         browser.close()
 
 
-@pytest.mark.parametrize("name", ["02_packing_and_attention", "03_loss_weighting"])
+@pytest.mark.parametrize("name", ["02_packing_and_attention", "03_loss_weighting", "05_data_scale"])
 def test_a_notebook_runs_by_hand_with_its_defaults_and_its_figure_is_seen(lab, page, name):
     file = _opened(page, lab, f"notebooks/{name}.ipynb")
     _run_all(page)
