@@ -1,8 +1,8 @@
 """Seconds of a step on two real ranks: long sequences shared and short ones not, all shared, and none shared.
 
-    python -m benchmarks._mixed_ranks OUT            both mixtures, three rounds, the three ways in turn
+    python -m benchmarks.sharing.ranks OUT            both mixtures, three rounds, the three ways in turn
 
-Two processes on CPUs under ZeRO-2, `mini-7b`, lengths of `benchmarks.mixed` scaled to a context of 1,024 tokens. A rank
+Two processes on CPUs under ZeRO-2, `mini-7b`, lengths of `simulate` scaled to a context of 1,024 tokens. A rank
 holds 512, so that "not shared" takes more than one may hold; it stands here because a CPU has the memory. Every way has
 steps of about as many tokens. The prediction is by FLOPs, its pace fitted to the way without sharing: the error of the
 others is what sending, shorter slices and another order of work add. Not part of `make bench`: it takes half an hour.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import mixed
+from benchmarks.sharing import simulate
 from longalign.common import paths
 from longalign.data.chat import Encoded
 from longalign.data.store import TokenStore, write_store
@@ -36,7 +36,7 @@ WAYS = {
     "all shared": ({"capacity": CONTEXT, "micro_batches_per_step": 4}, {"sequence_parallel": 2}),
     "not shared": ({"capacity": CONTEXT, "micro_batches_per_step": 4}, {}),
 }
-MIXTURES = {"longalign": mixed.longalign, "llama3": mixed.llama3}
+MIXTURES = {"longalign": simulate.longalign, "llama3": simulate.llama3}
 
 
 def stored(folder: Path, mixture: str) -> TokenStore:
@@ -82,7 +82,7 @@ def main(out: Path) -> int:
             stored(folder / mixture, mixture)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_BUILD_OPS": "0"}
-        command = [*torchrun, "-m", "benchmarks._mixed_ranks", str(folder), "--rank"]
+        command = [*torchrun, "-m", "benchmarks.sharing.ranks", str(folder), "--rank"]
         subprocess.run(command, check=True, env=environment, cwd=paths.root())
         found = json.loads((folder / "found.json").read_text())
     table = {}
