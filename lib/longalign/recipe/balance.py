@@ -7,7 +7,7 @@ most. `benchmarks/balance.py` measures all three.
 """
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -39,9 +39,9 @@ def within_steps(plan: Plan, *, cost: SequenceCost = LLAMA_2_7B, barrier: str = 
     [[4, 2], [3, 3]]
     """
     costs, plans = cost(plan.lengths), [plan]
-    ways = (_redealt, _repacked) if plan.method == "packing" else (_redealt,)
+    ways: list[Callable[..., Step]] = [_redealt, _repacked] if plan.method == "packing" else [_redealt]
     if plan.degree > 1:
-        ways = (mixed.moved, mixed.repacked)
+        ways = [mixed.moved, mixed.repacked]
         (_, _, alone), (shared, _, together) = mixed.kinds(plan, cost)
         costs = np.where(shared, together(plan.lengths), alone(plan.lengths))
     for way in ways:

@@ -54,8 +54,8 @@ def micro_batch_cost(plan: Plan, micro_batch: MicroBatch, alone: Float[np.ndarra
 def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.ndarray, "steps ranks accumulation"]:
     """`micro_batch_cost` of every micro-batch, shape [steps, ranks, accumulation]; ranks that share one divide it."""
     alone = cost(plan.lengths)
-    batches = (batch for step in plan.steps for rank in step.micro_batches for batch in rank)
-    costs = np.array([micro_batch_cost(plan, batch, alone) for batch in batches], dtype=np.float64)
+    planned = (batch for step in plan.steps for rank in step.micro_batches for batch in rank)
+    costs = np.array([micro_batch_cost(plan, batch, alone) for batch in planned], dtype=np.float64)
     costs = costs.reshape(len(plan.steps), plan.ranks // plan.degree, plan.degree, plan.accumulation)
     exchange = SequenceCost(cost.exchange * (1 - 1 / plan.degree), 0.0)(plan.lengths)
     for number, step in enumerate(plan.steps):

@@ -153,7 +153,8 @@ class _Places:
 
     def step(self, batches: list[list[MicroBatch]]) -> Step:
         """The step in which the members compute these, in so many bins."""
-        degree, of_rank = self.plan.degree, [[] for _ in range(self.plan.ranks)]
+        degree = self.plan.degree
+        of_rank: list[list[MicroBatch]] = [[] for _ in range(self.plan.ranks)]
         for (rank, _), own in zip(self.members, batches, strict=True):
             of_rank[rank] += own
         groups = []

@@ -38,7 +38,8 @@ def stages(weighting: str | Schedule) -> tuple[tuple[Any, Any], ...]:
     >>> [[name for share, name in stages([(0, "token"), (0.8, "sequence")]) if k / 5 >= share][-1] for k in (0, 3, 4)]
     ['token', 'token', 'sequence']
     """
-    schedule = ((0.0, weighting),) if isinstance(weighting, str) else tuple((share, name) for share, name in weighting)
+    given: Sequence[Any] = [(0.0, weighting)] if isinstance(weighting, str) else weighting
+    schedule = tuple((share, name) for share, name in given)
     shares, known = [share for share, _ in schedule], get_args(Weighting)
     for name in (name for _, name in schedule if name not in known):
         raise ValueError(f"weighting must be one of {', '.join(known)}, not {name!r}")
