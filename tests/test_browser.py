@@ -143,14 +143,14 @@ def _run_all(page):
 
 def _saved(page, file, finished):
     """The code cells of the notebook, saved again and again until they are `finished`."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         page.keyboard.press("Control+s")
         page.wait_for_timeout(1000)
         cells = [c for c in nbformat.read(file, as_version=4).cells if c.cell_type == "code" and c.source.strip()]
         if finished(cells):
             return cells
-    raise AssertionError(f"{file.name} was not finished within two minutes")
+    raise AssertionError(f"{file.name} was not finished within ten minutes")
 
 
 def _scrolled_to_image(page):
