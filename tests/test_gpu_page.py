@@ -29,7 +29,7 @@ def execute(results, monkeypatch, capsys):
     for cell in (cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"):
         exec(compile(cell.source, NOTEBOOK.name, "exec"), names)
     style.plt.close("all")
-    return capsys.readouterr().out, shown, json.loads((results / "runs" / "smoke" / "22_gpu.json").read_text())
+    return capsys.readouterr().out, shown, json.loads((results / "runs" / "laptop" / "22_gpu.json").read_text())
 
 
 def test_with_nothing_committed_the_page_says_so_in_one_sentence_and_executes(tmp_path, monkeypatch, capsys):
@@ -44,7 +44,7 @@ def test_the_page_shows_every_stage_with_its_card_and_what_failed(tmp_path, monk
     assert "Nothing here" not in told and told.count(f"{CARD}, 2026-11-28") == len(shown) == len(STAGES)
     assert any("OutOfMemoryError" in table.to_string() for table in shown)
     assert record["results"] == {"cards": {CARD: {"date": "2026-11-28", "failed": 1}}}
-    assert (tmp_path / "runs" / "smoke" / "figures" / "gpu.png").stat().st_size > 10_000
+    assert (tmp_path / "runs" / "laptop" / "figures" / "gpu.png").stat().st_size > 10_000
 
 
 def test_a_stage_that_was_not_run_is_said_to_be_not_measured(tmp_path, monkeypatch, capsys):

@@ -206,7 +206,7 @@ def sequence_cost(config: Any) -> SequenceCost:
     ...     hidden_size=8, num_hidden_layers=1, intermediate_size=16, vocab_size=10, num_attention_heads=2,
     ...     num_key_value_heads=1,
     ... ))
-    SequenceCost(per_token=3936.0, per_pair=48.0)
+    SequenceCost(per_token=3936.0, per_pair=48.0, exchange=0.0)
     """
     return model_shape(config).cost
 
