@@ -112,7 +112,7 @@ def test_all_notebooks_run_in_the_smoke_profile_and_a_second_make_runs_none(tmp_
     assert [copy.name for copy in copies] == [path.name for path in NOTEBOOKS]
     for copy in copies:
         assert all(cell.execution_count for cell in code_cells(copy) if cell.source.strip()), copy.name
-        drawing = [cell for cell in code_cells(copy) if "plots.draw(" in cell.source]
+        drawing = [cell for cell in code_cells(copy) if "style.draw(" in cell.source]
         if copy.stem == "22_gpu" and not list(paths.results().glob("gpu/*/gpu.csv")):
             drawing = []  # no run on a GPU is committed
         assert all(any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in drawing), copy.name
