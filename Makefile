@@ -215,7 +215,7 @@ reference: $(READY) ## replace results/ and figures/ (the committed reference) b
 site: $(READY) ## build docs/ and the executed notebooks as a web site: open site/html/docs/index.html
 	@$(PY) -c 'import sphinx, myst_nb, furo' 2>/dev/null || $(call install,-e '.[site]')
 	@rm -rf site && mkdir -p site/source/results
-	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml site/source/
+	@cp -r docs figures notebooks CONTRIBUTING.md CHANGELOG.md LICENSE claims.yaml later_claims.yaml site/source/
 	@cp -r results/notebooks results/models.md results/report.html site/source/results/
 	@sed -i.bak 's#\[source\](\(../../notebooks/[^)]*\))#{download}`source <\1>`#' site/source/docs/learn/notebooks.md  # no page, a file
 	@sed -i.bak 's#^ "metadata": {$$# "metadata": {"mystnb": {"remove_code_source": true},#' site/source/results/notebooks/90_report.ipynb
