@@ -105,6 +105,14 @@ def test_it_is_told_as_json_too(tmp_path, model, capsys):
     assert told[0]["engine"]["ranks"] == 8 and {"capacity", "hours", "idle", "sending", "bound"} <= set(told[0])
 
 
+def test_a_job_that_is_there_is_not_written_over(tmp_path, model, capsys):
+    (job := tmp_path / "job.yaml").write_text("mine")
+    (tmp_path / "lengths.txt").write_text("2\n4\n3\n")
+    with pytest.raises(SystemExit):
+        main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(model), "--out", str(job)])
+    assert "exists already: name another file" in capsys.readouterr().err and job.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

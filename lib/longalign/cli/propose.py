@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.cli.parsing import amount, fail
+from longalign.common.provenance import write_text
 
 EXCLUDED = ("method", "capacity", "accumulation", "rows", "group_size", "algorithm", "balance", "barrier",
             "share_above", "degree", "truncate", "seed")  # fmt: skip
@@ -35,6 +36,8 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
             fail(f"--{name.replace('_', '-')} is what --propose looks for: leave it out")
     if not options.propose.is_dir():
         fail(f"--propose is {options.propose}, where there is no folder of a model")
+    if options.out and options.out.exists():
+        fail(f"--out {options.out} exists already: name another file, or delete it")
     lengths, targets = measured(options, None, "")
     pace = proposal.Pace()
     if options.utilisation is not None:
@@ -45,6 +48,6 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
     print(json.dumps(told) if options.json else proposal.as_text(found, pace, lengths))
     if options.out:
         job = proposal.job_of(found[0], model=options.propose, data=options.data, longest=int(lengths.max()))
-        options.out.write_text(job)
+        write_text(options.out, job)
         if not options.json:
             print(f"written: {options.out} (longalign train {options.out} --dry-run checks it)")
