@@ -84,5 +84,5 @@ def test_a_claim_that_does_not_say_whose_it_is_and_how_it_was_read_is_refused(tm
 def test_the_ledger_counts_the_known_facts_as_they_are():
     from longalign.miniature.samples import KNOWN
 
-    told = [claim.cannot_show for claim in load_later() if "facts from continual training" in claim.cannot_show]
+    told = [claim.cannot_show for claim in later.load_later() if "facts from continual training" in claim.cannot_show]
     assert told and all(f"ours are {KNOWN} facts" in text for text in told)
