@@ -15,7 +15,7 @@ from longalign.experiments import base_loss, design
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
 from longalign.train.memory import ModelShape
-from longalign.train.models import MINIATURES, new_model
+from longalign.train.models import new_model
 
 FIRST, SECOND, THIRD = choice.SHAPES
 
@@ -73,11 +73,35 @@ def test_a_rate_that_one_seed_lacks_is_not_judged():
 @pytest.mark.parametrize("name", choice.SHAPES)
 def test_a_candidate_has_the_weights_and_its_bases_the_tokens_that_the_rules_say(name):
     vocabulary = len(tokenizer.load())
-    recipes = choice.recipes(name, dict.fromkeys(MINIATURES, 3e-3), vocabulary)
     for model, shape in choice.SHAPES[name].items():
         count = new_model(model, vocab_size=vocabulary, max_length=8, seed=0, shape=vars(shape)).num_parameters()
         assert count == choice.weights(shape, vocabulary) and 450_000 < count < 1_300_000
-        assert sum(stage.tokens for stage in recipes[model].stages) == pytest.approx(14 * count, rel=1e-4)
+        stages = choice.recipe(model, name, 3e-3, vocabulary).stages
+        assert sum(stage.tokens for stage in stages) == pytest.approx(14 * count, rel=1e-4)
+
+
+@pytest.mark.parametrize(("recall", "kept"), [("0.7578", FIRST), ("0.9499", FIRST), ("0.95", SECOND)])
+def test_a_size_whose_base_has_not_learnt_to_recall_keeps_todays_attention_and_others_do_not(recall, kept):
+    found = [{"candidate": SECOND, "model": "mini-6b", "recall": recall}]
+    assert choice.attention("mini-6b", SECOND, found) == kept
+    assert choice.attention("mini-7b", SECOND, found) == choice.attention("mini-6b", SECOND, []) == SECOND
+
+
+def test_a_base_that_has_not_learnt_to_recall_is_taken_away_and_its_number_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    monkeypatch.setattr(choice, "shape_name", lambda *_: SECOND)
+    monkeypatch.setattr(learning, "load_model", lambda folder: folder.name)
+    monkeypatch.setattr(learning, "token_recall", lambda name, _: {"mini-6b": 0.76, "mini-7b": 0.99}[name])
+    for name in ("mini-6b", "mini-7b"):
+        (paths.bases() / "next" / name).mkdir(parents=True)
+        (paths.bases() / "next" / name / "record.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"mini-6b with {SECOND}: its base recalls 0.76"):
+        learning.recall()
+    learning.recall()
+    assert [path.name for path in (paths.bases() / "next").iterdir()] == ["mini-7b"]
+    assert {row["model"]: row["recall"] for row in learning.rows("recall")} == {"mini-6b": "0.76", "mini-7b": "0.99"}
+    assert {learning._attention(model) for model in ("mini-7b", "mini-13b")} == {SECOND}
+    assert learning._attention("mini-6b") == FIRST
 
 
 def table(setting, *, train, test, low=0.5, model="mini-13b"):
@@ -133,6 +157,7 @@ def test_from_the_speed_to_the_bases_each_pilot_reads_what_the_last_one_wrote_an
     monkeypatch.setattr(choice, "TOKENS_PER_WEIGHT", 0.5)
     monkeypatch.setitem(choice.BASES, "mini-7b", 1)
     monkeypatch.setattr(learning, "SHAPE_TOKENS", 8_000)
+    monkeypatch.setattr(choice, "LEAST_RECALL", 0.0)
     monkeypatch.setattr(learning, "heldout_documents", lambda: base_loss.heldout_documents(2000))
     monkeypatch.setattr(base_loss, "TOKENS", 2000)
     (tmp_path / "pilots").mkdir()

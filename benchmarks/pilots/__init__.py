@@ -10,7 +10,8 @@ repeats the pilots repeats the choice. The rules were committed before the runs 
 1. `speed`: processor time of a training step, for each candidate shape.
 2. `shapes`: held-out loss of mini-7b with each candidate's attention.
 3. `rates`: held-out loss of each size over learning rates.
-4. `bases`: not a pilot; trains the bases that the choices describe, into results/bases/next.
+4. `bases`: not a pilot; trains the bases that the choices describe, into results/bases/next, and asks whether the
+   first of each size has learnt to recall. If it has not, the command says so, and 3 and 4 are to be called again.
 5. `data`: two epochs over more samples against three over fewer. It starts from the bases in results/bases, so that it
    waits until those of 4 lie there, and is asked for by name.
 6. `power`: not a training; how small an effect of loss weighting a number of seeds and chat questions shows, from the

@@ -1,18 +1,22 @@
 """Held-out losses of bases that read a part of their tokens: over shapes, and over learning rates."""
 
 import csv
+import shutil
 from typing import Any
 
 from benchmarks import pilots
 from benchmarks.pilots import choice
 from longalign.common import paths, provenance
+from longalign.evals.teacher_forced import token_recall
 from longalign.experiments.base_loss import heldout_documents, heldout_loss
 from longalign.miniature import tokenizer
-from longalign.miniature.pretraining import Recipe, build, curriculum, train_stages
+from longalign.miniature.pretraining import MAX_LENGTH, Recipe, build, curriculum, train_stages
 from longalign.miniature.settings import folder_name
+from longalign.miniature.training_sets import recall_probe
+from longalign.train.models import load_model
 
 SHAPE_TOKENS, SHAPE_RATE = 3_000_000, 3e-3
-RATE_SHARE = 1 / 4
+RATE_SHARE, PROBES = 1 / 4, 100
 
 
 def shapes(jobs: int = 1) -> None:
@@ -23,15 +27,20 @@ def shapes(jobs: int = 1) -> None:
 
 
 def rates(jobs: int = 1) -> None:
-    """Write results/pilots/rates.csv: model, rate, seed, loss, se, documents; the smallest model first."""
+    """Write results/pilots/rates.csv: candidate, model, rate, seed, loss, se, documents; the smallest model first."""
     for model in choice.SHAPES[choice.TODAY]:
-        while (rate := choice.next_rate(rows("rates"), model)) is not None:
-            recipe = choice.recipes(_shape(), {model: rate}, len(tokenizer.load()), share=RATE_SHARE)[model]
-            _add("rates", {"model": model, "rate": rate}, model, recipe, jobs)
+        candidate = _attention(model)
+        while (rate := choice.next_rate(_rates(candidate), model)) is not None:
+            recipe = choice.recipe(model, candidate, rate, len(tokenizer.load()), share=RATE_SHARE)
+            _add("rates", {"candidate": candidate, "model": model, "rate": rate}, model, recipe, jobs)
 
 
 def bases(jobs: int = 1) -> None:
-    """Train the chosen bases into results/bases/next, the smallest size first; what lies there is kept."""
+    """Train the chosen bases into results/bases/next, the smallest size first; what lies there is kept.
+
+    Writes results/pilots/recall.csv: candidate, model, recall of each first base. Raises ValueError for one that has
+    not learnt to recall: its size goes back to the pilot of the rates.
+    """
     from longalign.experiments import base_loss
 
     folder, recipes = paths.bases() / "next", chosen()
@@ -39,13 +48,33 @@ def bases(jobs: int = 1) -> None:
               if not (folder / folder_name(model, base) / "record.json").is_file()]  # fmt: skip
     for start in range(0, len(wanted), jobs):
         build(wanted[start : start + jobs], folder, recipes, workers=jobs)
+        recall()
         base_loss.write(folder, folder)
+
+
+def recall() -> None:
+    """Add the recall of first bases in results/bases/next; those below the least are taken away."""
+    known = [_typed(row) for row in rows("recall")]
+    for model in choice.SHAPES[choice.TODAY]:
+        base, candidate = paths.bases() / "next" / model, _attention(model)
+        if not (base / "record.json").is_file() or choice.rows_of(known, model=model, candidate=candidate):
+            continue
+        found = token_recall(load_model(base), recall_probe(MAX_LENGTH, PROBES))
+        known.append({"candidate": candidate, "model": model, "recall": found})
+        provenance.write_csv(pilots.table("recall"), known)
+        if _attention(model) != candidate:
+            shutil.rmtree(base)
+            raise ValueError(f"{model} with {candidate}: its base recalls {found:.2f}, under {choice.LEAST_RECALL}; it "
+                             f"keeps {choice.TODAY}: run the pilots rates and bases again")  # fmt: skip
 
 
 def chosen() -> dict[str, Recipe]:
     """The recipes by the tables of all pilots. Raises ValueError while one is not finished."""
-    rates = {model: choice.rate(rows("rates"), model) for model in choice.SHAPES[choice.TODAY]}
-    return choice.recipes(_shape(), rates, len(tokenizer.load()))
+    found = {}
+    for model in choice.SHAPES[choice.TODAY]:
+        candidate = _attention(model)
+        found[model] = choice.recipe(model, candidate, choice.rate(_rates(candidate), model), len(tokenizer.load()))
+    return found
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -54,8 +83,12 @@ def rows(name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(path.open(encoding="utf-8", newline=""))) if path.is_file() else []
 
 
-def _shape() -> str:
-    return choice.shape_name(rows("speed"), rows("shapes"))
+def _attention(model: str) -> str:
+    return choice.attention(model, choice.shape_name(rows("speed"), rows("shapes")), rows("recall"))
+
+
+def _rates(candidate: str) -> list[dict[str, str]]:
+    return choice.rows_of(rows("rates"), candidate=candidate)
 
 
 def _add(name: str, about: dict[str, Any], model: str, recipe: Recipe, jobs: int) -> None:
