@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
 from longalign.data.chat import Encoded
 from longalign.data.store import TokenStore, write_store
@@ -20,6 +21,7 @@ from longalign.train import trainer
 from longalign.train.events import read_events
 from longalign.train.launcher import exit_rank
 from longalign.train.models import load_model, new_model, sequence_cost
+from longalign.train.parallelism import Parallelism
 from longalign.train.trainer import TrainingConfig, make_plans, train
 
 RANKS, ACCUMULATION = 2, 3
@@ -72,21 +74,27 @@ def test_a_step_holds_the_same_sequences_on_any_number_of_ranks(tmp_path, method
     assert steps[0] == steps[1] and len(steps[0]) > 3
 
 
-@pytest.mark.parametrize("zero_3", [False, True])
-def test_only_under_zero_3_are_plans_balanced_for_ranks_that_wait_in_every_micro_step(tmp_path, monkeypatch, zero_3):
+@pytest.mark.parametrize("zero", [None, 0, 1, 2, 3])
+def test_from_zero_2_on_plans_are_balanced_for_ranks_that_wait_in_every_micro_step(tmp_path, monkeypatch, zero):
+    """DeepSpeed adds gradients up in every micro-step there, since no rank keeps all of them."""
     asked = []
 
     def planned(*_, **options):
         asked.append(options)
         return []
 
-    monkeypatch.setattr(trainer, "is_deepspeed_zero3_enabled", lambda: zero_3)
     monkeypatch.setattr(trainer, "make_plans", planned)
     model, store = fresh_model(), make_store(tmp_path / "store")
     for balance, cost in (("", LLAMA_2_7B), ("steps", sequence_cost(model.config))):
+        config = replace(CONFIG, balance=balance)
+        arguments = trainer.training_arguments(config, tmp_path / "run")
+        if zero is not None:
+            arguments.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": zero}})
         with pytest.raises(ValueError, match="nothing to train on"):
-            train(model, store, replace(CONFIG, balance=balance), tmp_path / "run")
-        assert (asked[-1]["barrier"], asked[-1]["cost"]) == ("micro_step" if zero_3 else "step", cost)
+            train(model, store, config, tmp_path / "run", arguments=arguments)
+        wanted = "micro_step" if zero in (2, 3) else "step"
+        assert (asked[-1]["barrier"], asked[-1]["cost"]) == (wanted, cost)
+        assert Parallelism(zero=zero).barrier == wanted
 
 
 @pytest.mark.parametrize("method", ["packing", "naive"])

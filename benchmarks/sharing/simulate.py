@@ -26,7 +26,7 @@ from longalign.experiments.paper_plan import LLAMA_2_7B
 from longalign.recipe.balance import within_steps
 from longalign.recipe.batching import Plan, make_plan
 from longalign.recipe.cost import SequenceCost, idle_share, micro_batch_costs, slowest
-from longalign.train.proposal import Pace, exchange_cost
+from longalign.train.prediction import Pace, exchange_cost
 
 TARGET = "mixed"
 SEQUENCES, CAPACITY, ACCUMULATION, NODE = 10_000, 32_768, 4, 8
@@ -35,21 +35,21 @@ PACE, BETWEEN_NODES, BARRIER = Pace(), 25e9, "micro_step"
 UNITS = {"time": "s per million tokens", "idle": "share", "sending": "share"}
 
 
-def longalign(context: int) -> np.ndarray:
+def longalign(context: int, sequences: int = SEQUENCES) -> np.ndarray:
     """Lengths of LongAlign's mixture."""
     random = np.random.default_rng(0)
-    long = random.integers(8192, context + 1, SEQUENCES // 10)
+    long = random.integers(8192, context + 1, sequences // 10)
     long[0] = context
-    short = np.clip(random.lognormal(np.log(800), 1.0, SEQUENCES - len(long)), 1, CAPACITY).astype(int)
+    short = np.clip(random.lognormal(np.log(800), 1.0, sequences - len(long)), 1, CAPACITY).astype(int)
     return random.permutation(np.concatenate([long, short]))
 
 
-def llama3(context: int) -> np.ndarray:
+def llama3(context: int, sequences: int = SEQUENCES) -> np.ndarray:
     """Lengths of the mixture of which one in 900 is long; exponential around both means."""
     random = np.random.default_rng(0)
-    long = np.clip(random.exponential(37_000, round(0.0011 * SEQUENCES)), CAPACITY // 4, context).astype(int)
+    long = np.clip(random.exponential(37_000, max(1, round(0.0011 * sequences))), CAPACITY // 4, context).astype(int)
     long[0] = context
-    short = np.clip(random.exponential(1000, SEQUENCES - len(long)), 1, CAPACITY).astype(int)
+    short = np.clip(random.exponential(1000, sequences - len(long)), 1, CAPACITY).astype(int)
     return random.permutation(np.concatenate([long, short]))
 
 

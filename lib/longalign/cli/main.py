@@ -65,7 +65,7 @@ def parser() -> Parser:
     )
     plan.add_argument(
         "--barrier", choices=BARRIERS, default="step",
-        help="when devices wait for each other: once a step, or in every micro-step as with ZeRO-3 (default: step)",
+        help="when devices wait for each other: once a step, or in every micro-step as from ZeRO-2 on (default: step)",
     )
     plan.add_argument("--share-above", type=seed, metavar="TOKENS", help="several devices share each longer sequence")
     plan.add_argument("--degree", type=positive, help="how many devices share them; a pack holds as many capacities")

@@ -21,14 +21,12 @@ import numpy as np
 from longalign.common.array_types import Counts, Float, Int, as_counts
 from longalign.recipe.batching import Plan
 from longalign.recipe.cost import SequenceCost, micro_batch_costs, slowest
-from longalign.train.memory import ModelShape
+from longalign.train.memory import CHUNK, ModelShape
 
 PAPER_ACCUMULATION = 12
 """Of naive and sorted batching in the paper (arXiv 2401.18058): 8 ranks x 1 row x 12."""
 NUMBER = 4
 """Bytes of a number in fp32."""
-CHUNK = 1024
-"""Target tokens whose logits exist at a time (`longalign.recipe.loss`)."""
 
 
 @dataclass(frozen=True)
@@ -217,15 +215,10 @@ def _moved(decoder: ModelShape, tokens: int, targets: int) -> int:
 
 
 def _kept(decoder: ModelShape, tokens: int) -> int:
-    """Numbers that autograd keeps of a pack: inputs of every product and norm, what SiLU and attention take and give.
-
-    A norm: what comes in, what it makes of it, what goes out, and a number; attention: Q, K, K, Q, once more Q where
-    sequences are put together, a number a head; the MLP four times I. Beside the layers: the last norm, the rotation's
-    cosines and sines, and the tokens (8 bytes).
-    """
-    d, q, k = decoder.hidden_size, decoder.query_size, decoder.key_value_size
-    layer = 2 * (3 * d + 1) + 3 * q + 2 * k + decoder.heads + 4 * decoder.intermediate_size
-    return tokens * (decoder.layers * layer + 2 * d + 1 + 2 * decoder.head_size + 2)
+    """Numbers that autograd keeps of a pack (`ModelShape.kept`), and once more the output of attention, where sequences
+    are put together. Beside the layers: the last norm, the rotation's cosines and sines, and the tokens (8 bytes)."""
+    layer = decoder.kept(NUMBER) // NUMBER + decoder.query_size
+    return tokens * (decoder.layers * layer + 2 * decoder.hidden_size + 1 + 2 * decoder.head_size + 2)
 
 
 def _loss(decoder: ModelShape, targets: int) -> int:

@@ -28,11 +28,22 @@ class SequenceCost:
     per_pair: float
     exchange: float = 0.0
     """Of a token that n ranks share, in the same unit: n - 1 of n parts of it are sent (0: not counted)."""
+    shared_per_pair: float | None = None
+    """`per_pair` of a sequence that ranks share, where their kernels are not as fast for it (None: they are)."""
 
     def __call__(self, lengths: Counts) -> Float[np.ndarray, " sequences"]:
         """Cost per sequence, shape [sequences]."""
         lengths = as_counts(lengths).astype(np.float64)
         return self.per_token * lengths + self.per_pair * lengths**2
+
+    def together(self, ranks: int) -> "SequenceCost":
+        """Cost of a sequence to all ranks that share it, what they send included.
+
+        >>> SequenceCost(per_token=10.0, per_pair=1.0, exchange=4.0).together(2)([2, 4, 3])
+        array([28., 64., 45.])
+        """
+        per_pair = self.per_pair if self.shared_per_pair is None else self.shared_per_pair
+        return SequenceCost(self.per_token + self.exchange * (1 - 1 / ranks), per_pair)
 
 
 LLAMA_2_7B = SequenceCost(per_token=6.0 * 6_607_077_376, per_pair=6.0 * 32 * 4096)
@@ -57,11 +68,11 @@ def micro_batch_costs(plan: Plan, cost: SequenceCost = LLAMA_2_7B) -> Float[np.n
     planned = (batch for step in plan.steps for rank in step.micro_batches for batch in rank)
     costs = np.array([micro_batch_cost(plan, batch, alone) for batch in planned], dtype=np.float64)
     costs = costs.reshape(len(plan.steps), plan.ranks // plan.degree, plan.degree, plan.accumulation)
-    exchange = SequenceCost(cost.exchange * (1 - 1 / plan.degree), 0.0)(plan.lengths)
+    together = cost.together(plan.degree)(plan.lengths)
     for number, step in enumerate(plan.steps):
         for group, batches in enumerate(plan.shared_micro_batches(step)):
-            sent = [micro_batch_cost(plan, batch, exchange) for batch in batches]
-            costs[number, group, :, : len(batches)] = (costs[number, group, 0, : len(batches)] + sent) / plan.degree
+            whole = [micro_batch_cost(plan, batch, together) for batch in batches]
+            costs[number, group, :, : len(batches)] = np.array(whole) / plan.degree
     return costs.reshape(len(plan.steps), plan.ranks, plan.accumulation)
 
 
@@ -80,8 +91,8 @@ def slowest(costs: Float[np.ndarray, "steps ranks accumulation"], barrier: str) 
     """What each step takes, of micro-batches that cost so much, when ranks wait for the slowest at each `barrier`.
 
     "step": at the gradient exchange of an optimizer step (plain data parallelism), the maximum over ranks of the sum
-    over micro-steps; "micro_step": in every micro-batch (ZeRO-3 gathers the weights layer by layer), the sum of the
-    maxima. Raises ValueError for another barrier.
+    over micro-steps; "micro_step": in every micro-batch (from ZeRO-2 on, `longalign.train.parallelism.barrier_of`), the
+    sum of the maxima. Raises ValueError for another barrier.
 
     >>> times = np.array([[[2.0, 3.0], [4.0, 0.0]]])           # rank 0 passes lengths 2 and 3, rank 1 passes 4
     >>> slowest(times, "step").tolist(), slowest(times, "micro_step").tolist()

@@ -90,9 +90,8 @@ def kinds(
     plan: Plan, cost: SequenceCost
 ) -> tuple[tuple[Bool[np.ndarray, " sequences"], int, SequenceCost], ...]:
     """Sequences that one rank computes, and those that ranks share: which, how many ranks, and the cost to each."""
-    shared, ranks = is_shared(plan), plan.degree
-    sent = cost.exchange * (1 - 1 / ranks)
-    return (~shared, 1, cost), (shared, ranks, SequenceCost((cost.per_token + sent) / ranks, cost.per_pair / ranks))
+    shared, ranks, whole = is_shared(plan), plan.degree, cost.together(plan.degree)
+    return (~shared, 1, cost), (shared, ranks, SequenceCost(whole.per_token / ranks, whole.per_pair / ranks))
 
 
 def moved(plan: Plan, step: Step, costs: Costs, barrier: str) -> Step:

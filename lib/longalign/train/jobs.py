@@ -29,13 +29,14 @@ from longalign.common.config import ConfigError, read_yaml, typed
 from longalign.data import store_tokenizer
 from longalign.data.store import TokenStore
 from longalign.recipe.batching import Plan
-from longalign.recipe.cost import A800, LLAMA_2_7B, SequenceCost, micro_batch_costs, slowest
+from longalign.recipe.cost import A800, LLAMA_2_7B
 from longalign.recipe.summary import summarize
-from longalign.train import launcher, workers
+from longalign.train import launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
+from longalign.train.prediction import SENT_PER_SECOND, Pace, predict
 from longalign.train.runs import Run, extension_of
 from longalign.train.sequence_parallel import repeats_of
 from longalign.train.trainer import make_plans
@@ -117,7 +118,7 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from longalign.train import models
+    from longalign.recipe.loss import attach_loss_head
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
@@ -127,7 +128,9 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
 
             lora.adapt(model, lora_rank, seed=0)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if lora_rank else None
-    return replace(models.model_shape(config), counted=sum(p.numel() for p in model.parameters()), trained=trained)
+    chunked = attach_loss_head(model) is not None and not models.changes_logits(config)
+    counted = sum(p.numel() for p in model.parameters())
+    return replace(models.model_shape(config), counted=counted, trained=trained, chunked=chunked)
 
 
 def _shape(job: Job) -> ModelShape:
@@ -172,11 +175,14 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     tokens = sum(int(store.lengths[i]) for step in steps for i in step.sequences)
     summary = summarize(plans[0])
     yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']:.1f} sequences a step"
-    hours = training_hours(job, plans, tflops=tflops, utilisation=utilisation) * len(steps)
-    hours /= max(1, sum(len(plan.steps) for plan in plans))
+    found = predict(plans, models.model_shape(job.config), job.engine, Pace(flops=tflops * 1e12 * utilisation))
+    hours = found.hours * len(steps) / max(1, sum(len(plan.steps) for plan in plans))
+    rate = f"{tflops:g} TFLOP/s used at {utilisation:.0%}"
+    if job.engine.sequence_parallel > 1:
+        rate += f" and {SENT_PER_SECOND / 1e9:g} GB/s between them"
     yield (
-        f"about {hours:.2g} hours on {job.engine.world_size} devices of {tflops:g} TFLOP/s used at {utilisation:.0%}; "
-        "an estimate"
+        f"about {hours:.2g} hours on {job.engine.world_size} devices of {rate}, of which they wait {found.idle:.0%} and "
+        f"send {found.sending:.0%}; an estimate, without what ZeRO sends"
     )
     yield from notes
 
@@ -186,7 +192,7 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     takes no more than `room` bytes and memory has them. Raises ValueError where the job cannot be trained exactly."""
     from transformers.utils import logging
 
-    from longalign.train import models, preflight
+    from longalign.train import preflight
 
     method, rank = job.training.method, job.training.lora_rank
     extension = extension_of(job)
@@ -210,15 +216,6 @@ def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:
     """The memory that the job is going to take of each device."""
     positions, targets = largest_micro_batch(plans, store.target_counts)
     return footprint(_shape(job), job.engine, positions=positions, targets=targets)
-
-
-def training_hours(job: Job, plans: list[Plan], *, tflops: float, utilisation: float) -> float:
-    """Hours of all plans on devices of so many TFLOP/s, ranks waiting for the slowest at every barrier."""
-    again = 4 / 3 if job.engine.gradient_checkpointing else 1  # the forward pass is done twice
-    cost = job.cost()
-    flops = sum(float(slowest(micro_batch_costs(plan, cost), job.engine.barrier).sum()) for plan in plans) * again
-    # ranks that share every pack divide its work
-    return flops / job.engine.slices / (tflops * 1e12 * utilisation) / 3600
 
 
 def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:

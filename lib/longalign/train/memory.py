@@ -1,9 +1,10 @@
 """What a training will take of each device, before it is started: an estimate, never a measurement.
 
 States of mixed-precision Adam are 16 bytes a parameter (ZeRO, arXiv 1910.02054, section 3.1), dealt to the ranks by
-stage. Activations are 34 bytes per token and feature of a layer where attention keeps no square (arXiv 2205.05198,
-equation 2, without its last term), with checkpoints 2 bytes for every layer and 34 for one. Buffers of communication,
-fragments and kernels' own memory are not in it; take a tenth more.
+stage. Activations are what autograd keeps of a layer (`ModelShape.kept`; arXiv 2205.05198, equation 2, counts another
+MLP), in one layer twice its inner width more while gradients pass, and with checkpoints of the other layers only what
+they begin with. The loss holds one chunk of logits and the gradient of the vocabulary's matrix. Buffers of
+communication, fragments and kernels' own memory are not in it; take a tenth more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from longalign.recipe.cost import SequenceCost
 from longalign.train.parallelism import Parallelism
 
+CHUNK = 1024
+"""Target tokens whose logits exist at a time (`longalign.recipe.loss`)."""
 GIB = 2**30
 SPARE = 0.9
 """The share of a device's memory that may be planned: what is not in the estimate takes about a tenth."""
@@ -24,7 +27,8 @@ class ModelShape:
     """Shape of a Llama-like decoder, the only description of one: widths in features, embeddings tied or not.
 
     `counted` are the weights of a model that is built otherwise, as it holds them, and `trained` those of them that are
-    trained, if not all. Without a vocabulary the shape is that of the layers alone.
+    trained, if not all. `chunked` says that the loss can be taken in chunks, as it can unless the model changes its
+    logits. Without a vocabulary the shape is that of the layers alone.
 
     >>> llama = ModelShape(4096, layers=32, intermediate_size=11008, vocab_size=32000, heads=32, key_value_heads=32,
     ...                    head_size=128)
@@ -42,6 +46,7 @@ class ModelShape:
     tied: bool = False
     counted: int | None = None
     trained: int | None = None
+    chunked: bool = True
 
     @property
     def query_size(self) -> int:
@@ -65,6 +70,20 @@ class ModelShape:
         layer = sum(inputs * outputs for inputs, outputs in self.matrices) + 2 * self.hidden_size
         embeddings = self.hidden_size * self.vocab_size * (1 if self.tied else 2)
         return self.counted or self.layers * layer + self.hidden_size + embeddings
+
+    def kept(self, size: int) -> int:
+        """Bytes that autograd keeps of a token in a layer, in numbers of 2 (bf16) or 4 bytes.
+
+        A norm keeps what comes in, in fp32, what it makes of it, what goes out, and a number; attention queries, keys,
+        values and its output, and a number a head; the MLP four times its inner width.
+
+        >>> llama = ModelShape(4096, layers=32, intermediate_size=11008, heads=32, key_value_heads=32, head_size=128)
+        >>> llama.kept(2) / llama.hidden_size                                 # 34 by arXiv 2205.05198, for GPT's MLP
+        45.533203125
+        """
+        norms = 2 * (4 * self.hidden_size + 2 * size * self.hidden_size + 4)
+        attention = size * (2 * self.query_size + 2 * self.key_value_size) + 4 * self.heads
+        return norms + attention + size * 4 * self.intermediate_size
 
     @property
     def cost(self) -> SequenceCost:
@@ -124,11 +143,23 @@ def footprint(shape: ModelShape, engine: Parallelism, *, positions: int, targets
         node, optimizer = node + optimizer * engine.ranks, 0.0
     if engine.offload == "all":
         node, parameters, gradients = node + (parameters + gradients) * engine.ranks, 0.0, 0.0
-    token = shape.hidden_size if engine.bf16 else 2 * shape.hidden_size
-    layers = (2 * shape.layers + 34) if engine.gradient_checkpointing else 34 * shape.layers
-    activations = positions * token * layers / engine.slices
-    logits = 2 * 4 * targets * shape.vocab_size / engine.slices  # fp32, and their gradient
+    number, tokens = 2 if engine.bf16 else 4, -(-positions // engine.slices)
+    kept, begun = shape.kept(number), number * shape.hidden_size
+    layers = kept + begun * shape.layers if engine.gradient_checkpointing else kept * shape.layers
+    activations = tokens * (layers + 2 * number * shape.intermediate_size)
+    logits = _loss(shape, min(targets, tokens), number)
     return Footprint(*(part / GIB for part in (parameters, gradients, optimizer, activations, logits, node)))
+
+
+def _loss(shape: ModelShape, targets: int, number: int) -> int:
+    """Bytes that the loss takes at its largest: all targets may lie in one slice."""
+    if not shape.chunked:
+        return 16 * targets * shape.vocab_size  # as the model gives them, in fp32, their log-softmax, its gradient
+    # logits and their gradient, in fp32 and as the products take them; the gradient of the vocabulary's matrix in fp32,
+    # a chunk's part of it, and what is handed on; and that of the hidden states
+    wide = 8 if number == 2 else 4
+    vocabulary = (wide * min(targets, CHUNK) + (8 if targets else 0) * shape.hidden_size) * shape.vocab_size
+    return vocabulary + number * targets * shape.hidden_size
 
 
 def smallest_that_fits(

@@ -199,6 +199,16 @@ def model_shape(config: Any) -> ModelShape:
     )  # fmt: skip
 
 
+def changes_logits(config: Any) -> bool:
+    """Whether a configuration has a softcap or a factor for logits, so that the loss takes all of them at once.
+
+    >>> changes_logits(LlamaConfig()), changes_logits(AutoConfig.for_model("gemma2"))
+    (False, True)
+    """
+    settings = {name: value for name, value in vars(config.get_text_config()).items() if "logit" in name or "lm_head" in name}
+    return any(isinstance(value, int | float) and value not in (0, 1) for value in settings.values())
+
+
 def sequence_cost(config: Any) -> SequenceCost:
     """FLOPs of a training step by a sequence's length (`ModelShape.cost`), as if no layer had a sliding window.
 
@@ -206,7 +216,7 @@ def sequence_cost(config: Any) -> SequenceCost:
     ...     hidden_size=8, num_hidden_layers=1, intermediate_size=16, vocab_size=10, num_attention_heads=2,
     ...     num_key_value_heads=1,
     ... ))
-    SequenceCost(per_token=3936.0, per_pair=48.0, exchange=0.0)
+    SequenceCost(per_token=3936.0, per_pair=48.0, exchange=0.0, shared_per_pair=None)
     """
     return model_shape(config).cost
 

@@ -66,9 +66,8 @@ class Parallelism:
 
     @property
     def barrier(self) -> str:
-        """Where ranks wait for each other: in every "micro_step" under ZeRO-3, which gathers each layer's weights, else
-        at the end of a "step"."""
-        return "micro_step" if self.zero == 3 else "step"
+        """Where ranks wait for each other: see `barrier_of`."""
+        return barrier_of(self.zero)
 
     @property
     def slices(self) -> int:
@@ -103,6 +102,19 @@ class Parallelism:
 
 
 ONE_PROCESS = Parallelism()
+
+
+def barrier_of(zero: int | None) -> str:
+    """Where the ranks of a stage of ZeRO wait for each other: in every "micro_step", or at the end of a "step".
+
+    Stage 2 keeps a part of the gradients alone, so that DeepSpeed adds them up over the ranks in every micro-step;
+    stage 3 gathers the weights of each layer, too. All ranks do so equally often: who has a filler, or a shorter pack,
+    waits.
+
+    >>> barrier_of(1), barrier_of(2)
+    ('step', 'micro_step')
+    """
+    return "micro_step" if (zero or 0) >= 2 else "step"
 
 
 def deepspeed_config(

@@ -20,27 +20,17 @@ from transformers import AutoConfig
 from longalign.common.array_types import Counts, as_counts
 from longalign.recipe.balance import idle_bound, within_steps
 from longalign.recipe.batching import make_plan
-from longalign.recipe.cost import A800, SequenceCost, idle_share, micro_batch_costs, slowest
 from longalign.train.jobs import largest_micro_batch
 from longalign.train.memory import GIB, SPARE, ModelShape, footprint, smallest_that_fits
 from longalign.train.parallelism import Parallelism
+from longalign.train.prediction import Pace, costs, predict
 from longalign.train.sequence_parallel import repeats_of
 
 STEP_TOKENS = 2**19
 """Tokens of an optimizer step, about: the paper's 8 packs of 65,536."""
-SENT_PER_SECOND = 200e9
-"""Bytes that a device sends to those of its node: half of the 400 GB/s, both ways, of an A800's NVLink (data sheet)."""
 PLANNED = 20_000
 """Sequences that are planned at most, drawn at random, the longest among them."""
 ROUND = 256
-
-
-@dataclass(frozen=True)
-class Pace:
-    """What a device does in a second: FLOPs that it achieves, and bytes that it sends."""
-
-    flops: float = 0.4 * A800 * 1e12
-    sent: float = SENT_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -56,18 +46,6 @@ class Offer:
     idle: float
     sending: float
     bound: str
-
-
-def exchange_cost(shape: ModelShape, degree: int, pace: Pace) -> float:
-    """FLOPs that a device would do in the time in which a shared token's states are sent, were all of them.
-
-    In every layer queries, keys, values and outputs are exchanged, 2 bytes a number, forward and backward (DeepSpeed-
-    Ulysses, arXiv 2309.14509, section 3.2: 4 N h / P for N tokens of h features on P ranks); grouped keys and values
-    are repeated where there are fewer of them than ranks (`longalign.train.sequence_parallel.repeats_of`).
-    """
-    repeats = repeats_of(shape.heads, shape.key_value_heads, degree)
-    numbers = shape.layers * 2 * (shape.query_size + repeats * shape.key_value_size)
-    return 2 * 2 * numbers / pace.sent * pace.flops
 
 
 def offers(
@@ -149,28 +127,16 @@ def _offer(
     fits = smallest_that_fits(shape, engine, positions=capacity, targets=most, device=room)
     if fits is None:
         return None
-    cost, sent = _costs(shape, fits, pace)
+    cost, _ = costs(shape, fits, pace)
     plan = within_steps(plan, cost=cost, barrier=fits.barrier)
     _, most = largest_micro_batch([plan], plan.target_counts)
     needed = footprint(shape, fits, positions=capacity, targets=most).device  # a fuller pack there cannot be
     if needed > room:
         return None
-    idle, least = (share(plan, cost=cost, barrier=fits.barrier) for share in (idle_share, idle_bound))
-    costs = micro_batch_costs(plan, cost)
-    sending = float((1 - idle) * micro_batch_costs(plan, sent).sum() / costs.sum())
-    again = 4 / 3 if fits.gradient_checkpointing else 1  # the forward pass, and what it sends, is done twice
-    hours = float(slowest(costs, fits.barrier).sum()) * again / fits.slices / pace.flops / 3600
-    bound = _bound(idle, least, sending)
-    return Offer(fits, capacity, engine.batches * accumulation, needed * GIB / 1e9, hours, idle, sending, bound)
-
-
-def _costs(shape: ModelShape, engine: Parallelism, pace: Pace) -> tuple[SequenceCost, SequenceCost]:
-    """Of a sequence in all, and of what is sent of it alone."""
-    exchange = exchange_cost(shape, engine.sequence_parallel, pace)
-    if engine.share_above is not None:
-        return replace(shape.cost, exchange=exchange), SequenceCost(0.0, 0.0, exchange)
-    exchange *= 1 - 1 / engine.sequence_parallel
-    return replace(shape.cost, per_token=shape.cost.per_token + exchange), SequenceCost(exchange, 0.0)
+    found, least = predict([plan], shape, fits, pace), idle_bound(plan, cost=cost, barrier=fits.barrier)
+    bound = _bound(found.idle, least, found.sending)
+    batches, memory = engine.batches * accumulation, needed * GIB / 1e9
+    return Offer(fits, capacity, batches, memory, found.hours, found.idle, found.sending, bound)
 
 
 def _bound(idle: float, least: float, sending: float) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, TrainingArguments
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from longalign.data.store import TokenStore
 from longalign.recipe.batching import Plan, make_plan
@@ -23,6 +22,7 @@ from longalign.train.models import sequence_cost
 from longalign.train.parallelism import (
     ONE_PROCESS,
     Parallelism,
+    barrier_of,
     deepspeed_config,
     set_rank_environment,
     skip_compiled_operations,
@@ -84,7 +84,8 @@ def train(
     args = arguments or training_arguments(config, folder)
     if sequence_parallel > 1:
         _share_sequences(model, config, sequence_parallel)
-    barrier = "micro_step" if is_deepspeed_zero3_enabled() else "step"
+    engine = getattr(args, "hf_deepspeed_config", None)
+    barrier = barrier_of(engine.get_value("zero_optimization.stage") if engine else None)
     cost = sequence_cost(model.config) if config.balance else LLAMA_2_7B
     mixed = {} if share_above is None else {"share_above": share_above, "degree": sequence_parallel}
     slices = 1 if mixed else sequence_parallel  # of every micro-batch
