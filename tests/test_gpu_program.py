@@ -77,6 +77,7 @@ def test_every_stage_runs_tiny_with_one_command_and_a_number_in_every_row(tmp_pa
     assert len(card.of("figure5", case=gpu_results.PAPER)) == 2
     assert all(len(gpu_results.learning(card, name)) for name in (gpu_results.EXACT_MATCH, gpu_results.NEEDLE))
     assert len(card.of("kernels", metric="time, forward + backward")) and len(card.of("training", unit="tokens/s"))
+    assert set(gpu_results.pace_of(card).shared_attention) == {2, 4, 8}
 
 
 @pytest.mark.parametrize("name", STAGES.values())
@@ -129,8 +130,8 @@ def test_without_a_card_a_sentence_says_what_tiny_would_show(tmp_path, capsys, m
 
 def test_stages_are_named_by_letter_or_name_and_run_in_the_programs_order():
     assert program.chosen("c, exact,b", tiny=False) == "abc"
-    assert program.chosen("", tiny=False) == "0abcdef"
-    assert program.chosen("", tiny=True) == "abcdef", "tiny stages need no tiny rehearsal"
+    assert program.chosen("", tiny=False) == "0abcdefg"
+    assert program.chosen("", tiny=True) == "abcdefg", "tiny stages need no tiny rehearsal"
 
 
 # ---- what fails is a row --------------------------------------------------------------------------------------------

@@ -1,19 +1,23 @@
 """What `longalign plan --propose` offers fits, is predicted by the plan that the job will have, and can be started."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from gpu_rows import CARD, add, row
 from transformers import LlamaConfig
 
 from longalign.cli.main import main
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
-from longalign.recipe.cost import micro_batch_costs, slowest
+from longalign.recipe.batching import make_plan
 from longalign.train import jobs
 from longalign.train.memory import GIB, SPARE, ModelShape, footprint
-from longalign.train.proposal import Pace, exchange_cost, notable, offers
+from longalign.train.parallelism import Parallelism
+from longalign.train.prediction import Pace, exchange_cost, predict
+from longalign.train.proposal import notable, offers
 
 LLAMA = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008, "num_attention_heads": 32,
          "vocab_size": 32_000, "max_position_embeddings": 4096}  # fmt: skip
@@ -64,6 +68,43 @@ def test_what_is_sent_is_what_ulysses_sends():
     assert exchange_cost(grouped, 8, pace) / exchange_cost(SEVEN, 8, pace) == pytest.approx((1 + 1 / 4) / 2)
 
 
+@pytest.mark.parametrize("shared", [{"share_above": 8192}, {}])
+def test_slow_attention_of_shared_sequences_costs_where_they_are_shared(shared):
+    engine = Parallelism(ranks=8, zero=1, sequence_parallel=8, **shared)
+    plan = make_plan("packing", [65_536, *[1000] * 64], capacity=65_536 // (8 if shared else 1), ranks=engine.batches,
+                     accumulation=8 if shared else 2, **engine.mixed)  # fmt: skip
+    attention = SEVEN.cost.per_pair * (65_536**2 + (0 if shared else 64 * 1000**2)) / 8
+    pace = Pace(flops=1e15, attention=1e15, shared_attention={8: 1e15})
+    fast, slow = (predict([plan], SEVEN, engine, one).hours * 3600
+                  for one in (pace, replace(pace, shared_attention={8: 5e14})))  # fmt: skip
+    assert slow - fast == pytest.approx(attention / 1e15, rel=1e-6)
+
+
+def test_with_checkpointing_the_forward_pass_and_what_it_sends_are_done_twice():
+    engine = Parallelism(ranks=8, zero=1, sequence_parallel=8)
+    plan = make_plan("packing", [65_536], capacity=65_536)
+    once, again = (predict([plan], SEVEN, replace(engine, gradient_checkpointing=on), Pace()) for on in (False, True))
+    assert again.hours * again.sending / (once.hours * once.sending) == pytest.approx(3 / 2)
+    assert again.hours * (1 - again.sending) / (once.hours * (1 - once.sending)) == pytest.approx(4 / 3)
+
+
+def test_rates_that_were_measured_on_a_card_are_taken_and_named(tmp_path, model, capsys):
+    rates = {"layers": 500.0, "local": 400.0, "shared by 2": 390.0, "shared by 8": 350.0}
+    rows = [row("sharing", "some", name, "rate, forward + backward", rate, "TFLOP/s") for name, rate in rates.items()]
+    (tmp_path / "lengths.txt").write_text("\n".join(map(str, lengths())))
+    asked = ["plan", str(tmp_path / "lengths.txt"), "--propose", str(model), "--ranks", "8"]
+    main([*asked, "--card", str(add(tmp_path / "card", "sharing", rows))])
+    told = capsys.readouterr().out
+    assert f"measured on {CARD}, 2026-11-28: layers 500 TFLOP/s, attention 400 (390 shared by 2, 350" in told
+    assert "Nothing was measured" not in told and "--card takes your own" in told
+    pace = Pace(flops=5e14, attention=4e14, shared_attention={2: 3.9e14, 8: 3.5e14})
+    best = offers(lengths(), None, SEVEN, ranks=8, memory=80, pace=pace)[0]
+    assert f"{best.hours:.3g}" in next(line for line in told.splitlines() if line.startswith("->"))
+    with pytest.raises(SystemExit):
+        main([*asked, "--card", str(add(tmp_path / "other", "sharing", rows[:2]))])
+    assert "has no numbers of stage g: run" in capsys.readouterr().err
+
+
 @pytest.fixture
 def model(tmp_path):
     LlamaConfig(**LLAMA).save_pretrained(tmp_path / "llama")
@@ -89,13 +130,12 @@ def test_the_proposal_for_256k_contexts_of_a_7b_on_8_devices_is_a_job_that_a_dry
     plans = made.plans(store)
     assert jobs.estimated(made, store, plans).device * GIB / 1e9 <= best.memory + 1e-9
     # the job's own plan takes about what was predicted: it is balanced without what is sent
-    whole = slowest(micro_batch_costs(plans[0], replace(SEVEN.cost, exchange=exchange_cost(SEVEN, 8, Pace()))), "step")
-    again = 4 / 3 if best.engine.gradient_checkpointing else 1
-    assert made.engine.barrier == "step"
-    assert whole.sum() * again / Pace().flops / 3600 == pytest.approx(best.hours, rel=0.02)
+    assert predict(plans, SEVEN, made.engine, Pace()).hours == pytest.approx(best.hours, rel=0.02)
     assert jobs.main([str(job), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert '"share_above"' in said and "memory of a device: about" in said and "the model itself" in said
+    hours, sending = re.search(r"about (\S+) hours on 8 .* send (\d+)%", said).groups()
+    assert float(hours) == pytest.approx(best.hours, rel=0.07) and int(sending) == round(100 * best.sending)
 
 
 def test_it_is_told_as_json_too(tmp_path, model, capsys):

@@ -10,7 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "lib"))
 
 REHEARSAL = "0"
-STAGES = {"a": "exact", "b": "ceilings", "c": "kernels", "d": "figure5", "e": "training", "f": "learning"}
+STAGES = {"a": "exact", "b": "ceilings", "c": "kernels", "d": "figure5", "e": "training", "f": "learning",
+          "g": "sharing"}  # fmt: skip
 """{letter: module}, in the order in which they run."""
 NAMES = {REHEARSAL: "rehearsal", **STAGES}
 GRACE = 30.0

@@ -12,6 +12,7 @@ Stages, in this order; --stages a,c runs only these:
     d  figure5     the paper's Figure 5 with real kernels
     e  training    tokens/s of this trainer and of others
     f  learning    the paper's first finding at the paper's own lengths
+    g  sharing     layers and attention in the shapes of sequence parallelism, for `longalign plan --propose`
 
 Each stage has a budget in seconds that follows from counted FLOPs and bytes (in its module), printed beside what it
 took. A stage whose budget ends more than half a minute after --minutes is not started, and a row says so; what still

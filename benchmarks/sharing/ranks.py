@@ -66,7 +66,7 @@ class Sizes:
     """How often every way is measured, and on how many sequences of each mixture."""
 
     rounds: int = 4
-    sequences: dict[str, int] = field(default_factory=lambda: {"longalign": 900, "llama3": 3600})
+    sequences: dict[str, int] = field(default_factory=lambda: {"longalign": 700, "llama3": 2700})
 
 
 SMALL = Sizes(1, {"longalign": 40, "llama3": 100})
@@ -197,6 +197,17 @@ def fitted(pace: prediction.Pace, store: TokenStore, seconds: float) -> predicti
     return replace(pace, flops=pace.flops * predicted(store, NOT_SHARED, pace)["seconds"] / seconds)
 
 
+def record(file: Path, lines: list[dict[str, Any]], sizes: Sizes) -> None:
+    """What the table was measured with."""
+    provenance.write_json(file, {
+        "context": CONTEXT, "capacity": CAPACITY, "step_tokens": STEP_TOKENS, "shape": asdict(SHAPE), **asdict(sizes),
+        "sent": statistics.median(line["bytes_per_second"] for line in lines if line["way"] == EXCHANGE),
+        "attention": SHAPE.cost.per_pair * CONTEXT / (SHAPE.cost.per_pair * CONTEXT + SHAPE.cost.per_token),
+        "load": os.getloadavg(), "versions": provenance.versions(), "hardware": provenance.hardware(),
+        "git": provenance.git_state(), "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    })  # fmt: skip
+
+
 def main(out: Path, *, small: bool = False) -> int:
     """Measure what is missing, and write the table."""
     sizes = SMALL if small else Sizes()
@@ -215,15 +226,8 @@ def main(out: Path, *, small: bool = False) -> int:
         print(f"the ranks ended with status {done.returncode}: see {log.name}; the same command goes on", file=sys.stderr)
         return 1
     lines = measured(out)
-    rows = table(lines, sizes)
-    provenance.write_csv(out / "sharing.csv", rows, columns=COLUMNS)
-    provenance.write_json(out / "sharing.json", {
-        "context": CONTEXT, "capacity": CAPACITY, "step_tokens": STEP_TOKENS, "shape": asdict(SHAPE), **asked,
-        "sent": statistics.median(line["bytes_per_second"] for line in lines if line["way"] == EXCHANGE),
-        "attention": SHAPE.cost.per_pair * CONTEXT / (SHAPE.cost.per_pair * CONTEXT + SHAPE.cost.per_token),
-        "versions": provenance.versions(), "hardware": provenance.hardware(), "git": provenance.git_state(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    })  # fmt: skip
+    provenance.write_csv(out / "sharing.csv", table(lines, sizes), columns=COLUMNS)
+    record(out / "sharing.json", lines, sizes)
     print((out / "sharing.csv").read_text())
     print(f"now: cp {out}/sharing.csv {out}/sharing.json results/ && python -m longalign.report.readme")
     return 0

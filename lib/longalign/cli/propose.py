@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from longalign.cli.parsing import amount, fail
+from longalign.common import paths
 from longalign.common.provenance import write_text
+from longalign.recipe.cost import A800
 
 EXCLUDED = ("method", "capacity", "accumulation", "rows", "group_size", "algorithm", "balance", "barrier",
             "share_above", "degree", "truncate", "seed")  # fmt: skip
@@ -24,6 +26,11 @@ def add_options(plan: Any) -> None:
         help="propose capacity, sharing and engine for this model's folder on --ranks devices of one node",
     )
     plan.add_argument("--memory", type=amount, metavar="GB", help="of a device, with --propose (default: 80)")
+    plan.add_argument(
+        "--card", type=Path, metavar="FOLDER",
+        help="with --propose: what `python -m benchmarks.gpu --stages g` measured on your card (default: the newest in "
+        "results/gpu, or none)",
+    )
     plan.add_argument("--out", type=Path, metavar="JOB.yaml", help="with --propose: write the first proposal as a job")
 
 
@@ -39,9 +46,7 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
     if options.out and options.out.exists():
         fail(f"--out {options.out} exists already: name another file, or delete it")
     lengths, targets = measured(options, None, "")
-    pace = proposal.Pace()
-    if options.utilisation is not None:
-        pace = replace(pace, flops=options.utilisation * proposal.A800 * 1e12)
+    pace = _pace(options)
     devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
     found = proposal.offers(lengths, targets, jobs.model_shape(options.propose), pace=pace, **devices)
     told = [asdict(offer) for offer in proposal.notable(found)]
@@ -51,3 +56,29 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
         write_text(options.out, job)
         if not options.json:
             print(f"written: {options.out} (longalign train {options.out} --dry-run checks it)")
+
+
+def _pace(options: argparse.Namespace) -> Any:
+    """By `--utilisation` of an A800, by what was measured on `--card`, or on a card whose rows are committed."""
+    from longalign.train.prediction import Pace
+
+    if options.utilisation is not None:
+        if options.card:
+            fail("--utilisation and --card both say how fast a device is: leave one out")
+        return Pace(flops=options.utilisation * A800 * 1e12)
+    try:
+        folder = options.card or paths.results() / "gpu"
+    except FileNotFoundError:  # installed, and not in a clone
+        return Pace()
+    if not options.card and not folder.is_dir():
+        return Pace()
+    from longalign.report import gpu_results
+
+    try:
+        cards = [gpu_results.read_card(folder)] if options.card else gpu_results.read_cards(folder)
+    except ValueError as error:
+        fail(error)
+    found = [pace for card in sorted(cards, key=lambda card: card.date) if (pace := gpu_results.pace_of(card))]
+    if options.card and not found:
+        fail(f"--card {folder} has no numbers of stage g: run `python -m benchmarks.gpu --stages g --out {folder}`")
+    return found[-1] if found else Pace()

@@ -15,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from longalign.train.prediction import Pace
+
 TABLE, RECORDS = "gpu.csv", "gpu.jsonl"
 COLUMNS = ("stage", "case", "system", "metric", "value", "unit", "backend", "status", "note")
 NUMBER = ["stage", "case", "system", "metric"]
@@ -83,7 +85,7 @@ def read_cards(folder: Path | str) -> list[Card]:
     Folders that hold nothing but tiny sizes are left out. Raises ValueError, naming the file, for a table or records
     that cannot be read or that do not belong together.
     """
-    found = (_read(path.parent) for path in sorted(Path(folder).glob(f"*/{TABLE}")))
+    found = (read_card(path.parent) for path in sorted(Path(folder).glob(f"*/{TABLE}")))
     return [card for card in found if card.records]
 
 
@@ -150,6 +152,19 @@ def learning(card: Card, question: str = EXACT_MATCH) -> pd.DataFrame:
     return pd.DataFrame({"case": rows.case, "length": lengths, "value": rows.value})
 
 
+def pace_of(card: Card) -> Pace | None:
+    """What stage g measured, as the constants of `longalign.train.prediction`; None where one is missing.
+
+    What ranks send is not among them, since a single card sends nothing.
+    """
+    rates = {row.system: row.value * 1e12 for row in card.of("sharing", unit="TFLOP/s").itertuples()}
+    shared = {_first_number(name): rate for name, rate in rates.items() if name.startswith("shared by ")}
+    if not shared or not {"layers", "local"} <= rates.keys():
+        return None
+    told = f"{card.name}, {card.date}"
+    return Pace(flops=rates["layers"], attention=rates["local"], shared_attention=shared, card=told)
+
+
 def _first_number(text: str) -> int:
     """The first whole number of a text, commas between its digits.
 
@@ -159,7 +174,8 @@ def _first_number(text: str) -> int:
     return int(re.search(r"\d+(,\d{3})*", text)[0].replace(",", ""))
 
 
-def _read(folder: Path) -> Card:
+def read_card(folder: Path) -> Card:
+    """One folder that `python -m benchmarks.gpu` wrote. Raises ValueError as `read_cards`."""
     rows, records = _table(folder / TABLE), _records(folder / RECORDS)
     kept, run, first = [], [], 0
     for number, record in enumerate(records):

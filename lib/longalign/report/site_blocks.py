@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from longalign.report.page_blocks import PROFILE, parameters, table
 SESSIONS = (("00", "01", "02"), ("03", "03b"), ("04", "05", "06", "07"), ("08", "10", "18", "90"))
 """The notebooks of each session of the course, by number."""
 PROJECT_SEEDS = 5
+MIXTURES = {"longalign": "LongAlign's: one in ten is long", "llama3": "one in 900 is long"}
+"""Of `benchmarks.sharing.ranks`, in words."""
+WAYS = ("mixed", "all shared", "not shared")
 
 
 def sessions(results: Path) -> str:
@@ -102,6 +106,37 @@ def paper_costs(results: Path) -> str:
         f"{100 * CAREFUL:.0f} % of the peak. \"Fits\" leaves {100 * (1 - SPARE):.0f} % of the memory for buffers. The "
         f"machine also needs {nodes[0]:.0f} to {nodes[-1]:.0f} GB of its own memory, because the profile moves weights "
         f"and optimizer there. Peak and memory are those of NVIDIA's data sheets: {sheets}.",
+    ])  # fmt: skip
+
+
+def sharing(results: Path) -> str:
+    """Seconds of a step on two real ranks in three ways, with what was predicted; or that nothing was measured."""
+    if not (results / "sharing.csv").is_file():
+        return (
+            "Not measured yet. `python -m benchmarks.sharing.ranks OUT` measures it in about 25 minutes on two quiet "
+            "cores."
+        )
+    made, rows = json.loads((results / "sharing.json").read_text(encoding="utf-8")), []
+    found = pd.read_csv(results / "sharing.csv").set_index(["mixture", "way"], drop=False)
+    for line in found.loc[list(itertools.product(MIXTURES, WAYS))].itertuples():
+        over = f"{line.over_mixed:.3f} ({line.over_mixed_lowest:.3f} to {line.over_mixed_highest:.3f})"
+        error = "fitted" if line.way == "not shared" else f"{100 * line.error:+.0f} %"
+        rows.append([
+            MIXTURES[line.mixture], line.way, f"{line.seconds:.2f} ({line.lowest:.2f} to {line.highest:.2f})",
+            "" if line.way == "mixed" else over, f"{line.predicted:.2f}", error, f"{100 * line.sending:.0f} %",
+        ])  # fmt: skip
+    head = ("sequences", "way", "seconds of a step", "over mixed", "predicted", "error", "sending, predicted")
+    return "\n\n".join([
+        table(head, rows),
+        f"Two processes of one thread ({made['hardware']['processor']}, torch {made['versions']['torch']}), ZeRO-2, "
+        f"contexts of {made['context']:,} tokens, {made['capacity']:,} tokens a rank, steps of {made['step_tokens']:,} "
+        f"tokens. The three ways took turns, {made['rounds']} times, and each time they trained the same sequences. "
+        "Seconds are medians, with the lowest and the highest. \"Over mixed\" divides the seconds of the same turn: above "
+        "1, mixed takes less time. \"Not shared\" takes packs of the whole context on each rank, which is more than a "
+        "rank may hold here.",
+        "The prediction is that of `--propose`. Its FLOP/s are fitted to \"not shared\", and its bytes/s "
+        f"({made['sent'] / 1e9:.1f} GB/s) are measured apart. Nothing is fitted to the two other ways. In the longest "
+        f"sequence, attention has {100 * made['attention']:.0f} % of the FLOPs, as in Llama-2-7B at 64k.",
     ])  # fmt: skip
 
 

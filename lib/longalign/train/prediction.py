@@ -5,8 +5,8 @@ Not counted are what ZeRO sends, kernels that are slower on short slices, and di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from longalign.recipe.batching import Plan
 from longalign.recipe.cost import A800, SequenceCost, micro_batch_costs, slowest
@@ -24,16 +24,26 @@ AGAIN, SENT_AGAIN = 4 / 3, 3 / 2
 class Pace:
     """What a device does in a second: FLOPs that it achieves, and bytes that it sends.
 
-    `attention` and `shared_attention` are FLOPs achieved in the attention of a sequence that one rank has with all
-    heads, and of one that ranks share, each with some heads; None: as all others. `card` is where they were measured
-    (`benchmarks/gpu/sharing.py`), "" where nothing was.
+    `attention` is FLOPs achieved in the attention of a sequence that one rank has, with all heads, and
+    `shared_attention` by degree in that of one that ranks share, each with some heads; without them they are as all
+    others. `card` is where they were measured (`benchmarks/gpu/sharing.py`), "" where nothing was.
     """
 
     flops: float = 0.4 * A800 * 1e12
     sent: float = SENT_PER_SECOND
     attention: float | None = None
-    shared_attention: float | None = None
+    shared_attention: Mapping[int, float] = field(default_factory=dict)
     card: str = ""
+
+    def attention_at(self, degree: int) -> float:
+        """FLOPs achieved in attention that so many ranks share, by the nearest degree that was measured.
+
+        >>> pace = Pace(flops=4.0, attention=3.0, shared_attention={2: 2.5, 8: 2.0})
+        >>> pace.attention_at(1), pace.attention_at(4), pace.attention_at(8), Pace(flops=4.0).attention_at(8)
+        (3.0, 2.5, 2.0, 4.0)
+        """
+        rates = {1: self.attention or self.flops, **self.shared_attention}
+        return rates[min(rates, key=lambda measured: abs(measured - degree))]
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,9 @@ def predict(plans: Sequence[Plan], shape: ModelShape, engine: Parallelism, pace:
 
 def costs(shape: ModelShape, engine: Parallelism, pace: Pace) -> tuple[SequenceCost, SequenceCost]:
     """Of a sequence in all, in FLOPs at `pace.flops`, and of what is sent of it alone."""
-    alone, together = (shape.cost.per_pair * pace.flops / (rate or pace.flops)
-                       for rate in (pace.attention, pace.shared_attention))  # fmt: skip
-    degree, cost = engine.sequence_parallel, replace(shape.cost, per_pair=alone, shared_per_pair=together)
+    degree = engine.sequence_parallel
+    alone, together = (shape.cost.per_pair * pace.flops / pace.attention_at(ranks) for ranks in (1, degree))
+    cost = replace(shape.cost, per_pair=alone, shared_per_pair=together)
     if degree == 1:
         return cost, SequenceCost(0.0, 0.0)
     exchange = exchange_cost(shape, degree, pace)

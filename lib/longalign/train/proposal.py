@@ -174,11 +174,23 @@ def as_text(found: list[Offer], pace: Pace, lengths: Counts) -> str:
     return "\n".join([
         f"{len(lengths):,} sequences, {lengths.sum():,} tokens, the longest {lengths.max():,}; an epoch on "
         f"{found[0].engine.world_size} devices:", *table,
-        f"Hours, idle and sending are from FLOPs: {pace.flops / 1e12:.0f} TFLOP/s and {pace.sent / 1e9:.0f} GB/s of a "
-        "device. Nothing was measured.",
+        *rests_on(pace),
         "Memory is an estimate, and a tenth of it stays free. Not counted: what ZeRO sends, and slow kernels of short "
-        "slices.",
+        "slices. From ZeRO-2 on, ranks wait for each other in every micro-batch, and idle is what they wait then.",
     ])  # fmt: skip
+
+
+def rests_on(pace: Pace) -> list[str]:
+    """What hours, idle and sending of a table rest on, in lines."""
+    sent = f"{pace.sent / 1e9:.0f} GB/s"
+    if not pace.card:
+        return [f"Hours, idle and sending are from FLOPs: {pace.flops / 1e12:.0f} TFLOP/s and {sent} of a device. "
+                "Nothing was measured."]  # fmt: skip
+    shared = ", ".join(f"{rate / 1e12:.0f} shared by {degree}" for degree, rate in pace.shared_attention.items())
+    return [f"Hours, idle and sending are from FLOPs at rates measured on {pace.card}: layers "
+            f"{pace.flops / 1e12:.0f} TFLOP/s, attention {pace.attention_at(1) / 1e12:.0f} ({shared}).",
+            f"Other devices have other rates: --card takes your own. {sent} of a device is from a data sheet, and no step "
+            "was measured."]  # fmt: skip
 
 
 def job_of(offer: Offer, *, model: Path, data: Path, longest: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from longalign.common import paths
 from longalign.recipe.balance import within_steps
@@ -21,10 +22,12 @@ RANKS, CAPACITY, ABOVE = 4, 8, 8
 WORK, SENDING = SequenceCost(1.0, 0.02), 0.4
 """Units of time per token and pair, and of a token that is shared, for the picture's sake."""
 
+SENT = {"facecolor": "white", "edgecolor": "0.4", "hatch": "////", "linewidth": 0.5}
+
 
 def mixed() -> Figure:
     """Ranks from top to bottom, time from left to right; what is sent is hatched, a white rest is waiting."""
-    drawn, panels = plt.subplots(2, 1, figsize=(TEXT_WIDTH, 2.9), sharex=True)
+    drawn, panels = plt.subplots(2, 1, figsize=(TEXT_WIDTH, 3.1), sharex=True)
     settings = {"ranks": RANKS, "accumulation": 3, "degree": RANKS, "capacity": CAPACITY, "algorithm": "best_fit"}
     titles = {0: "every pack is shared by the four ranks", ABOVE: "the long sequence alone is shared"}
     for axes, (above, title) in zip(panels, titles.items(), strict=True):
@@ -34,7 +37,11 @@ def mixed() -> Figure:
         axes.set(yticks=range(RANKS), yticklabels=[f"rank {rank}" for rank in range(RANKS)], ylim=(RANKS - 0.4, -0.6))
         axes.grid(visible=False)
     panels[-1].set(xlabel="time (units of the cost model)", xticks=[])
-    drawn.tight_layout(pad=0.3)
+    kinds = {"work that four ranks share": {"color": COLOURS[0]}, "communication": SENT,
+             "work of one rank": {"color": COLOURS[1]}}  # fmt: skip
+    drawn.legend(handles=[Patch(label=name, **look) for name, look in kinds.items()], loc="upper center", ncols=3,
+                 frameon=False, fontsize=6.5)  # fmt: skip
+    drawn.tight_layout(pad=0.3, rect=(0, 0, 1, 0.93))
     return drawn
 
 
@@ -53,8 +60,7 @@ def _draw(axes: plt.Axes, plan: Plan) -> None:
             told += f" / {shares}" if shares > 1 else ""
             axes.barh(rank, work, left=begun, height=0.8, color=COLOURS[shares == 1], edgecolor="white")
             if shares > 1:
-                axes.barh(rank, sent, left=begun + work, height=0.8, color="white", edgecolor="0.4", hatch="////",
-                          linewidth=0.5)  # fmt: skip
+                axes.barh(rank, sent, left=begun + work, height=0.8, **SENT)
             if work > len(told) / 5:
                 axes.text(begun + work / 2, rank, told, ha="center", va="center", fontsize=5.5,
                           color="white" if shares > 1 else "black")  # fmt: skip
