@@ -1,5 +1,6 @@
 """A step's demand against what torch itself counts on a tiny Llama: operations, numbers moved, tensors kept."""
 
+import copy
 import inspect
 from dataclasses import replace
 
@@ -110,6 +111,27 @@ def test_activations_and_what_the_loss_holds_are_what_autograd_keeps(tiny):
     assert step.activations == activations
     gradients = sum(tensor.nbytes for tensor in alive if tensor.is_floating_point())
     assert step.loss == gradients + NUMBER * sum(TARGETS) * VOCABULARY  # one chunk of logits
+
+
+def test_a_layer_in_bf16_keeps_what_the_memory_of_a_device_counts(tiny):
+    """Norms keep fp32 beside bf16; attention by sequences keeps its output once more than a kernel does."""
+    model, kept, alive = copy.deepcopy(tiny).to(torch.bfloat16), {}, []
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        alive.append(tensor)
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    batch = pack()
+    del batch["labels"], batch["loss_weights"]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.model(**batch)
+    shape = decoder_of(tiny)
+    last_norm, rotation, token = 6 * shape.hidden_size + 4, 2 * 2 * shape.head_size, 8
+    layers = shape.layers * (shape.kept(2) + 2 * shape.query_size)
+    found = sum(size for place, size in kept.items() if place not in own)
+    assert found == sum(LENGTHS) * (layers + last_norm + rotation + token)
 
 
 def test_weights_gradients_and_moments_are_those_of_the_model_and_adamw(tiny):

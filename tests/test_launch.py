@@ -12,6 +12,7 @@ from dataclasses import replace
 import psutil
 import pytest
 import yaml
+from transformers import AutoConfig
 
 from longalign.common import paths
 from longalign.common.config import ConfigError
@@ -113,6 +114,21 @@ def test_what_would_fit_takes_as_little_communication_as_it_can():
     assert smallest_that_fits(shape, engine, device=1, **sizes) is None
     offloaded = footprint(shape, Parallelism(ranks=8, zero=3, offload="all", bf16=True), positions=0, targets=0)
     assert offloaded.device == 0 and offloaded.node * GIB == pytest.approx(16 * shape.parameters, rel=1e-6)
+
+
+def test_a_loss_in_chunks_takes_little_memory_and_one_of_changed_logits_all_of_them(tmp_path):
+    """65,536 targets of Qwen2-7B's vocabulary: their fp32 logits alone would be 37 GiB."""
+    shape = ModelShape(3584, 28, 18944, heads=28, key_value_heads=4, head_size=128, vocab_size=152_064)
+    engine = Parallelism(ranks=8, zero=2, bf16=True, gradient_checkpointing=True)
+    sizes = {"positions": 65_536, "targets": 65_536}
+    chunk, matrix, states = 8 * 1024 * 152_064, 8 * 152_064 * 3584, 2 * 65_536 * 3584
+    assert footprint(shape, engine, **sizes).logits * GIB == pytest.approx(chunk + matrix + states)
+    assert footprint(replace(shape, chunked=False), engine, **sizes).logits * GIB == 16 * 65_536 * 152_064
+    for model, chunked in (("llama", True), ("gemma2", False)):
+        config = AutoConfig.for_model(model, hidden_size=16, num_hidden_layers=1, intermediate_size=16, vocab_size=32,
+                                      num_attention_heads=2, num_key_value_heads=1, head_dim=8)  # fmt: skip
+        config.save_pretrained(tmp_path / model)
+        assert jobs.model_shape(tmp_path / model).chunked == chunked
 
 
 def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequences_a_slice_of_activations():

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from gpu_rows import CARD, add, row
 from transformers import LlamaConfig
 
+from gpu_rows import CARD, add, row
 from longalign.cli.main import main
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store

@@ -36,13 +36,12 @@ from benchmarks.sharing import simulate
 from longalign.common import paths, provenance
 from longalign.data.chat import Encoded
 from longalign.data.store import TokenStore, write_store
-from longalign.recipe.cost import idle_share
 from longalign.train import prediction
 from longalign.train.config import TrainingConfig
 from longalign.train.events import read_events
 from longalign.train.launcher import exit_rank
 from longalign.train.memory import ModelShape
-from longalign.train.models import new_model, sequence_cost
+from longalign.train.models import new_model
 from longalign.train.parallelism import Parallelism
 
 CONTEXT, CAPACITY, STEP_TOKENS = 2048, 1024, 8192

@@ -205,8 +205,9 @@ def changes_logits(config: Any) -> bool:
     >>> changes_logits(LlamaConfig()), changes_logits(AutoConfig.for_model("gemma2"))
     (False, True)
     """
-    settings = {name: value for name, value in vars(config.get_text_config()).items() if "logit" in name or "lm_head" in name}
-    return any(isinstance(value, int | float) and value not in (0, 1) for value in settings.values())
+    settings = vars(config.get_text_config()).items()
+    of_logits = [value for name, value in settings if "logit" in name or "lm_head" in name]
+    return any(isinstance(value, int | float) and value not in (0, 1) for value in of_logits)
 
 
 def sequence_cost(config: Any) -> SequenceCost:
