@@ -222,7 +222,8 @@ def main(out: Path, *, small: bool = False) -> int:
     with (out / "log.txt").open("a") as log:
         done = subprocess.run(command, env=environment, cwd=paths.root(), stdout=log, stderr=subprocess.STDOUT)
     if done.returncode:
-        print(f"the ranks ended with status {done.returncode}: see {log.name}; the same command goes on", file=sys.stderr)
+        told = f"the ranks ended with status {done.returncode}: see {log.name}; the same command goes on"
+        print(told, file=sys.stderr)
         return 1
     lines = measured(out)
     provenance.write_csv(out / "sharing.csv", table(lines, sizes), columns=COLUMNS)

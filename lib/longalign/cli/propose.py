@@ -78,7 +78,7 @@ def _pace(options: argparse.Namespace) -> Any:
         cards = [gpu_results.read_card(folder)] if options.card else gpu_results.read_cards(folder)
     except ValueError as error:
         fail(error)
-    found = [pace for card in sorted(cards, key=lambda card: card.date) if (pace := gpu_results.pace_of(card))]
+    found = gpu_results.newest_pace(cards)
     if options.card and not found:
         fail(f"--card {folder} has no numbers of stage g: run `python -m benchmarks.gpu --stages g --out {folder}`")
-    return found[-1] if found else Pace()
+    return found or Pace()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,12 @@ def pace_of(card: Card) -> Pace | None:
         return None
     told = f"{card.name}, {card.date}"
     return Pace(flops=rates["layers"], attention=rates["local"], shared_attention=shared, card=told)
+
+
+def newest_pace(cards: Iterable[Card]) -> Pace | None:
+    """That of the card which was measured last; None where stage g ran on none."""
+    found = [pace for card in sorted(cards, key=lambda card: card.date) if (pace := pace_of(card))]
+    return found[-1] if found else None
 
 
 def _first_number(text: str) -> int:

@@ -26,8 +26,8 @@ ALONE = "08_training_time"
 """The notebook that measures times, and so runs with no other beside it."""
 HOW = (
     "`make gpu` (that is `python -m benchmarks.gpu --minutes 6 --out FOLDER`) measures exactness, kernels, Figure 5, "
-    "training and learning in six minutes. It needs this repository, torch, transformers and numpy. Send us its "
-    "`gpu.csv` and `gpu.jsonl`: the numbers of your card go to `results/gpu/`, and `22_gpu` shows them."
+    "training, learning and sharing in six minutes. It needs this repository, torch, transformers and numpy. Send us "
+    "its `gpu.csv` and `gpu.jsonl`: the numbers of your card go to `results/gpu/`, and `22_gpu` shows them."
 )
 SPEED_ROWS = (
     ("planning", "time", "10k", "axolotl 0.19.0: groups of 100,000"),

@@ -20,7 +20,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "speed": page_blocks.speed, "gpu": page_blocks.gpu,
     },
     "docs/scale/paper-costs.md": {"costs": site_blocks.paper_costs},
-    "docs/scale/mixed.md": {"measured": site_blocks.sharing},
+    "docs/scale/mixed.md": {"measured": site_blocks.sharing, "rates": site_blocks.rates},
     "docs/results/benchmarks.md": {"benchmarks": page_blocks.benchmarks},
     "docs/project/verdicts.md": {"verdicts": page_blocks.verdicts},
     "docs/project/later.md": {"later": site_blocks.later},

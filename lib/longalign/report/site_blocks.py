@@ -14,6 +14,7 @@ from longalign.common import paths
 from longalign.experiments.paper_costs import CAREFUL, DEVICES, SPARE, costs
 from longalign.experiments.paper_plan import FITTED, LONG, SHORT
 from longalign.experiments.profiles import load_profile
+from longalign.report.gpu_results import newest_pace, read_cards
 from longalign.report.page_blocks import PROFILE, parameters, table
 
 SESSIONS = (("00", "01", "02"), ("03", "03b"), ("04", "05", "06", "07"), ("08", "10", "18", "90"))
@@ -131,13 +132,21 @@ def sharing(results: Path) -> str:
         f"Two processes of one thread ({made['hardware']['processor']}, torch {made['versions']['torch']}), ZeRO-2, "
         f"contexts of {made['context']:,} tokens, {made['capacity']:,} tokens a rank, steps of {made['step_tokens']:,} "
         f"tokens. The three ways took turns, {made['rounds']} times, and each time they trained the same sequences. "
-        "Seconds are medians, with the lowest and the highest. \"Over mixed\" divides the seconds of the same turn: above "
-        "1, mixed takes less time. \"Not shared\" takes packs of the whole context on each rank, which is more than a "
-        "rank may hold here.",
+        "Seconds are medians, with the lowest and the highest. \"Over mixed\" divides the seconds of the same turn: "
+        "above 1, mixed takes less time. \"Not shared\" takes packs of the whole context on each rank, which is more than "
+        "a rank may hold here.",
         "The prediction is that of `--propose`. Its FLOP/s are fitted to \"not shared\", and its bytes/s "
         f"({made['sent'] / 1e9:.1f} GB/s) are measured apart. Nothing is fitted to the two other ways. In the longest "
         f"sequence, attention has {100 * made['attention']:.0f} % of the FLOPs, as in Llama-2-7B at 64k.",
     ])  # fmt: skip
+
+
+def rates(results: Path) -> str:
+    """The card whose rates a proposal takes unless another one is named."""
+    pace = newest_pace(read_cards(results / "gpu"))
+    if pace is None:
+        return "Stage g has not run on a GPU yet, so without `--card` the table is from FLOPs."
+    return f"Without `--card`, a clone of the repository takes the rates of {pace.card}."
 
 
 def cards(results: Path) -> str:

@@ -181,8 +181,8 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     if job.engine.sequence_parallel > 1:
         rate += f" and {SENT_PER_SECOND / 1e9:g} GB/s between them"
     yield (
-        f"about {hours:.2g} hours on {job.engine.world_size} devices of {rate}, of which they wait {found.idle:.0%} and "
-        f"send {found.sending:.0%}; an estimate, without what ZeRO sends"
+        f"about {hours:.2g} hours on {job.engine.world_size} devices of {rate}, of which they wait {found.idle:.0%} "
+        f"and send {found.sending:.0%}; an estimate, without what ZeRO sends"
     )
     yield from notes
 

@@ -189,8 +189,8 @@ def rests_on(pace: Pace) -> list[str]:
     shared = ", ".join(f"{rate / 1e12:.0f} shared by {degree}" for degree, rate in pace.shared_attention.items())
     return [f"Hours, idle and sending are from FLOPs at rates measured on {pace.card}: layers "
             f"{pace.flops / 1e12:.0f} TFLOP/s, attention {pace.attention_at(1) / 1e12:.0f} ({shared}).",
-            f"Other devices have other rates: --card takes your own. {sent} of a device is from a data sheet, and no step "
-            "was measured."]  # fmt: skip
+            f"Other devices have other rates: --card takes your own. {sent} of a device is from a data sheet, and no "
+            "step was measured."]  # fmt: skip
 
 
 def job_of(offer: Offer, *, model: Path, data: Path, longest: int) -> str:
