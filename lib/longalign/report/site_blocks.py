@@ -133,8 +133,8 @@ def sharing(results: Path) -> str:
         f"contexts of {made['context']:,} tokens, {made['capacity']:,} tokens a rank, steps of {made['step_tokens']:,} "
         f"tokens. The three ways took turns, {made['rounds']} times, and each time they trained the same sequences. "
         "Seconds are medians, with the lowest and the highest. \"Over mixed\" divides the seconds of the same turn: "
-        "above 1, mixed takes less time. \"Not shared\" takes packs of the whole context on each rank, which is more than "
-        "a rank may hold here.",
+        "above 1, mixed takes less time. \"Not shared\" takes packs of the whole context on each rank, which is more "
+        "than a rank may hold here.",
         "The prediction is that of `--propose`. Its FLOP/s are fitted to \"not shared\", and its bytes/s "
         f"({made['sent'] / 1e9:.1f} GB/s) are measured apart. Nothing is fitted to the two other ways. In the longest "
         f"sequence, attention has {100 * made['attention']:.0f} % of the FLOPs, as in Llama-2-7B at 64k.",

@@ -109,7 +109,7 @@ def barrier_of(zero: int | None) -> str:
 
     Stage 2 keeps a part of the gradients alone, so that DeepSpeed adds them up over the ranks in every micro-step;
     stage 3 gathers the weights of each layer, too. All ranks do so equally often: who has a filler, or a shorter pack,
-    waits.
+    waits. (Two ranks that sleep by turns take one rank's sleep in stages 0 and 1, and both sleeps in stages 2 and 3.)
 
     >>> barrier_of(1), barrier_of(2)
     ('step', 'micro_step')
