@@ -120,8 +120,7 @@ def run_plan(options: argparse.Namespace) -> None:
     if options.propose is not None:
         propose.run(options, _measured)
         return
-    for name, of in (("long", "profile"), ("utilisation", "profile"), ("memory", "propose"),
-                     ("card", "propose"), ("out", "propose")):
+    for name, of in {"long": "profile", "utilisation": "profile", **dict.fromkeys(propose.OPTIONS, "propose")}.items():
         if getattr(options, name) is not None:
             fail(f"--{name} works only with --{of}: leave it out, or add --{of}")
     if options.truncate and options.capacity is None:
@@ -166,7 +165,7 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     from longalign.experiments.profiles import load_profile
 
     for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
-                 "barrier", "share_above", "degree", "propose", "memory", "card", "out"):
+                 "barrier", "share_above", "degree", "propose", *propose.OPTIONS):
         if getattr(options, name) != options.parser.get_default(name):
             fail(f"--{name.replace('_', '-')} comes from the profile {options.profile}: leave it out")
     profile = load_profile(options.profile)

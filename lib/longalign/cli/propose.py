@@ -12,11 +12,12 @@ from typing import Any
 from longalign.cli.parsing import amount, fail
 from longalign.common import paths
 from longalign.common.provenance import write_text
-from longalign.recipe.cost import A800
 
 EXCLUDED = ("method", "capacity", "accumulation", "rows", "group_size", "algorithm", "balance", "barrier",
             "share_above", "degree", "truncate", "seed")  # fmt: skip
 """Options of `longalign plan` that a proposal finds itself, or has no use for."""
+OPTIONS = ("memory", "card", "out")
+"""Those that it alone has."""
 
 
 def add_options(plan: Any) -> None:
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
 
 def _pace(options: argparse.Namespace) -> Any:
     """By `--utilisation` of an A800, by what was measured on `--card`, or on a card whose rows are committed."""
+    from longalign.recipe.cost import A800
     from longalign.train.prediction import Pace
 
     if options.utilisation is not None:
