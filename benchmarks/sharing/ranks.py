@@ -1,13 +1,14 @@
 """Seconds of a step on two real ranks: long sequences shared and short ones not, all shared, and none shared.
 
-    python -m benchmarks.sharing.ranks OUT            about 25 minutes of two quiet cores; goes on where it was stopped
+    python -m benchmarks.sharing.ranks OUT            about 20 minutes of two quiet cores; goes on where it was stopped
     python -m benchmarks.sharing.ranks OUT --small    the same code in a minute or two; its numbers say nothing
 
 Two processes of one thread under ZeRO-2 train an epoch of the same sequences in three ways by turns (A B C A B C), for
 both mixtures of `simulate` with lengths scaled to a context of 2,048 tokens. A rank holds half of that, so that "not
 shared" takes more than it may hold; a CPU has the memory. The model is built so that attention has the part of the
 FLOPs of the longest sequence that it has in Llama-2-7B at 64k (56 %), and a micro-batch takes tenths of a second,
-beside which starting it is little.
+beside which starting it is little. Sending takes some percent of the time, as it does beside an A800 by NVLink: larger
+differences there are none to see.
 
 The prediction is the proposal's (`longalign.train.prediction`): FLOPs, barriers of ZeRO-2, and what is sent. Its
 FLOP/s are fitted to "not shared" of the same mixture, which so has no error of its own, and its bytes/s are those of
@@ -65,7 +66,7 @@ class Sizes:
     """How often every way is measured, and on how many sequences of each mixture."""
 
     rounds: int = 4
-    sequences: dict[str, int] = field(default_factory=lambda: {"longalign": 700, "llama3": 2700})
+    sequences: dict[str, int] = field(default_factory=lambda: {"longalign": 1000, "llama3": 3600})
 
 
 SMALL = Sizes(1, {"longalign": 40, "llama3": 100})

@@ -114,7 +114,7 @@ def sharing(results: Path) -> str:
     """Seconds of a step on two real ranks in three ways, with what was predicted; or that nothing was measured."""
     if not (results / "sharing.csv").is_file():
         return (
-            "Not measured yet. `python -m benchmarks.sharing.ranks OUT` measures it in about 25 minutes on two quiet "
+            "Not measured yet. `python -m benchmarks.sharing.ranks OUT` measures it in about 20 minutes on two quiet "
             "cores."
         )
     made, rows = json.loads((results / "sharing.json").read_text(encoding="utf-8")), []
