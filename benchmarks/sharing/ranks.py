@@ -220,11 +220,13 @@ def main(out: Path, *, small: bool = False) -> int:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
                "benchmarks.sharing.ranks", str(out.resolve()), *["--small"] * small, "--rank"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_BUILD_OPS": "0", "CUDA_VISIBLE_DEVICES": ""}
-    with (out / "log.txt").open("a") as log:
-        done = subprocess.run(command, env=environment, cwd=paths.root(), stdout=log, stderr=subprocess.STDOUT)
-    if done.returncode:
-        told = f"the ranks ended with status {done.returncode}: see {log.name}; the same command goes on"
-        print(told, file=sys.stderr)
+    streams = {"stderr": subprocess.STDOUT, "env": environment, "cwd": paths.root()}
+    try:
+        # ranks that outlive this process keep the lock
+        with provenance.alone(out / "lock", wait=False) as lock, (out / "log.txt").open("a") as log:
+            subprocess.run(command, check=True, stdout=log, pass_fds=[lock.fileno()], **streams)
+    except (provenance.LockedError, subprocess.CalledProcessError) as error:
+        print(f"{error}; see {out / 'log.txt'}, and then the same command goes on", file=sys.stderr)
         return 1
     lines = measured(out)
     provenance.write_csv(out / "sharing.csv", table(lines, sizes), columns=COLUMNS)
