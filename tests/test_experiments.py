@@ -93,7 +93,7 @@ def test_a_seed_starts_from_the_base_of_its_number_modulo_the_bases_and_each_bas
         (tmp_path / folder_name("mini-6b", number)).symlink_to(paths.bases() / "mini-6b")
     start = Start(profile, "mini-6b")
     monkeypatch.setattr(paths, "bases", lambda: tmp_path)
-    monkeypatch.setitem(RECIPES, "mini-6b", Recipe(count=3))
+    monkeypatch.setitem(RECIPES, "mini-6b", Recipe((), seeds=(0, 2, 3)))
     long_bases = design.long_bases(profile, "mini-6b")
     assert [Path(run.start).name for run in long_bases] == ["mini-6b", "mini-6b-1", "mini-6b-2"]
     assert design.long_bases(profile, "mini-6b", seeds=[4, 7]) == long_bases[1:2]

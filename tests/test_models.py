@@ -171,15 +171,15 @@ def test_a_part_of_the_bases_is_built_in_half_precision_and_a_second_build_reuse
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     monkeypatch.setattr(pretraining, "REHEARSAL_STEPS", 1)
     shape = models.ModelShape(32, 1, 48, 2, 1, 16, tied=True)
-    recipes = {"mini-6b": pretraining.Recipe(pretraining.curriculum(12_000, 3e-3), 2, shape)}
+    recipes = {"mini-6b": pretraining.Recipe(pretraining.curriculum(12_000, 3e-3), (0, 4), shape)}
     for _ in range(2):
         pretraining.build([("mini-6b", 1)], tmp_path / "bases", recipes)
     (folder,) = (tmp_path / "bases").iterdir()
     entry = json.loads((folder / "record.json").read_text())
-    assert (folder.name, entry["base"], entry["shape"]["hidden_size"]) == ("mini-6b-1", 1, 32)
+    assert (folder.name, entry["base"], entry["seed"], entry["shape"]["hidden_size"]) == ("mini-6b-1", 1, 4, 32)
     assert 12_000 <= entry["tokens"] < 13_000 and entry["sha256"] == provenance.hash_files(folder / "model.safetensors")
     assert "reused" in capsys.readouterr().out
-    ((*_, last),) = pretraining.train_stages([("mini-6b", recipes["mini-6b"], 1)])
+    ((*_, last),) = pretraining.train_stages([("mini-6b", recipes["mini-6b"], 4)])
     trained, committed_one = (models.load_model(where).state_dict() for where in (last.model, folder))
     for name, weight in trained.items():
         assert committed_one[name].dtype == torch.float32 and torch.equal(weight.half().float(), committed_one[name])

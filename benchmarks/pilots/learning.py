@@ -1,7 +1,9 @@
 """Held-out losses of bases that read a part of their tokens: over shapes, and over learning rates."""
 
 import csv
-import shutil
+import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from benchmarks import pilots
@@ -10,7 +12,7 @@ from longalign.common import paths, provenance
 from longalign.evals.teacher_forced import token_recall
 from longalign.experiments.base_loss import heldout_documents, heldout_loss
 from longalign.miniature import tokenizer
-from longalign.miniature.pretraining import MAX_LENGTH, Recipe, build, curriculum, train_stages
+from longalign.miniature.pretraining import MAX_LENGTH, Recipe, build, curriculum, shape_of, train_stages
 from longalign.miniature.settings import folder_name
 from longalign.miniature.training_sets import recall_probe
 from longalign.train.models import load_model
@@ -38,34 +40,34 @@ def rates(jobs: int = 1) -> None:
 def bases(jobs: int = 1) -> None:
     """Train the chosen bases into results/bases/next, the smallest size first; what lies there is kept.
 
-    Writes results/pilots/recall.csv: candidate, model, recall of each first base. Raises ValueError for one that has
-    not learnt to recall: its size goes back to the pilot of the rates.
+    Writes results/pilots/recall.csv: candidate, model, seed, recall. Another seed takes the place of a base that has
+    not learnt to recall. Raises ValueError where that was the first one: its size goes back to the pilot of the rates.
     """
     from longalign.experiments import base_loss
 
-    folder, recipes = paths.bases() / "next", chosen()
-    wanted = [(model, base) for model in recipes for base in range(recipes[model].count)
-              if not (folder / folder_name(model, base) / "record.json").is_file()]  # fmt: skip
-    for start in range(0, len(wanted), jobs):
-        build(wanted[start : start + jobs], folder, recipes, workers=jobs)
-        recall()
+    folder = paths.bases() / "next"
+    while wanted := [(model, base) for model, recipe in chosen().items() for base in range(len(recipe.seeds))
+                     if not _is_there(folder / folder_name(model, base), model, base)][:jobs]:  # fmt: skip
+        build(wanted, folder, chosen(), workers=jobs)
+        for model, base in wanted:
+            recall(folder / folder_name(model, base))
         base_loss.write(folder, folder)
 
 
-def recall() -> None:
-    """Add the recall of first bases in results/bases/next; those below the least are taken away."""
-    known = [_typed(row) for row in rows("recall")]
-    for model in choice.SHAPES[choice.TODAY]:
-        base, candidate = paths.bases() / "next" / model, _attention(model)
-        if not (base / "record.json").is_file() or choice.rows_of(known, model=model, candidate=candidate):
-            continue
-        found = token_recall(load_model(base), recall_probe(MAX_LENGTH, PROBES))
-        known.append({"candidate": candidate, "model": model, "recall": found})
-        provenance.write_csv(pilots.table("recall"), known)
-        if _attention(model) != candidate:
-            shutil.rmtree(base)
-            raise ValueError(f"{model} with {candidate}: its base recalls {found:.2f}, under {choice.LEAST_RECALL}; it "
-                             f"keeps {choice.TODAY}: run the pilots rates and bases again")  # fmt: skip
+def recall(base: Path) -> None:
+    """Add the recall of a base to the table."""
+    entry = json.loads((base / "record.json").read_text())
+    about = {"candidate": _attention(entry["model"]), "model": entry["model"], "seed": entry["seed"]}
+    found = token_recall(load_model(base), recall_probe(MAX_LENGTH, PROBES))
+    provenance.write_csv(pilots.table("recall"), [*map(_typed, rows("recall")), {**about, "recall": found}])
+
+
+def _is_there(folder: Path, model: str, base: int) -> bool:
+    """Whether the base in a folder is the one that is chosen."""
+    if not (folder / "record.json").is_file():
+        return False
+    entry, recipe = json.loads((folder / "record.json").read_text()), chosen()[model]
+    return entry["seed"] == recipe.seeds[base] and entry["shape"] == asdict(shape_of(model, recipe))
 
 
 def chosen() -> dict[str, Recipe]:
@@ -73,7 +75,8 @@ def chosen() -> dict[str, Recipe]:
     found = {}
     for model in choice.SHAPES[choice.TODAY]:
         candidate = _attention(model)
-        found[model] = choice.recipe(model, candidate, choice.rate(_rates(candidate), model), len(tokenizer.load()))
+        rate, seeds = choice.rate(_rates(candidate), model), choice.seeds(model, candidate, rows("recall"))
+        found[model] = choice.recipe(model, candidate, rate, len(tokenizer.load()), seeds=seeds)
     return found
 
 

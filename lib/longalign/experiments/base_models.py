@@ -39,7 +39,7 @@ class Start:
         """How many bases the model has; a model from elsewhere is one."""
         from longalign.miniature.pretraining import RECIPES  # with torch, which few who ask for a start need
 
-        return 1 if self.source else RECIPES[self.model].count
+        return 1 if self.source else len(RECIPES[self.model].seeds)
 
     def of(self, seed: int) -> "Start":
         """The base that an arm with this seed starts from: number seed modulo `count`.

@@ -52,13 +52,13 @@ SECOND = Stage("second", (64, MAX_LENGTH), 5_600_000, 0.25, 3e-3, "cosine")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the bases of a size come to be: `count` of them, base b with the seed b in weights, documents and order.
+    """How the bases of a size come to be: base b has the seed `seeds[b]` in its weights, documents and order.
 
     `shape` is that of `longalign.train.models.MINIATURES` where there is none here.
     """
 
     stages: tuple[Stage, ...] = (FIRST, SECOND)
-    count: int = 1
+    seeds: tuple[int, ...] = (0,)
     shape: ModelShape | None = None
 
 
@@ -154,9 +154,11 @@ def build(
     """Train bases, given as model and number, and put each into `folder`: config, safetensors, record.json. As many as
     there are workers are trained side by side, and put there before the next ones begin."""
     for start in range(0, len(wanted), workers):
-        some = [(model, recipes[model], base) for model, base in wanted[start : start + workers]]
-        for (model, recipe, base), runs in zip(some, train_stages(some, workers=workers), strict=True):
-            rehearsal = rehearse(model, paths.runs() / "bases", recipe, base)
+        some = wanted[start : start + workers]
+        seeded = [(model, recipes[model], recipes[model].seeds[base]) for model, base in some]
+        for (model, base), one, runs in zip(some, seeded, train_stages(seeded, workers=workers), strict=True):
+            _, recipe, seed = one
+            rehearsal = rehearse(model, paths.runs() / "bases", recipe, seed)
             _commit(model, recipe, base, runs, folder / folder_name(model, base), rehearsal=rehearsal)
 
 
@@ -168,7 +170,7 @@ def _commit(
     (target / "generation_config.json").unlink(missing_ok=True)
     records = [run.record() for run in runs]
     provenance.write_json(target / "record.json", {
-        "model": model, "base": base, "shape": asdict(shape_of(model, recipe)),
+        "model": model, "base": base, "seed": recipe.seeds[base], "shape": asdict(shape_of(model, recipe)),
         "stages": [asdict(stage) for stage in recipe.stages],
         "data": [entry["data"] for entry in records], "tokens": sum(entry["tokens"] for entry in records),
         "seconds": sum(entry["seconds"] for entry in records), "hardware": records[-1]["hardware"],
@@ -186,7 +188,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     wanted = [
-        (model, base) for model in arguments.models for base in range(RECIPES[model].count)
+        (model, base) for model in arguments.models for base in range(len(RECIPES[model].seeds))
         if arguments.bases is None or base in arguments.bases
     ]  # fmt: skip
     build(wanted, paths.bases(), workers=arguments.workers)
