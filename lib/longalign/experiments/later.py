@@ -3,7 +3,8 @@
     python -m longalign.experiments.later referee [--seeds 8]      (make referee)
 
 They are no part of `make reproduce`. What is finished is reused, and what was stopped goes on from its last checkpoint.
-The tables normalisers.csv and continual.csv, with the scores of all questions, lie in the folder of the run.
+The tables of `BENCHMARKS`, with the scores of all questions, lie in the folder of the run, and the record `PAGE` is
+written last. `make reference PROFILE=referee` makes them the committed ones.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from dataclasses import replace
 from longalign.experiments import base_models
 from longalign.experiments.design import Arm, equal_steps, extension, fine_tuning, long_bases
 from longalign.experiments.pages import Page
+from longalign.experiments.preferences import Preference, check_installed, pairs_file
 from longalign.experiments.profiles import Profile
 from longalign.train.runs import Run
 
@@ -20,13 +22,16 @@ PAGE = "later_papers"
 SWITCH = 0.8
 """The share of the steps after which the second of two stages begins."""
 TOKEN_MEAN = {"exponent": 1.0}
+CONSTANT = {"schedule": "constant_with_warmup"}
+"""As in NVIDIA's recipe: a rate that falls to zero would leave the second stage 1.3 % of the sum of all rates."""
 NORMALISERS = {
     "sequence mean": {},
     "square root": {"exponent": 0.5},
     "token mean": TOKEN_MEAN,
     "pack mean": {"weighting": "eq3"},
-    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))},
-    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))},
+    "token mean, constant rate": TOKEN_MEAN | CONSTANT,
+    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))} | CONSTANT,
+    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))} | CONSTANT,
 }
 """What each arm changes of packing with loss weighting; all have the same packs in the same order."""
 CONTINUAL = {"0.25M": 0.25, "1M": 1, "4M": 4, "10M": 10}
@@ -35,9 +40,13 @@ MEMORY = 0.2
 """The share of the documents of continual training that states known facts, to be learnt by heart."""
 SHARES = {"none": "LongAlign-0k", "half": "LongAlign-5k", "all": "LongAlign-10k"}
 """The share of the long instructions, and the suite that has it."""
+DPO = {"rate": 3e-4, "beta": 0.1, "pairs_per_step": 8}
+"""Preference training after loss weighting, by as many pairs as there are long instructions, each seen once."""
 BENCHMARKS = {
     "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short", "conflicts"),
+    "preferences": ("test", "longbench", "short", "cells"),
 }  # fmt: skip
+"""The tables, in the order in which they are made, and what their models are scored on."""
 
 
 def normalisers(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -76,15 +85,36 @@ def continual(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }  # fmt: skip
 
 
+def preferences(profile: Profile, seeds: int = 0) -> dict[Arm, Run | Preference]:
+    """Packing with loss weighting on the long instructions, and DPO after it; the former must have been trained."""
+    start = base_models.first(profile)
+    arms: dict[Arm, Run | Preference] = {}
+    for seed in profile.seeds_for(seeds):
+        trained = fine_tuning(start, method="packing + loss weighting", seed=seed)
+        pairs = str(pairs_file(start, seed))
+        arms[Arm("SFT", start.model, seed)] = trained
+        arms[Arm("SFT, then DPO", start.model, seed)] = Preference(
+            f"{start.model} DPO seed {seed}", str(trained.model), pairs, seed=seed, **DPO
+        )
+    return arms
+
+
+ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences}
+
+
 def run(profile: str, seeds: int = 0) -> Page:
-    """Train and score all arms, and write their tables and the record; returns the page that they are of."""
+    """Train and score all arms, and write their tables and the record; returns the page that they are of.
+
+    Raises ImportError, before anything is trained, where TRL is not installed.
+    """
+    check_installed()
     page = Page(PAGE, profile, seeds=seeds)
     page.finish(long_bases(page.settings, page.settings.models[0]))
     page.finish([base for bases in continual_trainings(page.settings).values() for base in bases])
-    for name, arms in (("normalisers", normalisers), ("continual", continual)):
-        trained = arms(page.settings, seeds)
+    for name, benchmarks in BENCHMARKS.items():
+        trained = ARMS[name](page.settings, seeds)
         page.train(trained)
-        rows = page.scores(name, trained, benchmarks=BENCHMARKS[name])
+        rows = page.scores(name, trained, benchmarks=benchmarks)
         print(f"{name}: {len(trained)} models, {len(rows):,} rows")
     page.record(results={})
     return page
