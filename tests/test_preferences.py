@@ -1,14 +1,14 @@
 """Preference training: pairs that differ in one fact, and TRL's DPO on them, held to a computation of our own."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
 from longalign.data.chat import encode
-from longalign.experiments import later, preferences
-from longalign.experiments.profiles import load_profile
+from longalign.experiments import preferences
 from longalign.miniature import tokenizer, training_sets
 from longalign.miniature.preferences import pairs
 from longalign.miniature.settings import Corpus
@@ -25,7 +25,7 @@ def test_a_wrong_answer_has_the_right_one_s_form_and_differs_in_the_value_of_one
         assert len(right.input_ids) == len(wrong.input_ids) <= row["length"]
         differ = (right.input_ids != wrong.input_ids).nonzero()[0]
         assert len(differ) and (right.labels[differ] != -100).all()
-        sentences = [row[name][0]["content"].replace("。", "。.").rstrip(".").split(".") for name in ("chosen", "rejected")]
+        sentences = [re.findall("[^.。]+", row[name][0]["content"]) for name in ("chosen", "rejected")]
         changed = [(a, b) for a, b in zip(*sentences, strict=True) if a != b]
         assert len(changed) == 1 and changed[0][0].strip() in document
 

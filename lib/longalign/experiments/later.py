@@ -10,8 +10,10 @@ written last. `make reference PROFILE=referee` makes them the committed ones.
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from longalign.experiments import base_models
+from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm, equal_steps, extension, fine_tuning, long_bases
 from longalign.experiments.pages import Page
 from longalign.experiments.preferences import Preference, check_installed, pairs_file
@@ -41,7 +43,8 @@ MEMORY = 0.2
 SHARES = {"none": "LongAlign-0k", "half": "LongAlign-5k", "all": "LongAlign-10k"}
 """The share of the long instructions, and the suite that has it."""
 DPO = {"rate": 3e-4, "beta": 0.1, "pairs_per_step": 8}
-"""Preference training after loss weighting, by as many pairs as there are long instructions, each seen once."""
+"""Preference training after loss weighting, by as many pairs as there are long instructions, each seen once. The pilot
+`preference` chooses the rate; until it has run, it is a tenth of SFT's."""
 BENCHMARKS = {
     "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short", "conflicts"),
     "preferences": ("test", "longbench", "short", "cells"),
@@ -91,12 +94,16 @@ def preferences(profile: Profile, seeds: int = 0) -> dict[Arm, Run | Preference]
     arms: dict[Arm, Run | Preference] = {}
     for seed in profile.seeds_for(seeds):
         trained = fine_tuning(start, method="packing + loss weighting", seed=seed)
-        pairs = str(pairs_file(start, seed))
         arms[Arm("SFT", start.model, seed)] = trained
-        arms[Arm("SFT, then DPO", start.model, seed)] = Preference(
-            f"{start.model} DPO seed {seed}", str(trained.model), pairs, seed=seed, **DPO
-        )
+        arms[Arm("SFT, then DPO", start.model, seed)] = preference(start, trained, seed)
     return arms
+
+
+def preference(start: Start, trained: Run, seed: int, **changes: Any) -> Preference:
+    """DPO of what a run has trained, on the pairs of its seed; `changes` are fields of `Preference` beside `DPO`."""
+    settings = {**DPO, **changes}
+    label = f"{start.model} DPO seed {seed}"
+    return Preference(label, str(trained.model), str(pairs_file(start, seed)), seed=seed, **settings)
 
 
 ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences}

@@ -8,7 +8,6 @@ import importlib.util
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path

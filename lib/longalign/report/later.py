@@ -118,13 +118,19 @@ def rows(results: Path) -> list[dict[str, Any]]:
     return found
 
 
+def write(results: Path) -> list[dict[str, Any]]:
+    """Write later_claims.csv into `results` from its tables; returns the rows."""
+    found = rows(results)
+    write_csv(results / TABLE, found, columns=COLUMNS)
+    return found
+
+
 def main(arguments: Sequence[str] = ()) -> int:
     """Write later_claims.csv beside the committed tables and print a line per claim; returns the exit status."""
-    found = rows(paths.results())
-    for row in found:
+    for row in write(paths.results()):
         seen = "" if row["would_see"] is None else f"would see {row['would_see']:.3f}"
         print(f"{row['id']:55} {row['verdict']:20} {seen:16} {'can fail' if row['can_fail'] else ''}")
-    print(paths.relative(write_csv(paths.results() / TABLE, found, columns=COLUMNS)))
+    print(paths.relative(paths.results() / TABLE))
     return 0
 
 
