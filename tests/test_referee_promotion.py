@@ -1,9 +1,12 @@
 """The referee's run becomes a part of the reference: whole, planned as the ledger says, and with all that shows it."""
 
+import shutil
+
+import nbformat
 import pytest
 
 from longalign.common import paths
-from longalign.experiments.later import BENCHMARKS
+from longalign.experiments.later import BENCHMARKS, CONTINUAL, NORMALISERS
 from longalign.report import later as report
 from longalign.report.claim_scores import Folder
 from longalign.report.claims import measure_all
@@ -74,3 +77,48 @@ def test_make_reference_with_this_profile_promotes_it_and_draws_what_shows_it(tm
 
 def test_make_verify_does_not_ask_a_run_for_what_the_referee_wrote():
     assert {*BENCHMARKS, report.TABLE.removesuffix(".csv")} <= NOT_OF_A_RUN
+
+
+def cells_that_show(number):
+    """The imports of a notebook and its cells on later papers, as code."""
+    (path,) = paths.notebooks().glob(f"{number}_*.ipynb")
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    imports = next(cell.source for cell in code if "\nfrom longalign" in cell.source)
+    lines = [line for line in imports.splitlines() if line.startswith(("import ", "from "))]
+    return lines, [cell.source for cell in code if cell.source.rstrip().endswith(")") and "later." in cell.source]
+
+
+def shown(number):
+    """What the last line of each of these cells is."""
+    lines, sources = cells_that_show(number)
+    names, found = {}, []
+    exec("\n".join(lines), names)
+    for source in sources:
+        body, _, last = source.rstrip().rpartition("\n")
+        exec(body, names)
+        found.append(eval(last, names))
+    return found
+
+
+def test_notebooks_say_in_a_line_that_nothing_is_measured_while_no_table_is_there(monkeypatch, tmp_path, capsys):
+    shutil.copy(paths.results() / report.TABLE, tmp_path)
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    for number, name in (("13", "normalisers"), ("14", "continual")):
+        table, claims = shown(number)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert table is None and line.startswith("not measured yet: `make referee`") and f"{name}.csv" in line
+        assert set(claims.verdict) <= {"not measured", "cannot be shown here"} and len(claims) > 5
+
+
+def test_notebooks_show_the_referee_s_tables_when_they_are_there(monkeypatch, tmp_path):
+    better = {"square root": 1.0, "0.25M, none": 0.0, "10M, none": 0.25, "0.25M, all": 1.0, "10M, all": 1.0}
+    write_run(tmp_path, lambda arm, task: better.get(arm, 0.0))
+    shutil.copy(paths.results() / report.TABLE, tmp_path)
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    cells, _ = shown("13")
+    assert list(cells.index) == list(NORMALISERS) and len(cells.columns) == 4
+    assert cells.loc["square root"].tolist() == ["1.00"] * 4 and cells.loc["token mean"].tolist() == ["0.00"] * 4
+    gains, _ = shown("14")
+    assert list(gains.index) == [*CONTINUAL, "interaction"] and gains["mean"]["0.25M"] == 1
+    assert gains["mean"]["interaction"] == pytest.approx(1 - gains["mean"]["10M"], abs=1e-3)
+    assert gains["mean"]["10M"] == pytest.approx(0.75, abs=0.15)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from longalign.common import paths
 from longalign.common.config import ConfigError
@@ -123,6 +124,22 @@ def write(results: Path) -> list[dict[str, Any]]:
     found = rows(results)
     write_csv(results / TABLE, found, columns=COLUMNS)
     return found
+
+
+def of_notebook(notebook: str) -> pd.DataFrame:
+    """What the committed tables say of the claims that `notebook` (its file's stem) explains: a row each, by id."""
+    found = pd.read_csv(paths.results() / TABLE).query("notebook == @notebook").set_index("id")
+    columns = found[["verdict", "estimate", "low", "high", "would_see"]].dropna(axis="columns", how="all")
+    return columns.round(3).astype(object).fillna("")
+
+
+def show(name: str, draw: Callable[[pd.DataFrame], Any]) -> Any:
+    """What `draw` makes of the committed table <name>.csv of the referee; a line that says so while there is none."""
+    path = paths.results() / f"{name}.csv"
+    if path.is_file():
+        return draw(pd.read_csv(path))
+    print(f"not measured yet: `make referee` and `make reference PROFILE=referee` write {paths.relative(path)}")
+    return None
 
 
 def main(arguments: Sequence[str] = ()) -> int:
