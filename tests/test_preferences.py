@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -35,6 +36,34 @@ def test_no_pair_is_of_a_document_that_was_trained_on_or_is_asked_about():
     other = {row["prompt"][0]["content"] for row in pairs(replace(SHORT, seed=1))}
     ours = {row["prompt"][0]["content"] for row in pairs(SHORT)}
     assert not ours & suite and not ours & other
+
+
+def test_without_trl_nothing_is_trained_and_a_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(preferences.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(later, "Page", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(SystemExit, match=r"TRL, which is not installed: pip install 'longalign\[trl\]'"):
+        later.main(["smoke"])
+
+
+def test_the_arms_are_one_fine_tuning_of_each_seed_and_dpo_after_it(monkeypatch):
+    made = {}
+    monkeypatch.setattr(later, "fine_tuning", lambda start, method, seed: made.setdefault(seed, Trained(method, seed)))
+    monkeypatch.setattr(later, "pairs_file", lambda start, seed: f"pairs of {seed}")
+    arms = later.preferences(load_profile("referee"))
+    assert len(arms) == 32 and {arm.arm for arm in arms} == {"SFT", "SFT, then DPO"}
+    for arm, run in arms.items():
+        if arm.arm != "SFT":
+            assert (run.start, run.pairs, run.seed) == (made[arm.seed].model, f"pairs of {arm.seed}", arm.seed)
+    assert {run.method for run in made.values()} == {"packing + loss weighting"}
+
+
+class Trained(NamedTuple):
+    method: str
+    seed: int
+
+    @property
+    def model(self):
+        return f"model {self.seed}"
 
 
 @pytest.fixture

@@ -133,7 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("profile", nargs="?", default="referee")
     parser.add_argument("--seeds", type=int, default=0, help="for every arm (default: as the profile says)")
     given = parser.parse_args(arguments)
-    run(given.profile, given.seeds)
+    try:
+        run(given.profile, given.seeds)
+    except ImportError as error:
+        raise SystemExit(f"longalign.experiments.later: {error}") from None
 
 
 if __name__ == "__main__":
