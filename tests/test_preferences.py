@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from longalign.data.chat import encode
-from longalign.experiments import preferences
+from longalign.experiments import later, preferences
+from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer, training_sets
 from longalign.miniature.preferences import pairs
 from longalign.miniature.settings import Corpus
