@@ -25,7 +25,7 @@ SWITCH = 0.8
 """The share of the steps after which the second of two stages begins."""
 TOKEN_MEAN = {"exponent": 1.0}
 CONSTANT = {"schedule": "constant_with_warmup"}
-"""As in NVIDIA's recipe: a rate that falls to zero would leave the second stage 1.3 % of the sum of all rates."""
+"""As in NVIDIA's recipe: a rate that falls to zero would leave the second stage about 1 % of the sum of all rates."""
 NORMALISERS = {
     "sequence mean": {},
     "square root": {"exponent": 0.5},
