@@ -189,7 +189,8 @@ test-browser: $(TEST) site course ## run the tests in a real browser: notebooks 
 	@$(PY) -c 'import playwright' 2>/dev/null || $(call install,playwright==1.65.2)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser -rs $(ARGS)
 
-referee: $(READY) ## train and score what the claims of later papers compare (hours): results in results/run/referee/
+# with TRL, which trains on preferences
+referee: $(TEST) ## train and score what the claims of later papers compare (hours): results in results/run/referee/
 	@exec $(PY) -m longalign.experiments.later referee $(if $(SEEDS),--seeds $(SEEDS))
 
 verify: $(READY) ## compare the numbers of your last run with ours in results/ (the committed reference)
@@ -208,7 +209,7 @@ bases: $(READY) ## train the base models in results/bases again (slow, goes on w
 pilots: $(READY) ## run the trainings that choose the settings of bases and data (hours); PILOTS="speed shapes": some of them
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.pilots $(PILOTS) --jobs $(JOBS)
 
-reference: $(READY) ## replace results/ and figures/ (the committed reference) by your last run; NB="05 06": only these notebooks
+reference: $(READY) ## replace results/ and figures/ (the committed reference) by your last run; NB="05 06": only these notebooks; PROFILE=referee: what make referee found
 	@$(PY) -m longalign.reproduction.reference $(PROFILE) $(NB)
 
 # Sphinx reads a copy, where pages and what they link to lie as in the repository; a warning is an error.

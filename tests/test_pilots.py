@@ -2,11 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from benchmarks import pilots
-from benchmarks.pilots import choice, data, learning, power, questions
+from benchmarks.pilots import choice, data, learning, power, questions, referee
 from scipy import stats
 
 from longalign.common import paths
@@ -167,6 +168,37 @@ def test_from_the_speed_to_the_bases_each_pilot_reads_what_the_last_one_wrote_an
     for stage in (learning.shapes, learning.rates, learning.bases):
         stage()
     assert "stage" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("share", "learnt"), [(0.61, True), (0.6, False)])
+def test_the_known_facts_are_learnt_where_the_baseline_is_right_in_more_than_three_of_five(share, learnt):
+    values = {("1M, none", "memory alone"): share, ("1M, all", "memory alone"): 0.9, ("1M", "memory alone"): 0.1,
+              ("1M, none", "document against memory"): 0.2}  # fmt: skip
+    assert referee.learnt({"arm": arm, "task": task, "value": value} for (arm, task), value in values.items()) is learnt
+
+
+def test_the_rate_of_preference_training_is_the_lowest_of_those_that_score_best():
+    values = {"SFT": 0.9, "3e-05": 0.5, "0.0001": 0.6, "0.0003": 0.6, "0.001": 0.1}
+    rows = [{"arm": arm, "metric": metric, "value": value if metric == "exact_match" else 1 - value}
+            for arm, value in values.items() for metric in ("exact_match", "fact_match")]  # fmt: skip
+    assert referee.chosen(rows) == 1e-4
+
+
+@pytest.mark.slow
+def test_the_pilots_before_the_referee_train_score_and_write_their_tables(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("trl")
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(pilots, "table", lambda name: tmp_path / f"{name}.csv")
+    monkeypatch.setattr(pilots, "SEEDS", (100,))
+    monkeypatch.setattr(referee, "RATES", (1e-4,))
+    smoke = replace(load_profile("smoke"), models=("mini-6b",))
+    for pilot in (referee.memory, referee.preference):
+        pilot(profile=smoke)
+    told = capsys.readouterr().out
+    assert "memory: not learnt" in told and "preference: the learning rate 0.0001" in told
+    assert (tmp_path / "memory.csv").read_text().count("memory alone") == 3
+    lines = (tmp_path / "preference.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[1] for line in lines} == {"SFT", "0.0001"}
 
 
 @pytest.mark.parametrize(("seeds", "questions"), [(8, 50), (32, 200)])

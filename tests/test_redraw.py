@@ -60,7 +60,8 @@ def test_a_notebook_shows_the_reference_to_a_reader_and_computes_for_whoever_exe
 def test_where_one_notebook_fails_no_page_is_written(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     monkeypatch.setattr(redraw, "keep_pages", lambda *_: pytest.fail("a page was written"))
-    monkeypatch.setattr(redraw.claims, "write", lambda _: None)
+    for part in (redraw.claims, redraw.later):
+        monkeypatch.setattr(part, "write", lambda _: None)
     with pytest.raises(ValueError, match="did not run to their end: 05_data_scale"):
         redraw.redraw(["05"])
 

@@ -28,7 +28,8 @@ def questions(claim):
 @pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: claim.id)
 def test_the_profile_trains_the_arms_seeds_and_questions_that_the_ledger_plans(claim):
     slow = {"padding"}
-    known = {*later.NORMALISERS, *slow, *(f"{name}, {share}" for name in later.CONTINUAL for share in later.SHARES)}
+    known = {*later.NORMALISERS, *slow, *(f"{name}, {share}" for name in later.CONTINUAL for share in later.SHARES),
+             "SFT", "SFT, then DPO"}  # fmt: skip
     arms = {claim.run(arm)[1] for arm in claim.arms}
     assert arms <= known
     assert claim.seeds == (PROFILE.seeds_of_slow_arms if arms & slow else PROFILE.seeds)
@@ -41,7 +42,13 @@ def test_the_profile_is_the_laptop_s_but_for_seeds_and_executes_no_notebook():
     assert same == LAPTOP and PROFILE.notebooks == ()
 
 
-def test_each_normaliser_differs_from_loss_weighting_in_its_weights_alone():
+def test_the_second_of_two_stages_is_trained_at_a_rate_that_has_not_fallen():
+    stages = {claim.run(arm)[1] for claim in LEDGER for arm in claim.arms if claim.id.startswith("nemotron-second")}
+    assert stages == {"token mean, then sequence mean", "token mean, constant rate"}
+    assert {later.NORMALISERS[name]["schedule"] for name in stages} == {"constant_with_warmup"}
+
+
+def test_each_normaliser_differs_from_loss_weighting_in_what_its_arm_says_alone():
     smoke = load_profile("smoke")
     arms = {arm.arm: run for arm, run in later.normalisers(smoke, 1).items()}
     own = arms["sequence mean"].training

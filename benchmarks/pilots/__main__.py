@@ -4,10 +4,11 @@ import argparse
 import sys
 
 from benchmarks import pilots
-from benchmarks.pilots import data, learning, power, questions, speed
+from benchmarks.pilots import data, learning, power, questions, referee, speed
 
 RUN = {"speed": speed.measure, "shapes": learning.shapes, "rates": learning.rates, "bases": learning.bases,
-       "data": data.measure, "power": power.measure, "questions": questions.measure}  # fmt: skip
+       "data": data.measure, "power": power.measure, "questions": questions.measure, "memory": referee.memory,
+       "preference": referee.preference}  # fmt: skip
 
 
 def main() -> int:
@@ -17,7 +18,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, one thread each (default: 1)")
     arguments = parser.parse_args()
     for stage in arguments.stages or pilots.STAGES:
-        if not (stage in ("speed", "data", "power", "questions") and pilots.table(stage).is_file()):
+        if stage in ("shapes", "rates", "bases") or not pilots.table(stage).is_file():
             RUN[stage](jobs=arguments.jobs)
     return 0
 

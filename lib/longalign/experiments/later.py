@@ -3,16 +3,20 @@
     python -m longalign.experiments.later referee [--seeds 8]      (make referee)
 
 They are no part of `make reproduce`. What is finished is reused, and what was stopped goes on from its last checkpoint.
-The tables normalisers.csv and continual.csv, with the scores of all questions, lie in the folder of the run.
+The tables of `BENCHMARKS`, with the scores of all questions, lie in the folder of the run, and the record `PAGE` is
+written last. `make reference PROFILE=referee` makes them the committed ones.
 """
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from longalign.experiments import base_models
+from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm, equal_steps, extension, fine_tuning, long_bases
 from longalign.experiments.pages import Page
+from longalign.experiments.preferences import Preference, check_installed, pairs_file
 from longalign.experiments.profiles import Profile
 from longalign.train.runs import Run
 
@@ -20,13 +24,16 @@ PAGE = "later_papers"
 SWITCH = 0.8
 """The share of the steps after which the second of two stages begins."""
 TOKEN_MEAN = {"exponent": 1.0}
+CONSTANT = {"schedule": "constant_with_warmup"}
+"""As in NVIDIA's recipe: a rate that falls to zero would leave the second stage about 1 % of the sum of all rates."""
 NORMALISERS = {
     "sequence mean": {},
     "square root": {"exponent": 0.5},
     "token mean": TOKEN_MEAN,
     "pack mean": {"weighting": "eq3"},
-    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))},
-    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))},
+    "token mean, constant rate": TOKEN_MEAN | CONSTANT,
+    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))} | CONSTANT,
+    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))} | CONSTANT,
 }
 """What each arm changes of packing with loss weighting; all have the same packs in the same order."""
 CONTINUAL = {"0.25M": 0.25, "1M": 1, "4M": 4, "10M": 10}
@@ -35,9 +42,14 @@ MEMORY = 0.2
 """The share of the documents of continual training that states known facts, to be learnt by heart."""
 SHARES = {"none": "LongAlign-0k", "half": "LongAlign-5k", "all": "LongAlign-10k"}
 """The share of the long instructions, and the suite that has it."""
+DPO = {"rate": 3e-4, "beta": 0.1, "pairs_per_step": 8}
+"""Preference training after loss weighting, by as many pairs as there are long instructions, each seen once. The pilot
+`preference` chooses the rate; until it has run, it is a tenth of SFT's."""
 BENCHMARKS = {
     "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short", "conflicts"),
+    "preferences": ("test", "longbench", "short", "cells"),
 }  # fmt: skip
+"""The tables, in the order in which they are made, and what their models are scored on."""
 
 
 def normalisers(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
@@ -76,15 +88,40 @@ def continual(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }  # fmt: skip
 
 
+def preferences(profile: Profile, seeds: int = 0) -> dict[Arm, Run | Preference]:
+    """Packing with loss weighting on the long instructions, and DPO after it; the former must have been trained."""
+    start = base_models.first(profile)
+    arms: dict[Arm, Run | Preference] = {}
+    for seed in profile.seeds_for(seeds):
+        trained = fine_tuning(start, method="packing + loss weighting", seed=seed)
+        arms[Arm("SFT", start.model, seed)] = trained
+        arms[Arm("SFT, then DPO", start.model, seed)] = preference(start, trained, seed)
+    return arms
+
+
+def preference(start: Start, trained: Run, seed: int, **changes: Any) -> Preference:
+    """DPO of what a run has trained, on the pairs of its seed; `changes` are fields of `Preference` beside `DPO`."""
+    settings = {**DPO, **changes}
+    label = f"{start.model} DPO seed {seed}"
+    return Preference(label, str(trained.model), str(pairs_file(start, seed)), seed=seed, **settings)
+
+
+ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences}
+
+
 def run(profile: str, seeds: int = 0) -> Page:
-    """Train and score all arms, and write their tables and the record; returns the page that they are of."""
+    """Train and score all arms, and write their tables and the record; returns the page that they are of.
+
+    Raises ImportError, before anything is trained, where TRL is not installed.
+    """
+    check_installed()
     page = Page(PAGE, profile, seeds=seeds)
     page.finish(long_bases(page.settings, page.settings.models[0]))
     page.finish([base for bases in continual_trainings(page.settings).values() for base in bases])
-    for name, arms in (("normalisers", normalisers), ("continual", continual)):
-        trained = arms(page.settings, seeds)
+    for name, benchmarks in BENCHMARKS.items():
+        trained = ARMS[name](page.settings, seeds)
         page.train(trained)
-        rows = page.scores(name, trained, benchmarks=BENCHMARKS[name])
+        rows = page.scores(name, trained, benchmarks=benchmarks)
         print(f"{name}: {len(trained)} models, {len(rows):,} rows")
     page.record(results={})
     return page
@@ -96,7 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("profile", nargs="?", default="referee")
     parser.add_argument("--seeds", type=int, default=0, help="for every arm (default: as the profile says)")
     given = parser.parse_args(arguments)
-    run(given.profile, given.seeds)
+    try:
+        run(given.profile, given.seeds)
+    except ImportError as error:
+        raise SystemExit(f"longalign.experiments.later: {error}") from None
 
 
 if __name__ == "__main__":

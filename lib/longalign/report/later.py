@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from longalign.common import paths
 from longalign.common.config import ConfigError
@@ -118,13 +119,35 @@ def rows(results: Path) -> list[dict[str, Any]]:
     return found
 
 
+def write(results: Path) -> list[dict[str, Any]]:
+    """Write later_claims.csv into `results` from its tables; returns the rows."""
+    found = rows(results)
+    write_csv(results / TABLE, found, columns=COLUMNS)
+    return found
+
+
+def of_notebook(notebook: str) -> pd.DataFrame:
+    """What the committed tables say of the claims that `notebook` (its file's stem) explains: a row each, by id."""
+    found = pd.read_csv(paths.results() / TABLE).query("notebook == @notebook").set_index("id")
+    columns = found[["verdict", "estimate", "low", "high", "would_see"]].dropna(axis="columns", how="all")
+    return columns.round(3).astype(object).fillna("")
+
+
+def show(name: str, draw: Callable[[pd.DataFrame], Any]) -> Any:
+    """What `draw` makes of the committed table <name>.csv of the referee; a line that says so while there is none."""
+    path = paths.results() / f"{name}.csv"
+    if path.is_file():
+        return draw(pd.read_csv(path))
+    print(f"not measured yet: `make referee` and `make reference PROFILE=referee` write {paths.relative(path)}")
+    return None
+
+
 def main(arguments: Sequence[str] = ()) -> int:
     """Write later_claims.csv beside the committed tables and print a line per claim; returns the exit status."""
-    found = rows(paths.results())
-    for row in found:
+    for row in write(paths.results()):
         seen = "" if row["would_see"] is None else f"would see {row['would_see']:.3f}"
         print(f"{row['id']:55} {row['verdict']:20} {seen:16} {'can fail' if row['can_fail'] else ''}")
-    print(paths.relative(write_csv(paths.results() / TABLE, found, columns=COLUMNS)))
+    print(paths.relative(paths.results() / TABLE))
     return 0
 
 

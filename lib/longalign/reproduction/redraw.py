@@ -21,7 +21,7 @@ from pathlib import Path
 import nbformat
 
 from longalign.common import paths
-from longalign.report import claims, noise, readme
+from longalign.report import claims, later, noise, readme
 from longalign.report.figures import style
 from longalign.reproduction.parameters import REPLAY, declared_parameters
 from longalign.reproduction.reference import chosen, keep_pages
@@ -77,6 +77,7 @@ def redraw(numbers: Sequence[str] = (), *, jobs: int = 1) -> int:
     names, left = pages(chosen(numbers))
     noise.write(paths.results())
     claims.write(paths.results())  # what is said of the claims may have changed, their numbers cannot
+    later.write(paths.results())
     keep_pages(run(names, paths.runs() / "pages", jobs), paths.results())
     for name, reason in left.items():
         print(f"left as it is: {name}: {reason}")

@@ -2,6 +2,7 @@
 
     python -m longalign.reproduction.reference laptop           (make reference)
     python -m longalign.reproduction.reference laptop 05 06     (make reference NB="05 06")
+    python -m longalign.reproduction.reference referee          (make reference PROFILE=referee)
 
 Parts of a reference are computed by one code, with one profile; a part that was not is refused, and nothing changes.
 Files of an earlier reference that this run no longer writes stay, and are named, never deleted.
@@ -21,6 +22,7 @@ import nbformat
 from longalign.common import paths
 from longalign.common.provenance import write_text
 from longalign.experiments.profiles import load_profile
+from longalign.report.claim_schema import LAPTOP
 from longalign.report.export import export_report
 from longalign.reproduction import outcomes
 from longalign.reproduction.outcomes import damaged
@@ -154,13 +156,15 @@ def main(arguments: list[str]) -> int:
 
     Returns the exit status.
     """
-    from longalign.report import noise, readme
+    from longalign.report import later, noise, readme
     from longalign.report.figures import style
-    from longalign.reproduction import redraw
+    from longalign.reproduction import redraw, referee
 
     numbers = arguments[1:]
     try:
         profile = load_profile(arguments[0] if arguments else "laptop")
+        if profile.name == referee.NAME:
+            return referee.main()
         stems = chosen(numbers)
         for name, files in damaged(profile.name, stems).items():
             raise ValueError(f"{', '.join(files)} has changed since {name} wrote it: `make reproduce` writes it again")
@@ -176,6 +180,9 @@ def main(arguments: list[str]) -> int:
         print(f"longalign.reproduction.reference: {error}", file=sys.stderr)
         return 2
     written.append(noise.write(results))
+    if profile.name == LAPTOP:  # the claims of later papers are planned by its chance
+        later.write(results)
+        written.append(results / later.TABLE)
     kept = {p for pattern in _TABLES for p in results.glob(pattern)} - set(written)
     for path in sorted(kept):
         print(f"not of this run, left as it is: {paths.relative(path)}")

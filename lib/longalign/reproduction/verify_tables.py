@@ -31,8 +31,10 @@ SMALLEST = 1e-6
 TIMES, CLAIMS = {"times", "composed_times"}, "claims"
 WITHOUT_SEEDS = {"extension_loss", "extension_recall", "method_loss"}
 """Trained, but with one seed: their spread is that between neighbouring rows."""
-NOT_OF_A_RUN = {"durations", "work", "own_model", "benchmarks", "models", "noise", "drift"}
-"""Times, the few questions that are put to one model, and what `make bench`, `make models` and the reference write."""
+NOT_OF_A_RUN = {"durations", "work", "own_model", "benchmarks", "models", "noise", "drift", "later_claims",
+                "normalisers", "continual", "preferences"}  # fmt: skip
+"""Times, the few questions that are put to one model, and what `make bench`, `make models`, `make referee` and the
+reference write."""
 VALUES = ("value", "loss", "recall")
 WITHIN = {"task", "length", "depth", "step", "share", "domain"}
 """Columns over which an arm's mean is taken."""

@@ -1,0 +1,87 @@
+"""Before `make referee`: whether a base learns the known facts, and the learning rate of preference training.
+
+**Memory.** Claims on what a model knows and what it reads need a model that knows. A base reads as many tokens as the
+profile says; a share `later.MEMORY` of the documents teaches known facts. Then it is fine-tuned without and with all
+long instructions, for equal steps (seed 100). Without them, the share of right choices in "memory alone" must be above
+60 % (a guess: 25 %). Where it is not, `later.MEMORY` is doubled before the first run, and this pilot is run again.
+
+**Preference.** DPO after packing with loss weighting, at each of four learning rates (seeds 100 and 101). Chosen for
+`later.DPO` is the rate with the most exact matches in the whole test set, the lower one of two that are equal.
+"""
+
+from collections.abc import Iterable, Mapping
+from statistics import mean
+from typing import Any
+
+from benchmarks import pilots
+from longalign.common import provenance
+from longalign.experiments import base_models, design, evaluations, later
+from longalign.experiments.design import Arm
+from longalign.experiments.profiles import Profile, load_profile
+from longalign.train.workers import execute_all
+
+SEED = pilots.SEEDS[0]
+KNOWN = 0.6
+TOKENS, BASELINE, TASK = "1M", "1M, none", "memory alone"
+RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+
+Row = Mapping[str, Any]
+
+
+def memory(jobs: int = 1, profile: Profile | None = None) -> None:
+    """Write results/pilots/memory.csv: the base after continual training, and the two that are fine-tuned from it."""
+    profile = profile or load_profile("referee")
+    start = base_models.first(profile)
+    base = later.continual_trainings(profile)[TOKENS][start.of(SEED).base]
+    execute_all([base], workers=jobs)
+    arms = {Arm(TOKENS, start.model, SEED): base} | {
+        Arm(f"{TOKENS}, {share}", start.model, SEED): design.equal_steps(start, later.SHARES[share], SEED, base)
+        for share in ("none", "all")
+    }
+    rows = _scored("memory", profile, arms, "conflicts", jobs)
+    for row in rows:
+        print(f"{row['arm']:10} {row['task']:25} {row['value']:.3f}")
+    print(f"memory: {'learnt' if learnt(rows) else 'not learnt: double later.MEMORY'}")
+
+
+def learnt(rows: Iterable[Row]) -> bool:
+    """Whether a base learns the known facts, by the rule."""
+    (found,) = (float(row["value"]) for row in rows if (row["arm"], row["task"]) == (BASELINE, TASK))
+    return found > KNOWN
+
+
+def preference(jobs: int = 1, profile: Profile | None = None) -> None:
+    """Write results/pilots/preference.csv: the test set's scores before DPO ("SFT") and after it at each rate."""
+    profile = profile or load_profile("referee")
+    start = base_models.first(profile)
+    execute_all(design.long_bases(profile, start.model, seeds=pilots.SEEDS), workers=jobs)
+    trained = {seed: design.fine_tuning(start, method="packing + loss weighting", seed=seed) for seed in pilots.SEEDS}
+    execute_all(list(trained.values()), workers=jobs)
+    arms: dict[Arm, Any] = {Arm("SFT", start.model, seed): run for seed, run in trained.items()}
+    for rate in RATES:
+        arms |= {Arm(f"{rate:g}", start.model, seed): later.preference(start, run, seed, rate=rate)
+                 for seed, run in trained.items()}  # fmt: skip
+    rows = _scored("preference", profile, arms, "test", jobs)
+    for arm in ("SFT", *(f"{rate:g}" for rate in RATES)):
+        print(f"{arm:6} exact match {_exact(rows, arm):.4f}")
+    print(f"preference: the learning rate {chosen(rows):g}")
+
+
+def chosen(rows: Iterable[Row]) -> float:
+    """The learning rate that the rule chooses."""
+    rows = list(rows)
+    return max(RATES, key=lambda rate: (_exact(rows, f"{rate:g}"), -rate))
+
+
+def _exact(rows: Iterable[Row], arm: str) -> float:
+    return mean(float(row["value"]) for row in rows if (row["arm"], row["metric"]) == (arm, "exact_match"))
+
+
+def _scored(name: str, profile: Profile, arms: Mapping[Arm, Any], benchmark: str, jobs: int) -> list[dict[str, Any]]:
+    """Train what is not trained yet, score all on a benchmark, and write the pilot's table; returns its rows."""
+    execute_all(list(arms.values()), workers=jobs)
+    evaluated = design.evaluations(profile, arms, names=[benchmark])
+    execute_all(list(evaluated.values()), workers=jobs)
+    rows = evaluations.tidy(name, evaluated)
+    provenance.write_csv(pilots.table(name), rows)
+    return rows

@@ -1,0 +1,124 @@
+"""The referee's run becomes a part of the reference: whole, planned as the ledger says, and with all that shows it."""
+
+import shutil
+
+import nbformat
+import pytest
+
+from longalign.common import paths
+from longalign.experiments.later import BENCHMARKS, CONTINUAL, NORMALISERS
+from longalign.report import later as report
+from longalign.report.claim_scores import Folder
+from longalign.report.claims import measure_all
+from longalign.reproduction import redraw, referee, reference
+from longalign.reproduction.verify_tables import NOT_OF_A_RUN
+from referee_rows import ARMS, QUESTIONS, SEEDS, ledger, write_run
+
+
+def even(arm, task):
+    return 0.5
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    monkeypatch.setattr(report, "load_later", ledger)
+
+
+def test_the_tables_the_questions_and_the_record_are_copied_and_nothing_else(tmp_path, planned):
+    run = write_run(tmp_path / "run", even)
+    (run / "grid.csv").write_text("of another run")
+    written = referee.promote(run, tmp_path / "results")
+    names = {path.relative_to(tmp_path / "results").as_posix() for path in written}
+    assert names == {"later_papers.json", *(f"{part}{name}.csv" for name in BENCHMARKS for part in ("", "items/"))}
+    assert all((tmp_path / "results" / name).read_bytes() == (run / name).read_bytes() for name in names)
+
+
+def test_what_was_promoted_decides_the_claims(tmp_path, planned):
+    weak = {"sequence mean", "SFT"}
+    referee.promote(write_run(tmp_path / "run", lambda arm, task: 0.1 if arm in weak else 1.0), tmp_path / "results")
+    rows = {row["id"]: row for row in measure_all(ledger(), Folder(tmp_path / "results"), calibrated={})}
+    assert rows["hbp-token-over-sequence-mean-long"]["verdict"] == "reproduced"
+    assert rows["hbp-weighting-raises-longbench"]["verdict"] == "contradicted"
+    dpo = rows["longreward-dpo-long"]
+    assert (dpo["verdict"], dpo["questions"], dpo["seeds"]) == ("reproduced", 7 * 3 * QUESTIONS, SEEDS)
+    measured = [row for row in rows.values() if row["seeds"]]
+    assert len(measured) == sum(claim.results in BENCHMARKS for claim in ledger())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda run: (run / "later_papers.json").unlink(), "holds no later_papers.json"),
+        (lambda run: (run / "continual.csv").unlink(), "there is no continual.csv"),
+        (lambda run: (run / "items" / "preferences.csv").unlink(), "the run has 3 and 0"),
+        (lambda run: write_run(run, even, seeds=2), "planned with 3 seeds and .* and the run has 2 and"),
+        (lambda run: write_run(run, even, arms={"normalisers": ARMS["normalisers"][:2]}), "no arm 'token mean"),
+    ],
+    ids=["not at its end", "a table is missing", "questions are missing", "fewer seeds", "an arm is missing"],
+)
+def test_a_run_that_is_not_what_the_ledger_plans_is_refused_and_nothing_is_copied(spoil, told, tmp_path, planned):
+    run = write_run(tmp_path / "run", even)
+    spoil(run)
+    with pytest.raises(ValueError, match=told):
+        referee.promote(run, tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
+def test_make_reference_with_this_profile_promotes_it_and_draws_what_shows_it(tmp_path, monkeypatch, planned, capsys):
+    drawn = []
+    monkeypatch.setattr(paths, "results", lambda: tmp_path / "results")
+    monkeypatch.setattr(redraw, "redraw", lambda numbers: drawn.append(numbers) or 0)
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    assert reference.main(["referee"]) == 2 and "make referee" in capsys.readouterr().err and not drawn
+    write_run(tmp_path / "runs" / "referee", even)
+    assert reference.main(["referee"]) == 0 and drawn == [("13", "14", "90")]
+    assert (tmp_path / "results" / "continual.csv").is_file()
+
+
+def test_make_verify_does_not_ask_a_run_for_what_the_referee_wrote():
+    assert {*BENCHMARKS, report.TABLE.removesuffix(".csv")} <= NOT_OF_A_RUN
+
+
+def cells_that_show(number):
+    """The imports of a notebook and its cells on later papers, as code."""
+    (path,) = paths.notebooks().glob(f"{number}_*.ipynb")
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    imports = next(cell.source for cell in code if "\nfrom longalign" in cell.source)
+    lines = [line for line in imports.splitlines() if line.startswith(("import ", "from "))]
+    return lines, [cell.source for cell in code if cell.source.rstrip().endswith(")") and "later." in cell.source]
+
+
+def shown(number):
+    """What the last line of each of these cells is."""
+    lines, sources = cells_that_show(number)
+    names, found = {}, []
+    exec("\n".join(lines), names)
+    for source in sources:
+        body, _, last = source.rstrip().rpartition("\n")
+        exec(body, names)
+        found.append(eval(last, names))
+    return found
+
+
+def test_notebooks_say_in_a_line_that_nothing_is_measured_while_no_table_is_there(monkeypatch, tmp_path, capsys):
+    shutil.copy(paths.results() / report.TABLE, tmp_path)
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    for number, name in (("13", "normalisers"), ("14", "continual")):
+        table, claims = shown(number)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert table is None and line.startswith("not measured yet: `make referee`") and f"{name}.csv" in line
+        assert set(claims.verdict) <= {"not measured", "cannot be shown here"} and len(claims) > 5
+
+
+def test_notebooks_show_the_referee_s_tables_when_they_are_there(monkeypatch, tmp_path):
+    better = {"square root": 1.0, "0.25M, none": 0.0, "10M, none": 0.25, "0.25M, all": 1.0, "10M, all": 1.0}
+    write_run(tmp_path, lambda arm, task: better.get(arm, 0.0))
+    shutil.copy(paths.results() / report.TABLE, tmp_path)
+    monkeypatch.setattr(paths, "results", lambda: tmp_path)
+    cells, _ = shown("13")
+    assert list(cells.index) == list(NORMALISERS) and len(cells.columns) == 4
+    assert cells.loc["square root"].tolist() == ["1.00"] * 4 and cells.loc["token mean"].tolist() == ["0.00"] * 4
+    gains, _ = shown("14")
+    assert list(gains.index) == [*CONTINUAL, "interaction"] and gains["mean"]["0.25M"] == 1
+    assert gains["mean"]["interaction"] == pytest.approx(1 - gains["mean"]["10M"], abs=1e-3)
+    assert gains["mean"]["10M"] == pytest.approx(0.75, abs=0.15)
