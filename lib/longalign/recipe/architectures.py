@@ -18,6 +18,8 @@ OF_THE_LONGEST = ("dynamic", "longrope")
 """RoPE types whose frequencies depend on the longest position of a row."""
 OF_THE_ROUTER = ("aux_loss_coef", "router_aux_loss_coef")
 """Where configurations say how much of the router's auxiliary loss is added."""
+TWO_WAYS = (("is_decoder", True), ("use_bidirectional_attention", False))
+"""Settings of models that can look both ways, and what they are where these look back only."""
 RECURRENT = re.compile(
     "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
 )
@@ -132,8 +134,12 @@ def _of_text(config: Any) -> Any:
 
 
 def why_no_loss(model: nn.Module) -> str | None:
-    """Why the model's own loss is more than cross entropy."""
+    """Why the model's loss says nothing about the next token, or is more than cross entropy."""
     config = _of_text(getattr(model, "config", None))
+    for setting, wanted in TWO_WAYS:
+        if (given := getattr(config, setting, wanted)) in (not wanted, "all"):
+            told = f"{type(model).__name__} sees the tokens that it is to predict ({setting}: {given})"
+            return f"{told}; set {setting} to {wanted} in its config, or take a causal model"
     name = next((name for name in OF_THE_ROUTER if getattr(config, name, 0)), None)
     if not name or not getattr(config, "output_router_logits", False):
         return None

@@ -60,7 +60,7 @@ def preflight(
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
     if arguments is not None:
-        notes += [*trainer_arguments.lost_steps(model, arguments), *trainer_arguments.resumed(arguments, plans)]
+        notes += trainer_arguments.lost_steps(model, arguments)
     return notes
 
 
