@@ -83,6 +83,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"engine": {"rank": 2}}, "engine.rank: did you mean 'ranks'"),
         ({"training": {"capacity": "many"}}, "training.capacity must be int"),
         ({"training": {"capacity": 20}}, "over the capacity of 20"),
+        ({"training": {"schedule": "constant"}}, "schedule constant has no warm-up, and warmup_ratio is 0.03"),
         ({"training": {"schedule": "warmup_stable_decay"}}, "training.schedule is 'warmup_stable_decay'; it is one of"),
         ({"training": {"steps": -1}}, "training.steps is -1; it must be at least 0"),
         ({"training": {"epochs": 0}}, "training.epochs is 0; it must be at least 1"),

@@ -74,8 +74,9 @@ class PlanGuard(TrainerCallback):
     """Notes in every checkpoint which sequences the steps of a `PlannedDataset` have trained, and refuses to go on from
     one that has trained others: the Trainer would pass over as many steps, whatever they hold.
 
-    Other ranks, another accumulation per rank and more epochs behind are the same plan. Raises ValueError before the
-    first step; the checkpoint stays.
+    Other ranks, another accumulation per rank and more epochs behind are the same plan. A schedule of weightings is
+    refused where the Trainer makes another number of steps than the plans have. Raises ValueError before the first
+    step; the checkpoint stays.
     """
 
     KEY = "longalign_plan"
@@ -84,7 +85,13 @@ class PlanGuard(TrainerCallback):
         self.dataset = dataset
 
     def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
-        self.trained, self.ahead = "", cycle(range(len(self.dataset.steps)))
+        steps = len(self.dataset.steps)
+        if len(self.dataset.stages) > 1 and state.max_steps != steps:
+            raise ValueError(
+                f"the weighting is a schedule over {steps:,} steps, and the Trainer makes {state.max_steps:,}: make a "
+                "plan for each epoch and set num_train_epochs to 1; where max_steps ends it, give PlannedDataset steps"
+            )
+        self.trained, self.ahead = "", cycle(range(steps))
         for number in islice(self.ahead, state.global_step):
             self._count(number)
         if state.global_step and self.KEY not in state.stateful_callbacks and state.is_world_process_zero:
