@@ -76,9 +76,8 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     print(*preflight(model, sequences=sequences, arguments=args, plans=plans), sep="\n")  # refuses what is not exact
     planned = PlannedDataset(sequences, plans)
     trainer = PackedTrainer(
-        model, args, train_dataset=planned, callbacks=[PlanGuard(planned)],  # refuses other plans' checkpoints
-        eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size),
-        data_collator=PackedCollator(pad_token_id))  # fmt: skip
+        model, args, train_dataset=planned, callbacks=[PlanGuard(planned)], data_collator=PackedCollator(pad_token_id),
+        eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size))  # fmt: skip
     # end of the recipe
     return trainer
 
