@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from accelerate import ParallelismConfig
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from longalign.recipe.batching import plan_naive, plan_packing
 from longalign.recipe.collators import PackedCollator
@@ -91,6 +91,15 @@ def test_a_checkpoint_that_says_nothing_of_its_plan_is_told(tmp_path, capsys):
     state.write_text(json.dumps(told))
     trained(tmp_path, planned(0), "checkpoint-2")
     assert "checkpoint of step 2 does not say which sequences it has trained" in capsys.readouterr().out
+
+
+def test_a_schedule_of_weightings_over_other_steps_than_the_trainers_is_refused(tmp_path):
+    sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    dataset = PlannedDataset(sequences, [plan_naive([2, 4, 3])], weighting=[(0, "token"), (0.5, "sequence")])
+    guard, state = PlanGuard(dataset), TrainerState(max_steps=6)
+    with pytest.raises(ValueError, match="a schedule over 3 steps, and the Trainer makes 6: make a plan for each epoch"):
+        guard.on_train_begin(settings(tmp_path), state, None)
+    guard.on_train_begin(settings(tmp_path), TrainerState(max_steps=3), None)
 
 
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):

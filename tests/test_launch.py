@@ -85,6 +85,8 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"training": {"capacity": 20}}, "over the capacity of 20"),
         ({"training": {"schedule": "constant"}}, "schedule constant has no warm-up, and warmup_ratio is 0.03"),
         ({"training": {"schedule": "warmup_stable_decay"}}, "training.schedule is 'warmup_stable_decay'; it is one of"),
+        ({"training": {"capacity": 24, "steps": 99}}, "training.steps is 99, and 1 epochs have "),
+        ({"training": {"group_size": 4}}, "training.group_size is for method sorted, not packing: leave it out"),
         ({"training": {"steps": -1}}, "training.steps is -1; it must be at least 0"),
         ({"training": {"epochs": 0}}, "training.epochs is 0; it must be at least 1"),
         ({"rope_type": "yarnn"}, "rope_type is 'yarnn'; it is default or yarn"),

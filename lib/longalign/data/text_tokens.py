@@ -68,16 +68,14 @@ def _of_dropped(tokenizer: Any) -> tuple[list[int] | None, dict[str, list[int]]]
 
 
 def lost_in(text: str, tokenizer: Any) -> str:
-    """The visible characters of a text, and the ends of its lines, that a tokenizer has no token for and writes nothing
-    for."""
+    """The visible characters of a text that a tokenizer has no token for and writes nothing for."""
     dropped, known = _of_dropped(tokenizer)
     if dropped is None:
         return ""
     text = _pattern(frozenset(tokenizer.get_added_vocab())).sub("", text)
     if new := sorted(set(text) - known.keys()):
         known.update(zip(new, tokenizer(new, add_special_tokens=False)["input_ids"], strict=True))
-    found = (character for character in text if character == "\n" or VISIBLE.match(character))
-    return "".join(character for character in found if known[character] == dropped)
+    return "".join(character for character in VISIBLE.findall(text) if known[character] == dropped)
 
 
 @dataclass(frozen=True)
