@@ -97,7 +97,7 @@ def test_a_schedule_of_weightings_over_other_steps_than_the_trainers_is_refused(
     sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
     dataset = PlannedDataset(sequences, [plan_naive([2, 4, 3])], weighting=[(0, "token"), (0.5, "sequence")])
     guard, state = PlanGuard(dataset), TrainerState(max_steps=6)
-    with pytest.raises(ValueError, match="a schedule over 3 steps, and the Trainer makes 6: make a plan for each epoch"):
+    with pytest.raises(ValueError, match="over 3 steps, and the Trainer makes 6: make a plan for each epoch"):
         guard.on_train_begin(settings(tmp_path), state, None)
     guard.on_train_begin(settings(tmp_path), TrainerState(max_steps=3), None)
 
