@@ -432,6 +432,15 @@ def test_an_instruction_before_a_document_is_cut_last(behind, slow):
         assert (instruction in text) == (room > 0)
 
 
+def test_a_cut_that_may_be_of_an_instruction_is_counted():
+    tokenizer = byte_tokenizer(PLAIN)
+    long, short = f"Sum this up.\n\n{DOCUMENT}\n\n{QUESTION}", "and the next one " * 40
+    for said, doubtful in ((long, 0), ("so " * 999, 1), (short, 1), (QUESTION * 9 + "\n\n" + DOCUMENT * 9, 0)):
+        whole = encode([user(said), assistant("no.")], tokenizer)
+        cut = encode([user(said), assistant("no.")], tokenizer, max_length=len(whole.input_ids) - 50)
+        assert (whole.doubtful, cut.truncated, cut.doubtful) == (0, 50, doubtful), said[:20]
+
+
 @pytest.mark.parametrize("chat_format", ["template", "llama"])
 def test_documents_in_the_system_message_and_in_several_turns_are_cut(chat_format):
     tokenizer = byte_tokenizer(PLAIN)

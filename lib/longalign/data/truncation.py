@@ -69,13 +69,14 @@ def opening(content: str) -> int:
 @dataclass(frozen=True)
 class Hole:
     """The tokens of a message from `start` to `end`, of which `lead` at the start and `rest` at the end are kept, and
-    `first` at the start where there is room."""
+    `first` at the start where there is room; `doubtful` says that all of it may be an instruction."""
 
     start: int
     end: int
     lead: int
     first: int
     rest: int
+    doubtful: bool = False
 
     @property
     def most(self) -> int:
@@ -90,36 +91,44 @@ class Hole:
         return slice(self.start + kept - tail, self.end - tail)
 
 
-def fit(chat: Chat, max_length: int | None) -> tuple[Tokens, int]:
-    """The tokens of a conversation, at most `max_length`, and how many were taken out of its documents.
+def fit(chat: Chat, max_length: int | None) -> tuple[Tokens, int, bool]:
+    """The tokens of a conversation, at most `max_length`, how many were taken out of its documents, and whether these
+    may be of an instruction.
 
     Raises DataError for "no room for its answer", and as `longalign.data.conversation.tokenize` does.
     """
     tokens = tokenize(chat)
     if max_length is None or len(tokens.ids) <= max_length:
-        return tokens, 0
+        return tokens, 0, False
     found, text = documents(chat.messages), tokens.text
     for count in range(1, len(found) + 1):
         places = [_place(chat, index, text) for index in found[:count]]
         if not has_offsets(chat.tokenizer):
             tokens = tokenize(chat, cuts=[edge for start, end, *_ in places for edge in (start, end)])
-        holes = [_hole(chat, place, text, tokens) for place in places]
+        contents = [chat.messages[index]["content"] for index in found[:count]]
+        doubts = [len(said) <= QUESTION or not opening(said) and question_in(said)[1] == len(said) for said in contents]
+        holes = [_hole(chat, *pair, text, tokens) for pair in zip(places, doubts, strict=True)]
         excess = max(0, len(tokens.ids) - max_length)
         if sum(hole.most for hole in holes) >= excess:
-            return _without(tokens, holes, excess), excess
+            kept, doubtful = _kept(tokens, holes, excess)
+            fewer = (tokens.ids[kept], tokens.targets[kept], tokens.starts[kept])
+            return Tokens(tokens.text, *fewer, tokens.lost), excess, doubtful
     needed = len(tokens.ids) - sum(hole.most for hole in holes)
     detail = f"{len(tokens.ids)} tokens, {needed} with the document cut to the least, {max_length} are allowed"
     raise DataError("no room for its answer", detail, field="messages")
 
 
-def _without(tokens: Tokens, holes: Sequence[Hole], excess: int) -> Tokens:
-    """The longest document gives what it can, then the next."""
-    kept = np.ones(len(tokens.ids), dtype=bool)
+def _kept(tokens: Tokens, holes: Sequence[Hole], excess: int) -> tuple[np.ndarray, bool]:
+    """Which tokens stay, and whether one of an instruction may be gone: the longest document gives what it can, then
+    the next."""
+    kept, doubtful = np.ones(len(tokens.ids), dtype=bool), False
     for hole in holes:
         taken = min(hole.most, excess)
-        kept[hole.cut(taken)] = False
+        out = hole.cut(taken)
+        kept[out] = False
+        doubtful |= taken > 0 and (hole.doubtful or out.start < hole.start + hole.first)
         excess -= taken
-    return Tokens(tokens.text, tokens.ids[kept], tokens.targets[kept], tokens.starts[kept], tokens.lost)
+    return kept, doubtful
 
 
 def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int, int]:
@@ -142,13 +151,13 @@ def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int, int]:
     return start, end, *kept, max(start, question - behind) if question >= 0 else end
 
 
-def _hole(chat: Chat, place: tuple[int, int, int, int, int], text: str, tokens: Tokens) -> Hole:
+def _hole(chat: Chat, place: tuple[int, int, int, int, int], doubtful: bool, text: str, tokens: Tokens) -> Hole:
     start, end, lead, first, rest = place
     begin, behind = (int(edge) for edge in np.searchsorted(tokens.starts, (start, end)))
     if has_offsets(chat.tokenizer):
         ahead = [int(np.searchsorted(tokens.starts, edge)) - begin if edge > start else 0 for edge in (lead, first)]
         since = int(np.searchsorted(tokens.starts, rest, side="right")) - 1 if rest < end else behind
-        return Hole(begin, behind, *ahead, behind - max(begin, since))
+        return Hole(begin, behind, *ahead, behind - max(begin, since), doubtful)
     parts = ((start, lead), (start, first), (rest, end))
     kept = [len(tokens_of(text[a:b], chat.tokenizer)[0]) + 1 if b > a else 0 for a, b in parts]
-    return Hole(begin, behind, *(min(number, behind - begin) for number in kept))
+    return Hole(begin, behind, *(min(number, behind - begin) for number in kept), doubtful)
