@@ -62,7 +62,8 @@ def opening(content: str) -> int:
     >>> opening("Sum this up: " + "so " * 999), opening("Sum this up.\\n" + "so " * 999)
     (0, 13)
     """
-    found = next(filter(None, (break_.search(content) for break_ in _BREAKS)), None)
+    begin = len(content) - len(content.lstrip())
+    found = next(filter(None, (break_.search(content, begin) for break_ in _BREAKS)), None)
     return found.end() if found and found.end() <= QUESTION else 0
 
 
