@@ -63,8 +63,8 @@ def opening(content: str) -> int:
     (0, 13)
     """
     begin = len(content) - len(content.lstrip())
-    found = next(filter(None, (break_.search(content, begin) for break_ in _BREAKS)), None)
-    return found.end() if found and found.end() <= QUESTION else 0
+    ends = (found.end() for break_ in _BREAKS if (found := break_.search(content, begin)))
+    return next((end for end in ends if end <= QUESTION), 0)
 
 
 @dataclass(frozen=True)
