@@ -107,7 +107,7 @@ def fit(chat: Chat, max_length: int | None) -> tuple[Tokens, int, bool]:
         if not has_offsets(chat.tokenizer):
             tokens = tokenize(chat, cuts=[edge for start, end, *_ in places for edge in (start, end)])
         contents = [chat.messages[index]["content"] for index in found[:count]]
-        doubts = [len(said) <= QUESTION or not opening(said) and question_in(said)[1] == len(said) for said in contents]
+        doubts = [len(said) <= QUESTION or not opening(said) for said in contents]
         holes = [_hole(chat, *pair, text, tokens) for pair in zip(places, doubts, strict=True)]
         excess = max(0, len(tokens.ids) - max_length)
         if sum(hole.most for hole in holes) >= excess:
