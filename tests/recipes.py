@@ -47,6 +47,7 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     from longalign import (
         EvaluationDataset,
         PackedCollator,
+        PlanGuard,
         PlannedDataset,
         measure,
         plan_packing,
@@ -73,10 +74,10 @@ def trainer_recipe(model, sequences, held_out, settings, pad_token_id=0):
     plans = [plan_packing(lengths, target_counts=target_counts, capacity=CAPACITY, epoch=epoch,
                           ranks=args.world_size, accumulation=ACCUMULATION) for epoch in range(2)]  # fmt: skip
     print(*preflight(model, sequences=sequences, arguments=args, plans=plans), sep="\n")  # refuses what is not exact
+    planned = PlannedDataset(sequences, plans)
     trainer = PackedTrainer(
-        model, args, train_dataset=PlannedDataset(sequences, plans),
-        eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size),
-        data_collator=PackedCollator(pad_token_id))  # fmt: skip
+        model, args, train_dataset=planned, callbacks=[PlanGuard(planned)], data_collator=PackedCollator(pad_token_id),
+        eval_dataset=EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size))  # fmt: skip
     # end of the recipe
     return trainer
 
@@ -89,6 +90,7 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
     from longalign import (
         EvaluationDataset,
         PackedCollator,
+        PlanGuard,
         PlannedDataset,
         measure,
         plan_packing,
@@ -121,7 +123,7 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
                for part, planned in parts.items()}  # fmt: skip
     collate = PackedCollator(tokenizer.pad_token_id)
     trainer = PackedSFTTrainer(
-        model, args, processing_class=tokenizer,
+        model, args, processing_class=tokenizer, callbacks=[PlanGuard(parts["train"])],
         train_dataset=numbers["train"], eval_dataset=numbers["eval"],  # TRL takes no other dataset
         data_collator=lambda rows: collate([parts[row["part"]][row["micro_batch"]] for row in rows]))  # fmt: skip
     # end of the recipe

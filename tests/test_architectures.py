@@ -155,6 +155,16 @@ def test_the_routers_auxiliary_loss_is_refused_and_the_advice_works(packed):
     assert why_no_loss(model) is None
 
 
+@pytest.mark.parametrize(("name", "setting", "causal"), [
+    ("bert", "is_decoder", True), ("xlnet", "is_decoder", True), ("gemma3_text", "use_bidirectional_attention", False),
+])  # fmt: skip
+def test_a_model_that_sees_what_it_is_to_predict_is_refused_by_its_setting(name, setting, causal):
+    model = small.build(name, **{setting: not causal})
+    with pytest.raises(ValueError, match=f"{type(model).__name__} sees the tokens.*; set {setting} to {causal}"):
+        weighted_loss(model, batch_of(9, packed=False))
+    assert why_no_loss(small.build(name, **{setting: causal})) is None
+
+
 def test_a_pack_of_one_sequence_passes_a_recurrence_and_of_two_is_refused_by_class():
     model = ours("mamba2")
     weighted_loss(model, batch_of(9, packed=True))

@@ -6,13 +6,16 @@ import re
 import pytest
 import torch
 from accelerate import ParallelismConfig
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
-from longalign.recipe.batching import plan_packing
+from longalign.recipe.batching import plan_naive, plan_packing
 from longalign.recipe.collators import PackedCollator
+from longalign.recipe.dataset import PlannedDataset
 from longalign.recipe.loss import weighted_loss
 from longalign.train import arguments
+from longalign.train.callbacks import PlanGuard
 from longalign.train.models import new_model
+from longalign.train.plan_trainer import PlanTrainer
 from longalign.train.preflight import preflight
 
 PLANS = [plan_packing([2, 4, 3], capacity=9, accumulation=2)]
@@ -58,15 +61,45 @@ def test_plans_of_several_epochs_are_trained_once(tmp_path):
     arguments.check(settings(tmp_path, num_train_epochs=default), PLANS)
 
 
-@pytest.mark.parametrize(("steps", "told"), [(2, 0), (5, 1)])
-def test_a_checkpoint_of_other_plans_is_told_before_the_trainer_goes_on_from_it(tmp_path, steps, told):
-    (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(json.dumps({"max_steps": steps, "global_step": 1}))
+def trained(folder, planned, resume=None):
     model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)
-    notes = preflight(model, arguments=settings(tmp_path), plans=PLANS * 2)
-    assert len(notes) == told
-    for note in notes:
-        assert "checkpoint-1 is of a training of 5 steps, and this one has 2: if you go on from it, the first 1" in note
+    trainer = PlanTrainer(model, args=settings(folder, gradient_accumulation_steps=1, save_steps=1, disable_tqdm=True),
+                          dataset=planned, collator=PackedCollator(0))  # fmt: skip
+    trainer.add_callback(PlanGuard(planned))
+    trainer.train(resume_from_checkpoint=resume and str(folder / resume))
+    return trainer.state
+
+
+def planned(*seeds, token=7):
+    sequences = [{"input_ids": [token] * n, "labels": [token] * n} for n in (2, 4, 3)]
+    return PlannedDataset(sequences, [plan_naive([2, 4, 3], seed=seed) for seed in seeds])
+
+
+def test_a_checkpoint_of_another_plan_or_of_other_data_is_refused_and_kept(tmp_path):
+    trained(tmp_path, planned(0))
+    for other in (planned(1), planned(0, token=8)):
+        with pytest.raises(ValueError, match="step 2 has trained other sequences than the first 2 steps of this plan"):
+            trained(tmp_path, other, "checkpoint-2")
+    assert trained(tmp_path, planned(0, 1), "checkpoint-3").global_step == 6, "with another epoch it goes on"
+
+
+def test_a_checkpoint_that_says_nothing_of_its_plan_is_told(tmp_path, capsys):
+    trained(tmp_path, planned(0))
+    state = tmp_path / "checkpoint-2" / "trainer_state.json"
+    told = json.loads(state.read_text())
+    del told["stateful_callbacks"][PlanGuard.KEY]
+    state.write_text(json.dumps(told))
+    trained(tmp_path, planned(0), "checkpoint-2")
+    assert "checkpoint of step 2 does not say which sequences it has trained" in capsys.readouterr().out
+
+
+def test_a_schedule_of_weightings_over_other_steps_than_the_trainers_is_refused(tmp_path):
+    sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    dataset = PlannedDataset(sequences, [plan_naive([2, 4, 3])], weighting=[(0, "token"), (0.5, "sequence")])
+    guard, state = PlanGuard(dataset), TrainerState(max_steps=6)
+    with pytest.raises(ValueError, match="over 3 steps, and the Trainer makes 6: make a plan for each epoch"):
+        guard.on_train_begin(settings(tmp_path), state, None)
+    guard.on_train_begin(settings(tmp_path), TrainerState(max_steps=3), None)
 
 
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):

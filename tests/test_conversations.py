@@ -419,6 +419,28 @@ def test_the_question_stays_whole_at_every_length_that_has_room_for_it(chat_form
         encode(messages, tokenizer, chat_format=chat_format, max_length=least)
 
 
+@pytest.mark.parametrize("slow", [False, True], ids=["offsets", "slow"])
+@pytest.mark.parametrize("behind", ["\n\n", "\n"], ids=["paragraph", "line"])
+def test_an_instruction_before_a_document_is_cut_last(behind, slow):
+    fast, instruction = byte_tokenizer(PLAIN), QUESTION[:-1] + ", and the next one " * 20 + "in English?"
+    tokenizer = WithoutOffsets(fast) if slow else fast
+    rest = len(encode([user(instruction + behind + QUESTION), assistant("no.")], fast).input_ids)
+    said = f"{instruction}{behind}{DOCUMENT.replace('. ', behind)}{behind}{QUESTION}"
+    for room in (-40, 24, 99):
+        text = fast.decode(encode([user(said), assistant("no.")], tokenizer, max_length=rest + room).input_ids)
+        assert QUESTION in text and instruction[: len(instruction) - 80] in text
+        assert (instruction in text) == (room > 0)
+
+
+def test_a_cut_that_may_be_of_an_instruction_is_counted():
+    tokenizer = byte_tokenizer(PLAIN)
+    long, short = f"Sum this up.\n\n{DOCUMENT}\n\n{QUESTION}", "and the next one " * 40
+    for said, doubtful in ((long, 0), ("so " * 999, 1), (short, 1), (QUESTION * 9 + "\n\n" + DOCUMENT * 9, 0)):
+        whole = encode([user(said), assistant("no.")], tokenizer)
+        cut = encode([user(said), assistant("no.")], tokenizer, max_length=len(whole.input_ids) - 50)
+        assert (whole.doubtful, cut.truncated, cut.doubtful) == (0, 50, doubtful), said[:20]
+
+
 @pytest.mark.parametrize("chat_format", ["template", "llama"])
 def test_documents_in_the_system_message_and_in_several_turns_are_cut(chat_format):
     tokenizer = byte_tokenizer(PLAIN)

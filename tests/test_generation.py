@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from chat_tokenizers import PLAIN, byte_tokenizer
 from longalign.cli import main
 from longalign.clients.generation import end_tokens
 from longalign.clients.local_model import LocalModel
@@ -70,6 +72,16 @@ def text(ids):
     return WORDS.decode(ids, skip_special_tokens=True).strip()
 
 
+def test_an_answer_ends_where_the_chat_template_ends_it_in_training():
+    """A base model that was trained on conversations still names the end of a text in its settings."""
+    tokenizer = byte_tokenizer(PLAIN)
+    named = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=5))
+    ends = sorted([5, tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")])
+    assert end_tokens(named, tokenizer) == ends
+    tokenizer.chat_template = None
+    assert end_tokens(named, tokenizer) == sorted([5, tokenizer.eos_token_id])
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_an_answer_is_argmax_whatever_the_folder_asks_for_and_that_is_told(settings, asking, capsys):
     model = LocalModel(str(asking(**settings)))
@@ -106,12 +118,11 @@ def test_every_end_token_that_the_folder_names_ends_an_answer(asking):
     assert greedy(own, [prompt], end=end_tokens(own, WORDS), room=ROOM) == [until]
 
 
-def test_a_model_that_names_no_end_token_is_refused(plain):
-    class Without:
-        generation_config, eos_token_id = None, None
-
+def test_a_model_that_names_no_end_token_is_refused():
+    tokenizer = byte_tokenizer(None)
+    tokenizer.eos_token = None
     with pytest.raises(ValueError, match="names a token that ends an answer"):
-        end_tokens(Without, Without)
+        end_tokens(SimpleNamespace(generation_config=None), tokenizer)
 
 
 @pytest.mark.parametrize("benchmark", ["longbench-chat", "mt-bench", "short"])

@@ -67,6 +67,17 @@ def test_a_model_that_is_trained_exactly_passes_and_nothing_of_it_changes(kind, 
     assert not tried.get_input_embeddings()._forward_hooks
 
 
+def test_a_folder_whose_own_code_is_not_run_is_told(tmp_path):
+    """transformers takes its own class of that name, without a word."""
+    own = model("llama")
+    assert preflight.look(own, "packing") == ([], 0)
+    own.config.auto_map = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    own.save_pretrained(tmp_path)
+    notes, _ = preflight.look(load_model(tmp_path), "packing")
+    assert notes == [f"{tmp_path} comes with code of its own (modeling_own.OwnForCausalLM), which is not run: this is "
+                     "transformers' LlamaForCausalLM"]  # fmt: skip
+
+
 def leaking(query, key, value, cu_seqlens, max_seqlen, **options):
     whole = cu_seqlens[[0, -1]]
     return plain(query, key, value, whole, int(whole[1]), **options)

@@ -25,6 +25,7 @@ _MODULES = {
     "data.chat": "encode",
     "data.tokenize_files": "tokenize_jsonl",
     "train.preflight": "preflight",
+    "train.callbacks": "PlanGuard",
     "train.plan_trainer": "PlanTrainer",
     "train.config": "TrainingConfig",
 }

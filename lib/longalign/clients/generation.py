@@ -8,6 +8,9 @@ of a model (`longalign.common.provenance.hash_model`) counts the file.
 import sys
 from typing import Any
 
+from longalign.common.array_types import IGNORE_INDEX
+from longalign.data.chat import encode
+
 USED = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 OF_NO_EFFECT = (
     "transformers_version", "_from_model_config", "use_cache", "cache_", "max_cache_len", "output_", "return_dict",
@@ -16,7 +19,8 @@ OF_NO_EFFECT = (
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """The ids of the tokens that end an answer, ascending: those of the model's settings, and the tokenizer's own.
+    """The ids of the tokens that end an answer, ascending: those of the model's settings, the tokenizer's own, and the
+    one that its chat template writes behind an answer, with which training teaches to end.
 
     Raises ValueError where neither names one.
     """
@@ -24,11 +28,19 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     several = [told] if isinstance(told, int | str) else list(told or [])
     if wrong := [token for token in several if type(token) is not int]:
         raise ValueError(f"generation_config.json: eos_token_id holds {wrong[0]!a:.40}, which is no token's number")
-    found = sorted({*several, tokenizer.eos_token_id} - {None})
+    found = sorted({*several, tokenizer.eos_token_id, _behind_an_answer(tokenizer)} - {None})
     if not found:
         raise ValueError("neither the model nor its tokenizer names a token that ends an answer: set eos_token_id in "
                          "generation_config.json")  # fmt: skip
     return found
+
+
+def _behind_an_answer(tokenizer: Any) -> int | None:
+    try:
+        said = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer)
+    except ValueError:  # it has no template, or one in which answers are not found
+        return None
+    return int(said.labels[said.labels != IGNORE_INDEX][-1])
 
 
 def ignored(model: Any) -> dict[str, Any]:

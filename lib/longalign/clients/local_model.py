@@ -23,6 +23,7 @@ from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
 from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
+from longalign.recipe.architectures import unrun_code, why_not_causal
 from longalign.train import saved
 from longalign.train.models import device
 
@@ -59,6 +60,8 @@ class LocalModel:
         if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
             print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
                   "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
+        for told in filter(None, (unrun_code(loaded), why_not_causal(loaded))):
+            print(f"longalign: {told}", file=sys.stderr, flush=True)
         self.ends = end_tokens(loaded, self.tokenizer)
         tell_ignored(loaded)
         self.model = self._identity()

@@ -75,10 +75,10 @@ def encode(
     ([8, 10, 9], [3, 3, 3])
     """
     chat = _chat(check_messages(messages), tokenizer, tools, chat_format)
-    tokens, removed = fit(chat, max_length)
+    tokens, removed, doubtful = fit(chat, max_length)
     labels = np.where(tokens.targets, tokens.ids, np.int32(IGNORE_INDEX))
     masked = sum(m["role"] == "assistant" and not is_target(m) for m in chat.messages)
-    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text), tokens.lost)
+    return Encoded(tokens.ids, labels, removed, masked, shortened(chat, tokens.text), int(doubtful), tokens.lost)
 
 
 def encode_prompt(

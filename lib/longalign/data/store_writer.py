@@ -22,7 +22,7 @@ from longalign.common.provenance import file_sha256
 from longalign.data.jsonl import DataError, Line
 
 CONTENT = ("tokens.bin", "targets.bin", "offsets.npy")  # what the store's sha256 covers
-NUMBERS = ("truncated_sequences", "truncated_tokens", "masked_answers", "shortened_messages")
+NUMBERS = ("truncated_sequences", "truncated_tokens", "masked_answers", "shortened_messages", "doubtful_cuts")
 COUNTERS = {"lost_characters": "lost", "unread_keys": "unread"}  # of the manifest, by the field of `Encoded`
 VERSION = 1
 
@@ -31,8 +31,9 @@ VERSION = 1
 class Encoded:
     """One sequence: `input_ids` and `labels` int32 [T] (input_ids[t] or IGNORE_INDEX, not shifted), tokens removed.
 
-    `masked` counts answers that are no targets, `shortened` messages of which the template writes only a part; `lost`
-    are the characters that the tokenizer has no token for, `unread` the keys of the sample that nothing reads.
+    `masked` counts answers that are no targets, `shortened` messages of which the template writes only a part;
+    `doubtful` is 1 where what was removed may be words of an instruction; `lost` are the characters that the tokenizer
+    has no token for, `unread` the keys of the sample that nothing reads.
     """
 
     input_ids: np.ndarray
@@ -40,6 +41,7 @@ class Encoded:
     truncated: int = 0
     masked: int = 0
     shortened: int = 0
+    doubtful: int = 0
     lost: str = ""
     unread: tuple[str, ...] = ()
 
@@ -102,9 +104,9 @@ class StoreWriter:
         self.offsets.append(self.tokens + len(ids))
         self.counts.append(target_count(labels))
         self.lines.extend((line, offset))
-        found = (int(sequence.truncated > 0), int(sequence.truncated), int(sequence.masked), int(sequence.shortened))
+        found = (sequence.truncated > 0, sequence.truncated, sequence.masked, sequence.shortened, sequence.doubtful)
         told = {name: Counter(getattr(sequence, field)) for name, field in COUNTERS.items()}
-        self.count({**dict(zip(NUMBERS, found, strict=True)), **told})
+        self.count({**dict(zip(NUMBERS, map(int, found), strict=True)), **told})
 
     def count(self, told: Mapping[str, Any]) -> None:
         """Add what a manifest counts, as that of a part."""

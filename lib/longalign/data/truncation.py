@@ -4,7 +4,7 @@ A document is the longest message that is no answer: the user's, the system's, o
 does not suffice, the next longest is cut, too, down to those that may be questions.  LongAlign's form is a document
 with the question behind it (arXiv 2401.18058, 3.2); what follows the last blank line, or else the last line or
 sentence, is the question, and stays whole.  Where a long last paragraph shows that the document comes last, the first
-paragraph does.
+paragraph does.  Elsewhere what comes first, up to a break, may be an instruction, too, and is cut last.
 """
 
 import re
@@ -56,14 +56,28 @@ def question_in(content: str) -> tuple[int, int]:
     return lead, len(content)
 
 
+def opening(content: str) -> int:
+    """Up to where a message's first paragraph goes, or its first line or sentence: 0 where that is no instruction.
+
+    >>> opening("Sum this up: " + "so " * 999), opening("Sum this up.\\n" + "so " * 999)
+    (0, 13)
+    """
+    begin = len(content) - len(content.lstrip())
+    ends = (found.end() for break_ in _BREAKS if (found := break_.search(content, begin)))
+    return next((end for end in ends if end <= QUESTION), 0)
+
+
 @dataclass(frozen=True)
 class Hole:
-    """The tokens of a message from `start` to `end`, of which `lead` at the start and `rest` at the end are kept."""
+    """The tokens of a message from `start` to `end`, of which `lead` at the start and `rest` at the end are kept, and
+    `first` at the start where there is room; `doubtful` says that all of it may be an instruction."""
 
     start: int
     end: int
     lead: int
+    first: int
     rest: int
+    doubtful: bool = False
 
     @property
     def most(self) -> int:
@@ -74,43 +88,51 @@ class Hole:
     def cut(self, excess: int) -> slice:
         """Where to take out `excess` tokens: the middle, unless it reaches into what is kept."""
         kept = self.end - self.start - excess
-        tail = min(max(kept // 2, self.rest), kept - self.lead)
+        tail = min(max(kept // 2, self.rest), kept - max(self.lead, min(self.first, kept - self.rest)))
         return slice(self.start + kept - tail, self.end - tail)
 
 
-def fit(chat: Chat, max_length: int | None) -> tuple[Tokens, int]:
-    """The tokens of a conversation, at most `max_length`, and how many were taken out of its documents.
+def fit(chat: Chat, max_length: int | None) -> tuple[Tokens, int, bool]:
+    """The tokens of a conversation, at most `max_length`, how many were taken out of its documents, and whether these
+    may be of an instruction.
 
     Raises DataError for "no room for its answer", and as `longalign.data.conversation.tokenize` does.
     """
     tokens = tokenize(chat)
     if max_length is None or len(tokens.ids) <= max_length:
-        return tokens, 0
+        return tokens, 0, False
     found, text = documents(chat.messages), tokens.text
     for count in range(1, len(found) + 1):
         places = [_place(chat, index, text) for index in found[:count]]
         if not has_offsets(chat.tokenizer):
             tokens = tokenize(chat, cuts=[edge for start, end, *_ in places for edge in (start, end)])
-        holes = [_hole(chat, place, text, tokens) for place in places]
+        contents = [chat.messages[index]["content"] for index in found[:count]]
+        doubts = [len(said) <= QUESTION or not opening(said) for said in contents]
+        holes = [_hole(chat, *pair, text, tokens) for pair in zip(places, doubts, strict=True)]
         excess = max(0, len(tokens.ids) - max_length)
         if sum(hole.most for hole in holes) >= excess:
-            return _without(tokens, holes, excess), excess
+            kept, doubtful = _kept(tokens, holes, excess)
+            fewer = (tokens.ids[kept], tokens.targets[kept], tokens.starts[kept])
+            return Tokens(tokens.text, *fewer, tokens.lost), excess, doubtful
     needed = len(tokens.ids) - sum(hole.most for hole in holes)
     detail = f"{len(tokens.ids)} tokens, {needed} with the document cut to the least, {max_length} are allowed"
     raise DataError("no room for its answer", detail, field="messages")
 
 
-def _without(tokens: Tokens, holes: Sequence[Hole], excess: int) -> Tokens:
-    """The longest document gives what it can, then the next."""
-    kept = np.ones(len(tokens.ids), dtype=bool)
+def _kept(tokens: Tokens, holes: Sequence[Hole], excess: int) -> tuple[np.ndarray, bool]:
+    """Which tokens stay, and whether one of an instruction may be gone: the longest document gives what it can, then
+    the next."""
+    kept, doubtful = np.ones(len(tokens.ids), dtype=bool), False
     for hole in holes:
         taken = min(hole.most, excess)
-        kept[hole.cut(taken)] = False
+        out = hole.cut(taken)
+        kept[out] = False
+        doubtful |= taken > 0 and (hole.doubtful or out.start < hole.start + hole.first)
         excess -= taken
-    return Tokens(tokens.text, tokens.ids[kept], tokens.targets[kept], tokens.starts[kept], tokens.lost)
+    return kept, doubtful
 
 
-def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int]:
+def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int, int]:
     """Where a message stands in the rendered text, found by rendering a stand-in in its place; what is kept of it."""
     message = chat.messages[index]
     before, found, after = chat.having(index, {**message, "content": STAND_IN}).text().partition(STAND_IN)
@@ -119,19 +141,24 @@ def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int]:
     start, end = len(before), len(text) - len(after)
     content = message["content"]
     lead, rest = question_in(content)
-    first, last = content[:lead].strip(), content[rest:].strip()
-    at = text.find(first, start, end) if first else -1
+    kept = []
+    for edge in (lead, opening(content)):
+        part = content[:edge].strip()
+        at = text.find(part, start, end) if part else -1
+        kept.append(at + len(part) if at >= 0 else start)
+    last = content[rest:].strip()
     question = text.rfind(last, start, end) if last else -1
     behind = len(content[rest:]) - len(content[rest:].lstrip())
-    return start, end, at + len(first) if at >= 0 else start, max(start, question - behind) if question >= 0 else end
+    return start, end, *kept, max(start, question - behind) if question >= 0 else end
 
 
-def _hole(chat: Chat, place: tuple[int, int, int, int], text: str, tokens: Tokens) -> Hole:
-    start, end, lead, rest = place
-    first, behind = (int(edge) for edge in np.searchsorted(tokens.starts, (start, end)))
+def _hole(chat: Chat, place: tuple[int, int, int, int, int], doubtful: bool, text: str, tokens: Tokens) -> Hole:
+    start, end, lead, first, rest = place
+    begin, behind = (int(edge) for edge in np.searchsorted(tokens.starts, (start, end)))
     if has_offsets(chat.tokenizer):
-        to = int(np.searchsorted(tokens.starts, lead)) if lead > start else first
+        ahead = [int(np.searchsorted(tokens.starts, edge)) - begin if edge > start else 0 for edge in (lead, first)]
         since = int(np.searchsorted(tokens.starts, rest, side="right")) - 1 if rest < end else behind
-        return Hole(first, behind, to - first, behind - max(first, since))
-    kept = [len(tokens_of(text[a:b], chat.tokenizer)[0]) + 1 if b > a else 0 for a, b in ((start, lead), (rest, end))]
-    return Hole(first, behind, *(min(number, behind - first) for number in kept))
+        return Hole(begin, behind, *ahead, behind - max(begin, since), doubtful)
+    parts = ((start, lead), (start, first), (rest, end))
+    kept = [len(tokens_of(text[a:b], chat.tokenizer)[0]) + 1 if b > a else 0 for a, b in parts]
+    return Hole(begin, behind, *(min(number, behind - begin) for number in kept), doubtful)

@@ -18,6 +18,8 @@ OF_THE_LONGEST = ("dynamic", "longrope")
 """RoPE types whose frequencies depend on the longest position of a row."""
 OF_THE_ROUTER = ("aux_loss_coef", "router_aux_loss_coef")
 """Where configurations say how much of the router's auxiliary loss is added."""
+TWO_WAYS = (("is_decoder", True), ("use_bidirectional_attention", False))
+"""Settings of models that can look both ways, and what they are where these look back only."""
 RECURRENT = re.compile(
     "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
 )
@@ -131,8 +133,20 @@ def _of_text(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
+def why_not_causal(model: nn.Module) -> str | None:
+    """Why the model's loss would say nothing about the next token."""
+    config = _of_text(getattr(model, "config", None))
+    for setting, wanted in TWO_WAYS:
+        if (given := getattr(config, setting, wanted)) in (not wanted, "all"):
+            told = f"{type(model).__name__} sees the tokens that it is to predict ({setting}: {given})"
+            return f"{told}; set {setting} to {wanted} in its config, or take a causal model"
+    return None
+
+
 def why_no_loss(model: nn.Module) -> str | None:
-    """Why the model's own loss is more than cross entropy."""
+    """Why the model's loss is none of the next token, or more than cross entropy."""
+    if reason := why_not_causal(model):
+        return reason
     config = _of_text(getattr(model, "config", None))
     name = next((name for name in OF_THE_ROUTER if getattr(config, name, 0)), None)
     if not name or not getattr(config, "output_router_logits", False):
@@ -141,6 +155,16 @@ def why_no_loss(model: nn.Module) -> str | None:
     told = f"{type(model).__name__} adds the router's auxiliary loss {told}, which is taken over all tokens"
     told += " of a micro-batch and so depends on which sequences share it"
     return f"{told}; set output_router_logits: false in its config.json"
+
+
+def unrun_code(model: nn.Module) -> str | None:
+    """A line where a model's folder names code of its own, and transformers' class of that name was taken instead."""
+    config = getattr(model, "config", None)
+    named = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
+    if not named or (kind := _of_transformers(model)) is None:
+        return None
+    return (f"{config.name_or_path} comes with code of its own ({named}), which is not run: this is transformers' "
+            f"{kind.__name__}")  # fmt: skip
 
 
 _looked_at: WeakKeyDictionary[nn.Module, tuple[str | None, str | None]] = WeakKeyDictionary()

@@ -120,8 +120,8 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
             raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
         self.sequences, self.rank = sequences, rank
         self.steps = [(plan, step) for plan in plans for step in plan.steps][: steps or None]
-        self._stages = stages(weighting)
-        if len(self._stages) > 1 and (exponent or local_gpus is not None):
+        self.stages = stages(weighting)
+        if len(self.stages) > 1 and (exponent or local_gpus is not None):
             raise ValueError("exponent and local_gpus belong to one weighting; leave them out for a schedule")
         self._weights = partial(step_weights, exponent=exponent, local_gpus=local_gpus)
         self._latest: tuple[int, dict[int, float]] | None = None
@@ -151,7 +151,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         plan, step = self.steps[number]
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:
-            weighting = [name for share, name in self._stages if number / len(self.steps) >= share][-1]
+            weighting = [name for share, name in self.stages if number / len(self.steps) >= share][-1]
             self._latest = number, self._weights(plan, step, weighting=weighting)
         return [self._feature(plan, i, self._latest[1][i]) for row in step.micro_batches[rank][micro_step] for i in row]
 

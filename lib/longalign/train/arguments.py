@@ -1,17 +1,11 @@
 """Settings of a Trainer, transformers' or TRL's, under which it would not do what a plan and its weights say."""
 
-import json
-import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from longalign.recipe.batching import Plan
 
@@ -68,23 +62,6 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         ):
             if planned != given:
                 raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
-
-
-def resumed(arguments: Any, plans: Sequence[Plan]) -> list[str]:
-    """A line where the newest checkpoint in the Trainer's folder is of a training with another number of steps: going
-    on from it passes over as many steps of the plans as it counts, whatever sequences it has trained."""
-    folder = getattr(arguments, "output_dir", None)
-    newest = get_last_checkpoint(folder) if plans and folder and os.path.isdir(folder) else None
-    if newest is None or not (state := Path(newest) / TRAINER_STATE_NAME).is_file():
-        return []
-    then = json.loads(state.read_text())
-    steps = math.ceil(arguments.num_train_epochs * sum(len(plan.steps) for plan in plans))
-    steps = arguments.max_steps if arguments.max_steps > 0 else steps
-    return [
-        f"{newest} is of a training of {then['max_steps']:,} steps, and this one has {steps:,}: if you go on from it, "
-        f"the first {then['global_step']:,} steps of these plans are passed over, which is right only where they hold "
-        "the same sequences as those that it has trained"
-    ] if then["max_steps"] != steps else []  # fmt: skip
 
 
 def lost_steps(model: nn.Module, arguments: Any) -> list[str]:

@@ -2,17 +2,21 @@
 has lost its way.
 """
 
+import hashlib
 import json
 import math
 import time
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback
 
 from longalign.common import paths, provenance
 from longalign.recipe.batching import Step
+from longalign.recipe.dataset import PlannedDataset
 from longalign.train import checkpoints, preflight
 from longalign.train.events import read_events
 
@@ -64,6 +68,54 @@ class Preflight(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
         for count in self.shared_by:
             preflight.prove(model, self.method, longest=self.longest, sequence_parallel=count)
+
+
+class PlanGuard(TrainerCallback):
+    """Notes in every checkpoint which sequences the steps of a `PlannedDataset` have trained, and refuses to go on from
+    one that has trained others: the Trainer would pass over as many steps, whatever they hold.
+
+    Other ranks, another accumulation per rank and more epochs behind are the same plan. A schedule of weightings is
+    refused where the Trainer makes another number of steps than the plans have. Raises ValueError before the first
+    step; the checkpoint stays.
+    """
+
+    KEY = "longalign_plan"
+
+    def __init__(self, dataset: PlannedDataset):
+        self.dataset = dataset
+
+    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        steps = len(self.dataset.steps)
+        if len(self.dataset.stages) > 1 and state.max_steps != steps:
+            raise ValueError(
+                f"the weighting is a schedule over {steps:,} steps, and the Trainer makes {state.max_steps:,}: make a "
+                "plan for each epoch and set num_train_epochs to 1; where max_steps ends it, give PlannedDataset steps"
+            )
+        self.trained, self.ahead = "", cycle(range(steps))
+        for number in islice(self.ahead, state.global_step):
+            self._count(number)
+        if state.global_step and self.KEY not in state.stateful_callbacks and state.is_world_process_zero:
+            print(f"the checkpoint of step {state.global_step} does not say which sequences it has trained; training "
+                  "goes on as if they were those of this plan")  # fmt: skip
+        if state.stateful_callbacks.get(self.KEY, self.trained) != self.trained:
+            raise ValueError(
+                f"the checkpoint of step {state.global_step} has trained other sequences than the first "
+                f"{state.global_step} steps of this plan: go on with the data and the plan of its start, or begin "
+                f"again in another folder than {args.output_dir}"
+            )
+
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+        self._count(next(self.ahead))
+        state.stateful_callbacks[self.KEY] = self.trained
+
+    def _count(self, number: int) -> None:
+        plan, step = self.dataset.steps[number]
+        digest = hashlib.sha256(self.trained.encode())
+        for index in sorted(step.sequences):
+            ids = self.dataset.sequences[index]["input_ids"]
+            some = np.asarray(ids[:: 1 + len(ids) // 64], dtype=np.int64)  # of which two sequences hardly share all
+            digest.update(np.int64([index, len(ids), plan.target_counts[index], *some]).tobytes())
+        self.trained = digest.hexdigest()
 
 
 class StopOnNonFinite(TrainerCallback):

@@ -6,7 +6,7 @@ from typing import Any
 from longalign.recipe.weights import stages
 
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
-"""Of the learning rate; "constant" alone has no warm-up."""
+"""Of the learning rate; "constant" alone has no warm-up, and is refused with one."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class TrainingSettings:
     exponent: float = 0.0
     packing_algorithm: str = "next_fit"
     checkpoint_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.schedule == "constant" and self.warmup_ratio:
+            raise ValueError(f"schedule constant has no warm-up, and warmup_ratio is {self.warmup_ratio}: set "
+                             "warmup_ratio to 0, or take constant_with_warmup")  # fmt: skip
 
     def shared(self) -> dict[str, Any]:
         """The fields of this class by name, also of a class that adds to them."""
@@ -72,5 +77,6 @@ class TrainingConfig(TrainingSettings):
     balance: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(stages(self.weighting)) > 1 and self.exponent:
             raise ValueError("exponent belongs to one weighting; leave it out for a schedule of several")

@@ -64,7 +64,11 @@ class Job:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
         cost = self.cost() if self.training.balance else LLAMA_2_7B
         engine = self.engine
-        return make_plans(store, self.training, ranks=engine.batches, cost=cost, barrier=engine.barrier, **engine.mixed)
+        made = make_plans(store, self.training, ranks=engine.batches, cost=cost, barrier=engine.barrier, **engine.mixed)
+        if self.training.steps > (most := sum(len(plan.steps) for plan in made)):
+            raise ValueError(f"training.steps is {self.training.steps:,}, and {self.training.epochs:,} epochs have "
+                             f"{most:,}: raise epochs, or lower steps")  # fmt: skip
+        return made
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -108,6 +112,8 @@ def _check_settings(training: TrainingConfig) -> None:
     """Raise ValueError for what the Trainer would refuse late, or read otherwise: steps: -1 leaves out the last."""
     if training.schedule not in SCHEDULES:
         raise ValueError(f"training.schedule is {training.schedule!r}; it is one of {', '.join(SCHEDULES)}")
+    if training.group_size and training.method != "sorted":
+        raise ValueError(f"training.group_size is for method sorted, not {training.method}: leave it out")
     for name, least in LEAST.items():
         if not (given := getattr(training, name)) >= least:
             raise ValueError(f"training.{name} is {given}; it must be at least {least}")

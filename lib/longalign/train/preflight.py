@@ -60,7 +60,7 @@ def preflight(
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
     if arguments is not None:
-        notes += [*trainer_arguments.lost_steps(model, arguments), *trainer_arguments.resumed(arguments, plans)]
+        notes += trainer_arguments.lost_steps(model, arguments)
     return notes
 
 
@@ -74,6 +74,7 @@ def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None
     reason = (architectures.why_not_packed if method == "packing" else architectures.why_not_padded)(model, longest)
     if reason := reason or architectures.why_no_loss(model):
         raise ValueError(reason)
+    notes += filter(None, [architectures.unrun_code(model)])
     return notes, longest
 
 

@@ -16,7 +16,7 @@ from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.cost import LLAMA_2_7B, SequenceCost
 from longalign.recipe.dataset import PlannedDataset
 from longalign.train import checkpoints, preflight
-from longalign.train.callbacks import EventLog, Preflight, Seal, Snapshots, StopOnNonFinite, StopOnWarning
+from longalign.train.callbacks import EventLog, PlanGuard, Preflight, Seal, Snapshots, StopOnNonFinite, StopOnWarning
 from longalign.train.config import TrainingConfig
 from longalign.train.models import sequence_cost
 from longalign.train.parallelism import (
@@ -127,6 +127,7 @@ def train(
     if args.world_size > 1:
         _agree(store.sha256, *(plan.order_hash() for plan in plans))  # and all go on from the same checkpoint
     trainer.add_callback(Preflight(config.method, longest, {1, sequence_parallel} if mixed else {sequence_parallel}))
+    trainer.add_callback(PlanGuard(dataset))
     trainer.add_callback(log)
     trainer.add_callback(StopOnNonFinite(steps))
     trainer.add_callback(Seal())

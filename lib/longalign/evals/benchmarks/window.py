@@ -10,7 +10,7 @@ from typing import Any
 from longalign.data.chat import encode_prompt
 from longalign.data.jsonl import DataError
 from longalign.data.text_tokens import has_offsets
-from longalign.data.truncation import Hole, documents, question_in
+from longalign.data.truncation import Hole, documents, opening, question_in
 
 TRIES = 5
 
@@ -49,7 +49,8 @@ def fit(
 
 def _hole(text: str, spans: Sequence[tuple[int, int]]) -> Hole:
     lead, rest = question_in(text)
-    return Hole(0, len(spans), sum(start < lead for start, _ in spans), sum(end > rest for _, end in spans))
+    ahead = (sum(start < edge for start, _ in spans) for edge in (lead, opening(text)))
+    return Hole(0, len(spans), *ahead, sum(end > rest for _, end in spans))
 
 
 def _spans(text: str, tokenizer: Any) -> list[tuple[int, int]]:
