@@ -78,5 +78,5 @@ class TrainingConfig(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(stages(self.weighting)) > 1 and self.exponent:
-            raise ValueError("exponent belongs to one weighting; leave it out for a schedule of several")
+        if [name for _, name in stages(self.weighting)] != ["sequence"] and self.exponent:
+            raise ValueError("exponent belongs to the weighting sequence alone; leave it out for another or several")

@@ -31,6 +31,7 @@ from longalign.data.store import TokenStore
 from longalign.recipe.batching import Plan
 from longalign.recipe.cost import A800, LLAMA_2_7B
 from longalign.recipe.summary import summarize
+from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
@@ -44,8 +45,11 @@ from longalign.train.trainer import make_plans
 SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
 LEAST = {"epochs": 1, "checkpoint_every": 1, "steps": 0, "snapshots": 0, "group_size": 0, "lora_rank": 0,
-         "max_grad_norm": 0, "weight_decay": 0}  # fmt: skip
+         "max_grad_norm": 0, "weight_decay": 0, "learning_rate": 0, "warmup_ratio": 0, "beta1": 0, "beta2": 0,
+         "exponent": 0}  # fmt: skip
 """What numbers of a training must be at least."""
+SHARES = ("warmup_ratio", "beta1", "beta2")
+"""Those that must be below 1."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,11 @@ class Job:
         cost = self.cost() if self.training.balance else LLAMA_2_7B
         engine = self.engine
         made = make_plans(store, self.training, ranks=engine.batches, cost=cost, barrier=engine.barrier, **engine.mixed)
-        if self.training.steps > (most := sum(len(plan.steps) for plan in made)):
-            raise ValueError(f"training.steps is {self.training.steps:,}, and {self.training.epochs:,} epochs have "
-                             f"{most:,}: raise epochs, or lower steps")  # fmt: skip
+        most = sum(len(plan.steps) for plan in made)
+        for name, there in (("steps", most), ("snapshots", self.training.steps or most)):
+            if (given := getattr(self.training, name)) > there:
+                raise ValueError(f"training.{name} is {given:,}, and there are {there:,} steps: lower {name}, or train "
+                                 "more epochs or steps")  # fmt: skip
         return made
 
     @cached_property
@@ -117,6 +123,15 @@ def _check_settings(training: TrainingConfig) -> None:
     for name, least in LEAST.items():
         if not (given := getattr(training, name)) >= least:
             raise ValueError(f"training.{name} is {given}; it must be at least {least}")
+    for name in SHARES:
+        if not (given := getattr(training, name)) < 1:
+            raise ValueError(f"training.{name} is {given}; it must be below 1")
+    loss_weights([1], training.exponent)
+    if training.defect:
+        from longalign.train.released_faults import DEFECTS
+
+        if training.defect not in DEFECTS:
+            raise ValueError(f"training.defect is {training.defect!r}; it is one of {', '.join(DEFECTS)}")
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
