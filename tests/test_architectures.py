@@ -244,6 +244,19 @@ def test_a_class_of_the_users_own_is_that_of_transformers():
     weighted_loss(model, batch_of(9, 4, packed=True))
 
 
+def test_a_class_of_the_users_own_that_drops_the_offsets_is_refused_for_a_pack_alone():
+    class Mine(LlamaForCausalLM):
+        def forward(self, input_ids=None, attention_mask=None, position_ids=None, **others):
+            return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+
+    model = Mine(small.build("llama").config)
+    model.set_attn_implementation(register_attention())
+    with pytest.raises(ValueError, match="LlamaAttention was not given the cu_seqlens of the pack, so sequences would"):
+        weighted_loss(model, batch_of(9, 4, packed=True))
+    for packed, lengths in ((False, (9, 4)), (True, (9,))):
+        assert weighted_loss(model, batch_of(*lengths, packed=packed)).isfinite()
+
+
 def test_a_folder_whose_class_takes_no_attention_is_refused_when_it_is_loaded(tmp_path):
     small.build("falcon").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="FalconForCausalLM cannot be trained here: its attention is code of its own"):

@@ -13,6 +13,9 @@ T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = he
 
 import functools
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -47,6 +50,19 @@ def register_attention() -> str:
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, mask_forward)
     return _Name(NAME)
+
+
+_of_a_pack: ContextVar[bool] = ContextVar("of_a_pack", default=False)
+
+
+@contextmanager
+def offsets_expected(expected: bool) -> Iterator[None]:
+    """Within this context a layer that does not get the offsets is refused: a model has dropped `cu_seqlens`."""
+    before = _of_a_pack.set(expected)
+    try:
+        yield
+    finally:
+        _of_a_pack.reset(before)
 
 
 def block_causal_attention(
@@ -145,6 +161,11 @@ def attention_forward(
     Raises ValueError for anything that would make a pack leak or be wrong in silence (`_why_refused`), and, with and
     without one, for what a layer asks of its attention that is not computed here.
     """
+    if cu_seqlens is None and _of_a_pack.get():
+        raise ValueError(
+            f"{type(module).__name__} was not given the cu_seqlens of the pack, so sequences would see each other: a "
+            "model's forward must hand its keyword arguments down to the attention"
+        )
     own = own_attention(module, {**kwargs, "scaling": scaling, "dropout": dropout}, key.shape[2])
     deferred = attention_mask if isinstance(attention_mask, DeferredMask) else None
     local = deferred and deferred.local_size

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from longalign.common.array_types import IGNORE_INDEX, Float, Int
 from longalign.recipe.architectures import why_not_this_batch
+from longalign.recipe.attention import offsets_expected
 from longalign.recipe.last_layer import logits_at, output_embedding, predicting, read_only_at
 
 
@@ -189,11 +190,13 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
         raise ValueError(reason)
     head = attach_loss_head(model)
     read = predicting(labels, inputs["input_ids"].shape[1])
-    if head is not None and not head.changed:
-        if (loss := _loss_in_the_head(model, head, inputs, labels, loss_weights, read)) is not None:
-            return loss
-        head.changed = True
-    return _loss_of_logits(model, inputs, labels, loss_weights, read)
+    offsets = inputs.get("cu_seqlens")
+    with offsets_expected(offsets is not None and len(offsets) > 2):
+        if head is not None and not head.changed:
+            if (loss := _loss_in_the_head(model, head, inputs, labels, loss_weights, read)) is not None:
+                return loss
+            head.changed = True
+        return _loss_of_logits(model, inputs, labels, loss_weights, read)
 
 
 def _loss_in_the_head(model, head: LossHead, inputs, labels, loss_weights, read) -> Tensor | None:
