@@ -42,8 +42,9 @@ def test_a_prediction_is_off_by_what_was_not_predicted(lines):
 
 def test_the_page_shows_the_table_once_it_is_there(lines, tmp_path):
     assert "Not measured yet" in site_blocks.sharing(tmp_path)
-    provenance.write_csv(tmp_path / "sharing.csv", ranks.table(lines, ranks.SMALL), columns=ranks.COLUMNS)
-    ranks.record(tmp_path / "sharing.json", lines, ranks.SMALL)
+    (tmp_path / "sharing").mkdir()
+    provenance.write_csv(tmp_path / "sharing" / "ranks.csv", ranks.table(lines, ranks.SMALL), columns=ranks.COLUMNS)
+    ranks.record(tmp_path / "sharing" / "ranks.json", lines, ranks.SMALL)
     told = site_blocks.sharing(tmp_path)
     assert told.count("\n| ") == 6 and "-50 %" in told and told.count("fitted |") == 2 and "(2.0 GB/s)" in told
     assert "has 56 % of the FLOPs" in told and "Not measured" not in told

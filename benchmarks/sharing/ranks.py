@@ -14,7 +14,7 @@ The prediction is the proposal's (`longalign.train.prediction`): FLOPs, barriers
 FLOP/s are fitted to "not shared" of the same mixture, which so has no error of its own, and its bytes/s are those of
 the exchange alone between the same two processes. Nothing is fitted to the two ways that it is asked for.
 
-OUT/measured.jsonl has a line for each epoch, OUT/sharing.csv and OUT/sharing.json are for results/, from which
+OUT/measured.jsonl has a line for each epoch, OUT/ranks.csv and OUT/ranks.json are for results/sharing/, from which
 docs/scale/mixed.md takes its table. Not part of `make bench`: it wants both cores for itself.
 """
 
@@ -229,10 +229,10 @@ def main(out: Path, *, small: bool = False) -> int:
         print(f"{error}; see {out / 'log.txt'}, and then the same command goes on", file=sys.stderr)
         return 1
     lines = measured(out)
-    provenance.write_csv(out / "sharing.csv", table(lines, sizes), columns=COLUMNS)
-    record(out / "sharing.json", lines, sizes)
-    print((out / "sharing.csv").read_text())
-    print(f"now: cp {out}/sharing.csv {out}/sharing.json results/ && python -m longalign.report.readme")
+    provenance.write_csv(out / "ranks.csv", table(lines, sizes), columns=COLUMNS)
+    record(out / "ranks.json", lines, sizes)
+    print((out / "ranks.csv").read_text())
+    print(f"now: cp {out}/ranks.csv {out}/ranks.json results/sharing/ && python -m longalign.report.readme")
     return 0
 
 

@@ -141,24 +141,27 @@ def _place(chat: Chat, index: int, text: str) -> tuple[int, int, int, int, int]:
     start, end = len(before), len(text) - len(after)
     content = message["content"]
     lead, rest = question_in(content)
-    kept = []
-    for edge in (lead, opening(content)):
+
+    def behind_first(edge: int) -> int:
         part = content[:edge].strip()
         at = text.find(part, start, end) if part else -1
-        kept.append(at + len(part) if at >= 0 else start)
+        return at + len(part) if at >= 0 else start
+
     last = content[rest:].strip()
     question = text.rfind(last, start, end) if last else -1
     behind = len(content[rest:]) - len(content[rest:].lstrip())
-    return start, end, *kept, max(start, question - behind) if question >= 0 else end
+    since = max(start, question - behind) if question >= 0 else end
+    return start, end, behind_first(lead), behind_first(opening(content)), since
 
 
 def _hole(chat: Chat, place: tuple[int, int, int, int, int], doubtful: bool, text: str, tokens: Tokens) -> Hole:
     start, end, lead, first, rest = place
     begin, behind = (int(edge) for edge in np.searchsorted(tokens.starts, (start, end)))
     if has_offsets(chat.tokenizer):
-        ahead = [int(np.searchsorted(tokens.starts, edge)) - begin if edge > start else 0 for edge in (lead, first)]
+        one, two = (int(np.searchsorted(tokens.starts, edge)) - begin if edge > start else 0 for edge in (lead, first))
         since = int(np.searchsorted(tokens.starts, rest, side="right")) - 1 if rest < end else behind
-        return Hole(begin, behind, *ahead, behind - max(begin, since), doubtful)
+        return Hole(begin, behind, one, two, behind - max(begin, since), doubtful)
     parts = ((start, lead), (start, first), (rest, end))
-    kept = [len(tokens_of(text[a:b], chat.tokenizer)[0]) + 1 if b > a else 0 for a, b in parts]
-    return Hole(begin, behind, *(min(number, behind - begin) for number in kept), doubtful)
+    kept = (len(tokens_of(text[a:b], chat.tokenizer)[0]) + 1 if b > a else 0 for a, b in parts)
+    one, two, three = (min(number, behind - begin) for number in kept)
+    return Hole(begin, behind, one, two, three, doubtful)

@@ -161,7 +161,7 @@ def unrun_code(model: nn.Module) -> str | None:
     """A line where a model's folder names code of its own, and transformers' class of that name was taken instead."""
     config = getattr(model, "config", None)
     named = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM")
-    if not named or (kind := _of_transformers(model)) is None:
+    if config is None or not named or (kind := _of_transformers(model)) is None:
         return None
     return (f"{config.name_or_path} comes with code of its own ({named}), which is not run: this is transformers' "
             f"{kind.__name__}")  # fmt: skip

@@ -112,13 +112,13 @@ def paper_costs(results: Path) -> str:
 
 def sharing(results: Path) -> str:
     """Seconds of a step on two real ranks in three ways, with what was predicted; or that nothing was measured."""
-    if not (results / "sharing.csv").is_file():
+    if not (results / "sharing" / "ranks.csv").is_file():
         return (
             "Not measured yet. `python -m benchmarks.sharing.ranks OUT` measures it in about 20 minutes on two quiet "
             "cores."
         )
-    made, rows = json.loads((results / "sharing.json").read_text(encoding="utf-8")), []
-    found = pd.read_csv(results / "sharing.csv").set_index(["mixture", "way"], drop=False)
+    made, rows = json.loads((results / "sharing" / "ranks.json").read_text(encoding="utf-8")), []
+    found = pd.read_csv(results / "sharing" / "ranks.csv").set_index(["mixture", "way"], drop=False)
     for line in found.loc[list(itertools.product(MIXTURES, WAYS))].itertuples():
         over = f"{line.over_mixed:.3f} ({line.over_mixed_lowest:.3f} to {line.over_mixed_highest:.3f})"
         error = "fitted" if line.way == "not shared" else f"{100 * line.error:+.0f} %"

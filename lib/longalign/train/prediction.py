@@ -12,7 +12,6 @@ from longalign.recipe.batching import Plan
 from longalign.recipe.cost import A800, SequenceCost, micro_batch_costs, slowest
 from longalign.train.memory import ModelShape
 from longalign.train.parallelism import Parallelism
-from longalign.train.sequence_parallel import repeats_of
 
 SENT_PER_SECOND = 200e9
 """Bytes that a device sends to those of its node: half of the 400 GB/s, both ways, of an A800's NVLink (data sheet)."""
@@ -98,6 +97,8 @@ def exchange_cost(shape: ModelShape, degree: int, pace: Pace) -> float:
     Ulysses, arXiv 2309.14509, section 3.2: 4 N h / P for N tokens of h features on P ranks); grouped keys and values
     are repeated where there are fewer of them than ranks (`longalign.train.sequence_parallel.repeats_of`).
     """
+    from longalign.train.sequence_parallel import repeats_of  # with torch, which pages that name a `Pace` do without
+
     repeats = repeats_of(shape.heads, shape.key_value_heads, degree)
     numbers = shape.layers * 2 * (shape.query_size + repeats * shape.key_value_size)
     return 2 * 2 * numbers / pace.sent * pace.flops
