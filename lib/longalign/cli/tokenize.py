@@ -72,8 +72,8 @@ def summary(name: str, store: Any) -> Iterator[str]:
            f"answers masked by weight or train: {told.get('masked_answers', 0):,}; "
            f"samples left out: {sum(told['dropped'].values()):,}")  # fmt: skip
     if doubtful := told.get("doubtful_cuts", 0):
-        yield (f"of {doubtful:,} samples words of an instruction may have been cut: no room for the beginning of the "
-               "message, or nothing in it tells an instruction from a document")  # fmt: skip
+        yield (f"words of an instruction may have been cut in {doubtful:,} samples: no room was left for the "
+               "beginning of the message, or nothing in it tells an instruction from a document")  # fmt: skip
     if shortened := told.get("shortened_messages", 0):
         yield f"of {shortened:,} messages the chat template writes only a part, such as no thoughts of earlier turns"
     if unread := told.get("unread_keys"):

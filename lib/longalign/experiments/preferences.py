@@ -19,10 +19,11 @@ from longalign.data.chat import tokenizer_hash
 from longalign.experiments import training_data
 from longalign.experiments.base_models import Start
 from longalign.miniature import preferences, tokenizer, training_sets
+from longalign.train.runs import Trained
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Trained):
     """DPO of the model in the folder `start` on `pairs`, a JSONL file as `longalign.miniature.preferences` writes it.
 
     `rate`, `beta`, `pairs_per_step` and `seed` (of the order) are DPO's; every pair is seen once. The reference model
@@ -45,25 +46,6 @@ class Preference:
             **{name: getattr(self, name) for name in ("rate", "beta", "pairs_per_step", "seed")},
             "tokenizer": tokenizer_hash(tokenizer.load()), "code": source_hash("experiments.preferences.trainer"),
         })  # fmt: skip
-
-    @property
-    def folder(self) -> Path:
-        """Where the run lives: `model/`, `events.jsonl`, `record.json` (written last)."""
-        return paths.trained() / self.key
-
-    @property
-    def model(self) -> Path:
-        """The trained model's folder."""
-        return self.folder / "model"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete, and its files are those that it wrote."""
-        return checksums.finished_record(self.folder) is not None
-
-    def record(self) -> dict[str, Any]:
-        """What the finished run recorded. Raises FileNotFoundError before."""
-        return json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
 
     def perform(self) -> None:
         """Train in this process, from the start."""

@@ -126,15 +126,18 @@ def sharing(results: Path) -> str:
             MIXTURES[line.mixture], line.way, f"{line.seconds:.2f} ({line.lowest:.2f} to {line.highest:.2f})",
             "" if line.way == "mixed" else over, f"{line.predicted:.2f}", error, f"{100 * line.sending:.0f} %",
         ])  # fmt: skip
-    head = ("sequences", "way", "seconds of a step", "over mixed", "predicted", "error", "sending, predicted")
+    head = ("sequences", "way", "seconds of a step", "times mixed", "predicted", "error", "sending, predicted")
+    rare, often = (found.loc[(mixture, "all shared")].over_mixed for mixture in ("llama3", "longalign"))
     return "\n\n".join([
+        f"Where one sequence in 900 is long, a step in which ranks share every pack took {rare:.2f} times as long as "
+        f"one in which they share the long sequences only. With LongAlign's lengths it took {often:.2f} times as long.",
         table(head, rows),
         f"Two processes of one thread ({made['hardware']['processor']}, torch {made['versions']['torch']}), ZeRO-2, "
         f"contexts of {made['context']:,} tokens, {made['capacity']:,} tokens a rank, steps of {made['step_tokens']:,} "
         f"tokens. The three ways took turns, {made['rounds']} times, and each time they trained the same sequences. "
-        "Seconds are medians, with the lowest and the highest. \"Over mixed\" divides the seconds of the same turn: "
-        "above 1, mixed takes less time. \"Not shared\" takes packs of the whole context on each rank, which is more "
-        "than a rank may hold here.",
+        "Seconds are medians, with the lowest and the highest. \"Times mixed\" divides the seconds of a way by those "
+        "of mixed in the same turn: above 1, mixed takes less time. \"Not shared\" takes packs of the whole context on "
+        "each rank, which is more than a rank may hold here.",
         "The prediction is that of `--propose`. Its FLOP/s are fitted to \"not shared\", and its bytes/s "
         f"({made['sent'] / 1e9:.1f} GB/s) are measured apart. Nothing is fitted to the two other ways. In the longest "
         f"sequence, attention has {100 * made['attention']:.0f} % of the FLOPs, as in Llama-2-7B at 64k.",
@@ -145,7 +148,7 @@ def rates(results: Path) -> str:
     """The card whose rates a proposal takes unless another one is named."""
     pace = newest_pace(read_cards(results / "gpu"))
     if pace is None:
-        return "Stage g has not run on a GPU yet, so without `--card` the table is from FLOPs."
+        return "This has not run on a GPU yet. So without `--card` the table is from FLOPs."
     return f"Without `--card`, a clone of the repository takes the rates of {pace.card}."
 
 

@@ -38,8 +38,33 @@ WITHOUT = (
 """What a training uses that changes no number."""
 
 
+class Trained:
+    """What a training with a `key` leaves in its folder: `model/`, `events.jsonl`, `record.json` (written last)."""
+
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it lives, with its checkpoints while it is under way."""
+        return paths.trained() / self.key
+
+    @property
+    def model(self) -> Path:
+        """The trained model's folder."""
+        return self.folder / "model"
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is complete, and its files are those that it wrote."""
+        return checksums.finished_record(self.folder) is not None
+
+    def record(self) -> dict[str, Any]:
+        """What was recorded when it was finished. Raises FileNotFoundError before."""
+        return json.loads((self.folder / "record.json").read_text(encoding="utf-8"))
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Trained):
     """One training run: `start` (a model folder, or a name and seed of a new model), `store` (token store), settings.
 
     `label` is for people and does not enter the key. `training` holds the fields of `config.TrainingConfig` as one
@@ -80,28 +105,9 @@ class Run:
         return source_hash("train.runs._train", without=(*WITHOUT, *chain(*unused)))
 
     @property
-    def folder(self) -> Path:
-        """Where the run lives: `model/`, `events.jsonl`, `record.json` (written last), checkpoints while it runs."""
-        return paths.trained() / self.key
-
-    @property
-    def model(self) -> Path:
-        """The trained model's folder."""
-        return self.folder / "model"
-
-    @property
     def snapshots(self) -> Path:
         """Folder of the models kept on the way, `step-00042` and so on; absent where none were asked for."""
         return self.folder / "snapshots"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run is complete, and its files are those that it wrote."""
-        return checksums.finished_record(self.folder) is not None
-
-    def record(self) -> dict[str, Any]:
-        """What the finished run recorded. Raises FileNotFoundError before."""
-        return json.loads((self.folder / "record.json").read_text())
 
     def perform(self) -> None:
         """Train, or go on from the last checkpoint: in this process, or in those of the engine."""
