@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from tokenizers import Regex, normalizers
 from transformers import LlamaConfig
 
 from chat_tokenizers import MARKED, PLAIN, assistant, byte_tokenizer, latin_tokenizer, user, word_tokenizer
@@ -56,6 +57,24 @@ def test_text_that_the_tokenizer_leaves_out_is_counted(tmp_path, capsys):
     command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
     told = "3 characters are left out, for the tokenizer has no token for them: '😀' (2), 'é' (1)"
     assert main(command) == 0 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("normalizer", "told"), [
+    (normalizers.Replace(Regex(r"\s+"), " "), "for a line end and a blank, for several blanks and one"),
+    (normalizers.Lowercase(), "for capital and small letters"),
+    (None, ""),
+], ids=["a tokenizer of one blank", "of small letters", "of all bytes"])  # fmt: skip
+def test_text_that_becomes_the_tokens_of_another_text_is_told(normalizer, told, tmp_path, capsys):
+    words = byte_tokenizer()
+    if normalizer:
+        words.backend_tokenizer.normalizer = normalizer
+    words.save_pretrained(tmp_path / "words")
+    file = rows(tmp_path / "a.jsonl", {"messages": SAID})
+    command = ["data", "tokenize", str(file), "--out", str(tmp_path / "s"), "--tokenizer", str(tmp_path / "words")]
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert f"the tokenizer writes the same tokens {told}: the model cannot learn the difference\n" in said or not told
+    assert ("cannot learn" in said) == bool(told)
 
 
 def test_keys_that_nothing_reads_are_told(tmp_path, capsys):

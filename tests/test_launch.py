@@ -94,6 +94,8 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"training": {"defect": "lost"}}, "training.defect is 'lost'; it is one of "),
         ({"training": {"beta2": 1.0}}, "training.beta2 is 1.0; it must be below 1"),
         ({"training": {"learning_rate": -1.0}}, "training.learning_rate is -1.0; it must be at least 0"),
+        ({"training": {"method": "naive", "packing_algorithm": "bogus"}},
+         "training.packing_algorithm is 'bogus'; it is one of next_fit, best_fit"),
         ({"training": {"group_size": 4}}, "training.group_size is for method sorted, not packing: leave it out"),
         ({"training": {"steps": -1}}, "training.steps is -1; it must be at least 0"),
         ({"training": {"epochs": 0}}, "training.epochs is 0; it must be at least 1"),

@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from chat_tokenizers import byte_tokenizer
 from longalign.common import paths
 from longalign.data import store_tokenizer
 from longalign.data.chat import tokenizer_hash
@@ -71,6 +72,22 @@ def test_a_trained_model_has_the_tokenizer_of_its_store_and_the_format_that_it_l
             kept = AutoTokenizer.from_pretrained(folder)
             assert kept.get_vocab() == made.get_vocab() and kept.chat_template == made.chat_template
             assert kept.init_kwargs.get("chat_format", "template") == chat_format
+
+
+def test_a_trained_model_names_the_end_of_its_stores_answers_beside_its_own(tmp_path):
+    """A base model names the end of a text alone; who generates from the folder would never see an answer end."""
+    used, settings = byte_tokenizer(), tmp_path / "generation_config.json"
+    used.save_pretrained(tmp_path / "used")
+    end = used.convert_tokens_to_ids("<|im_end|>")
+    for named, after in ((7, [7, end]), ([7, end], [7, end]), (None, end), (end, end)):
+        settings.write_text(json.dumps({"eos_token_id": named, "top_k": 20}))
+        store_tokenizer.write(manifest(tmp_path / "used"), "", tmp_path)
+        assert json.loads(settings.read_text()) == {"eos_token_id": after, "top_k": 20}
+
+
+def test_a_model_without_settings_of_generation_gets_none(tmp_path):
+    store_tokenizer.write(manifest(words(tmp_path / "used")), "", tmp_path)
+    assert not (tmp_path / "generation_config.json").exists()
 
 
 def test_the_trainings_command_compares_before_anything_is_trained(tmp_path, capsys, monkeypatch):

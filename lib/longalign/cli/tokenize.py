@@ -23,6 +23,7 @@ def add(children: Any, top: Parser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Make the store; say what it holds, and warn of samples that teach nothing and of text that became nothing."""
     from longalign.cli.loading import load_tokenizer
+    from longalign.data.text_tokens import not_told_apart
     from longalign.data.tokenize_files import tokenize_jsonl
 
     tokenizer = load_tokenizer(options.tokenizer)
@@ -45,6 +46,9 @@ def run(options: argparse.Namespace) -> None:
     if lost_characters := store.manifest.get("lost_characters"):
         print(f"longalign: {sum(lost_characters.values()):,} characters are left out, for the tokenizer has no token "
               f"for them: {_most(lost_characters)}", file=sys.stderr)  # fmt: skip
+    if same := not_told_apart(tokenizer):
+        print(f"longalign: the tokenizer writes the same tokens for {', for '.join(same)}: the model cannot learn the "
+              "difference", file=sys.stderr)  # fmt: skip
 
 
 def writes_the_day(store: Any, tokenizer: Any) -> bool:

@@ -8,8 +8,7 @@ of a model (`longalign.common.provenance.hash_model`) counts the file.
 import sys
 from typing import Any
 
-from longalign.common.array_types import IGNORE_INDEX
-from longalign.data.chat import encode
+from longalign.data.chat import end_of_answers
 
 USED = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 OF_NO_EFFECT = (
@@ -28,19 +27,11 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     several = [told] if isinstance(told, int | str) else list(told or [])
     if wrong := [token for token in several if type(token) is not int]:
         raise ValueError(f"generation_config.json: eos_token_id holds {wrong[0]!a:.40}, which is no token's number")
-    found = sorted({*several, tokenizer.eos_token_id, _behind_an_answer(tokenizer)} - {None})
+    found = sorted({*several, tokenizer.eos_token_id, end_of_answers(tokenizer)} - {None})
     if not found:
         raise ValueError("neither the model nor its tokenizer names a token that ends an answer: set eos_token_id in "
                          "generation_config.json")  # fmt: skip
     return found
-
-
-def _behind_an_answer(tokenizer: Any) -> int | None:
-    try:
-        said = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer)
-    except ValueError:  # it has no template, or one in which answers are not found
-        return None
-    return int(said.labels[said.labels != IGNORE_INDEX][-1])
 
 
 def ignored(model: Any) -> dict[str, Any]:

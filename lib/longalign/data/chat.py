@@ -36,7 +36,7 @@ from longalign.data.store_writer import Encoded
 from longalign.data.tool_calls import readable
 from longalign.data.truncation import MIN_KEPT, fit
 
-__all__ = ["MIN_KEPT", "Encoded", "encode", "encode_prompt", "tokenizer_hash"]
+__all__ = ["MIN_KEPT", "Encoded", "encode", "encode_prompt", "end_of_answers", "tokenizer_hash"]
 
 
 def encode(
@@ -98,6 +98,21 @@ def encode_prompt(
     """
     room = None if max_length is None else max_length - reserve
     return fit(_chat(check_messages(messages, last="user"), tokenizer, tools, chat_format), room)[0].ids
+
+
+def end_of_answers(tokenizer: Any) -> int | None:
+    """The token that a tokenizer's conversations have behind an answer, with which training teaches to end; None where
+    it has no template, or one in which answers are not found.
+
+    >>> from longalign.miniature import tokenizer
+    >>> end_of_answers(tokenizer.load())
+    1
+    """
+    try:
+        said = encode([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], tokenizer)
+    except ValueError:
+        return None
+    return int(said.labels[said.labels != IGNORE_INDEX][-1])
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

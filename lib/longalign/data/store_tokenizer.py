@@ -5,13 +5,15 @@ a line says that nothing could be compared, and the trained model gets the token
 """
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from longalign.common import provenance
 from longalign.data import tokenizers
-from longalign.data.chat import tokenizer_hash
+from longalign.data.chat import end_of_answers, tokenizer_hash
 
 BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template*")
 """Files of a tokenizer beside those of `longalign.data.tokenizers.FILES`."""
@@ -74,9 +76,26 @@ def another_word(used: Any, own: Any) -> tuple[int, str, str] | None:
 
 def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:
     """Put the store's tokenizer into the folder of a model that was trained on it, or else that of the folder `start`;
-    nothing where neither is there."""
+    nothing where neither is there.
+
+    The folder's generation_config.json, where it has one, then names the token behind the store's answers, too: a base
+    model names the end of a text alone, and whoever generates with transformers or a server would never see an end.
+    """
     if (used := load(manifest)) is not None:
         used.save_pretrained(folder)
+        _name_end(used, folder / "generation_config.json")
     elif start and tokenizers.holds_tokenizer(Path(start)):
         for file in (file for pattern in (*tokenizers.FILES, *BESIDE) for file in Path(start).glob(pattern)):
             shutil.copy(file, folder)
+
+
+def _name_end(tokenizer: Any, settings: Path) -> None:
+    end = end_of_answers(tokenizer)
+    if end is None or not settings.is_file():
+        return
+    told = json.loads(settings.read_text(encoding="utf-8"))
+    named = told.get("eos_token_id")
+    several = named if isinstance(named, list) else [token for token in (named,) if token is not None]
+    if end not in several:
+        told["eos_token_id"] = [*several, end] if several else end
+        provenance.write_json(settings, told)

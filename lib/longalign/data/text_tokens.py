@@ -78,6 +78,21 @@ def lost_in(text: str, tokenizer: Any) -> str:
     return "".join(character for character in VISIBLE.findall(text) if known[character] == dropped)
 
 
+TOLD_APART = {
+    "a line end and a blank": ("one\ntwo", "one two"),
+    "several blanks and one": ("one    two", "one two"),
+    "capital and small letters": ("ONE Two", "one two"),
+}
+"""Pairs of texts that are not the same, by what they differ in."""
+
+
+def not_told_apart(tokenizer: Any) -> list[str]:
+    """What a tokenizer writes as the same known tokens, so that a model cannot learn the difference (`TOLD_APART`)."""
+    unknown = tokenizer.convert_tokens_to_ids(word) if (word := unknown_token(tokenizer)) else None
+    pairs = {what: tokenizer(list(pair), add_special_tokens=False)["input_ids"] for what, pair in TOLD_APART.items()}
+    return [what for what, (one, other) in pairs.items() if one == other and unknown not in one]
+
+
 @dataclass(frozen=True)
 class Specials:
     """The special tokens of a tokenizer: their ids, and the pattern of their texts."""

@@ -33,7 +33,7 @@ from longalign.recipe.cost import A800, LLAMA_2_7B
 from longalign.recipe.summary import summarize
 from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
-from longalign.train.config import SCHEDULES, TrainingConfig
+from longalign.train.config import ALGORITHMS, SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
@@ -116,8 +116,9 @@ def load_job(path: Path | str) -> Job:
 
 def _check_settings(training: TrainingConfig) -> None:
     """Raise ValueError for what the Trainer would refuse late, or read otherwise: steps: -1 leaves out the last."""
-    if training.schedule not in SCHEDULES:
-        raise ValueError(f"training.schedule is {training.schedule!r}; it is one of {', '.join(SCHEDULES)}")
+    for name, valid in (("schedule", SCHEDULES), ("packing_algorithm", ALGORITHMS)):
+        if (given := getattr(training, name)) not in valid:
+            raise ValueError(f"training.{name} is {given!r}; it is one of {', '.join(valid)}")
     if training.group_size and training.method != "sorted":
         raise ValueError(f"training.group_size is for method sorted, not {training.method}: leave it out")
     for name, least in LEAST.items():
