@@ -70,17 +70,25 @@ def trained(folder, planned, resume=None):
     return trainer.state
 
 
-def planned(*seeds, token=7):
+def planned(*seeds, token=7, **options):
     sequences = [{"input_ids": [token] * n, "labels": [token] * n} for n in (2, 4, 3)]
-    return PlannedDataset(sequences, [plan_naive([2, 4, 3], seed=seed) for seed in seeds])
+    return PlannedDataset(sequences, [plan_naive([2, 4, 3], rows=2, seed=seed) for seed in seeds], **options)
 
 
-def test_a_checkpoint_of_another_plan_or_of_other_data_is_refused_and_kept(tmp_path):
+def test_a_checkpoint_of_another_plan_of_other_data_or_of_other_weights_is_refused_and_kept(tmp_path):
     trained(tmp_path, planned(0))
-    for other in (planned(1), planned(0, token=8)):
-        with pytest.raises(ValueError, match="step 2 has trained other sequences than the first 2 steps of this plan"):
+    for other in (planned(1), planned(0, token=8), planned(0, exponent=0.5), planned(0, weighting="token")):
+        with pytest.raises(ValueError, match="step 2 has trained other sequences, or with other weights, than the"):
             trained(tmp_path, other, "checkpoint-2")
-    assert trained(tmp_path, planned(0, 1), "checkpoint-3").global_step == 6, "with another epoch it goes on"
+    assert trained(tmp_path, planned(0, 1), "checkpoint-2").global_step == 4, "with another epoch it goes on"
+
+
+def test_a_schedule_goes_on_with_more_steps_only_where_what_was_trained_lies_in_the_same_stage(tmp_path):
+    schedule = [(0, "token"), (0.5, "sequence")]
+    trained(tmp_path, planned(0, 1, weighting=schedule))  # of four steps, two have each weighting
+    with pytest.raises(ValueError, match="step 4 has trained other sequences, or with other weights"):
+        trained(tmp_path, planned(0, 1, 2, weighting=schedule), "checkpoint-4")
+    assert trained(tmp_path, planned(0, 1, 2, weighting=[(0, "token"), (1 / 3, "sequence")]), "checkpoint-4")
 
 
 def test_a_checkpoint_that_says_nothing_of_its_plan_is_told(tmp_path, capsys):

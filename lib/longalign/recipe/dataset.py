@@ -134,6 +134,11 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.steps) * self.per_step
 
+    def weights_of(self, number: int) -> dict[int, float]:
+        """Weight of each target token, by sequence, of step `number` of all plans (`step_weights`)."""
+        weighting = [name for share, name in self.stages if number / len(self.steps) >= share][-1]
+        return self._weights(*self.steps[number], weighting=weighting)
+
     def shared_by(self, index: int) -> int:
         """How many ranks are to share element `index`, which the first of them has and the others have as a filler; 1
         where none do. Who does not share it computes the same, on the first rank alone."""
@@ -151,8 +156,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         plan, step = self.steps[number]
         # Elements of a step follow each other, so one step's weights are enough to keep.
         if self._latest is None or self._latest[0] != number:
-            weighting = [name for share, name in self.stages if number / len(self.steps) >= share][-1]
-            self._latest = number, self._weights(plan, step, weighting=weighting)
+            self._latest = number, self.weights_of(number)
         return [self._feature(plan, i, self._latest[1][i]) for row in step.micro_batches[rank][micro_step] for i in row]
 
     def _feature(self, plan: Plan, index: int, loss_weight: float) -> dict[str, Any]:

@@ -71,15 +71,15 @@ class Preflight(TrainerCallback):
 
 
 class PlanGuard(TrainerCallback):
-    """Notes in every checkpoint which sequences the steps of a `PlannedDataset` have trained, and refuses to go on from
-    one that has trained others: the Trainer would pass over as many steps, whatever they hold.
+    """Notes in every checkpoint which sequences the steps of a `PlannedDataset` have trained, with which weights, and
+    refuses to go on from one that has trained others: the Trainer would pass over as many steps, whatever they hold.
 
     Other ranks, another accumulation per rank and more epochs behind are the same plan. A schedule of weightings is
     refused where the Trainer makes another number of steps than the plans have. Raises ValueError before the first
     step; the checkpoint stays.
     """
 
-    KEY = "longalign_plan"
+    KEY = "longalign_steps"
 
     def __init__(self, dataset: PlannedDataset):
         self.dataset = dataset
@@ -99,9 +99,9 @@ class PlanGuard(TrainerCallback):
                   "goes on as if they were those of this plan")  # fmt: skip
         if state.stateful_callbacks.get(self.KEY, self.trained) != self.trained:
             raise ValueError(
-                f"the checkpoint of step {state.global_step} has trained other sequences than the first "
-                f"{state.global_step} steps of this plan: go on with the data and the plan of its start, or begin "
-                f"again in another folder than {args.output_dir}"
+                f"the checkpoint of step {state.global_step} has trained other sequences, or with other weights, than "
+                f"the first {state.global_step} steps of this plan: go on with the data, the plan and the weighting of "
+                f"its start, or begin again in another folder than {args.output_dir}"
             )
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
@@ -110,8 +110,9 @@ class PlanGuard(TrainerCallback):
 
     def _count(self, number: int) -> None:
         plan, step = self.dataset.steps[number]
-        digest = hashlib.sha256(self.trained.encode())
+        digest, weights = hashlib.sha256(self.trained.encode()), self.dataset.weights_of(number)
         for index in sorted(step.sequences):
+            digest.update(np.float32(weights[index]).tobytes())
             ids = self.dataset.sequences[index]["input_ids"]
             some = np.asarray(ids[:: 1 + len(ids) // 64], dtype=np.int64)  # of which two sequences hardly share all
             digest.update(np.int64([index, len(ids), plan.target_counts[index], *some]).tobytes())

@@ -34,7 +34,8 @@ def fit(
         for _ in range(TRIES):
             out = hole.cut(min(excess, hole.most))
             if out.start < out.stop:
-                fitted[index]["content"] = text[: spans[out.start - 1][1]] + text[spans[out.stop][0] :]
+                behind = spans[out.stop][0] if out.stop < len(spans) else len(text)
+                fitted[index]["content"] = text[: spans[out.start - 1][1]] + text[behind:]
             length = len(encode_prompt(fitted, tokenizer))
             if length <= room or excess >= hole.most:
                 break
