@@ -342,6 +342,14 @@ def test_a_prompt_that_fits_is_left_alone_and_one_that_cannot_is_refused():
         window.fit([{"role": "user", "content": LONG}], WORDS, window=64, reserve=60)
 
 
+def test_of_a_text_without_an_end_of_its_own_the_instruction_is_left_where_there_is_room_for_nothing_else():
+    text = "Sum this up in ten short sentences, with all of its names.\n" + "x" * 900 * 6
+    tokenizer = byte_tokenizer()
+    frame = len(encode_prompt([{"role": "user", "content": ""}], tokenizer))
+    (message,), cut = window.fit([{"role": "user", "content": text}], tokenizer, window=frame + 18, reserve=0)
+    assert cut and text.startswith(message["content"]) and message["content"].startswith("Sum this up")
+
+
 def test_an_answer_has_a_sixteenth_of_the_window_at_most():
     ((request, cut),) = answering.requests([question(most_tokens=512)], tokenizer=WORDS, window=1024)
     assert (request.max_tokens, cut) == (64, 0)
