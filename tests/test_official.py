@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chat_tokenizers import byte_tokenizer
+from chat_tokenizers import WithoutOffsets, byte_tokenizer, latin_tokenizer
 from longalign.clients.client import Asker
 from longalign.clients.errors import Refused
 from longalign.clients.local_model import LocalModel, load_tokenizer
@@ -248,6 +248,15 @@ def test_a_needle_stands_at_each_depth_of_each_length_between_sentences():
         whole = len(WORDS(q.turns[0].removesuffix(f"\n\n{needle.QUESTION}"), add_special_tokens=False)["input_ids"])
         depth = int(q.id.split("-")[2]) / 4
         assert q.length - 14 < whole <= q.length + 1 and abs(before / (before + after) - depth) < 0.1
+
+
+@pytest.mark.parametrize("tokenizer", [WithoutOffsets(byte_tokenizer()), latin_tokenizer()],
+                         ids=["without offsets", "drops characters"])  # fmt: skip
+def test_a_haystack_has_its_length_by_a_tokenizer_that_cannot_tell_where_tokens_begin(tokenizer):
+    texts = ["One Sentence Here. Another One there. " * 20]
+    for q in needle.in_texts(texts, tokenizer, lengths=[200, 400], depths=3):
+        haystack = q.turns[0].removesuffix(f"\n\n{needle.QUESTION}")
+        assert q.length - 30 < len(tokenizer(haystack, add_special_tokens=False)["input_ids"]) <= q.length + 1
 
 
 def test_depth_is_in_tokens_however_long_the_sentences_are():

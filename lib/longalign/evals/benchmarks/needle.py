@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from longalign.data.chinese import language_of
+from longalign.data.text_tokens import has_offsets
 from longalign.evals.benchmarks.questions import Answer, Question
 from longalign.miniature import benchmarks
 from longalign.miniature.settings import Evaluation
@@ -99,9 +100,13 @@ def holds(text: str, answer: str) -> bool:
 
 
 def _stacked(sentences: Sequence[str], gap: str, tokenizer: Any, length: int) -> tuple[list[str], list[int]]:
-    """The sentences again and again, at least `length` tokens, and how many tokens there are up to the end of each."""
+    """The sentences again and again, at least `length` tokens, and how many tokens there are up to the end of each; by a
+    tokenizer without offsets they are counted sentence by sentence."""
     once = len(tokenizer(gap.join(sentences), add_special_tokens=False, verbose=False)["input_ids"])
-    stacked = list(sentences) * (length // once + 2)
+    stacked = list(sentences) * (length // max(1, once) + 2)
+    if not has_offsets(tokenizer):
+        counts = [len(tokenizer(gap + sentence, add_special_tokens=False)["input_ids"]) for sentence in sentences]
+        return stacked, list(itertools.accumulate(itertools.islice(itertools.cycle(counts), len(stacked))))
     encoding = tokenizer(
         gap.join(stacked), add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
