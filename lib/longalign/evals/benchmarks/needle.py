@@ -100,8 +100,10 @@ def holds(text: str, answer: str) -> bool:
 
 
 def _stacked(sentences: Sequence[str], gap: str, tokenizer: Any, length: int) -> tuple[list[str], list[int]]:
-    """The sentences again and again, at least `length` tokens, and how many tokens there are up to the end of each; by a
-    tokenizer without offsets they are counted sentence by sentence."""
+    """The sentences again and again, at least `length` tokens, and how many tokens there are up to the end of each.
+
+    By a tokenizer without offsets they are counted sentence by sentence.
+    """
     once = len(tokenizer(gap.join(sentences), add_special_tokens=False, verbose=False)["input_ids"])
     stacked = list(sentences) * (length // max(1, once) + 2)
     if not has_offsets(tokenizer):
