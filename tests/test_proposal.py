@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from transformers import LlamaConfig
+from transformers import BertConfig, FalconConfig, LlamaConfig, MambaConfig
 
 from gpu_rows import CARD, add, row
 from longalign.cli.main import main
@@ -151,6 +151,19 @@ def test_a_job_that_is_there_is_not_written_over(tmp_path, model, capsys):
     with pytest.raises(SystemExit):
         main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(model), "--out", str(job)])
     assert "exists already: name another file" in capsys.readouterr().err and job.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("config", "told"), [
+    (MambaConfig(num_hidden_layers=1), "MambaMixer is a recurrence"),
+    (BertConfig(num_hidden_layers=1), "sees the tokens that it is to predict"),
+    (FalconConfig(num_hidden_layers=1), "its attention is code of its own"),
+], ids=["a recurrence", "both ways", "attention of its own"])  # fmt: skip
+def test_a_model_that_packs_cannot_train_is_refused_before_anything_is_proposed(config, told, tmp_path, capsys):
+    config.save_pretrained(tmp_path / "model")
+    (tmp_path / "lengths.txt").write_text("2\n4\n3\n")
+    with pytest.raises(SystemExit) as left:
+        main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(tmp_path / "model"), "--ranks", "8"])
+    assert left.value.code == 2 and told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

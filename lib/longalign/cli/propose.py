@@ -37,7 +37,8 @@ def add_options(plan: Any) -> None:
 
 def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -> None:
     """A table of proposals, or JSON (fields of `longalign.train.proposal.Offer`), and the job if one is asked for."""
-    from longalign.train import jobs, proposal
+    from longalign.recipe import architectures
+    from longalign.train import jobs, models, proposal
 
     for name in EXCLUDED:
         if getattr(options, name) != options.parser.get_default(name):
@@ -47,6 +48,9 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
     if options.out and options.out.exists():
         fail(f"--out {options.out} exists already: name another file, or delete it")
     lengths, targets = measured(options, None, "")
+    model = models.outline(options.propose)
+    if reason := architectures.why_not_packed(model, int(lengths.max())) or architectures.why_no_loss(model):
+        fail(reason)
     pace = _pace(options)
     devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
     found = proposal.offers(lengths, targets, jobs.model_shape(options.propose), pace=pace, **devices)
