@@ -48,8 +48,8 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
     if options.out and options.out.exists():
         fail(f"--out {options.out} exists already: name another file, or delete it")
     lengths, targets = measured(options, None, "")
-    model = models.outline(options.propose)
-    if reason := architectures.why_not_packed(model, int(lengths.max())) or architectures.why_no_loss(model):
+    model, longest = models.outline(options.propose), int(lengths.max())
+    if reason := architectures.why_not_trained(model, "packing", longest):
         fail(reason)
     pace = _pace(options)
     devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
     told = [asdict(offer) for offer in proposal.notable(found)]
     print(json.dumps(told) if options.json else proposal.as_text(found, pace, lengths))
     if options.out:
-        job = proposal.job_of(found[0], model=options.propose, data=options.data, longest=int(lengths.max()))
+        job = proposal.job_of(found[0], model=options.propose, data=options.data, longest=longest)
         write_text(options.out, job)
         if not options.json:
             print(f"written: {options.out} (longalign train {options.out} --dry-run checks it)")

@@ -78,8 +78,9 @@ def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:
     """Put the store's tokenizer into the folder of a model that was trained on it, or else that of the folder `start`;
     nothing where neither is there.
 
-    The folder's generation_config.json, where it has one, then names the token behind the store's answers, too: a base
-    model names the end of a text alone, and whoever generates with transformers or a server would never see an end.
+    With the store's tokenizer, the folder's generation_config.json, where it has one, names the token behind the
+    store's answers, too: a base model names the end of a text alone, and whoever generates with transformers or a
+    server would never see an end.
     """
     if (used := load(manifest)) is not None:
         used.save_pretrained(folder)

@@ -17,14 +17,15 @@ from longalign.common import paths
 from longalign.common.config import ConfigError, nearest, read_yaml, typed
 from longalign.fetch.source import Source
 from longalign.miniature.settings import SHORTEST, Corpus, Evaluation, Extension
-from longalign.train.config import ALGORITHMS, SCHEDULES, TrainingSettings
+from longalign.recipe.packing import ALGORITHMS
+from longalign.train.config import SCHEDULES, TrainingSettings
 from longalign.train.parallelism import Parallelism
 
 # What the values of the keys that hold names may be; a wrong one would be found out late, or never.
 NAMES = {
     "models": ("mini-6b", "mini-7b", "mini-13b"),
     "evaluation.tasks": ("lookup", "table", "note", "translation", "chain", "calls", "summary"),
-    "training.packing_algorithm": ALGORITHMS,
+    "training.packing_algorithm": tuple(ALGORITHMS),
     "extension.rope_type": ("default", "yarn"),
     "training.schedule": SCHEDULES,
 }

@@ -58,6 +58,12 @@ def _is_registered(module: nn.Module) -> bool:
     return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
 
 
+def why_not_trained(model: nn.Module, method: str, longest: int | None = None) -> str | None:
+    """Why `method` would not train this model exactly, as far as its parts say; `longest` as in `why_not_packed`."""
+    reason = (why_not_packed if method == "packing" else why_not_padded)(model, longest)
+    return reason or why_no_loss(model)
+
+
 def why_not_packed(model: nn.Module, longest: int | None = None) -> str | None:
     """Why packs of this model would not be exact; `longest` is the longest sequence of the run, in tokens."""
     if reason := why_not_padded(model, longest) or why_not_loaded(_of_transformers(model)):

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from longalign.common.array_types import Counts, Int, as_counts
-from longalign.recipe.packing import Packs, best_fit_decreasing, checked, next_fit
+from longalign.recipe.packing import ALGORITHMS, Packs, checked
 
 MOST_MICRO_BATCHES = 2**17  # in an optimizer step, which holds a place for each, empty or not
 Row = tuple[int, ...]
@@ -273,9 +273,9 @@ def make_plan(
 
 def packer(algorithm: str) -> Callable[..., Packs]:
     """The function of `longalign.recipe.packing` by its short name. Raises ValueError for another one."""
-    if algorithm not in ("next_fit", "best_fit"):
+    if algorithm not in ALGORITHMS:
         raise ValueError(f'algorithm must be "next_fit" or "best_fit", not {algorithm!r}')
-    return next_fit if algorithm == "next_fit" else best_fit_decreasing
+    return ALGORITHMS[algorithm]
 
 
 def targets_of(lengths: Int[np.ndarray, " sequences"], target_counts: Counts | None) -> Int[np.ndarray, " sequences"]:

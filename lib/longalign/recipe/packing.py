@@ -246,3 +246,7 @@ def checked(lengths: Counts, capacity: SupportsIndex) -> tuple[Int[np.ndarray, "
             f'capacity, or truncate the data (fit_lengths with overlong="truncate" says which)'
         )
     return lengths, capacity
+
+
+ALGORITHMS = {"next_fit": next_fit, "best_fit": best_fit_decreasing}
+"""The algorithms of plans, by their short names."""

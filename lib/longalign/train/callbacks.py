@@ -112,7 +112,7 @@ class PlanGuard(TrainerCallback):
         plan, step = self.dataset.steps[number]
         digest, weights = hashlib.sha256(self.trained.encode()), self.dataset.weights_of(number)
         for index in sorted(step.sequences):
-            digest.update(np.float32(weights[index]).tobytes())
+            digest.update(f"{weights[index]:.4e}".encode())  # sums of other ranks may round otherwise
             ids = self.dataset.sequences[index]["input_ids"]
             some = np.asarray(ids[:: 1 + len(ids) // 64], dtype=np.int64)  # of which two sequences hardly share all
             digest.update(np.int64([index, len(ids), plan.target_counts[index], *some]).tobytes())

@@ -5,8 +5,6 @@ from typing import Any
 
 from longalign.recipe.weights import stages
 
-ALGORITHMS = ("next_fit", "best_fit")
-"""Of packing (`longalign.recipe.batching`)."""
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 """Of the learning rate; "constant" alone has no warm-up, and is refused with one."""
 

@@ -30,10 +30,11 @@ from longalign.data import store_tokenizer
 from longalign.data.store import TokenStore
 from longalign.recipe.batching import Plan
 from longalign.recipe.cost import A800, LLAMA_2_7B
+from longalign.recipe.packing import ALGORITHMS
 from longalign.recipe.summary import summarize
 from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
-from longalign.train.config import ALGORITHMS, SCHEDULES, TrainingConfig
+from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config

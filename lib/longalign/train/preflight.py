@@ -71,8 +71,7 @@ def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None
         raise ValueError(f"{type(model).__name__} is cut over {shared} processes (tp_plan), which share a batch, but "
                          "the plan deals one to each: load it without tp_plan")  # fmt: skip
     notes, longest = store_check.check(model, sequences) if sequences is not None else ([], 0)
-    reason = (architectures.why_not_packed if method == "packing" else architectures.why_not_padded)(model, longest)
-    if reason := reason or architectures.why_no_loss(model):
+    if reason := architectures.why_not_trained(model, method, longest):
         raise ValueError(reason)
     notes += filter(None, [architectures.unrun_code(model)])
     return notes, longest
