@@ -2,14 +2,17 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
+from chat_tokenizers import byte_tokenizer
 from fault_server import by_chance, serving
 from longalign.cli import main
 from longalign.common import paths
 from longalign.experiments.evaluations import COLUMNS
 from longalign.fetch import benchmark_files
+from longalign.miniature import token_length
 
 BASE = str(paths.bases() / "mini-7b")
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -202,6 +205,7 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(tmp_path, capsys):
         (("longbench-chat",), "name a model (--model)"),
         (("longbenchchat", "--model", "x"), "did you mean longbench-chat?"),
         (("longbench-chat", "--model", "./nowhere"), "--model ./nowhere: there is no such folder"),
+        (("longbench-chat", "--model", f"{BASE}/config.json"), "config.json: it is a file; name the folder"),
         (("longbench-chat", "--model", BASE, "--lengths", "9"), "--lengths is for the needle test"),
         (("needle", "--model", BASE), "give the lengths"),
         (("short", "--model", "http://127.0.0.1/v1"), "log-likelihoods"),
@@ -223,8 +227,28 @@ def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tm
     assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 0
     assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 2
     assert "holds answers of needle" in capsys.readouterr().err
+    there = (tmp_path / "answers.jsonl").read_bytes()
+    assert run("mt-bench", "--out", tmp_path, model=BASE) == 2
+    assert "holds answers of needle" in capsys.readouterr().err
+    assert (tmp_path / "answers.jsonl").read_bytes() == there
     assert run("needle", "--judge", "no-such-file", "--out", tmp_path) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_a_tokenizer_without_a_template_is_refused_without_an_option_that_eval_lacks(tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(BASE, model)
+    byte_tokenizer(None).save_pretrained(model)
+    assert run("longbench-chat", "--out", tmp_path / "out", model=model) == 2
+    told = capsys.readouterr().err
+    assert "its tokenizer has no chat template" in told and "--chat-format" not in told
+
+
+def test_needles_that_no_generated_document_is_short_enough_for_name_the_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(token_length, "MOST_DRAWS", 2)
+    assert run("needle", "--lengths", 9, "--depths", 1, "--out", tmp_path, model=BASE) == 2
+    told = capsys.readouterr().err
+    assert "no text of at most" in told and "take longer --lengths" in told and "profile" not in told
 
 
 def test_a_list_fetches_nothing(tmp_path, monkeypatch, capsys):

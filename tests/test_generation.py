@@ -6,7 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from chat_tokenizers import PLAIN, byte_tokenizer
 from longalign.cli import main
@@ -170,3 +177,42 @@ def test_a_model_whose_attention_only_its_own_code_computes_answers_by_that(tmp_
     model = LocalModel(str(tmp_path))
     assert model.loaded.config._attn_implementation == "eager", "the others drop the cap of its scores"
     assert model.ask(ASKED).text == text(argmax(model.loaded))
+
+
+def broken(folder, change):
+    """The model of a folder with other weights."""
+    model = LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        change(model)
+    model.save_pretrained(folder)
+    return LocalModel(str(folder))
+
+
+def test_outputs_that_are_no_numbers_are_refused_and_no_score_is_made_of_them(asking):
+    """argmax takes the first of them, and a harness the first answer."""
+    model = broken(asking(), lambda model: model.lm_head.weight.fill_(float("nan")))
+    with pytest.raises(ValueError, match=r"outputs are no numbers \(NaN\), computed in torch.float32: check its weigh"):
+        model.ask(ASKED)
+    with pytest.raises(ValueError, match="no numbers"):
+        model.loaded(torch.tensor([[2, 3]]))  # as a harness asks
+    masked = broken(asking(), lambda model: model.lm_head.weight[5:].fill_(0.0))
+    assert masked.ask(ASKED).text is not None
+
+
+def test_an_overflow_in_float16_is_refused(asking):
+    folder = asking()
+    model = LlamaForCausalLM.from_pretrained(folder)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight.data.mul_(3e5)
+    model.half().save_pretrained(folder)
+    with pytest.raises(ValueError, match="torch.float16: .* save it in float32, which does not overflow"):
+        LocalModel(str(folder)).ask(ASKED)
+
+
+def test_a_window_over_the_table_of_positions_is_refused(tmp_path):
+    config = GPT2Config(vocab_size=len(WORDS), n_positions=64, n_embd=32, n_layer=1, n_head=2, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    WORDS.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a table of 64 positions, and the window is 65: give --window 64 at most"):
+        LocalModel(str(tmp_path), window=65)
+    assert LocalModel(str(tmp_path)).window == 64

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ from longalign.cli.eval import EvalOptions
 from longalign.cli.parsing import fail, is_address
 from longalign.clients.client import Asker
 from longalign.clients.errors import EndpointError, NoReply
-from longalign.clients.local_model import LocalModel
+from longalign.clients.local_model import LocalModel, check_template
 from longalign.clients.reply_store import Replies
 from longalign.data import tokenizers
+from longalign.data.jsonl import DataError
 from longalign.evals.benchmarks import answering, needle
 from longalign.evals.benchmarks.catalogue import BENCHMARKS
-from longalign.evals.benchmarks.questions import MISSING, Answer, Question, evenly, write
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, evenly, read_answers, write
 from longalign.self_instruct import documents
 
 DERIVED = ("judgments.jsonl", "items.csv", "summary.json")
@@ -27,6 +28,8 @@ def run(options: EvalOptions) -> int:
     server = is_address(options.model)
     if options.dry_run and not server:
         fail("--dry-run shows the requests to a server, and --model is no server: leave --dry-run out")
+    with suppress(DataError):  # there are none, or none that can be read
+        check_benchmark(next(read_answers(options.out / "answers.jsonl")), options)
     with _model(options) as (asker, tokenizer, window):
         found = _questions(options, tokenizer)
         questions = evenly(found, options.limit or len(found))
@@ -49,6 +52,12 @@ def run(options: EvalOptions) -> int:
         fail(f"no question was answered: {missing[0][1]}")
     _tell(_written(options.out / "answers.jsonl", answers), answers, missing)
     return len(missing)
+
+
+def check_benchmark(answer: Answer, options: EvalOptions) -> None:
+    """Leaves where the folder holds answers to other questions than those of the benchmark."""
+    if (found := answer.benchmark.replace("_", "-")) != options.benchmark:
+        fail(f"{options.out} holds answers of {found}: name another folder")
 
 
 def _written(path: Path, answers: Sequence[Answer]) -> Path:
@@ -89,10 +98,13 @@ def _model(options: EvalOptions) -> Iterator[tuple[Asker, Any, int | None]]:
         tokenizer = tokenizers.load(options.tokenizer) if options.tokenizer else None
         if options.window and tokenizer is None:
             fail("--window of a server needs --tokenizer, which counts the tokens")
+        if tokenizer is not None:
+            check_template(tokenizer, options.tokenizer)
         with asking.open_asker(options, "model", replies) as asker:
             yield asker, tokenizer, options.window
     else:
         model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
+        check_template(model.tokenizer, options.tokenizer or model.name)
         with Replies(replies) as file:
             yield Asker(model, file, thinking_tokens=options.model_thinking_tokens), model.tokenizer, model.window
 

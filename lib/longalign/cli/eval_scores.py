@@ -7,6 +7,7 @@ from typing import Any
 
 from longalign.cli import asking
 from longalign.cli.eval import EvalOptions
+from longalign.cli.eval_answers import check_benchmark
 from longalign.cli.parsing import fail
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
@@ -23,8 +24,7 @@ Rows = list[dict[str, Any]]
 def run(options: EvalOptions) -> int:
     """Judge and score what is in the folder; returns how many judgments hold no rating."""
     answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
-    if (found := answers[0].benchmark.replace("_", "-")) != options.benchmark:
-        fail(f"{options.out} holds answers of {found}: name another folder")
+    check_benchmark(answers[0], options)
     there = [answer for answer in answers if answer.finish != MISSING]
     exact, answered = benchmark.exact(answers), {answer.id for answer in there}
     metric_of = {row["item"]: row["metric"] for row in exact}  # of what has no answer, too

@@ -24,7 +24,7 @@ from longalign.data.chat import encode_prompt, tokenizer_hash
 from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
 from longalign.recipe.architectures import unrun_code, why_not_causal
-from longalign.train import saved
+from longalign.train import saved, store_check
 from longalign.train.models import device
 
 
@@ -33,7 +33,8 @@ class LocalModel:
 
     `model` is its identity, by weights, tokenizer and settings of generation; `window` the tokens that it may read and
     write. A folder without a tokenizer is refused, unless it is a miniature's: as large a vocabulary with the same end
-    token; `borrowed` says so, but of the committed bases. Raises ValueError for what cannot be loaded.
+    token; `borrowed` says so, but of the committed bases. Raises ValueError for what cannot be loaded, for a window
+    over the model's table of positions, and, whenever it computes, for outputs that are no numbers.
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None) -> None:
@@ -47,7 +48,7 @@ class LocalModel:
             )  # fmt: skip
             saved.told_whole(told, name, loaded)
         except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
-            raise ValueError(f"--model {name}: cannot be loaded: {tokenizers.reason(error)}") from None
+            raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
         if tokenizer:
@@ -57,6 +58,9 @@ class LocalModel:
         self.window = window or getattr(loaded.config, "max_position_embeddings", None)
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no number of tokens: give --window")
+        if (table := store_check.positions(loaded)) is not None and self.window > table:
+            raise ValueError(f"--model {name}: it has a table of {table:,} positions, and the window is "
+                             f"{self.window:,}: give --window {table} at most")  # fmt: skip
         if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
             print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
                   "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
@@ -66,6 +70,7 @@ class LocalModel:
         tell_ignored(loaded)
         self.model = self._identity()
         loaded.generation_config = GenerationConfig()  # `generate` follows whatever stands there
+        loaded.register_forward_hook(self._check_numbers)
 
     @torch.no_grad()
     def ask(self, request: Request) -> Reply:
@@ -80,6 +85,7 @@ class LocalModel:
             raise Refused(f"{self.name} cannot be asked this: {error}") from None
 
     def _ask(self, request: Request) -> Reply:
+        check_template(self.tokenizer, self.name)
         prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
         room = min(request.max_tokens, self.window - prompt.shape[1])
         if int(prompt.max()) >= (known := self.loaded.get_input_embeddings().num_embeddings):
@@ -95,6 +101,12 @@ class LocalModel:
         opened = opened_by(self.tokenizer.decode(prompt[0, -LONGEST_MARK:]))
         text = opened + self._decoded(written[:-1] if ended else written).strip()
         return Reply(text, "stop" if ended else "length", prompt.shape[1], len(written))
+
+    def _check_numbers(self, model: Any, inputs: Any, outputs: Any) -> None:
+        """Of numbers that are none the first token would be the most likely one, and no score would show it."""
+        if outputs.logits.isnan().any():
+            raise ValueError(f"{self.name}: its outputs are no numbers (NaN), computed in {outputs.logits.dtype}: check "
+                             "its weights; where they are right, save it in float32, which does not overflow")  # fmt: skip
 
     def _decoded(self, ids: list[int]) -> str:
         """The text without special tokens; marks of thoughts stay, which are special tokens in some models."""
@@ -127,6 +139,13 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
     return tokenizers.load(name)
 
 
+def check_template(tokenizer: Any, name: str) -> None:
+    """Raises ValueError for a tokenizer that cannot write a question; `name` is where it lies."""
+    if not tokenizer.chat_template:
+        raise ValueError(f"{name}: its tokenizer has no chat template, in which a model is asked: save the template of "
+                         "its training there (chat_template.jinja)")  # fmt: skip
+
+
 def _without_tokenizer(name: str) -> bool:
     return Path(name).is_dir() and not tokenizers.holds_tokenizer(Path(name))
 
@@ -140,7 +159,15 @@ def _check_words(name: str, tokenizer: str, used: Any) -> None:
                              f"own, in {name}: leave --tokenizer out")  # fmt: skip
 
 
+def _reason(error: Exception) -> str:
+    if str(error).startswith("Unrecognized configuration class"):
+        return "its class is none of a language model that goes on with a text: take one that AutoModelForCausalLM has"
+    return tokenizers.reason(error)
+
+
 def _check_folder(name: str) -> None:
+    if Path(name).is_file():
+        raise ValueError(f"--model {name}: it is a file; name the folder of the model")
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"--model {name}: there is no such folder")
     settings = Path(name) / "generation_config.json"  # transformers passes over one that it cannot read, end tokens too

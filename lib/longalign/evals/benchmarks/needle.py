@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from longalign.data.chinese import language_of
+from longalign.data.jsonl import DataError
 from longalign.data.text_tokens import has_offsets
 from longalign.evals.benchmarks.questions import Answer, Question
 from longalign.miniature import benchmarks
@@ -28,11 +29,17 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 def generated(*, lengths: Sequence[int], depths: int, tokenizer: Any = None) -> list[Question]:
     """Needles in generated English documents whose other facts distract, three a cell (`corpus.benchmarks.long`).
 
-    Lengths are tokens of `tokenizer` (None: the miniature's) and hold question and answer.
+    Lengths are tokens of `tokenizer` (None: the miniature's) and hold question and answer. Raises ValueError for one
+    that no document is short enough for.
     """
     evaluation = Evaluation(needle_lengths=tuple(lengths), needle_depths=depths)
-    with count_with(tokenizer):
-        items = list(benchmarks.items("needle", evaluation, window=max(lengths)))
+    try:
+        with count_with(tokenizer):
+            items = list(benchmarks.items("needle", evaluation, window=max(lengths)))
+    except DataError:
+        raise
+    except ValueError as error:  # which speaks of a profile
+        raise ValueError(f"{str(error).partition(';')[0]}; take longer --lengths") from None
     return [
         _question(item["id"], item["cell"], item["messages"][0]["content"],
                   item["messages"][0]["content"].rpartition("\n\n")[2], item["messages"][1]["content"])
