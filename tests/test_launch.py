@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -80,11 +81,11 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
     ("change", "told"),
     [
         ({"modle": "x"}, "unknown key modle: did you mean 'model'"),
-        ({"model": "nowhere"}, "model is nowhere, where there is no folder"),
+        ({"model": "nowhere"}, f"model is nowhere, where there is no folder (paths count from {Path.cwd()})"),
         ({"engine": {"zero": 9}}, "ZeRO has the stages 0, 1, 2 and 3"),
         ({"engine": {"rank": 2}}, "engine.rank: did you mean 'ranks'"),
         ({"training": {"capacity": "many"}}, "training.capacity must be int"),
-        ({"training": {"capacity": 20}}, "over the capacity of 20"),
+        ({"training": {"capacity": 20}}, "of 20: raise training.capacity, or tokenize with --max-length 20"),
         ({"training": {"schedule": "constant"}}, "schedule constant has no warm-up, and warmup_ratio is 0.03"),
         ({"training": {"schedule": "warmup_stable_decay"}}, "training.schedule is 'warmup_stable_decay'; it is one of"),
         ({"training": {"capacity": 24, "steps": 99}}, "training.steps is 99, and there are "),

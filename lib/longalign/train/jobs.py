@@ -49,8 +49,7 @@ LEAST = {"epochs": 1, "checkpoint_every": 1, "steps": 0, "snapshots": 0, "group_
          "max_grad_norm": 0, "weight_decay": 0, "learning_rate": 0, "warmup_ratio": 0, "beta1": 0, "beta2": 0,
          "exponent": 0}  # fmt: skip
 """What numbers of a training must be at least."""
-SHARES = ("warmup_ratio", "beta1", "beta2")
-"""Those that must be below 1."""
+SHARES = ("warmup_ratio", "beta1", "beta2")  # of them, what must be below 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,11 @@ class Job:
 
     def plans(self, store: TokenStore) -> list[Plan]:
         """A plan for every epoch, for the engine's ranks. Raises ValueError when they cannot share the work evenly."""
-        cost = self.cost() if self.training.balance else LLAMA_2_7B
-        engine = self.engine
+        cost, engine = self.cost() if self.training.balance else LLAMA_2_7B, self.engine
+        room = self.training.capacity * engine.mixed.get("degree", 1)
+        if (longest := int(store.lengths.max(initial=0))) > room:
+            raise ValueError(f"the longest sequence has {longest:,} tokens, over the capacity of {room:,}: raise "
+                             f"training.capacity, or tokenize with --max-length {room}")  # fmt: skip
         made = make_plans(store, self.training, ranks=engine.batches, cost=cost, barrier=engine.barrier, **engine.mixed)
         most = sum(len(plan.steps) for plan in made)
         for name, there in (("steps", most), ("snapshots", self.training.steps or most)):
@@ -100,7 +102,7 @@ def load_job(path: Path | str) -> Job:
     job = typed(read_yaml(path), Job, where=where)
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
-            raise ConfigError(f"{where}: {key} is {value}, where there is no folder")
+            raise ConfigError(f"{where}: {key} is {value}, where there is no folder (paths count from {Path.cwd()})")
     try:
         _check_settings(job.training)
         if (job.rope_factor, job.rope_type) != (1.0, "default"):
@@ -254,9 +256,7 @@ def check_devices(job: Job, store: TokenStore, plans: list[Plan]) -> None:
     found = estimated(job, store, plans).device
     if found > device:
         positions, targets = largest_micro_batch(plans, store.target_counts)
-        fits = smallest_that_fits(
-            _shape(job), job.engine, positions=positions, targets=targets, device=device
-        )
+        fits = smallest_that_fits(_shape(job), job.engine, positions=positions, targets=targets, device=device)
         offer = f"this would fit: {asdict(fits)}" if fits else "nothing on these devices would fit: take more of them"
         raise ValueError(f"each device needs about {found:.1f} GiB and has {device:.1f}; {offer}")
 
