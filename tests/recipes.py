@@ -121,7 +121,7 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
              "eval": EvaluationDataset(held_out, capacity=CAPACITY, ranks=args.world_size)}  # fmt: skip
     numbers = {part: datasets.Dataset.from_dict({"part": [part] * len(planned), "micro_batch": range(len(planned))})
                for part, planned in parts.items()}  # fmt: skip
-    collate = PackedCollator(tokenizer.pad_token_id)
+    collate = PackedCollator(tokenizer.pad_token_id or 0)
     trainer = PackedSFTTrainer(
         model, args, processing_class=tokenizer, callbacks=[PlanGuard(parts["train"])],
         train_dataset=numbers["train"], eval_dataset=numbers["eval"],  # TRL takes no other dataset
@@ -131,12 +131,13 @@ def sft_recipe(model, sequences, held_out, settings, tokenizer):
 
 
 def tokenizer():
+    """As Llama's: without a token for padding."""
     from tokenizers import Tokenizer, models
 
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{f"t{i}": i for i in range(3, 32)}}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>")),
-        pad_token="<pad>", bos_token="<s>", eos_token="</s>",
+        bos_token="<s>", eos_token="</s>",
     )  # fmt: skip
 
 
