@@ -349,9 +349,14 @@ def sequences(*lengths, first=3):
          "to 39: tokenize with the model's own tokenizer"),
         ("llama", [*sequences(2), *sequences(4, first=-1)], "sequence 1 holds the token id -1"),
         ("gpt2", sequences(2, 33), "sequence 1 has 33 tokens, but GPT2LMHeadModel has a table of 32 positions"),
+        ("llama", [*sequences(2), {"input_ids": [3] * 4, "labels": [3] * 3}],
+         r"sequence 1 has input_ids of shape \(4,\) and labels of shape \(3,\): give one row of tokens, and a label"),
+        ("llama", [*sequences(2), {"input_ids": [[3, 3]], "labels": [[3, 3]]}],
+         r"sequence 1 has input_ids of shape \(1, 2\)"),
         ("llama", [{"input_ids": [3] * 9, "labels": [-100] * 9}], r"none of the 1 sequences has a target \(all labels"),
     ],
-    ids=["ids above the vocabulary", "ids below 0", "more than learned positions", "no target anywhere"],
+    ids=["ids above the vocabulary", "ids below 0", "more than learned positions", "a label too few", "rows in a row",
+         "no target anywhere"],
 )
 def test_sequences_that_do_not_suit_the_model_are_refused(kind, data, told):
     with pytest.raises(ValueError, match=told):
@@ -363,6 +368,11 @@ def test_what_is_allowed_and_ought_to_be_known_is_told_in_a_line():
     assert preflight.preflight(model("llama"), sequences=data) == [
         "the longest sequence has 33 tokens, more than the 32 positions that the model was made for",
         "1 of 2 sequences have no target: nothing is learnt from them",
+    ]
+    masked_with_0 = [*sequences(4), {"input_ids": [3, 5, 7, 9], "labels": [0, 0, 7, 9]}]
+    assert preflight.preflight(model("llama"), sequences=masked_with_0) == [
+        "1 of 2 sequences have labels that are neither their own tokens nor -100: these are learnt as they are, and "
+        "only -100 leaves a token out"
     ]
     assert store_check.positions(model("llama")) is None
     assert store_check.positions(AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **DECODER))) == 32

@@ -17,8 +17,8 @@ POSITIONS = re.compile(r"(^|_)(wpe|pos|position|positions)(_|$)")
 def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
     """What ought to be known, a line each, and the length of the longest sequence.
 
-    Raises ValueError for ids that the model does not know, for a sequence longer than its table of positions, and where
-    no sequence has a target.
+    Raises ValueError for ids that the model does not know, for a sequence longer than its table of positions or without
+    a label for each token, and where no sequence has a target.
 
     >>> from longalign.train.models import new_model
     >>> model = new_model("mini-6b", vocab_size=16, max_length=3, seed=0)
@@ -35,6 +35,7 @@ def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
             f"none of the {len(lengths):,} sequences has a target (all labels are -100): there is nothing to learn; "
             "look at what was masked when they were tokenized"
         )
+    others = 0 if isinstance(sequences, TokenStore) else _with_other_labels(sequences)
     number, known = _unknown(model, sequences)
     if number is not None:
         raise ValueError(
@@ -56,6 +57,9 @@ def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
         )
     if without := int((counts == 0).sum()):
         notes.append(f"{without:,} of {len(lengths):,} sequences have no target: nothing is learnt from them")
+    if others:
+        notes.append(f"{others:,} of {len(lengths):,} sequences have labels that are neither their own tokens nor "
+                     f"{IGNORE_INDEX}: these are learnt as they are, and only {IGNORE_INDEX} leaves a token out")
     return notes, longest
 
 
@@ -98,6 +102,19 @@ def _unknown(model: Any, sequences: Sequences) -> tuple[int | None, tuple[int, i
             if len(ids) and not _within((ids.min(), ids.max()), size):
                 return number, (int(ids.max() if ids.max() >= size else ids.min()), size)
     return None, (0, vocabulary(model))
+
+
+def _with_other_labels(sequences: Sequences) -> int:
+    """How many sequences learn other tokens than their own, such as those that are masked with 0. Raises ValueError for
+    one that is no row of tokens with a label each."""
+    others = 0
+    for number in range(len(sequences)):
+        ids, labels = (np.asarray(sequences[number][name]) for name in ("input_ids", "labels"))
+        if ids.ndim != 1 or ids.shape != labels.shape:
+            raise ValueError(f"sequence {number} has input_ids of shape {ids.shape} and labels of shape "
+                             f"{labels.shape}: give one row of tokens, and a label for each")  # fmt: skip
+        others += bool(((labels != ids) & (labels != IGNORE_INDEX))[1:].any())
+    return others
 
 
 def _within(found: tuple[int, int], size: int) -> bool:
