@@ -105,8 +105,10 @@ class LocalModel:
     def _check_numbers(self, model: Any, inputs: Any, outputs: Any) -> None:
         """Of numbers that are none the first token would be the most likely one, and no score would show it."""
         if outputs.logits.isnan().any():
-            raise ValueError(f"{self.name}: its outputs are no numbers (NaN), computed in {outputs.logits.dtype}: check "
-                             "its weights; where they are right, save it in float32, which does not overflow")  # fmt: skip
+            raise ValueError(
+                f"{self.name}: its outputs are no numbers (NaN), computed in {outputs.logits.dtype}: check its "
+                "weights; where they are right, save it in float32, which does not overflow"
+            )
 
     def _decoded(self, ids: list[int]) -> str:
         """The text without special tokens; marks of thoughts stay, which are special tokens in some models."""
