@@ -265,6 +265,13 @@ def test_what_a_template_marks_is_a_target_wherever_the_mark_stands(template):
     assert learnt == "".join(m["content"] + "<|im_end|>" for m in TWO_TURNS if m["role"] == "assistant")
 
 
+@pytest.mark.parametrize("sign", ["\ufdd0", "\U000f0000", "\U000f0000\U000f0001"])
+def test_no_character_of_an_answer_is_taken_for_where_a_mark_stands(sign):
+    encoded = encode([user(sign), assistant(f"a{sign}b")], BYTES["marked"])
+    (run,) = runs_of_targets(encoded)
+    assert BYTES["marked"].decode(run) == f"a{sign}b<|im_end|>"
+
+
 def test_a_template_that_works_on_the_marked_text_is_refused():
     template = TURN_OF + ASKED + "{{ turn(m)[:13] }}{% endif %}{% endfor %}"
     with pytest.raises(DataError, match="what its {% generation %} marks cannot be told"):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from longalign.data.jsonl import CARRIED, DataError, check_messages, is_target
@@ -22,8 +23,8 @@ Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
 _GENERATION = re.compile(r"\{%([-+]?)\s*generation\s*([-+]?)%\}")
 _ENDGENERATION = re.compile(r"\{%([-+]?)\s*endgeneration\s*([-+]?)%\}")
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
-"""Written where a template's marks begin and end; they are characters that no text has."""
+_SIGNS = range(0xF0000, 0xFFFFE)
+"""Characters without a meaning. Two that a text lacks are written where a template's marks begin and end."""
 
 
 def format_of(tokenizer: Any) -> str:
@@ -104,16 +105,17 @@ class Chat:
         The template writes where its marks are: what transformers counts is wrong in a macro and in a loop that is
         recursive. Raises DataError where the template then writes another text.
         """
-        marked, text, start = self.text(template=_with_marks(self._template())), "", 0
+        plain, text, start = self.text(), "", 0
+        opens, closes = islice((chr(sign) for sign in _SIGNS if chr(sign) not in plain), 2)
         joined: list[Span] = []
-        for piece in re.split(f"([{_OPEN}{_CLOSE}])", marked):
-            if piece == _OPEN:
+        for piece in re.split(f"([{opens}{closes}])", self.text(template=_with_marks(self._template(), opens, closes))):
+            if piece == opens:
                 start = joined.pop()[0] if joined and joined[-1][1] == len(text) else len(text)
-            elif piece != _CLOSE:
+            elif piece != closes:
                 text += piece
             elif start < len(text):
                 joined.append((start, len(text)))
-        if text != self.text():
+        if text != plain:
             detail = "what its {% generation %} marks cannot be told: it works on the marked text; mark what it writes"
             raise DataError("template unsuitable", detail, field="messages")
         return text, joined
@@ -262,7 +264,7 @@ def _longalign_text(messages: Messages, chat_format: str) -> str:
 
 
 @lru_cache
-def _with_marks(template: str) -> str:
+def _with_marks(template: str, opens: str, closes: str) -> str:
     """A template that also writes where its marks begin and end; each tag takes the blanks around it as before."""
-    opened = _GENERATION.sub(rf"{{%\1 if true %}}{{{{ '{_OPEN}' }}}}{{% endif %}}{{% generation \2%}}", template)
-    return _ENDGENERATION.sub(rf"{{%\1 endgeneration %}}{{% if true %}}{{{{ '{_CLOSE}' }}}}{{% endif \2%}}", opened)
+    opened = _GENERATION.sub(rf"{{%\1 if true %}}{{{{ '{opens}' }}}}{{% endif %}}{{% generation \2%}}", template)
+    return _ENDGENERATION.sub(rf"{{%\1 endgeneration %}}{{% if true %}}{{{{ '{closes}' }}}}{{% endif \2%}}", opened)
