@@ -188,10 +188,18 @@ def broken(folder, change):
     return LocalModel(str(folder))
 
 
-def test_outputs_that_are_no_numbers_are_refused_and_no_score_is_made_of_them(asking):
+def overflowing(model):
+    """One token's output is infinity, another's minus infinity, and none is NaN."""
+    model.model.norm.weight.zero_()[0] = 1000.0
+    model.lm_head.weight[3:5, 0] = torch.tensor([3e38, -3e38])
+
+
+@pytest.mark.parametrize("change", [lambda model: model.lm_head.weight.fill_(float("nan")), overflowing],
+                         ids=["not a number", "infinite"])  # fmt: skip
+def test_outputs_that_are_no_numbers_are_refused_and_no_score_is_made_of_them(asking, change):
     """argmax takes the first of them, and a harness the first answer."""
-    model = broken(asking(), lambda model: model.lm_head.weight.fill_(float("nan")))
-    with pytest.raises(ValueError, match=r"outputs are no numbers \(NaN\), computed in torch.float32: check its weigh"):
+    model = broken(asking(), change)
+    with pytest.raises(ValueError, match=r"no numbers \(NaN or infinite\), computed in torch.float32: check its weigh"):
         model.ask(ASKED)
     with pytest.raises(ValueError, match="no numbers"):
         model.loaded(torch.tensor([[2, 3]]))  # as a harness asks

@@ -103,11 +103,12 @@ class LocalModel:
         return Reply(text, "stop" if ended else "length", prompt.shape[1], len(written))
 
     def _check_numbers(self, model: Any, inputs: Any, outputs: Any) -> None:
-        """Of numbers that are none the first token would be the most likely one, and no score would show it."""
-        if outputs.logits.isnan().any():
+        """Of NaN and infinity the first token would be the most likely one, and no score would show it; minus infinity
+        leaves a token out, as some models do."""
+        if not (outputs.logits < float("inf")).all():
             raise ValueError(
-                f"{self.name}: its outputs are no numbers (NaN), computed in {outputs.logits.dtype}: check its "
-                "weights; where they are right, save it in float32, which does not overflow"
+                f"{self.name}: its outputs are no numbers (NaN or infinite), computed in {outputs.logits.dtype}: check "
+                "its weights; where they are right, save it in float32, which does not overflow"
             )
 
     def _decoded(self, ids: list[int]) -> str:

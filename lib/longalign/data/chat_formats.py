@@ -15,7 +15,7 @@ from longalign.data.jsonl import CARRIED, DataError, check_messages, is_target
 
 CHAT_FORMATS = ("template", "llama", "chatglm")
 STAND_IN = "\ue000stand-in\ue001"
-"""Stands in a message's place, to see what a template writes around it; its ends are characters that no text has."""
+"""Stands in a message's place, to see what a template writes around it; no text holds it by chance."""
 READ = ("messages", "tools", "length", "weight", "train")
 SHORT = 16  # characters: a shorter message may stand in a text by chance
 
