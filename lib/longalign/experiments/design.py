@@ -28,6 +28,9 @@ METHODS = {
     "packing + loss weighting": ("packing", "sequence"),
 }
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ENOUGH, WEIGHTING_SEEDS = 8, 32
+"""With as many seeds or more of every arm, what is packed gets 32: an effect of loss weighting of 0.2 points of 10 takes
+so many (results/pilots/power.csv)."""
 IN_TABLES = ("test", "longbench", "longbench_chat", "short")
 """The benchmarks of every table (`longalign.report.tables`); held-out templates and needles are asked for by name."""
 
@@ -116,7 +119,7 @@ def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = Non
 def slow(table: str, arm: str, first: bool) -> bool:
     """Whether an arm of this table gets the fewer seeds of a slow arm; `first` says that its model is the first one."""
     if table in ("times", "composed_times"):
-        return True
+        return table == "times" or not first
     if table == "data_scale":
         return arm not in ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k")
     if table == "data_source":
@@ -175,6 +178,15 @@ def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
         for method in METHODS
         for seed in profile.seeds_for(seeds, slow=slow("methods", method, start.model == profile.models[0]))
     }
+
+
+def weighting(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 3's packed arms, with and without loss weighting, with 32 seeds where all arms have eight; else none."""
+    return {
+        Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
+        for start in base_models.starts(profile)[:2] for method in METHODS if method.startswith("packing")
+        for seed in profile.seeds_for(max(seeds, WEIGHTING_SEEDS)) if seeds >= ENOUGH
+    }  # fmt: skip
 
 
 def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
