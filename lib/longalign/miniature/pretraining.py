@@ -74,7 +74,7 @@ def curriculum(tokens: int, learning_rate: float) -> tuple[Stage, ...]:
     )
 
 
-# 14 tokens for each weight. Seeds of which the base has not learnt to look words up are left out (benchmarks.pilots.choice).
+# 14 tokens for each weight. Left out are seeds of which the base has not learnt to look words up (benchmarks.pilots).
 RECIPES = {
     "mini-6b": Recipe(curriculum(6_705_216, 3e-3)),
     "mini-7b": Recipe(curriculum(7_866_432, 3e-3), seeds=(0, 2, 3)),
