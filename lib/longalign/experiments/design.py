@@ -29,7 +29,7 @@ METHODS = {
 }
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ENOUGH, WEIGHTING_SEEDS = 8, 32
-"""With as many seeds or more of every arm, what is packed gets 32: an effect of loss weighting of 0.2 points of 10 takes
+"""With as many seeds or more of every arm, what is packed gets 32: an effect of weighting of 0.2 points of 10 takes
 so many (results/pilots/power.csv)."""
 IN_TABLES = ("test", "longbench", "longbench_chat", "short")
 """The benchmarks of every table (`longalign.report.tables`); held-out templates and needles are asked for by name."""
