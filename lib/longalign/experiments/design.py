@@ -16,6 +16,7 @@ from longalign.experiments import base_models, training_data
 from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import LOSS, Evaluation, Scored
 from longalign.experiments.profiles import Profile
+from longalign.experiments.repetitions import ENOUGH, WEIGHTING_SEEDS, slow
 from longalign.miniature import training_sets
 from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.train.runs import Run, extension_of
@@ -28,9 +29,6 @@ METHODS = {
     "packing + loss weighting": ("packing", "sequence"),
 }
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ENOUGH, WEIGHTING_SEEDS = 8, 32
-"""With as many seeds or more of every arm, what is packed gets 32: an effect of weighting of 0.2 points of 10 takes
-so many (results/pilots/power.csv)."""
 IN_TABLES = ("test", "longbench", "longbench_chat", "short")
 """The benchmarks of every table (`longalign.report.tables`); held-out templates and needles are asked for by name."""
 
@@ -114,17 +112,6 @@ def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = Non
         extension(one)
         for start in starts for one in dict.fromkeys(map(start.of, range(start.count) if drawn is None else drawn))
     ]  # fmt: skip
-
-
-def slow(table: str, arm: str, first: bool) -> bool:
-    """Whether an arm of this table gets the fewer seeds of a slow arm; `first` says that its model is the first one."""
-    if table in ("times", "composed_times"):
-        return table == "times" or not first
-    if table == "data_scale":
-        return arm not in ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k")
-    if table == "data_source":
-        return arm.startswith("LongAlpaca")
-    return not first or not arm.startswith("packing")
 
 
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:

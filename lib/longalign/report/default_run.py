@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from longalign.experiments.design import slow
 from longalign.experiments.profiles import Profile
+from longalign.experiments.repetitions import slow
 from longalign.report import noise
 from longalign.report.claim_schema import load_ledger
 from longalign.report.claim_scores import Folder

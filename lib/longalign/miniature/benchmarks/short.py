@@ -8,10 +8,12 @@
 | knowledge | MMLU | four facts or more, asked in words that training never uses | one of them is replaced |
 
 Among the answers of a conversation is one of three facts or more. How hard all this is was chosen on pilot models
-(seeds 100 and 101) and other items, by the mean over all arms: about 80, 82, 80 and 70 %, and 80 % in conversations; with
-two facts more than 95 % are right, and arms could not differ. Each question decides between its options: a wrong one holds a fact that was not asked for, or another end.
-Options have the same number of facts and stand in a random order. Continuation is plain text as in pre-training (`form`
-"text"), the others are conversations (`form` "chat").
+(seeds 100 and 101) and other items, by the mean over all arms: about 80, 82, 80 and 70 % of the choices are right, and
+80 % of the turns. With two facts it was more than 95 %, and arms could hardly differ.
+
+Each question decides between its options: a wrong one holds a fact that was not asked for, or another end. Options have
+the same number of facts and stand in a random order. Continuation is plain text as in pre-training (`form` "text"), the
+others are conversations (`form` "chat").
 """
 
 import re
