@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import pilots
-from benchmarks.pilots.choice import SHAPES, NARROW
+from benchmarks.pilots.choice import NARROW, SHAPES
 from longalign.common import paths, provenance
 
 ROUNDS = 3
