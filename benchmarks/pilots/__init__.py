@@ -24,8 +24,8 @@ All of it can be stopped at any time, and goes on from the last checkpoint of th
 bases that are whole, are never trained again. `--jobs 2` trains two at a time; `make pilots` takes JOBS of them.
 
 What was chosen stands in `longalign.miniature.pretraining.RECIPES`, `longalign.train.models.MINIATURES` and
-profiles/laptop.yaml. `bases` trains the bases of a new choice into results/bases/next; what is whole in results/bases is
-left as it is.
+profiles/laptop.yaml. `bases` trains the bases of a new choice into results/bases/next; those in results/bases
+stay.
 """
 
 from pathlib import Path

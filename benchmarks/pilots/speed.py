@@ -15,7 +15,7 @@ EXTENSION = (128, 1024)
 
 
 def measure(jobs: int = 1) -> None:
-    """Write results/pilots/speed.csv: candidate, model, batch, weights, milliseconds (the median), ratio to heads of 32.
+    """Write results/pilots/speed.csv: candidate, model, batch, weights, milliseconds (median), ratio to heads of 32.
 
     What is timed has one job, whatever `jobs` says.
     """
