@@ -16,7 +16,7 @@ from longalign.experiments import base_models, training_data
 from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import LOSS, Evaluation, Scored
 from longalign.experiments.profiles import Profile
-from longalign.experiments.repetitions import ENOUGH, WEIGHTING_SEEDS, slow
+from longalign.experiments.repetitions import ENOUGH, WEIGHTING_SEEDS, WINDOW_SEEDS, slow
 from longalign.miniature import training_sets
 from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.train.runs import Run, extension_of
@@ -197,12 +197,12 @@ def windowed(profile: Profile, window: int) -> Profile:
 
 
 def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
-    """The second model extended to, and trained on instructions of, each of the profile's windows."""
+    """The second model extended to, and trained on instructions of, each of the profile's windows, with few seeds."""
     starts = {window: Start(windowed(profile, window), profile.models[1]) for window in profile.windows}
     return {
         Arm(f"window {window}", start.model, seed): fine_tuning(start, method="sorted", seed=seed)
         for window, start in starts.items()
-        for seed in profile.seeds_for(seeds, slow=True)
+        for seed in profile.seeds_for(min(seeds, WINDOW_SEEDS), slow=True)
     }
 
 

@@ -6,6 +6,8 @@ Of which profile, and how many in a run, say `longalign.experiments.profiles` an
 ENOUGH, WEIGHTING_SEEDS = 8, 32
 """With as many seeds or more of every arm, what is packed gets 32: an effect of weighting of 0.2 points of 10 takes
 so many (results/pilots/power.csv)."""
+WINDOW_SEEDS = 3
+"""Most seeds of an arm of the windows, of which no claim is: one for each base, which is extended to every window."""
 
 
 def slow(table: str, arm: str, first: bool) -> bool:
