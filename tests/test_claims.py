@@ -253,7 +253,7 @@ def test_scores_of_questions_have_no_verdict_without_the_questions(tmp_path):
     table(tmp_path, FAR, BASE)
     (tmp_path / "items" / "scores.csv").unlink()
     row = one(tmp_path, claim())
-    assert row["verdict"] == "not measured" and "there is no items/scores.csv" in row["note"]
+    assert row["verdict"] == "not measured" and "no items/scores.csv has its accuracy" in row["note"]
     assert row["low"] < row["estimate"] < row["high"] and row["chance"] == OF_SEEDS
 
 
@@ -263,6 +263,8 @@ def test_a_time_has_no_questions_and_needs_none(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
     row = one(tmp_path, claim(metric="seconds"))
     assert row["verdict"] == "reproduced" and (row["chance"], row["questions"]) == (OF_SEEDS, 0)
+    items(tmp_path, {f"{arm}|{seed}": [0.0, 1.0] for arm in ("new", "old") for seed in range(5)})  # of another metric
+    assert one(tmp_path, claim(metric="seconds")) == row
 
 
 def test_a_score_at_its_ceiling_shows_no_absence_of_an_effect(tmp_path):

@@ -88,14 +88,16 @@ class Folder:
         return self._arms[key]
 
     def items(self, claim: Claim, scores: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
-        """The contrast of every seed and question, and the stratum of every question; None where no file has them.
+        """The contrast of every seed and question, and the stratum of every question; None where no file has them, as
+        of a metric that is no score of questions (a time, a share of the steps).
 
         The mean over questions of a seed is the table's. Raises Missing when the questions are not those of the table.
         """
         name = f"items/{claim.results}.csv"
         if not (self.folder / name).exists():
             return None
-        self.table(name, ("item", "metric"))
+        if claim.metric not in set(self.table(name, ("item", "metric")).metric):
+            return None
         chosen = self.chosen(claim, name)
         seeds = list(dict.fromkeys(seed for _, seed in scores))
         runs = [[f"{'|'.join(claim.run(arm))}|{seed}" for seed in seeds] for arm in claim.arms]

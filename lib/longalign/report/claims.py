@@ -90,7 +90,8 @@ def measure(claim: Claim, folder: Folder, calibrated: noise.Noise) -> Measured:
     except Missing as missing:
         lacks = str(missing)
     if strata is None and claim.metric in BEST:
-        lacks = f"{lacks or f'there is no items/{claim.results}.csv'}: the chance of the questions is not known"
+        lacks = lacks or f"no items/{claim.results}.csv has its {claim.metric}"
+        lacks = f"{lacks}: the chance of the questions is not known"
     elif strata is not None and np.bincount(strata).min() < FEWEST_QUESTIONS:
         lacks = "a task has one question at a length, so the chance of the questions is not known"
     bases = gates.bases(claim, folder, seeds)
