@@ -33,7 +33,7 @@ WITHOUT = (
     # held to compute the same, and to go on as before
     "train.parallelism", "train.checkpoints", "train.sequence_parallel",
     # look, and leave everything as it is
-    "train.preflight", "train.probes", "train.store_check", "train.saved", "train.memory",
+    "train.preflight", "train.probes", "train.store_check", "train.frozen_head", "train.saved", "train.memory",
 )  # fmt: skip
 """What a training uses that changes no number."""
 

@@ -101,9 +101,12 @@ def train(
     args.max_steps, args.gradient_accumulation_steps = len(steps), plans[0].accumulation
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
     if config.lora_rank:
-        from longalign.train import lora  # other runs' code is without it, as without the defects below
+        from longalign.train import frozen_head, lora  # other runs' code is without it, as without the defects below
 
         lora.adapt(model, config.lora_rank, seed=config.seed)
+        told = frozen_head.notes(model, store)
+        for note in told if args.process_index == 0 else ():
+            print(note)
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = 0  # nobody reads what it computes, and a configuration may name an id that the model does not know
