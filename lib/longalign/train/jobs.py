@@ -89,10 +89,8 @@ class Job:
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
-        return Run(
-            Path(self.model).name, self.data, asdict(self.training), start=self.model,
-            engine=self.engine.run_settings(), **extension_of(self),
-        )  # fmt: skip
+        return Run(Path(self.model).name, self.data, asdict(self.training), start=self.model,
+                   engine=self.engine.run_settings(), **extension_of(self))  # fmt: skip
 
 
 def load_job(path: Path | str) -> Job:
@@ -281,11 +279,12 @@ def main(arguments: list[str] | None = None) -> int:
         store = TokenStore(Path(job.data), verify=True)
         check_devices(job, store, job.plans(store))
         run = job.run()
-        if not run.finished:
+        if run.finished and run.renew_tokenizer():
+            print("longalign: the trained model has the tokenizer of the store now, which was another", file=sys.stderr)
+        elif not run.finished:
             for note in store_tokenizer.compare(store.manifest, job.model):
                 print(f"longalign: {note}", file=sys.stderr)
-            for _ in proofs(job, store, room=SOON):
-                pass
+            list(proofs(job, store, room=SOON))
         workers.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:
         print(f"longalign: {error}", file=sys.stderr)
