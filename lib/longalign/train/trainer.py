@@ -34,7 +34,8 @@ def make_plans(
     store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B,
     barrier: str = "step", **mixed: int,
 ) -> list[Plan]:  # fmt: skip
-    """One plan per epoch, each reshuffled by (seed, epoch); the same sequences in every step on any number of ranks.
+    """One plan per epoch, each reshuffled by (seed, epoch); the same sequences in every step on any number of ranks,
+    but with steps of like costs ("compose") for ranks that wait in every micro-step.
 
     `mixed` is share_above and degree (`longalign.recipe.mixed`), or nothing. Where they are balanced, `cost` is what a
     sequence costs, and `barrier` where the ranks wait: at the end of a "step", or in every "micro_step". Raises
