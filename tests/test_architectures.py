@@ -17,6 +17,7 @@ from longalign.recipe.architectures import mixers, why_no_loss, why_not_packed, 
 from longalign.recipe.attention import register_attention
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
+from longalign.train import store_check
 from longalign.train.models import load_model
 
 RECURRENT = {"packed": "refused", "padded": "exact", "decoded": "refused"}
@@ -198,6 +199,8 @@ def test_positions_that_do_not_begin_with_0_are_refused():
     for packed in (True, False):
         with pytest.raises(ValueError, match="RobertaEmbeddings counts positions from the padding token's id"):
             weighted_loss(model, batch_of(9, 4, packed=packed))
+    table = next(part for name, part in model.named_modules() if name.endswith("position_embeddings"))
+    assert store_check.positions(model) == table.num_embeddings - table.padding_idx - 1
 
 
 def test_an_attention_that_names_a_window_its_mask_does_not_have_is_refused():

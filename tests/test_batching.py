@@ -257,3 +257,18 @@ def test_a_hundred_thousand_sequences_are_planned_in_less_than_three_seconds():
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     seconds = json.loads(told)
     assert list(seconds) == list(METHODS) and max(seconds.values()) < 3.0
+
+
+def test_numpys_narrow_integers_plan_as_others_do():
+    """In a process of its own: here, types are checked, and users' are not."""
+    code = """
+import numpy as np
+from longalign.recipe.batching import make_plan
+lengths = np.random.default_rng(0).integers(1, 32, 500)
+for method in ("naive", "sorted", "packing"):
+    one, other = (make_plan(method, lengths, capacity=32, ranks=kind(100), accumulation=kind(2), rows=kind(2))
+                  for kind in (int, np.int8))
+    print(one.steps == other.steps, one.order_hash() == other.order_hash())
+"""
+    said = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["True"] * 6

@@ -113,6 +113,21 @@ def test_an_empty_sequence_among_others_stays_in_a_pack_and_leaves_padded_rows()
     assert PaddedCollator(0)([FEATURES[0], empty, FEATURES[1]])["input_ids"].shape == (2, 4)
 
 
+@pytest.mark.parametrize("kind", [PackedCollator, PaddedCollator])
+def test_a_padding_token_that_is_none_is_refused_before_the_first_filler(kind):
+    for wrong in (None, -1):
+        with pytest.raises(ValueError, match=f"pad_token_id is {wrong}; give any id of the vocabulary, such as 0"):
+            kind(wrong)
+    assert kind(np.int64(3))([])["input_ids"].tolist() == [[3]]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.5])
+@pytest.mark.parametrize("collator", [PackedCollator(0), PaddedCollator(0)])
+def test_a_weight_that_is_no_weight_is_refused(collator, weight):
+    with pytest.raises(ValueError, match="feature 1 of the micro-batch has the loss_weight"):
+        collator([FEATURES[0], FEATURES[1] | {"loss_weight": weight}])
+
+
 @pytest.mark.parametrize("collator", [PackedCollator(0), PaddedCollator(0)])
 def test_what_is_wrong_is_named(collator):
     with pytest.raises(ValueError, match="feature 1 .* no loss_weight; .* PlannedDataset"):

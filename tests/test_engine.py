@@ -60,7 +60,7 @@ def test_two_ranks_under_deepspeed_train_as_one_process(folder, engine, method):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("model", ["mini-6b", "mini-7b"])
+@pytest.mark.parametrize("model", ["mini-6b", "mini-13b"])
 def test_ranks_that_share_a_pack_give_its_logits(folder, model):
     """21 tokens of four sequences in two slices, a filler behind them; one sequence lies across the cut."""
     whole = np.load(folder / f"{model}-1-0.npy")

@@ -1,5 +1,6 @@
 """longalign eval: answers and judgments as separate steps, scores in tidy files, one line for every refusal."""
 
+import copy
 import csv
 import json
 import shutil
@@ -9,10 +10,12 @@ import pytest
 from chat_tokenizers import byte_tokenizer
 from fault_server import by_chance, serving
 from longalign.cli import main
+from longalign.clients.local_model import check_template
 from longalign.common import paths
 from longalign.experiments.evaluations import COLUMNS
 from longalign.fetch import benchmark_files
 from longalign.miniature import token_length
+from longalign.miniature import tokenizer as miniature
 
 BASE = str(paths.bases() / "mini-7b")
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -233,6 +236,34 @@ def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tm
     assert (tmp_path / "answers.jsonl").read_bytes() == there
     assert run("needle", "--judge", "no-such-file", "--out", tmp_path) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_the_short_tasks_and_other_benchmarks_do_not_write_over_each_other(tmp_path, capsys, monkeypatch):
+    from longalign.evals.benchmarks import harness
+
+    (tmp_path / "answers.jsonl").write_text("{}\n")
+    (tmp_path / "items.csv").write_text("of the needles")
+    assert run("short", "--out", tmp_path, model=BASE) == 2
+    assert "holds answers of another benchmark: name another folder" in capsys.readouterr().err
+    assert (tmp_path / "items.csv").read_text() == "of the needles"
+    (tmp_path / "answers.jsonl").unlink()
+    row = {"benchmark": "short", "task": "arc", "length": 0, "item": "a", "metric": "accuracy", "value": 1.0}
+    monkeypatch.setattr(harness, "evaluate", lambda *_, tasks, **__: [row | {"task": tasks[0]}])
+    monkeypatch.setattr(harness, "means", lambda rows: {row["task"]: 100.0 for row in rows})
+    assert run("short", "--out", tmp_path, model=BASE) == 0
+    scores = (tmp_path / "items.csv").read_text()
+    assert run("needle", "--out", tmp_path, "--lengths", 128, model=BASE) == 2
+    assert "holds the scores of short" in capsys.readouterr().err and (tmp_path / "items.csv").read_text() == scores
+
+
+@pytest.mark.parametrize("chat_format", ["llama", "chatglm"])
+def test_a_model_that_learnt_one_of_longaligns_formats_needs_no_template(chat_format):
+    own = copy.deepcopy(miniature.load())
+    own.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        check_template(own, "m")
+    own.init_kwargs["chat_format"] = chat_format
+    check_template(own, "m")
 
 
 def test_a_tokenizer_without_a_template_is_refused_without_an_option_that_eval_lacks(tmp_path, capsys):

@@ -63,11 +63,30 @@ def test_a_default_run_is_said_to_have_the_seeds_that_the_design_gives_its_arms(
     assert set(kept[["arm", "model", "seed"]].itertuples(index=False, name=None)) == set(getattr(design, name)(default))
 
 
-def test_times_of_a_default_run_have_one_seed(profile):
+def test_composed_times_of_a_default_run_have_three_seeds_of_the_first_model_and_one_of_others(profile):
     default = dataclasses.replace(profile, seeds=3, seeds_of_slow_arms=1)
-    of = {"experiment": "composed_times", "arm": "packing", "model": profile.models[0]}
-    rows = pd.DataFrame({**of, "seed": range(3)})
-    assert default_run.trained_by_default(rows, default).tolist() == [True, False, False]
+    for model, trained in zip(profile.models, (3, 1, 1), strict=True):
+        rows = pd.DataFrame({"experiment": "composed_times", "arm": "packing", "model": model, "seed": range(4)})
+        assert default_run.trained_by_default(rows, default).tolist() == [seed < trained for seed in range(4)]
+
+
+def test_seeds_that_a_few_arms_have_more_of_are_none_of_a_default_run_whatever_its_first_seed(profile):
+    arms = [("packing", 32), ("naive", 8)]
+    rows = pd.DataFrame([("methods", arm, profile.models[1], seed) for arm, seeds in arms for seed in range(seeds)],
+                        columns=["experiment", "arm", "model", "seed"])  # fmt: skip
+    default = dataclasses.replace(profile, seeds=3, seeds_of_slow_arms=3)
+    kept = rows[default_run.trained_by_default(rows, default, first=6)]
+    assert kept.groupby("arm").seed.apply(sorted).to_dict() == {"packing": [0, 6, 7], "naive": [0, 6, 7]}
+
+
+@pytest.mark.parametrize(("seeds", "found"), [(0, 0), (7, 0), (8, 32), (40, 40)])
+def test_packing_with_and_without_weighting_has_32_seeds_where_all_arms_have_eight(profile, seeds, found):
+    arms = design.weighting(profile, seeds)
+    packed = {(method, model) for method in ("packing", "packing + loss weighting") for model in profile.models[:2]}
+    assert {arm[:2] for arm in arms} == (packed if found else set())
+    assert len(arms) == found * len(packed)
+    methods = design.methods(profile, seeds) if found else {}
+    assert all(arms[arm] == run for arm, run in methods.items() if arm in arms)
 
 
 def test_a_seed_draws_other_data_and_starts_from_the_same_long_base(profile):

@@ -10,8 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from longalign.common import paths
 from longalign.recipe.attention import register_attention
-from longalign.train import lora
+from longalign.train import frozen_head, lora, preflight
 from longalign.train.events import read_events
 from longalign.train.models import load_model, new_model
 from longalign.train.runs import Run
@@ -44,6 +45,34 @@ def test_before_training_it_is_the_model_itself_and_only_the_two_matrices_are_to
     assert trained and all(".lora_A." in name or ".lora_B." in name for name in trained)
     layers = {name.split(".lora_")[0].rpartition(".")[2] for name in trained}
     assert layers == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_an_end_that_a_model_has_never_seen_and_lora_does_not_learn_is_told(tmp_path, capsys):
+    """The committed bases have read documents alone, without the tokens of a chat."""
+    def base():
+        return load_model(paths.bases() / "mini-6b")
+
+    chats = [{"input_ids": [2, 300 + n, 3, 400, 1], "labels": [-100, -100, -100, 400, 1]} for n in range(20)]
+    texts = [{"input_ids": [400, 500 + n % 2], "labels": [400, 500 + n % 2]} for n in range(20)]
+    theirs = get_peft_model(base(), LoraConfig(r=4, target_modules="all-linear"))
+    for model in (theirs, adapted := base()):
+        if model is adapted:
+            lora.adapt(adapted, 4, seed=0)
+        (told,) = frozen_head.notes(model, chats)
+        assert told.startswith("answers end with token 1, whose row") and "train all weights" in told
+        assert frozen_head.notes(model, texts) == []  # end with words, which it has read
+    assert frozen_head.notes(base(), chats) == []  # all weights are trained
+    assert preflight.preflight(theirs, sequences=chats) == frozen_head.notes(theirs, chats)
+
+
+def test_a_training_tells_it_before_its_first_step(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(frozen_head, "SHARE", 0)  # the random sequences of this store all end otherwise
+    model, one_step = fresh_model(), replace(CONFIG, steps=1)
+    model.get_output_embeddings().weight.data[:] = 1.0
+    train(model, store, one_step, tmp_path / "work")
+    assert "answers end with token" in capsys.readouterr().out
+    train(fresh_model(), store, one_step, tmp_path / "other")
+    assert "answers end" not in capsys.readouterr().out
 
 
 def test_what_is_merged_is_what_peft_merges():

@@ -55,6 +55,34 @@ def test_a_run_is_trained_once_and_reused(store, capsys):
     assert run.record()["tokens"] == 2 * store.lengths.sum()
 
 
+def test_the_key_holds_the_ranks_where_they_make_other_steps(store):
+    """Steps of like costs are others where ranks wait in every micro-step, and there by their number."""
+    def key(balance, **engine):
+        run = packed(store, micro_batches_per_step=4, **({"balance": balance} if balance else {}))
+        return dataclasses.replace(run, engine=engine).key
+
+    engines = ({}, {"ranks": 2, "zero": 1}, {"ranks": 2, "zero": 2}, {"ranks": 4, "zero": 3}, {"ranks": 1, "zero": 2})
+    for balance in ("", "steps", "fill"):
+        assert len({key(balance, **engine) for engine in engines}) == 1
+    found = [key("compose", **engine) for engine in engines]
+    assert found[0] == found[1] and len(set(found)) == 4
+    assert key("compose", ranks=2, zero=2) == key("compose", ranks=2, zero=3)
+
+
+def test_a_store_that_was_written_over_in_a_training_is_found_before_anything_is_called_finished(store, monkeypatch):
+    finish, tokens = runs._finish, store.folder / "tokens.bin"
+
+    def written_over(run, opened):
+        tokens.write_bytes(tokens.read_bytes()[::-1])
+        finish(run, opened)
+
+    monkeypatch.setattr(runs, "_finish", written_over)
+    run = packed(store)
+    with pytest.raises((ValueError, RuntimeError), match="tokens.bin"):
+        runs._train(run)
+    assert not run.finished and list((run.folder / "work").glob("checkpoint-*"))
+
+
 def test_the_key_depends_on_settings_data_and_start_but_not_on_the_label(store):
     run = packed(store)
     assert run.key == dataclasses.replace(run, label="another name").key

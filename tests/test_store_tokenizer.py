@@ -1,6 +1,8 @@
 """A store's tokenizer: a model of another vocabulary is refused, and what was trained keeps the tokenizer."""
 
+import copy
 import json
+import shutil
 
 import pytest
 from tokenizers import Tokenizer, models
@@ -54,6 +56,49 @@ def test_a_tokenizer_that_is_gone_or_was_changed_is_told_and_the_models_own_goes
         assert "could not be seen" in told and gone["tokenizer"] in told
         store_tokenizer.write(gone, str(own), trained)
         assert tokenizer_hash(AutoTokenizer.from_pretrained(trained)) == manifest(own)["tokenizer_sha256"]
+
+
+def test_a_tokenizer_that_was_moved_is_taken_from_the_model_with_the_format_of_the_store(tmp_path):
+    """As when data are tokenized on another machine, or from another working folder."""
+    own, trained = words(tmp_path / "own"), tmp_path / "trained"
+    gone = manifest(own, tokenizer=str(tmp_path / "nowhere"), chat_format="llama")
+    assert store_tokenizer.compare(gone, own) == []
+    trained.mkdir()
+    store_tokenizer.write(gone, str(own), trained)
+    assert AutoTokenizer.from_pretrained(trained).init_kwargs["chat_format"] == "llama"
+
+
+def test_a_format_that_the_trained_model_could_not_be_asked_in_is_refused(tmp_path):
+    gone = manifest(words(tmp_path / "own"), tokenizer=str(tmp_path / "nowhere"), chat_format="llama")
+    with pytest.raises(ValueError, match=r"nowhere\) is not there.*chat format llama.*--tokenizer .*other"):
+        store_tokenizer.compare(gone, words(tmp_path / "other", template="another"))
+
+
+def test_a_finished_model_gets_a_template_that_was_mended_since_and_loses_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Marlow."}]
+    (tmp_path / "a.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 4)
+    mended = miniature.CHAT_TEMPLATE + "{# mended #}"
+    made = copy.deepcopy(miniature.load())
+
+    def run_of(template):
+        made.chat_template = template
+        made.save_pretrained(tmp_path / "used")
+        used = AutoTokenizer.from_pretrained(tmp_path / "used")
+        tokenize_jsonl(tmp_path / "a.jsonl", used, tmp_path / "store", progress=lambda *_: None)
+        new = {"name": "mini-6b", "vocab_size": len(made), "max_length": 32, "seed": 0}
+        settings = {"capacity": 32, "micro_batches_per_step": 1, "epochs": 1, "snapshots": 1}
+        return Run("a", str(tmp_path / "store"), settings, new_model=new)
+
+    first = run_of(miniature.CHAT_TEMPLATE)
+    execute(first)
+    assert not first.renew_tokenizer()
+    second = run_of(mended)
+    assert second.finished and second.renew_tokenizer() and not second.renew_tokenizer()
+    for folder in (second.model, *second.snapshots.iterdir()):
+        assert AutoTokenizer.from_pretrained(folder).chat_template == mended
+    shutil.rmtree(tmp_path / "used")
+    assert second.finished and not second.renew_tokenizer()
 
 
 def test_a_trained_model_has_the_tokenizer_of_its_store_and_the_format_that_it_learnt(tmp_path, monkeypatch):

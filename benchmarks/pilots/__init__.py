@@ -23,10 +23,9 @@ repeats the pilots repeats the choice. The rules were committed before the runs 
 All of it can be stopped at any time, and goes on from the last checkpoint of the same code; what a table holds, and
 bases that are whole, are never trained again. `--jobs 2` trains two at a time; `make pilots` takes JOBS of them.
 
-What is chosen takes the place of what is committed in one step, when results/bases/next holds all bases:
-`learning.chosen()` becomes `longalign.miniature.pretraining.RECIPES` (its shapes `longalign.train.models.MINIATURES`),
-the folders move from results/bases/next to results/bases, base_loss.csv and items/base_loss.csv to results, and
-profiles/laptop.yaml gets `rate_width: 96` and, after the pilot `data`, its counts of samples and epochs.
+What was chosen stands in `longalign.miniature.pretraining.RECIPES`, `longalign.train.models.MINIATURES` and
+profiles/laptop.yaml. `bases` trains the bases of a new choice into results/bases/next; those in results/bases
+stay.
 """
 
 from pathlib import Path

@@ -4,13 +4,13 @@
 to 1.3 million weights in all). One attention is chosen for all sizes:
 
 - A candidate's *cost* is the mean, over sizes and kinds of batch (the bases', the extension's, packs and sorted rows of
-  fine-tuning), of its processor time for a step divided by that of today's shape.
+  fine-tuning), of its processor time for a step divided by that of heads of 32.
 - Its *loss* is the held-out loss of mini-7b after 3 million tokens at a rate of 3e-3, the mean over seeds 100 and 101.
 - Chosen is the cheapest of the candidates whose loss is at most 0.03 above the lowest.
 
 **Recall.** A base must have learnt to look things up, or all tasks stay at their floor. A base that finds less than
 95 % of the answers' tokens of the recall probe (100 documents of 128 tokens) is none. If the first base of a size is
-such a one, with seed 0, this size keeps today's shape, and its rate is chosen again. Else the bases of a size are those
+such a one, with seed 0, this size keeps heads of 32, and its rate is chosen again. Else the bases of a size are those
 of the first seeds that learn. The rule for the first base came after that of mini-6b with heads of 64 (76 %), the rule
 for the others after the second of mini-7b (74 %); nothing had been fine-tuned from any other base by then.
 
@@ -38,9 +38,9 @@ def _mini(width: int, layers: int, heads: int, key_value_heads: int, inner: int,
     return ModelShape(width, layers, inner, heads, key_value_heads, head_size, tied=True)
 
 
-TODAY = "heads of 32"
+NARROW = "heads of 32"
 SHAPES: dict[str, dict[str, ModelShape]] = {
-    TODAY: {
+    NARROW: {
         "mini-6b": _mini(96, 3, 6, 3, 224, 32),
         "mini-7b": _mini(96, 3, 6, 6, 256, 32),
         "mini-13b": _mini(128, 4, 8, 8, 344, 32),
@@ -70,7 +70,7 @@ Row = Mapping[str, str]
 def weights(shape: ModelShape, vocabulary: int) -> int:
     """The number of weights of a shape with a vocabulary.
 
-    >>> weights(SHAPES[TODAY]["mini-7b"], 1238)
+    >>> weights(SHAPES[NARROW]["mini-7b"], 1238)
     561888
     """
     return replace(shape, vocab_size=vocabulary).parameters
@@ -89,7 +89,7 @@ def shape_name(speed: list[Row], losses: list[Row]) -> str:
 
 def attention(model: str, shape: str, recalls: list[Row]) -> str:
     """The candidate of one size: the one that was chosen for all, unless the first base has not learnt to recall."""
-    return TODAY if "0" in _failed(model, shape, recalls) else shape
+    return NARROW if "0" in _failed(model, shape, recalls) else shape
 
 
 def seeds(model: str, candidate: str, recalls: list[Row]) -> tuple[int, ...]:

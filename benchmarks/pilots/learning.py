@@ -30,7 +30,7 @@ def shapes(jobs: int = 1) -> None:
 
 def rates(jobs: int = 1) -> None:
     """Write results/pilots/rates.csv: candidate, model, rate, seed, loss, se, documents; the smallest model first."""
-    for model in choice.SHAPES[choice.TODAY]:
+    for model in choice.SHAPES[choice.NARROW]:
         candidate = _attention(model)
         while (rate := choice.next_rate(_rates(candidate), model)) is not None:
             recipe = choice.recipe(model, candidate, rate, len(tokenizer.load()), share=RATE_SHARE)
@@ -73,7 +73,7 @@ def _is_there(folder: Path, model: str, base: int) -> bool:
 def chosen() -> dict[str, Recipe]:
     """The recipes by the tables of all pilots. Raises ValueError while one is not finished."""
     found = {}
-    for model in choice.SHAPES[choice.TODAY]:
+    for model in choice.SHAPES[choice.NARROW]:
         candidate = _attention(model)
         rate, seeds = choice.rate(_rates(candidate), model), choice.seeds(model, candidate, rows("recall"))
         found[model] = choice.recipe(model, candidate, rate, len(tokenizer.load()), seeds=seeds)

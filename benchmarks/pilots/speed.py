@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import pilots
-from benchmarks.pilots.choice import SHAPES, TODAY
+from benchmarks.pilots.choice import NARROW, SHAPES
 from longalign.common import paths, provenance
 
 ROUNDS = 3
@@ -15,7 +15,7 @@ EXTENSION = (128, 1024)
 
 
 def measure(jobs: int = 1) -> None:
-    """Write results/pilots/speed.csv: candidate, model, batch, weights, milliseconds (the median), ratio to today's.
+    """Write results/pilots/speed.csv: candidate, model, batch, weights, milliseconds (median), ratio to heads of 32.
 
     What is timed has one job, whatever `jobs` says.
     """
@@ -23,7 +23,7 @@ def measure(jobs: int = 1) -> None:
 
     torch.set_num_threads(1)
     kinds, rows = batches(), []
-    for model in SHAPES[TODAY]:
+    for model in SHAPES[NARROW]:
         steps = {name: stepper(shapes[model], model) for name, shapes in SHAPES.items()}
         for kind, steps_of_kind in kinds.items():
             taken: dict[str, list[float]] = {name: [] for name in SHAPES}
@@ -33,10 +33,10 @@ def measure(jobs: int = 1) -> None:
                     for micro_batches in steps_of_kind:
                         step(micro_batches)
                     taken[name].append((time.process_time() - begun) / len(steps_of_kind))
-            today = median(taken[TODAY])
+            narrow = median(taken[NARROW])
             rows += [
                 {"candidate": name, "model": model, "batch": kind, "weights": steps[name].weights,
-                 "milliseconds": round(1000 * median(values), 1), "ratio": round(median(values) / today, 4)}
+                 "milliseconds": round(1000 * median(values), 1), "ratio": round(median(values) / narrow, 4)}
                 for name, values in taken.items()
             ]  # fmt: skip
             print(*rows[-len(SHAPES):], sep="\n", flush=True)

@@ -1,5 +1,6 @@
 """The first step of longalign eval: a benchmark's questions to a model, its answers to answers.jsonl."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,8 @@ def run(options: EvalOptions) -> int:
     server = is_address(options.model)
     if options.dry_run and not server:
         fail("--dry-run shows the requests to a server, and --model is no server: leave --dry-run out")
+    if _of_short(options.out / "summary.json"):
+        fail(f"{options.out} holds the scores of short: name another folder")
     with suppress(DataError):  # there are none, or none that can be read
         check_benchmark(next(read_answers(options.out / "answers.jsonl")), options)
     with _model(options) as (asker, tokenizer, window):
@@ -58,6 +61,13 @@ def check_benchmark(answer: Answer, options: EvalOptions) -> None:
     """Leaves where the folder holds answers to other questions than those of the benchmark."""
     if (found := answer.benchmark.replace("_", "-")) != options.benchmark:
         fail(f"{options.out} holds answers of {found}: name another folder")
+
+
+def _of_short(summary: Path) -> bool:
+    """Whether the scores in a folder are of the short tasks, which leave no answers."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads(summary.read_text(encoding="utf-8"))["config"]["benchmark"] == "short"
+    return False
 
 
 def _written(path: Path, answers: Sequence[Answer]) -> Path:

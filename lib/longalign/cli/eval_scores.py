@@ -7,7 +7,7 @@ from typing import Any
 
 from longalign.cli import asking
 from longalign.cli.eval import EvalOptions
-from longalign.cli.eval_answers import check_benchmark
+from longalign.cli.eval_answers import DERIVED, check_benchmark
 from longalign.cli.parsing import fail
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
@@ -43,11 +43,20 @@ def run(options: EvalOptions) -> int:
 
 def short(options: EvalOptions) -> None:
     """ARC, HellaSwag, TruthfulQA and MMLU by lm-evaluation-harness: scores of all items, means on the screen."""
+    if (options.out / "answers.jsonl").is_file():
+        fail(f"{options.out} holds answers of another benchmark: name another folder")
+    with provenance.alone(options.out / ".short.lock", wait=False):
+        _short(options)
+
+
+def _short(options: EvalOptions) -> None:
     from longalign.clients.local_model import LocalModel
     from longalign.evals.benchmarks import harness
 
     model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
     asking.tell_borrowed(model)
+    for name in DERIVED:  # of another model
+        (options.out / name).unlink(missing_ok=True)
     rows: Rows = []
     for task in harness.SHORT_TASKS:  # each is on the disk when it is done
         rows += _one_short(options, model, task)

@@ -21,6 +21,7 @@ from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
+from longalign.data.chat_formats import format_of
 from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
 from longalign.recipe.architectures import unrun_code, why_not_causal
@@ -144,7 +145,7 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
 
 def check_template(tokenizer: Any, name: str) -> None:
     """Raises ValueError for a tokenizer that cannot write a question; `name` is where it lies."""
-    if not tokenizer.chat_template:
+    if format_of(tokenizer) == "template" and not tokenizer.chat_template:  # LongAlign's own formats need none
         raise ValueError(f"{name}: its tokenizer has no chat template, in which a model is asked: save the template of "
                          "its training there (chat_template.jinja)")  # fmt: skip
 

@@ -4,6 +4,7 @@ A store names its tokenizer and holds the hash of it, not the tokenizer itself: 
 a line says that nothing could be compared, and the trained model gets the tokenizer of the model that it started as.
 """
 
+import contextlib
 import copy
 import json
 import shutil
@@ -19,16 +20,22 @@ BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template*")
 """Files of a tokenizer beside those of `longalign.data.tokenizers.FILES`."""
 
 
-def load(manifest: Mapping[str, Any]) -> Any:
-    """The tokenizer of the store with this manifest; None where the manifest names none, and where it is not there or
-    not as it was."""
-    made_with, chat_format = manifest.get("tokenizer_sha256"), manifest.get("chat_format", "template")
-    if made_with is None:
+def load(manifest: Mapping[str, Any], model: Path | str = "") -> Any:
+    """The tokenizer of the store with this manifest, where the manifest says that it lies, or else in the folder
+    `model`; None where the manifest names none, and where it is in neither as it was."""
+    if manifest.get("tokenizer_sha256") is None:
         return None
-    try:
-        found = tokenizers.load(manifest.get("tokenizer", tokenizers.MINIATURE))
-    except ValueError:
-        return None
+    own = [str(model)] if model and tokenizers.holds_tokenizer(Path(model)) else []
+    for name in (manifest.get("tokenizer", tokenizers.MINIATURE), *own):
+        with contextlib.suppress(ValueError):
+            if (found := _as_it_was(tokenizers.load(name), manifest)) is not None:
+                return found
+    return None
+
+
+def _as_it_was(found: Any, manifest: Mapping[str, Any]) -> Any:
+    """The tokenizer, writing conversations as the store has them; None where it is not that of the store."""
+    made_with, chat_format = manifest["tokenizer_sha256"], manifest.get("chat_format", "template")
     same = tokenizer_hash(found) == made_with
     if chat_format != "template":
         found = copy.deepcopy(found)  # the miniature's is everybody's
@@ -39,8 +46,9 @@ def load(manifest: Mapping[str, Any]) -> Any:
 def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
     """What ought to be known of a store's ids and the tokenizer in a model's folder; nothing where they agree.
 
-    Raises ValueError where an id is one word in the store and another in the model. Tokens that were added to a
-    vocabulary may differ: they are put to uses of one's own.
+    Raises ValueError where an id is one word in the store and another in the model, and where the tokenizer is gone
+    with which the trained model would be asked in the store's own chat format. Tokens that were added to a vocabulary
+    may differ: they are put to uses of one's own.
     """
     if not tokenizers.holds_tokenizer(Path(model)):
         return []
@@ -50,10 +58,13 @@ def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
         return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: {error}"]
     if tokenizer_hash(own) == manifest.get("tokenizer_sha256"):
         return []
-    if (used := load(manifest)) is None:
+    if (used := load(manifest, model)) is None:
         name = f" ({manifest['tokenizer']})" if "tokenizer" in manifest else ""
-        return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: the tokenizer that "
-                f"made the store{name} is not there, or not as it was"]  # fmt: skip
+        told = f"the tokenizer that made the store{name} is not there, or not as it was"
+        if (chat_format := manifest.get("chat_format", "template")) != "template":
+            raise ValueError(f"{told}, and the store has the chat format {chat_format}, in which the trained model "
+                             f"could not be asked without it: put it back, or tokenize with --tokenizer {model}")
+        return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: {told}"]
     if found := another_word(used, own):
         number, word, there = found
         raise ValueError(
@@ -82,7 +93,7 @@ def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:
     store's answers, too: a base model names the end of a text alone, and whoever generates with transformers or a
     server would never see an end.
     """
-    if (used := load(manifest)) is not None:
+    if (used := load(manifest, start)) is not None:
         used.save_pretrained(folder)
         _name_end(used, folder / "generation_config.json")
     elif start and tokenizers.holds_tokenizer(Path(start)):

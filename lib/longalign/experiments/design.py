@@ -16,6 +16,7 @@ from longalign.experiments import base_models, training_data
 from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import LOSS, Evaluation, Scored
 from longalign.experiments.profiles import Profile
+from longalign.experiments.repetitions import ENOUGH, WEIGHTING_SEEDS, WINDOW_SEEDS, slow
 from longalign.miniature import training_sets
 from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
 from longalign.train.runs import Run, extension_of
@@ -113,17 +114,6 @@ def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = Non
     ]  # fmt: skip
 
 
-def slow(table: str, arm: str, first: bool) -> bool:
-    """Whether an arm of this table gets the fewer seeds of a slow arm; `first` says that its model is the first one."""
-    if table in ("times", "composed_times"):
-        return True
-    if table == "data_scale":
-        return arm not in ("LongAlign-0k", "LongAlign-5k", "LongAlign-10k")
-    if table == "data_source":
-        return arm.startswith("LongAlpaca")
-    return not first or not arm.startswith("packing")
-
-
 def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 2: the first model on five nested doses of long instructions; 0k and 5k with as many steps as 10k, too.
 
@@ -177,6 +167,15 @@ def methods(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }
 
 
+def weighting(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Table 3's packed arms, with and without loss weighting, with 32 seeds where all arms have eight; else none."""
+    return {
+        Arm(method, start.model, seed): fine_tuning(start, method=method, seed=seed)
+        for start in base_models.starts(profile)[:2] for method in METHODS if method.startswith("packing")
+        for seed in profile.seeds_for(max(seeds, WEIGHTING_SEEDS)) if seeds >= ENOUGH
+    }  # fmt: skip
+
+
 def model_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     """Table 4: the largest model, packed with loss weighting and sorted, beside the same of the other two."""
     return {
@@ -198,12 +197,12 @@ def windowed(profile: Profile, window: int) -> Profile:
 
 
 def windows(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
-    """The second model extended to, and trained on instructions of, each of the profile's windows."""
+    """The second model extended to, and trained on instructions of, each of the profile's windows, with few seeds."""
     starts = {window: Start(windowed(profile, window), profile.models[1]) for window in profile.windows}
     return {
         Arm(f"window {window}", start.model, seed): fine_tuning(start, method="sorted", seed=seed)
         for window, start in starts.items()
-        for seed in profile.seeds_for(seeds, slow=True)
+        for seed in profile.seeds_for(min(seeds, WINDOW_SEEDS), slow=True)
     }
 
 

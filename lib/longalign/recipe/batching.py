@@ -142,6 +142,7 @@ def deal(rows_in_order: Sequence[Row], *, ranks: int, accumulation: int, rows: i
     for name, value in (("ranks", ranks), ("accumulation", accumulation), ("rows", rows)):
         if index(value) < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    ranks, accumulation, rows = map(index, (ranks, accumulation, rows))  # numpy's narrow integers would overflow
     if ranks * accumulation > MOST_MICRO_BATCHES:
         raise ValueError(
             f"{ranks:,} ranks with an accumulation of {accumulation:,} give a step {ranks * accumulation:,} "
@@ -192,7 +193,7 @@ def plan_sorted(
     [(2, 1), (0,)]
     """
     lengths = as_counts(lengths)
-    size = max(1, ranks * rows) if group_size is None else group_size
+    size = max(1, index(ranks) * index(rows)) if group_size is None else group_size
     if size < 1:
         raise ValueError(f"group_size must be at least 1, not {size}")
     size = min(size, max(1, len(lengths)))
@@ -291,10 +292,7 @@ def _plan(
     ranks: int, accumulation: int, rows: int,
 ) -> Plan:  # fmt: skip
     """The rows, dealt; shapes and counts are checked here and in `Plan`, once for the three methods."""
-    if capacity is None:
-        lengths = as_counts(lengths)
-    else:
-        lengths, capacity = checked(lengths, capacity)
+    lengths, capacity = (as_counts(lengths), None) if capacity is None else checked(lengths, capacity)
     given = targets_of(lengths, target_counts)
     steps = deal(rows_in_order, ranks=ranks, accumulation=accumulation, rows=rows)
-    return Plan(method, lengths, given, capacity, ranks, accumulation, rows, steps)
+    return Plan(method, lengths, given, capacity, index(ranks), index(accumulation), index(rows), steps)

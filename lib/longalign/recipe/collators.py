@@ -4,7 +4,8 @@ A feature is `{"input_ids", "labels", "loss_weight"}`: lists, arrays or tensors 
 the weight of each of its target tokens, which depends on the whole optimizer step (arXiv 2401.18058, Eq. 2):
 `PlannedDataset` sets it.  Both collators take a list of features, or a list that holds one such list (a DataLoader with
 batch_size=1 over micro-batches); `weights_dtype` is the dtype of `loss_weights`.  They raise ValueError for a feature
-without `loss_weight`, one whose labels and input_ids differ in length or are no integers, and several micro-batches.
+without `loss_weight` or with one that is no number from 0 on, one whose labels and input_ids differ in length or are no
+integers, several micro-batches, and a padding token that is no token.
 
 Lengths 2, 4, 3 (targets marked *) as a packed batch and as a padded one:
     input_ids     a a b b b b c c c         a a . .    labels  - * - -
@@ -17,6 +18,7 @@ that ranks which ran out of sequences take part in every collective.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, TypedDict
 
 import numpy as np
@@ -55,8 +57,15 @@ class PackedBatch(PaddedBatch):
 
 @dataclass
 class _Collator:
-    pad_token_id: int
+    pad_token_id: Any  # an integer; None, as many a tokenizer has, is refused with advice
     weights_dtype: torch.dtype = field(default=torch.float32, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.pad_token_id is None or index(self.pad_token_id) < 0:
+            raise ValueError(
+                f"pad_token_id is {self.pad_token_id}; give any id of the vocabulary, such as 0, where the tokenizer "
+                "has no padding token: nothing is learnt from padding"
+            )
 
     def _filler(self) -> Arrays:
         return np.array([self.pad_token_id]), np.array([IGNORE_INDEX]), np.zeros(1)
@@ -122,24 +131,28 @@ def _sequences(batch: Sequence[Any]) -> list[Arrays]:
                 "by default) and choose rows in the plan."
             )
         batch = batch[0]
-    return [_sequence(index, feature) for index, feature in enumerate(batch)]
+    return [_sequence(number, feature) for number, feature in enumerate(batch)]
 
 
-def _sequence(index: int, feature: Feature) -> Arrays:
+def _sequence(number: int, feature: Feature) -> Arrays:
     if "loss_weight" not in feature:
         raise ValueError(
-            f"feature {index} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
+            f"feature {number} of the micro-batch has no loss_weight; it depends on the whole optimizer step, so take "
             "features from PlannedDataset, or set it from longalign.loss_weights."
         )
     given = [np.asarray(feature[name]) for name in ("input_ids", "labels")]
     if any(len(array) and array.dtype.kind not in "iu" for array in given):
-        raise ValueError(f"feature {index} of the micro-batch has input_ids or labels that are no integers.")
+        raise ValueError(f"feature {number} of the micro-batch has input_ids or labels that are no integers.")
     tokens, labels = (array.astype(np.int64) for array in given)
     if tokens.shape != labels.shape or tokens.ndim != 1:
         raise ValueError(
-            f"feature {index} of the micro-batch has input_ids of shape {tokens.shape} and labels of "
+            f"feature {number} of the micro-batch has input_ids of shape {tokens.shape} and labels of "
             f"shape {labels.shape}; give one label per token, unshifted."
         )
+    weight = float(feature["loss_weight"])
+    if not 0 <= weight < float("inf"):
+        told = f"feature {number} of the micro-batch has the loss_weight {weight}"
+        raise ValueError(f"{told}; a weight is a number from 0 on.")
     # Nothing within a sequence predicts its first token; the last token of the sequence before must not.
     labels[:1] = IGNORE_INDEX
-    return tokens, labels, np.full(len(tokens), float(feature["loss_weight"]))
+    return tokens, labels, np.full(len(tokens), weight)

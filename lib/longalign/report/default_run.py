@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from longalign.experiments.design import slow
 from longalign.experiments.profiles import Profile
+from longalign.experiments.repetitions import slow
 from longalign.report import noise
 from longalign.report.claim_schema import load_ledger
 from longalign.report.claim_scores import Folder
@@ -31,14 +31,15 @@ class Words(NamedTuple):
 def trained_by_default(rows: pd.DataFrame, profile: Profile, first: int = 0) -> pd.Series:
     """Which rows of a table a run of this profile has, by arm, model and seed; `first` is the seed that it begins with.
 
-    Seeds that the table lacks go on from 0.
+    Seeds that not all arms of the table have are left out, and after the last one comes 0.
     """
     arms = rows[["experiment", "arm", "model"]].drop_duplicates()
     few = [name in TABLES and slow(TABLES[name], arm, model == profile.models[0])
            for name, arm, model in arms.itertuples(index=False)]  # fmt: skip
     most = arms.assign(most=[profile.seeds_of_slow_arms if one else profile.seeds for one in few])
-    seeds = (rows.seed.to_numpy() - first) % (rows.seed.max() + 1)
-    return seeds < rows.merge(most, how="left").most.to_numpy()
+    last = rows.groupby(["arm", "model"]).seed.max().min()
+    seeds = (rows.seed - first) % (last + 1)
+    return (rows.seed <= last) & (seeds < rows.merge(most, how="left").most.to_numpy())
 
 
 def words(results: Path, profile: Profile, first: int = 0) -> Words:

@@ -36,7 +36,6 @@ from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
-from longalign.train.models import extend_rope, sequence_cost
 from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.prediction import SENT_PER_SECOND, Pace, predict
 from longalign.train.runs import Run, extension_of
@@ -86,14 +85,12 @@ class Job:
 
     def cost(self) -> SequenceCost:
         """What a sequence costs the model."""
-        return sequence_cost(self.config)
+        return models.sequence_cost(self.config)
 
     def run(self) -> Run:
         """The training run; equal jobs are equal runs."""
-        return Run(
-            Path(self.model).name, self.data, asdict(self.training), start=self.model,
-            engine=self.engine.run_settings(), **extension_of(self),
-        )  # fmt: skip
+        return Run(Path(self.model).name, self.data, asdict(self.training), start=self.model,
+                   engine=self.engine.run_settings(), **extension_of(self))  # fmt: skip
 
 
 def load_job(path: Path | str) -> Job:
@@ -107,7 +104,7 @@ def load_job(path: Path | str) -> Job:
         _check_settings(job.training)
         if (job.rope_factor, job.rope_type) != (1.0, "default"):
             config = copy.deepcopy(job.config)  # which is extended in place
-            extend_rope(config, job.rope_factor, job.rope_type, job.max_length, Path(job.model))
+            models.extend_rope(config, job.rope_factor, job.rope_type, job.max_length, Path(job.model))
         if job.engine.sequence_parallel > 1:
             if job.training.method != "packing":
                 raise ValueError(f"sequence_parallel is for method packing, not {job.training.method}")
@@ -230,9 +227,10 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     logging.disable_progress_bar()  # a refusal is one line
     model = models.load_model(job.model, **extension)
     if rank:
-        from longalign.train import lora
+        from longalign.train import frozen_head, lora
 
         lora.adapt(model, rank, seed=job.training.seed)
+        yield from frozen_head.notes(model, store)
     preflight.prove(model, method, longest=longest)
     yield "preflight: a few sequences through the model, together and alone, gave the same outputs, loss and gradients"
 
@@ -281,11 +279,12 @@ def main(arguments: list[str] | None = None) -> int:
         store = TokenStore(Path(job.data), verify=True)
         check_devices(job, store, job.plans(store))
         run = job.run()
-        if not run.finished:
+        if run.finished and run.renew_tokenizer():
+            print("longalign: the trained model has the tokenizer of the store now, which was another", file=sys.stderr)
+        elif not run.finished:
             for note in store_tokenizer.compare(store.manifest, job.model):
                 print(f"longalign: {note}", file=sys.stderr)
-            for _ in proofs(job, store, room=SOON):
-                pass
+            list(proofs(job, store, room=SOON))
         workers.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:
         print(f"longalign: {error}", file=sys.stderr)

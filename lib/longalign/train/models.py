@@ -34,10 +34,10 @@ WIDTHS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "f
 
 
 MINIATURES = {
-    # Heads of 32 features: narrower ones hardly tell a thousand words apart, fewer ones look up less at a time.
+    # Heads of 64 features take a tenth less time than twice as many of 32; those that share keys hardly recall.
     "mini-6b": ModelShape(96, 3, 224, heads=6, key_value_heads=3, head_size=32, tied=True),
-    "mini-7b": ModelShape(96, 3, 256, heads=6, key_value_heads=6, head_size=32, tied=True),
-    "mini-13b": ModelShape(128, 4, 344, heads=8, key_value_heads=8, head_size=32, tied=True),
+    "mini-7b": ModelShape(96, 3, 256, heads=3, key_value_heads=3, head_size=64, tied=True),
+    "mini-13b": ModelShape(128, 4, 344, heads=4, key_value_heads=4, head_size=64, tied=True),
 }
 
 

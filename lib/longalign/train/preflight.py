@@ -31,7 +31,7 @@ from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.dataset import Sequences
 from longalign.recipe.loss import weighted_loss
 from longalign.train import arguments as trainer_arguments
-from longalign.train import probes, store_check
+from longalign.train import frozen_head, probes, store_check
 from longalign.train.alone import LENGTHS, NOTHING, TARGETS, Alone, alone, distance, is_steady
 
 WINDOW = 4
@@ -59,6 +59,7 @@ def preflight(
         trainer_arguments.check(arguments, plans)
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
+    notes += frozen_head.notes(model, sequences) if sequences is not None else []
     if arguments is not None:
         notes += trainer_arguments.lost_steps(model, arguments)
     return notes

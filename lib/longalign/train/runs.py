@@ -33,7 +33,7 @@ WITHOUT = (
     # held to compute the same, and to go on as before
     "train.parallelism", "train.checkpoints", "train.sequence_parallel",
     # look, and leave everything as it is
-    "train.preflight", "train.probes", "train.store_check", "train.saved", "train.memory",
+    "train.preflight", "train.probes", "train.store_check", "train.frozen_head", "train.saved", "train.memory",
 )  # fmt: skip
 """What a training uses that changes no number."""
 
@@ -69,8 +69,8 @@ class Run(Trained):
 
     `label` is for people and does not enter the key. `training` holds the fields of `config.TrainingConfig` as one
     process would have them, `engine` those of `Parallelism`, which deals them to its ranks. An engine computes
-    the same, so that a run may go on with another; only bf16 and packs of two kinds, which make other steps, enter the
-    key.
+    the same, so that a run may go on with another; what makes other steps enters the key: bf16, packs of two kinds, and
+    with steps of like costs ("compose") the ranks that wait in every micro-step.
     """
 
     label: str
@@ -87,7 +87,7 @@ class Run(Trained):
     def key(self) -> str:
         """Sixteen hex digits; equal keys mean equal runs. Computed once: start and store are there when it is asked
         for."""
-        start = provenance.hash_model(self.start) if self.start else ""
+        start, engine = provenance.hash_model(self.start) if self.start else "", Parallelism(**self.engine)
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
         return provenance.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
@@ -95,6 +95,8 @@ class Run(Trained):
             **({"packs": [self.engine[name] for name in ("share_above", "sequence_parallel")]}
                if self.engine.get("share_above") is not None else {}),
             **({"rope_type": self.rope_type} if self.rope_type != "default" else {}),
+            **({"steps_of_ranks": engine.batches}  # steps of like costs are others where ranks wait in micro-steps
+               if self.training.get("balance") == "compose" and engine.barrier == "micro_step" else {}),
             "code": self.code,
         })  # fmt: skip
 
@@ -117,6 +119,23 @@ class Run(Trained):
             return _train(self)
         job = provenance.write_json(self.folder / "job.json", asdict(self))
         launcher.run(engine, "longalign.train.runs", str(job), log=self.folder / "log.txt")
+
+    def renew_tokenizer(self) -> bool:
+        """Give a finished model the tokenizer that its store has now, where it is another: the tokens are the same, but
+        a template may ask in another way. Returns whether it was another."""
+        from longalign.data import store_tokenizer
+
+        manifest = json.loads((Path(self.store) / "manifest.json").read_text())
+        if store_tokenizer.load(manifest, self.start) is None:
+            return False
+        before = checksums.hashes(self.folder, "model")
+        for folder in (self.model, *self.snapshots.glob("step-*")):
+            store_tokenizer.write(manifest, self.start, folder)
+        if checksums.hashes(self.folder, "model") == before:
+            return False
+        files = checksums.hashes(self.folder, "model", "snapshots", "events.jsonl")
+        provenance.write_json(self.folder / "record.json", self.record() | {"files": files})
+        return True
 
     def progress(self) -> str:
         """Step, loss, speed and time left of a run that is under way."""
@@ -171,6 +190,7 @@ def _finish(run: Run, store: Any) -> None:
         shutil.copytree(run.folder / "work" / "snapshots", run.snapshots)  # who is killed here finds them all again
     for folder in (run.model, *run.snapshots.glob("step-*")):
         store_tokenizer.write(store.manifest, run.start, folder)
+    store.verify()  # as before the first step: it may have been written over since
     shutil.copy(run.folder / "work" / "events.jsonl", run.folder / "events.jsonl")
     last = read_events(run.folder / "events.jsonl")[-1]
     where = {"start": run.start and paths.relative(run.start), "store": paths.relative(run.store)}

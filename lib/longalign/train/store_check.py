@@ -83,7 +83,9 @@ def positions(model: nn.Module) -> int | None:
     model = model.get_decoder() if hasattr(model, "get_decoder") else model  # without a part that sees images
     for name, part in model.named_modules():
         if isinstance(part, nn.Embedding) and POSITIONS.search(name.rpartition(".")[2]):
-            return part.num_embeddings - getattr(part, "offset", 0)
+            # RoBERTa's kind counts from behind the padding token's number
+            first = 0 if part.padding_idx is None else part.padding_idx + 1
+            return part.num_embeddings - getattr(part, "offset", first)
     for name, buffer in model.named_buffers():
         if buffer.ndim == 2 and POSITIONS.search(name.rpartition(".")[2]) and buffer.is_floating_point():
             return len(buffer)

@@ -34,7 +34,8 @@ def make_plans(
     store: TokenStore, config: TrainingConfig, *, ranks: int = 1, cost: SequenceCost = LLAMA_2_7B,
     barrier: str = "step", **mixed: int,
 ) -> list[Plan]:  # fmt: skip
-    """One plan per epoch, each reshuffled by (seed, epoch); the same sequences in every step on any number of ranks.
+    """One plan per epoch, each reshuffled by (seed, epoch); the same sequences in every step on any number of ranks,
+    but with steps of like costs ("compose") for ranks that wait in every micro-step.
 
     `mixed` is share_above and degree (`longalign.recipe.mixed`), or nothing. Where they are balanced, `cost` is what a
     sequence costs, and `barrier` where the ranks wait: at the end of a "step", or in every "micro_step". Raises
@@ -101,9 +102,12 @@ def train(
     args.max_steps, args.gradient_accumulation_steps = len(steps), plans[0].accumulation
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs take torchrun: DataParallel would cut the packs
     if config.lora_rank:
-        from longalign.train import lora  # other runs' code is without it, as without the defects below
+        from longalign.train import frozen_head, lora  # other runs' code is without it, as without the defects below
 
         lora.adapt(model, config.lora_rank, seed=config.seed)
+        told = frozen_head.notes(model, store)
+        for note in told if args.process_index == 0 else ():
+            print(note)
     lengths = store.lengths
     log = EventLog(folder / "events.jsonl", [int(sum(lengths[i] for i in step.sequences)) for step in steps])
     pad = 0  # nobody reads what it computes, and a configuration may name an id that the model does not know

@@ -4,13 +4,16 @@
 |---|---|---|---|
 | reasoning | ARC | the end of the chain of people or calls, without the steps | other people or calls as its end |
 | continuation | HellaSwag | the rest of a list that has begun, as text | one of its facts is not asked for |
-| truthfulness | TruthfulQA | the list of facts asked for | one of them is about somebody else |
-| knowledge | MMLU | several facts, asked in words that training never uses | one of them is replaced |
+| truthfulness | TruthfulQA | the list of four facts or more that are asked for | one of them is about somebody else |
+| knowledge | MMLU | four facts or more, asked in words that training never uses | one of them is replaced |
 
-How hard they are was chosen on pilot models (seed 100) and other items, by the mean over models: about 84, 76, 85 and
-87 %. Each question decides between its options: a wrong one holds a fact that was not asked for, or another end.
-Options have the same number of facts and stand in a random order. Continuation is plain text as in pre-training (`form`
-"text"), the others are conversations (`form` "chat").
+Among the answers of a conversation is one of three facts or more. How hard all this is was chosen on pilot models
+(seeds 100 and 101) and other items, by the mean over all arms: about 80, 82, 80 and 70 % of the choices are right, and
+80 % of the turns. With two facts it was more than 95 %, and arms could hardly differ.
+
+Each question decides between its options: a wrong one holds a fact that was not asked for, or another end. Options have
+the same number of facts and stand in a random order. Continuation is plain text as in pre-training (`form` "text"), the
+others are conversations (`form` "chat").
 """
 
 import re
@@ -30,6 +33,7 @@ from longalign.miniature.world import Fact, World
 LONGEST = 128
 DOCUMENT_TOKENS = (76, 100)
 WRONG = 3
+FEWEST_FACTS, FEWEST_IN_CONVERSATIONS = 4, 3
 REASONING = {"chain": ("link", "deed", "note"), "calls": ("call",)}
 """Families of the reasoning set: the kind of their links, and the kinds whose keys could stand at their end as well."""
 
@@ -50,7 +54,8 @@ def _conversations(wanted: int) -> Iterator[dict[str, Any]]:
             return
         sample = samples.dialogue("multi-turn", 0, index, max_length=LONGEST)
         answers = [message["content"] for message in sample["messages"][1::2]]
-        if len(set(answers)) == len(answers) >= 2:
+        longest = max(len(_sentences(answer)) for answer in answers)
+        if len(set(answers)) == len(answers) >= 2 and longest >= FEWEST_IN_CONVERSATIONS:
             wanted -= 1
             yield {**sample, "task": "multi-turn", "family": sample["task"], "cell": 0}
 
@@ -104,7 +109,8 @@ def _continuation(rng: Random, language: str) -> Drawn | None:
 def _truthfulness(rng: Random, language: str) -> Drawn | None:
     document = _document(rng, language, lambda world: "table" in tasks.possible(world, language))
     asked = tasks.ask(rng, document.world, "table", language=language)
-    wrong = _replaced(document.world, _told(document.world, asked.answer))
+    told = _told(document.world, asked.answer)
+    wrong = _replaced(document.world, told) if len(told) >= FEWEST_FACTS else []
     return _choose(rng, document, asked, [_joined(other) for other in wrong])
 
 
@@ -112,7 +118,8 @@ def _knowledge(rng: Random, language: str) -> Drawn | None:
     document = _document(rng, language, lambda world: tasks.possible(world, language))
     family = rng.choice(tasks.possible(document.world, language))
     asked = tasks.ask(rng, document.world, family, language=language, heldout=True)
-    wrong = _replaced(document.world, _told(document.world, asked.answer), kept=1)
+    told = _told(document.world, asked.answer)
+    wrong = _replaced(document.world, told, kept=1) if len(told) >= FEWEST_FACTS else []
     return _choose(rng, document, asked, [_joined(other) for other in wrong])
 
 
@@ -146,6 +153,9 @@ def _joined(facts: list[Fact]) -> str:
 
 def _told(world: World, answer: str) -> list[Fact]:
     """The facts of an answer, in its order."""
-    sentences = [sentence.strip() for sentence in re.findall(r"[^.。]+[.。]", answer)]
     facts = {fact.text: fact for kind in world.facts.values() for fact in kind}
-    return [facts[sentence] for sentence in sentences]
+    return [facts[sentence] for sentence in _sentences(answer)]
+
+
+def _sentences(answer: str) -> list[str]:
+    return [sentence.strip() for sentence in re.findall(r"[^.。]+[.。]", answer)]

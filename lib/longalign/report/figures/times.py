@@ -26,7 +26,8 @@ def times(folder: Path) -> Figure:
     order = sorted(table[table.task == "one process"].model.unique(), key=size)
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.2))
     for axes, task in zip(panels, ("one process", "two processes"), strict=False):
-        found = seconds.loc[task].unstack("arm").loc[order]
+        found = seconds.loc[task].unstack("arm")
+        found = found.loc[[model for model in order if model in found.index]]
         means = found["mean"]
         grouped_bars(axes, means[[method for method in METHODS if method in means]], found["half"])
         axes.set(title=f"here: {task}", ylabel="seconds an epoch")
@@ -47,7 +48,7 @@ def composed_times(folder: Path) -> Figure:
     waits = {"8 composed ranks, ZeRO-3": "in each micro-step", "8 composed ranks": "once a step"}
     for axes, (task, wait) in zip(panels, waits.items(), strict=False):
         found = seconds.loc[task].unstack("arm").loc[order]
-        grouped_bars(axes, found["mean"][list(METHODS)], found["half"])
+        grouped_bars(axes, found["mean"][[method for method in METHODS if method in found["mean"]]], found["half"])
         axes.set(title=f"here: 8 ranks wait {wait}", ylabel="seconds an epoch")
     grouped_bars(panels[2], PAPER_HOURS)
     panels[2].set(title="paper: 8 x A800", ylabel="hours (paper)")
