@@ -76,7 +76,7 @@ def test_no_mean_is_out_of_bounds_when_the_seeds_are_in_each_others_place(run):
     ("name", "row", "values", "told"),
     [
         ("data_scale", "LongAlign-10k|0|accuracy", {"value": 0.1},
-         "data_scale.csv, arm LongAlign-10k, model mini-6b, seed 0, task knowledge, length 0, metric accuracy: 0.1"),
+         "data_scale.csv, arm LongAlign-10k, model mini-6b, seed 0, task truthfulness, length 0, metric accuracy: 0.1"),
         ("packing", 0, {"packs": 1}, "packing.csv, row 1, packs: 1"),
         ("packing", 0, {"fill": 0.5}, "packing.csv, row 1, fill: 0.5"),
         ("chat", "ceiling|0|ceiling", {"value": 9.0}, "chat.csv, arm ceiling"),

@@ -62,6 +62,7 @@ class Claim:
     threshold: float | None = None
     direction: str = ""
     margin: float | None = None
+    caveat: str = ""
 
     @property
     def log(self) -> bool:

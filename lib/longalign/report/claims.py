@@ -281,13 +281,13 @@ def _seen(one: Measured, family: int) -> np.ndarray:
 
 
 def _notes(one: Measured, word: str, row: dict[str, Any]) -> list[str]:
-    """Why there is no verdict, or what an inconclusive one would have seen; then spread and place of measurement."""
+    """Why there is no verdict, or what an inconclusive one would have seen; then how to read it, spread and place."""
     told = [f"the instrument: {one.gate}"] if word == HIDDEN else [f"{one.claim.id}: {one.lacks}"] * bool(one.lacks)
     if word == INCONCLUSIVE and one.mean.parts:
         told.append(claim_notes.detectable(one.claim, row["detectable"]))
     if not one.mean.parts and one.seeds > 1:
         told.append("the seeds do not differ, or share one base, so there is no interval")
-    return [*told, *filter(None, (one.spread, one.note))]
+    return [*told, *filter(None, (one.claim.caveat, one.spread, one.note))]
 
 
 if __name__ == "__main__":

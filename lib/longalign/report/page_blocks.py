@@ -62,7 +62,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def scale(results: Path) -> str:
     """What a run of the laptop profile is beside the paper's: models, lengths, samples, time and memory."""
     profile = yaml.safe_load((results.parent / "profiles" / f"{PROFILE}.yaml").read_text(encoding="utf-8"))
-    entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
+    records = (results / f"{name}.json" for name in ("05_data_scale", "07_training_methods"))
+    seeds, most = (len(json.loads(record.read_text(encoding="utf-8"))["seeds"]) for record in records)
     times = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
     work = pd.read_csv(results / "work.csv").set_index("kind").loc["cores"]
     two = times[times.notebook != ALONE].peak_memory_mb.nlargest(2).sum()
@@ -79,8 +80,8 @@ def scale(results: Path) -> str:
          "19 to 117 hours for each training"],
         ["memory and disk", f"up to {max(two, times.peak_memory_mb.max()) / 1024:.1f} GB; 2.4 GB of disk for the "
          "packages", ""],
-        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow settings; up to "
-         f"{len(entry['seeds'])} in the committed numbers below", "1"],
+        ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow settings; in the committed numbers "
+         f"below up to {seeds}, and {most} for loss weighting", "1"],
         ["GPU", ran, ""],
     ])  # fmt: skip
 
