@@ -1,5 +1,5 @@
 # cell: diagnose
-# Any loss below the start is called a wrong K, also that of the token mean.
+# Any loss a little below the start is called a wrong K, also that of the token mean.
 def diagnose(log, planned, start):
     if log.packs.iloc[-1] < planned.packs.iloc[-1]:
         return "last pack lost"
@@ -8,4 +8,4 @@ def diagnose(log, planned, start):
         return "first packs cut"
     if missing.any():
         return "longest dropped"
-    return "wrong K" if log.loss.mean() < 0.95 * start else "nothing seen"
+    return "wrong K" if log.loss.mean() < 0.98 * start else "nothing seen"
