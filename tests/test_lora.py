@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longalign.common import paths
+from longalign.data.tokenize_files import tokenize_jsonl
+from longalign.miniature import tokenizer
 from longalign.recipe.attention import register_attention
-from longalign.train import frozen_head, lora, preflight
+from longalign.train import frozen_head, jobs, lora, preflight
 from longalign.train.events import read_events
 from longalign.train.models import load_model, new_model
 from longalign.train.runs import Run
@@ -62,6 +64,9 @@ def test_an_end_that_a_model_has_never_seen_and_lora_does_not_learn_is_told(tmp_
         assert told.startswith("answers end with token 1, whose row") and "train all weights" in told
         assert frozen_head.notes(model, texts) == []  # end with words, which it has read
     assert frozen_head.notes(base(), chats) == []  # all weights are trained
+    for more in ({"target_modules": ["lm_head"]}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}):
+        learns = get_peft_model(base(), LoraConfig(r=4, **more))
+        assert frozen_head.notes(learns, chats) == []
     assert preflight.preflight(theirs, sequences=chats) == frozen_head.notes(theirs, chats)
 
 
@@ -73,6 +78,21 @@ def test_a_training_tells_it_before_its_first_step(store, tmp_path, capsys, monk
     assert "answers end with token" in capsys.readouterr().out
     train(fresh_model(), store, one_step, tmp_path / "other")
     assert "answers end" not in capsys.readouterr().out
+
+
+def test_the_command_tells_it_on_the_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Marlow leads."}]
+    (tmp_path / "a.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 20)
+    tokenize_jsonl(tmp_path / "a.jsonl", tokenizer.load(), tmp_path / "store", progress=lambda *_: None)
+    settings = "training: {capacity: 128, micro_batches_per_step: 1, epochs: 1, steps: 1, lora_rank: "
+    for rank, times in ((2, 1), (0, 0)):
+        (tmp_path / "job.yaml").write_text(f"model: {paths.bases() / 'mini-6b'}\ndata: store\n{settings}{rank}}}\n")
+        for options in (["--dry-run"], []):
+            assert jobs.main(["job.yaml", "--out", "trained", *options]) == 0
+            told = capsys.readouterr()
+            assert (told.out + told.err).count("answers end with token 1, whose row") == times
 
 
 def test_what_is_merged_is_what_peft_merges():

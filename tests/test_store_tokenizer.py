@@ -94,7 +94,14 @@ def test_a_finished_model_gets_a_template_that_was_mended_since_and_loses_none(t
     execute(first)
     assert not first.renew_tokenizer()
     second = run_of(mended)
-    assert second.finished and second.renew_tokenizer() and not second.renew_tokenizer()
+    assert second.finished
+    with monkeypatch.context() as killed:
+        killed.setattr(store_tokenizer, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            second.renew_tokenizer()
+    assert second.finished, "what was trained is not lost"
+    assert second.renew_tokenizer() and not second.renew_tokenizer() and second.finished
+    assert {"model/tokenizer.json", "model/model.safetensors"} <= set(second.record()["files"])
     for folder in (second.model, *second.snapshots.iterdir()):
         assert AutoTokenizer.from_pretrained(folder).chat_template == mended
     shutil.rmtree(tmp_path / "used")

@@ -9,6 +9,7 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from longalign.data.chat import end_of_answers, tokenizer_hash
 
 BESIDE = ("special_tokens_map.json", "added_tokens.json", "chat_template*")
 """Files of a tokenizer beside those of `longalign.data.tokenizers.FILES`."""
+SETTINGS = "generation_config.json"
 
 
 def load(manifest: Mapping[str, Any], model: Path | str = "") -> Any:
@@ -95,10 +97,22 @@ def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:
     """
     if (used := load(manifest, start)) is not None:
         used.save_pretrained(folder)
-        _name_end(used, folder / "generation_config.json")
+        _name_end(used, folder / SETTINGS)
     elif start and tokenizers.holds_tokenizer(Path(start)):
         for file in (file for pattern in (*tokenizers.FILES, *BESIDE) for file in Path(start).glob(pattern)):
             shutil.copy(file, folder)
+
+
+def is_another(manifest: Mapping[str, Any], start: str, folder: Path) -> bool:
+    """Whether the tokenizer in the folder of a model that was trained on the store is another than the store's, where
+    that is there (`load`)."""
+    used = load(manifest, start)
+    return used is not None and tokenizer_hash(used) != tokenizer_hash(tokenizers.load(str(folder)))
+
+
+def is_its_file(name: str) -> bool:
+    """Whether `write` may write a file of this name into a model's folder."""
+    return any(fnmatch(Path(name).name, pattern) for pattern in (*tokenizers.FILES, *BESIDE, SETTINGS))
 
 
 def _name_end(tokenizer: Any, settings: Path) -> None:

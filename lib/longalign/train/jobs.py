@@ -282,9 +282,9 @@ def main(arguments: list[str] | None = None) -> int:
         if run.finished and run.renew_tokenizer():
             print("longalign: the trained model has the tokenizer of the store now, which was another", file=sys.stderr)
         elif not run.finished:
-            for note in store_tokenizer.compare(store.manifest, job.model):
+            compared = store_tokenizer.compare(store.manifest, job.model)
+            for note in itertools.chain(compared, proofs(job, store, room=SOON)):
                 print(f"longalign: {note}", file=sys.stderr)
-            list(proofs(job, store, room=SOON))
         workers.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:
         print(f"longalign: {error}", file=sys.stderr)

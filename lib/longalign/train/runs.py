@@ -126,15 +126,15 @@ class Run(Trained):
         from longalign.data import store_tokenizer
 
         manifest = json.loads((Path(self.store) / "manifest.json").read_text())
-        if store_tokenizer.load(manifest, self.start) is None:
+        if not store_tokenizer.is_another(manifest, self.start, self.model):
             return False
-        before = checksums.hashes(self.folder, "model")
+        record, path = self.record(), self.folder / "record.json"
+        weights = {name: value for name, value in record["files"].items() if not store_tokenizer.is_its_file(name)}
+        provenance.write_json(path, record | {"files": weights})  # a kill from here on leaves it finished
         for folder in (self.model, *self.snapshots.glob("step-*")):
             store_tokenizer.write(manifest, self.start, folder)
-        if checksums.hashes(self.folder, "model") == before:
-            return False
         files = checksums.hashes(self.folder, "model", "snapshots", "events.jsonl")
-        provenance.write_json(self.folder / "record.json", self.record() | {"files": files})
+        provenance.write_json(path, record | {"files": files})
         return True
 
     def progress(self) -> str:
