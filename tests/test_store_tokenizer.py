@@ -95,12 +95,22 @@ def test_a_finished_model_gets_a_template_that_was_mended_since_and_loses_none(t
     assert not first.renew_tokenizer()
     second = run_of(mended)
     assert second.finished
-    with monkeypatch.context() as killed:
-        killed.setattr(store_tokenizer, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+    write, left = store_tokenizer.write, []
+
+    def write_and_be_killed(*given):
+        write(*given)
+        left.pop()
+        if not left:
+            raise KeyboardInterrupt
+
+    for writes in (1, 2):  # of the snapshot, and of the model
+        left += range(writes)
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(store_tokenizer, "write", write_and_be_killed)
             second.renew_tokenizer()
-    assert second.finished, "what was trained is not lost"
-    assert second.renew_tokenizer() and not second.renew_tokenizer() and second.finished
+        assert second.finished, "what was trained is not lost"
+    second.renew_tokenizer()
+    assert not second.renew_tokenizer() and second.finished
     assert {"model/tokenizer.json", "model/model.safetensors"} <= set(second.record()["files"])
     for folder in (second.model, *second.snapshots.iterdir()):
         assert AutoTokenizer.from_pretrained(folder).chat_template == mended

@@ -103,11 +103,9 @@ def write(manifest: Mapping[str, Any], start: str, folder: Path) -> None:
             shutil.copy(file, folder)
 
 
-def is_another(manifest: Mapping[str, Any], start: str, folder: Path) -> bool:
-    """Whether the tokenizer in the folder of a model that was trained on the store is another than the store's, where
-    that is there (`load`)."""
-    used = load(manifest, start)
-    return used is not None and tokenizer_hash(used) != tokenizer_hash(tokenizers.load(str(folder)))
+def is_in(used: Any, folder: Path) -> bool:
+    """Whether the tokenizer in the folder of a trained model is the one that its store was made with (`load`)."""
+    return tokenizer_hash(used) == tokenizer_hash(tokenizers.load(str(folder)))
 
 
 def is_its_file(name: str) -> bool:

@@ -126,15 +126,17 @@ class Run(Trained):
         from longalign.data import store_tokenizer
 
         manifest = json.loads((Path(self.store) / "manifest.json").read_text())
-        if not store_tokenizer.is_another(manifest, self.start, self.model):
+        if (used := store_tokenizer.load(manifest, self.start)) is None:
             return False
-        record, path = self.record(), self.folder / "record.json"
-        weights = {name: value for name, value in record["files"].items() if not store_tokenizer.is_its_file(name)}
-        provenance.write_json(path, record | {"files": weights})  # a kill from here on leaves it finished
-        for folder in (self.model, *self.snapshots.glob("step-*")):
+        record, path, parts = self.record(), self.folder / "record.json", ("model", "snapshots", "events.jsonl")
+        begun = set(checksums.hashes(self.folder, *parts)) != set(record["files"])  # and killed before its end
+        if not begun and store_tokenizer.is_in(used, self.model):
+            return False
+        kept = {name: value for name, value in record["files"].items() if not store_tokenizer.is_its_file(name)}
+        provenance.write_json(path, record | {"files": kept})  # a kill from here on leaves it finished
+        for folder in (*self.snapshots.glob("step-*"), self.model):
             store_tokenizer.write(manifest, self.start, folder)
-        files = checksums.hashes(self.folder, "model", "snapshots", "events.jsonl")
-        provenance.write_json(path, record | {"files": files})
+        provenance.write_json(path, record | {"files": checksums.hashes(self.folder, *parts)})
         return True
 
     def progress(self) -> str:
