@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from benchmarks.models import small
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -162,6 +163,12 @@ def test_settings_that_cannot_be_read_are_refused_for_end_tokens_stand_there(tmp
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(ValueError, match=r"generation_config\.json: it is not valid JSON .*correct it, or remove it"):
         LocalModel(str(tmp_path))
+
+
+def test_a_model_that_sees_what_it_is_to_predict_is_not_evaluated(tmp_path):
+    small.build("bert", is_decoder=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="sees the tokens that it is to predict .is_decoder: False"):
+        LocalModel(str(tmp_path), tokenizer="miniature")
 
 
 def test_an_end_token_that_is_no_number_is_refused(asking):

@@ -329,6 +329,16 @@ def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
     assert needle.holds(text, "42") is found
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "found"),
+    [("Ask Ada.", "Ada", True), ("爱Ada说", "ada", True), ("In Canada.", "Ada", False), ("Adam", "Ada", False),
+     ("À l'Étoile", "étoile", True), ("Étoiles", "étoile", False), ("在北京吃饭", "北京", True),
+     ("у Анны", "анна", False), ("Анна,", "анна", True), ("Ada's", "Ada", True)],
+)  # fmt: skip
+def test_a_word_that_is_part_of_a_longer_one_is_no_needle(text, answer, found):
+    assert needle.holds(text, answer) is found
+
+
 
 # ---- prompts that fit, answers in their file -------------------------------------------------------------------------
 

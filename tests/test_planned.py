@@ -21,6 +21,12 @@ def planned(lengths, *, seed=0, without_targets=(), dataset=None, **plan_options
     return PlannedDataset(sequences, [plan], **(dataset or {})), plan, sequences
 
 
+def test_elements_are_asked_for_one_by_one():
+    dataset, _, _ = planned([2, 4, 3])
+    with pytest.raises(TypeError, match="'slice' object cannot be interpreted as an integer"):
+        dataset[0:1]
+
+
 def test_measure_counts_targets_after_position_0_and_token_0_as_any_other():
     sequences = [
         {"input_ids": [0, 0], "labels": [0, 0]},

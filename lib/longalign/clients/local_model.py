@@ -50,6 +50,8 @@ class LocalModel:
             saved.told_whole(told, name, loaded)
         except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
             raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
+        if told := why_not_causal(loaded):
+            raise ValueError(f"--model {name}: {told}")
         self.loaded = loaded.to(device()).eval()
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else load_tokenizer(name, loaded.config)
         if tokenizer:
@@ -65,7 +67,7 @@ class LocalModel:
         if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
             print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
                   "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
-        for told in filter(None, (unrun_code(loaded), why_not_causal(loaded))):
+        if told := unrun_code(loaded):
             print(f"longalign: {told}", file=sys.stderr, flush=True)
         self.ends = end_tokens(loaded, self.tokenizer)
         tell_ignored(loaded)

@@ -81,7 +81,8 @@ class Line:
         except DataError:
             raise
         except (RecursionError, ValueError) as error:
-            raise DataError("malformed JSON", "nested too deeply" * isinstance(error, RecursionError)) from None
+            detail = "nested too deeply" if isinstance(error, RecursionError) else "a number has thousands of digits"
+            raise DataError("malformed JSON", detail) from None
         if not isinstance(row, dict):
             raise DataError("not an object", other or f"each line must be a JSON object, this one is {kind(row)}")
         return row

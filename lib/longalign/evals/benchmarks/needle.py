@@ -23,6 +23,8 @@ NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dol
 QUESTION = "What is the best thing to do in San Francisco?"
 ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
 MOST_TOKENS = 64
+_LETTER = "[a-z\u00df-\u024f\u0370-\u052f]"
+"""A small letter of Latin, Greek or Cyrillic script."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 
 
@@ -95,14 +97,17 @@ def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Whether a text holds an answer, whatever its case and white space; a number is no part of a longer one.
+    """Whether a text holds an answer, whatever its case and white space; a number is no part of a longer one, and no
+    word, in the alphabets that part words by spaces, is a part of a longer one.
 
     >>> holds("The code is\\n42.", "42"), holds("It was 1423.", "42"), holds("It costs 42,000.", "42")
     (True, False, False)
+    >>> holds("Ask Ada.", "Ada"), holds("In Canada.", "Ada")
+    (True, False)
     """
     wanted = _plain(answer)
-    before = r"(?<!\d)(?<!\d[.,])" * wanted[:1].isdigit()
-    behind = r"(?![.,]?\d)" * wanted[-1:].isdigit()
+    before = r"(?<!\d)(?<!\d[.,])" * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
+    behind = r"(?![.,]?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
     return re.search(before + re.escape(wanted) + behind, _plain(text)) is not None
 
 
