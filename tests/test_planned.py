@@ -23,7 +23,7 @@ def planned(lengths, *, seed=0, without_targets=(), dataset=None, **plan_options
 
 def test_elements_are_asked_for_one_by_one():
     dataset, _, _ = planned([2, 4, 3])
-    with pytest.raises(TypeError, match="'slice' object cannot be interpreted as an integer"):
+    with pytest.raises(TypeError):
         dataset[0:1]
 
 
