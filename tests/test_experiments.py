@@ -9,7 +9,7 @@ import pytest
 
 from longalign.common import paths
 from longalign.data.store import TokenStore
-from longalign.experiments import design, pages
+from longalign.experiments import design, long_base, pages
 from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm
 from longalign.experiments.evaluations import LOSS
@@ -26,7 +26,7 @@ def profile(tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("LONGALIGN_RUNS", str(tmp_path_factory.mktemp("experiments")))
         profile = load_profile("smoke")
-        windows = [design.extension(Start(design.windowed(profile, w), "mini-7b")) for w in profile.windows]
+        windows = [long_base.extension(Start(design.windowed(profile, w), "mini-7b")) for w in profile.windows]
         starts = [*design.long_bases(profile), design.short_continual_training(profile), *windows]
         workers.execute_all(starts, workers=2)
         yield profile
@@ -140,8 +140,8 @@ def test_a_run_trains_those_long_bases_that_an_arm_starts_from(profile, tmp_path
 def test_rates_fall_with_the_width_where_the_profile_says_so(profile):
     scaled = dataclasses.replace(profile, rate_width=96)
     for model, share in (("mini-7b", 1), ("mini-13b", 96 / 128)):
-        base, starts = design.extension(Start(profile, model)), [Start(one, model) for one in (profile, scaled)]
-        runs = [(design.extension(one), design.fine_tuning(one, method="sorted", base=base)) for one in starts]
+        base, starts = long_base.extension(Start(profile, model)), [Start(one, model) for one in (profile, scaled)]
+        runs = [(long_base.extension(one), design.fine_tuning(one, method="sorted", base=base)) for one in starts]
         for one, of_its_width in zip(*runs, strict=True):
             assert of_its_width.training["learning_rate"] == pytest.approx(share * one.training["learning_rate"])
 

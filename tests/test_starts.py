@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from longalign.common import checksums, paths
 from longalign.data.store import TokenStore
-from longalign.experiments import design, training_data
+from longalign.experiments import design, long_base, training_data
 from longalign.experiments.base_models import Start
 from longalign.experiments.profiles import load_profile
 from longalign.fetch import smollm2
@@ -43,11 +43,11 @@ def profile(registry, tmp_path, monkeypatch):  # noqa: F811
 def test_texts_are_measured_written_and_scored_in_the_tokens_of_a_fetched_model(profile):
     encode = Start(profile, "tiny").encode
     assert encode("ab c").input_ids != Start(load_profile("smoke"), "mini-6b").encode
-    long_base = design.extension(Start(profile, "tiny"))
-    store = TokenStore(Path(long_base.store))
+    extension = long_base.extension(Start(profile, "tiny"))
+    store = TokenStore(Path(extension.store))
     assert store.lengths.max() <= LONGEST and "A: " in encode.decode(store[0]["input_ids"])
-    workers.execute(long_base)
-    config = load_model(long_base.model).config
+    workers.execute(extension)
+    config = load_model(extension.model).config
     assert config.max_position_embeddings == LONGEST and config.rope_parameters["rope_theta"] == 4 * 500
     run = design.fine_tuning(Start(profile, "tiny"), method="packing + loss weighting")
     samples = TokenStore(Path(run.store))

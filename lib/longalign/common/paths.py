@@ -74,6 +74,11 @@ def bases() -> Path:
     return results() / "bases"
 
 
+def long_bases() -> Path:
+    """Those of them that are committed after their context extension, too, one folder each."""
+    return results() / "long_bases"
+
+
 def runs() -> Path:
     """The ignored folder that runs write to; the environment variable LONGALIGN_RUNS puts it elsewhere."""
     named = os.environ.get("LONGALIGN_RUNS")

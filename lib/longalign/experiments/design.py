@@ -15,11 +15,12 @@ from longalign.data.store import TokenStore
 from longalign.experiments import base_models, training_data
 from longalign.experiments.base_models import Start
 from longalign.experiments.evaluations import LOSS, Evaluation, Scored
+from longalign.experiments.long_base import LongBase, continual_training, extension
 from longalign.experiments.profiles import Profile
 from longalign.experiments.repetitions import ENOUGH, WEIGHTING_SEEDS, WINDOW_SEEDS, slow
 from longalign.miniature import training_sets
-from longalign.miniature.pretraining import MAX_LENGTH, TOKENS_PER_STEP
-from longalign.train.runs import Run, extension_of
+from longalign.miniature.pretraining import MAX_LENGTH
+from longalign.train.runs import Run
 
 # Table 3's methods: how sequences are batched, and how their losses are weighted (see longalign.recipe.dataset).
 METHODS = {
@@ -41,36 +42,13 @@ class Arm(NamedTuple):
     seed: int
 
 
-def extension(start: Start, **changes: Any) -> Run:
-    """Continual training on long documents at RoPE base x `rope_factor`: the short base becomes the long base.
-
-    arXiv 2401.18058. Full-length packs, every token of an answer and some of the others are targets. `changes` are
-    fields of the profile's extension.
-    """
-    profile = start.profile
-    settings = replace(profile.extension, **changes)
-    parts = {"base": start.base} if start.base else {}
-    name = "-".join(["extension", *(f"{field}-{value}" for field, value in sorted((parts | changes).items()))])
-    store = training_data.extension_store(start, name, settings)
-    training = {
-        "method": "packing", "exponent": 1.0, "epochs": 1, "capacity": max(TOKENS_PER_STEP, settings.max_length),
-        "learning_rate": start.rate(settings.learning_rate), "seed": profile.seed + start.base,
-        **({"micro_batches_per_step": ranks} if (ranks := profile.engine.batches) > 1 else {}),  # a pack for each
-    }  # fmt: skip
-    return Run(
-        f"{start.folder.name if parts else start.model} context extension", str(store.folder), training,
-        start=str(start.folder), engine=profile.engine.run_settings(),
-        **extension_of(settings) | {"max_length": max(settings.max_length, profile.corpus.max_length)},
-    )  # fmt: skip
-
-
 def fine_tuning(
     start: Start,
     *,
     method: str,
     suite: str = "LongAlign-10k",
     seed: int = 0,
-    base: Run | None = None,
+    base: Run | LongBase | None = None,
     **changes: Any,
 ) -> Run:
     """Supervised fine-tuning by one of `METHODS` from the seed's long base, or from what the run `base` trained.
@@ -102,9 +80,9 @@ def fine_tuning(
     return Run(label, str(store.folder), training | changes, start=begin, engine=engine.run_settings())
 
 
-def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = None) -> list[Run]:
-    """The context extension of `models` (all of the profile's, the largest first), of the bases that `seeds` start from
-    or of all; to be finished before arms, which start there. None where the profile extends nothing: its models are
+def long_bases(profile: Profile, *models: str, seeds: Iterable[int] | None = None) -> list[Run | LongBase]:
+    """The long bases of `models` (all of the profile's, the largest first), of the bases that `seeds` start from or of
+    all; to be finished before arms, which start there. None where the profile extends nothing: its models are
     long as they come."""
     starts = [Start(profile, model) for model in models or profile.models[::-1]] if profile.extension.tokens else []
     drawn = None if seeds is None else list(seeds)
@@ -131,7 +109,7 @@ def data_scale(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     return arms
 
 
-def equal_steps(start: Start, suite: str, seed: int, base: Run | None = None) -> Run:
+def equal_steps(start: Start, suite: str, seed: int, base: Run | LongBase | None = None) -> Run:
     """Sorted batching on a suite, for as many steps as LongAlign-10k takes."""
     long, short = (fine_tuning(start, method="sorted", suite=name, seed=seed, base=base)
                    for name in ("LongAlign-10k", suite))  # fmt: skip
@@ -241,7 +219,7 @@ def composition(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
 
 def short_continual_training(profile: Profile, base: int = 0) -> Run:
     """The extension's RoPE base and number of tokens, but documents no longer than the short base has read."""
-    return extension(base_models.first(profile).of(base), max_length=MAX_LENGTH)
+    return continual_training(base_models.first(profile).of(base), max_length=MAX_LENGTH)
 
 
 def grid(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:

@@ -14,7 +14,8 @@ from typing import Any
 
 from longalign.experiments import base_models
 from longalign.experiments.base_models import Start
-from longalign.experiments.design import Arm, equal_steps, extension, fine_tuning, long_bases
+from longalign.experiments.design import Arm, equal_steps, fine_tuning, long_bases
+from longalign.experiments.long_base import continual_training
 from longalign.experiments.pages import Page
 from longalign.experiments.preferences import Preference, check_installed, pairs_file
 from longalign.experiments.profiles import Profile
@@ -69,8 +70,10 @@ def continual_trainings(profile: Profile) -> dict[str, list[Run]]:
     """The context extension with each number of tokens, of every base of the first model; known facts are in all."""
     start, tokens = base_models.first(profile), profile.extension.tokens
     return {
-        name: [extension(replace(start, base=base), tokens=round(share * tokens), memory_share=MEMORY)
-               for base in range(start.count)]
+        name: [
+            continual_training(replace(start, base=base), tokens=round(share * tokens), memory_share=MEMORY)
+            for base in range(start.count)
+        ]
         for name, share in CONTINUAL.items()
     }  # fmt: skip
 

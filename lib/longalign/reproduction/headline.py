@@ -54,7 +54,7 @@ def headline(profile: Profile) -> Path:
 def _trained(profile: Profile) -> dict[Arm, design.Run]:
     """The finished trainings: every amount of long instructions, every seed of the profile."""
     model = profile.models[0]
-    terminal.say(f"{model}: its context is extended; then one training for each amount of long instructions and seed")
+    terminal.say(f"{model}, with its context extended: one training for each amount of long instructions and seed")
     workers.execute_all(design.long_bases(profile, model), workers=profile.workers)
     start = base_models.first(profile)
     runs = {Arm(suite, model, seed): design.fine_tuning(start, method="sorted", suite=suite, seed=seed)
