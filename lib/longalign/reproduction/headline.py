@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 
 from longalign.common import paths
 from longalign.common.provenance import write_csv
-from longalign.experiments import base_models, design, evaluations
+from longalign.experiments import base_models, design, evaluations, training_data
 from longalign.experiments.design import Arm
 from longalign.experiments.profiles import Profile, load_profile
 from longalign.report import claims, tables
@@ -56,10 +57,15 @@ def _trained(profile: Profile) -> dict[Arm, design.Run]:
     model = profile.models[0]
     terminal.say(f"{model}, with its context extended: one training for each amount of long instructions and seed")
     workers.execute_all(design.long_bases(profile, model), workers=profile.workers)
+    workers.prestart_workers(profile.workers)
     start = base_models.first(profile)
     runs = {Arm(suite, model, seed): design.fine_tuning(start, method="sorted", suite=suite, seed=seed)
             for seed in profile.seeds_for() for suite in AMOUNTS}  # fmt: skip
-    workers.execute_all(list(runs.values()), workers=profile.workers)
+    questions = threading.Thread(target=training_data.benchmark_folder, args=(profile, BENCHMARKS), daemon=True)
+    questions.start()  # they are there when the last training is
+    longest_first = sorted(runs, key=lambda arm: [*AMOUNTS].index(arm.arm), reverse=True)
+    workers.execute_all([runs[arm] for arm in longest_first], workers=profile.workers)
+    questions.join()
     return runs
 
 
