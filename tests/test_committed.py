@@ -7,6 +7,8 @@ import nbformat
 import pytest
 
 from longalign.common import paths
+from longalign.experiments.profiles import load_profile
+from longalign.reproduction import verify
 from test_repository import MEGABYTE, tracked
 
 EXECUTED = sorted((paths.results() / "notebooks").glob("*.ipynb"))
@@ -116,3 +118,10 @@ def test_the_report_is_one_page_that_asks_no_network():
     assert "the interval that decides" in text and "<img" in text
     prose = "".join(cell.source for cell in cells(paths.notebooks() / "90_report.ipynb", "markdown"))
     assert "$" not in prose, "nothing would draw a formula"
+
+
+def test_every_record_has_the_settings_of_todays_profile_for_else_no_run_could_be_compared_with_it():
+    settings = load_profile("laptop").as_dict()
+    for record in paths.record_files(paths.results()):
+        config = json.loads(record.read_text(encoding="utf-8"))["config"]
+        assert not verify.differing(settings, config), record.name
