@@ -232,6 +232,21 @@ def test_a_template_in_which_answers_cannot_be_found_is_refused(template, messag
         encode(TWO_TURNS, byte_tokenizer(template))
 
 
+LAST_SYSTEM = (
+    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}{% for m in messages if m.role == 'system' %}"
+    "<|im_start|>system\n{{ m.content }}<|im_end|>{% endfor %}{% endif %}"
+)
+
+
+def test_a_template_that_writes_an_earlier_message_behind_the_answer_is_refused_for_it_would_be_learnt():
+    system = {"role": "system", "content": "Be brief."}
+    with pytest.raises(DataError, match="it writes another message behind the answer"):
+        encode([system, user("One?"), assistant("Two.")], byte_tokenizer(LAST_SYSTEM))
+    same = [{"role": "system", "content": "im_end"}, user("im_end"), assistant("im_end")]
+    encode(same, byte_tokenizer(PLAIN))  # what occurs in the end token alone is no other message
+
+
 def test_a_mark_that_stops_short_of_the_end_token_is_extended_to_it():
     template = MARKED.replace(
         "{{ m.content }}<|im_end|>\n{% endgeneration %}", "{{ m.content }}{% endgeneration %}<|im_end|>\n"

@@ -1,10 +1,13 @@
 """Checkpoints: only what an engine can read is gone on from, and what cannot be is said in one line."""
 
 import json
+import os
+import time
 
 import pytest
 import torch
 
+from longalign.common import checksums
 from longalign.train import checkpoints
 from longalign.train.parallelism import Parallelism
 
@@ -13,6 +16,7 @@ def written(folder, **writer):
     checkpoint = folder / "checkpoint-3"
     checkpoint.mkdir()
     (checkpoint / "latest").write_text("global_step3")
+    (checkpoint / "trainer_state.json").write_text("{}")
     checkpoints.finish(checkpoint, **writer)
     return checkpoint
 
@@ -82,3 +86,29 @@ def test_states_that_share_a_step_counter_get_their_own_and_groups_their_decay()
     step()
     assert [optimizer.state[parameter]["step"].item() for parameter in parameters] == [2, 2, 2]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+def test_a_checkpoint_that_was_removed_while_it_was_written_is_not_sealed_and_a_sealed_one_without_a_state_is_dropped(
+    tmp_path, capsys
+):  # fmt: skip
+    with pytest.raises(RuntimeError, match="checkpoint-8 was removed as soon as it was written: is the clock right"):
+        checkpoints.finish(tmp_path / "checkpoint-8", world_size=1, zero=None)
+    empty = tmp_path / "checkpoint-9"
+    empty.mkdir()
+    checksums.seal(empty)
+    kept = written(tmp_path, world_size=1, zero=None)
+    checkpoints.drop_damaged(tmp_path)
+    assert not empty.exists() and kept.is_dir() and "checkpoint-9 is damaged" in capsys.readouterr().out
+
+
+def test_checkpoints_of_a_clock_that_was_ahead_are_older_than_those_to_come(tmp_path):
+    ahead = time.time() + 86_400
+    for step in (12, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        checkpoints.finish(folder, world_size=1, zero=None)
+        os.utime(folder, (ahead + step, ahead + step))
+    checkpoints.drop_damaged(tmp_path)
+    times = {folder.name: folder.stat().st_mtime for folder in tmp_path.iterdir()}
+    assert times["checkpoint-4"] < times["checkpoint-12"] < time.time()

@@ -227,7 +227,7 @@ def test_a_refusal_is_one_line_with_status_2(arguments, says, tmp_path, capsys):
 
 
 def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tmp_path, capsys):
-    assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 0
+    assert run("needle", "--lengths", 64, 64, "--depths", 1, "--out", tmp_path, model=BASE) == 0  # asked once
     assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 2
     assert "holds answers of needle" in capsys.readouterr().err
     there = (tmp_path / "answers.jsonl").read_bytes()

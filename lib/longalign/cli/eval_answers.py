@@ -140,7 +140,7 @@ def _needles(options: EvalOptions, tokenizer: Any) -> list[Question]:
         fail("--lengths are counted in tokens: name the server's tokenizer with --tokenizer")
     if not options.lengths:
         fail("give the lengths of the haystacks in tokens, such as --lengths 1000 2000 4000")
-    size = {"lengths": options.lengths, "depths": options.depths}
+    size = {"lengths": list(dict.fromkeys(options.lengths)), "depths": options.depths}
     given = {name: getattr(options, name) for name in ("needle", "question", "answer") if getattr(options, name)}
     if options.haystack is not None:
         texts, refused = documents.read(options.haystack)

@@ -4,13 +4,13 @@ What else the model's generation_config.json asks for is ignored and told (`long
 """
 
 import json
+import pickle
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
@@ -18,7 +18,7 @@ from longalign.clients.errors import Refused
 from longalign.clients.generation import end_tokens, tell_ignored
 from longalign.clients.reply_store import Reply, Request
 from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
-from longalign.common import provenance
+from longalign.common import provenance, weight_files
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
 from longalign.data.chat_formats import format_of
@@ -26,7 +26,7 @@ from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
 from longalign.recipe.architectures import unrun_code, why_not_causal
 from longalign.train import saved, store_check
-from longalign.train.models import device
+from longalign.train.models import UNREADABLE, device, reason
 
 
 class LocalModel:
@@ -44,11 +44,12 @@ class LocalModel:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
+            weight_files.check(name)
             loaded, told = AutoModelForCausalLM.from_pretrained(
                 name, dtype="auto", trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
             )  # fmt: skip
             saved.told_whole(told, name, loaded)
-        except (OSError, ValueError, RuntimeError, AssertionError, ImportError, SafetensorError) as error:
+        except (*UNREADABLE, RuntimeError) as error:
             raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
         if told := why_not_causal(loaded):
             raise ValueError(f"--model {name}: {told}")
@@ -168,7 +169,8 @@ def _check_words(name: str, tokenizer: str, used: Any) -> None:
 def _reason(error: Exception) -> str:
     if str(error).startswith("Unrecognized configuration class"):
         return "its class is none of a language model that goes on with a text: take one that AutoModelForCausalLM has"
-    return tokenizers.reason(error)
+    of_files = isinstance(error, KeyError | EOFError | pickle.UnpicklingError)
+    return reason(error) if of_files else tokenizers.reason(error)
 
 
 def _check_folder(name: str) -> None:
@@ -176,6 +178,9 @@ def _check_folder(name: str) -> None:
         raise ValueError(f"--model {name}: it is a file; name the folder of the model")
     if not Path(name).exists() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"--model {name}: there is no such folder")
+    if (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"--model {name}: it holds an adapter alone; name the folder of a model with the adapter "
+                         "merged into it (of a training by longalign, the folder above)")  # fmt: skip
     settings = Path(name) / "generation_config.json"  # transformers passes over one that it cannot read, end tokens too
     try:
         if settings.is_file() and not isinstance(json.loads(settings.read_bytes()), dict):

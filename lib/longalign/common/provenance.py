@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from longalign.common import paths
+from longalign.common import paths, weight_files
 
 WRITTEN = "LONGALIGN_WRITTEN"
 """Environment variable: the file in which whoever executes a notebook wants the paths of all that it writes."""
@@ -190,11 +190,16 @@ def file_sha256(path: Path | str) -> str:
 
 def hash_model(folder: Path | str) -> str:
     """Sixteen hex digits over a model's config, weights (in one file or in shards) and, where it has one, its
-    generation_config.json, which may name the tokens that end an answer. Raises FileNotFoundError."""
+    generation_config.json, which may name the tokens that end an answer. Raises FileNotFoundError, and ValueError for
+    an index of shards that cannot be read."""
     folder = Path(folder)
     weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    # what is read bears other names where an index says so, and then the index counts, too
+    others = [file for file in weight_files.chosen(folder) if file not in weights]
+    if all(file.name.endswith(weight_files.INDEX) for file in others):
+        others = []
     settings = [file for file in [folder / "generation_config.json"] if file.exists()]
-    return hash_files(folder / "config.json", *settings, *(weights or [folder / "model.safetensors"]))
+    return hash_files(folder / "config.json", *settings, *(weights + others or [folder / "model.safetensors"]))
 
 
 def git_state() -> dict[str, Any]:

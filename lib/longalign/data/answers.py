@@ -18,6 +18,7 @@ from longalign.data.text_tokens import Specials
 _UNSTABLE = "not prefix-stable: a turn changes when more follow; mark the answers in it by {% generation %}"
 _REWRITTEN = "it writes an answer otherwise than it was said; let it end what {% generation %} marks by the end token"
 _HOLDS_A_RESULT = "it writes what a tool gave back into the answer; mark the answers in it by {% generation %}"
+_HOLDS_ANOTHER = "it writes another message behind the answer; mark the answers in it by {% generation %}"
 _UNASKED = "the answer does not follow its generation prompt; mark the answers in it by {% generation %}"
 
 
@@ -70,7 +71,9 @@ def _answer(chat: Chat, index: int, text: str, special: Specials | None) -> Answ
         start, end = len(before), len(after)
         said = start + len(after[start:]) - len(after[start:].lstrip()) + len(content)
         if after.startswith(content, said - len(content)):
-            return Answer(start, _stop(special.last(text, said, said, end)) if special else end, end)
+            stop = _stop(special.last(text, said, said, end)) if special else end
+            _check_others_behind(chat, index, after[said:stop], len(after) - said)
+            return Answer(start, stop, end)
     if special is None:
         raise _unsuitable(_UNASKED, index)
     start = _start(chat, index, text, before)
@@ -80,6 +83,17 @@ def _answer(chat: Chat, index: int, text: str, special: Specials | None) -> Answ
     if not text.startswith(after):
         _check_results_behind(chat, index, text, stop)
     return Answer(start, _stop(stop), len(after) if text.startswith(after) else stop)
+
+
+def _check_others_behind(chat: Chat, index: int, behind: str, length: int) -> None:
+    """Raises DataError where an earlier message is written behind an answer: in `behind`, up to the answer's end, or in
+    the last `length` characters of its turn."""
+    for other, message in enumerate(chat.messages[:index]):
+        said = message.get("content")
+        if isinstance(said, str) and said.strip() and said.strip() in behind:
+            turn = chat.until(index + 1)
+            if _shared_end(turn.text(), _with_stand_in(turn, other)) < length:
+                raise _unsuitable(_HOLDS_ANOTHER, index)
 
 
 def _check_results_behind(chat: Chat, index: int, text: str, stop: int) -> None:

@@ -19,6 +19,8 @@ from longalign.common import checksums, paths, provenance
 from longalign.train.parallelism import Parallelism
 
 WRITER = "engine.json"
+STATE = "trainer_state.json"
+"""What every whole checkpoint of the Trainer holds."""
 UNIVERSAL = "latest_universal"
 
 
@@ -32,16 +34,25 @@ def newest(work: Path) -> Path | None:
 
 def finish(checkpoint: Path, *, world_size: int, zero: int | None) -> None:
     """Note who has written a checkpoint, and seal it: from now on it is one to go on from."""
+    if not (checkpoint / STATE).is_file():
+        raise RuntimeError(f"{paths.relative(checkpoint)} was removed as soon as it was written: is the clock right?")
     provenance.write_json(checkpoint / WRITER, {"world_size": world_size, "zero": zero})
     checksums.seal(checkpoint)
 
 
 def drop_damaged(work: Path) -> None:
-    """Remove what was cut short or has changed since: the engine would go on from the highest number, whole or not."""
-    for checkpoint in work.glob("checkpoint-*"):
-        if not checksums.is_sealed(checkpoint):
+    """Remove what was cut short or has changed since: the engine would go on from the highest number, whole or not.
+
+    The engine keeps those that were written last, so what stays gets the oldest times, in the order of its steps: a
+    clock that was set back would make it remove the new ones.
+    """
+    for checkpoint in sorted(work.glob("checkpoint-*"), key=lambda one: int(one.name.rpartition("-")[2])):
+        if not checksums.is_sealed(checkpoint) or not (checkpoint / STATE).is_file():
             print(f"{checkpoint.name} is damaged or was cut short; training goes on from the one before")
             shutil.rmtree(checkpoint)
+        else:
+            step = int(checkpoint.name.rpartition("-")[2])
+            os.utime(checkpoint, (step, step))
 
 
 def prepare_resume(work: Path, engine: Parallelism) -> None:

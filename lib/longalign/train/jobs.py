@@ -81,7 +81,8 @@ class Job:
     @cached_property
     def config(self) -> PretrainedConfig:
         """The model's configuration."""
-        return AutoConfig.from_pretrained(self.model, trust_remote_code=False)
+        with models.in_a_sentence(self.model):
+            return AutoConfig.from_pretrained(self.model, trust_remote_code=False)
 
     def cost(self) -> SequenceCost:
         """What a sequence costs the model."""

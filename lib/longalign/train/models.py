@@ -6,11 +6,13 @@ are block-diagonal.
 """
 
 import contextlib
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -21,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )  # fmt: skip
 
+from longalign.common import weight_files
 from longalign.recipe import attention
 from longalign.recipe.architectures import OF_THE_LONGEST, rope_settings, why_not_loaded
 from longalign.recipe.cost import SequenceCost
@@ -31,7 +34,11 @@ ROPE_BASE = 10_000.0
 ROPE_TYPES = ("default", "yarn")
 WIDTHS = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 """Where configurations say how wide the feed-forward layers are; those that do not have four times the hidden size."""
-
+UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, AssertionError, ImportError, SafetensorError, StrictDataclassError,
+    pickle.UnpicklingError,
+)  # fmt: skip
+"""What is raised where a model's files cannot be read."""
 
 MINIATURES = {
     # Heads of 64 features take a tenth less time than twice as many of 32; those that share keys hardly recall.
@@ -88,7 +95,8 @@ def load_model(
     """
     config = _extended(Path(folder), rope_factor, rope_type, max_length)
     quantized = _whole_weights(config)
-    with _in_a_sentence(folder):
+    with in_a_sentence(folder):
+        weight_files.check(folder)
         model, told = AutoModelForCausalLM.from_pretrained(
             folder, config=config, attn_implementation=attention.NAME, dtype=torch.float32, output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -109,7 +117,7 @@ def outline(
 ) -> PreTrainedModel:
     """What `load_model` loads, with no weight read (torch's device "meta"). Same errors."""
     config = _extended(Path(folder), rope_factor, rope_type, max_length)
-    with torch.device("meta"), _in_a_sentence(folder):
+    with torch.device("meta"), in_a_sentence(folder):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
     _check_rotated(model, folder, rope_factor, rope_type)
     return model
@@ -123,12 +131,23 @@ def _check_rotated(model: PreTrainedModel, folder: Path | str, rope_factor: floa
 
 
 @contextlib.contextmanager
-def _in_a_sentence(folder: Path | str) -> Iterator[None]:
+def in_a_sentence(folder: Path | str) -> Iterator[None]:
     """Within this context what stops a model from being built or read is told with its folder."""
     try:
         yield
-    except (AssertionError, ImportError, SafetensorError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())}") from error
+    except UNREADABLE as error:
+        if str(folder) in str(error) and isinstance(error, ValueError | OSError):
+            raise
+        raise ValueError(f"{folder} cannot be loaded: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What stopped a model from being read, in a phrase."""
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        return "its weights are in no format of torch's: were they fetched whole (without Git LFS, a pointer comes)?"
+    if isinstance(error, KeyError):
+        return f"its files ask for {error}, which transformers does not know"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _whole_weights(config: Any) -> str | None:
@@ -145,7 +164,8 @@ def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
     attention.register_attention()
-    config = AutoConfig.from_pretrained(folder)
+    with in_a_sentence(folder):
+        config = AutoConfig.from_pretrained(folder)
     before = getattr(config.get_text_config(), "max_position_embeddings", None)
     for settings in rope_settings(config) if max_length and max_length != before else ():
         if settings.get("rope_type") in OF_THE_LONGEST:

@@ -1,0 +1,64 @@
+"""The files that a model's weights are read from: chosen among those of a folder as transformers chooses."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SINGLE = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"
+
+
+def chosen(folder: Path | str) -> list[Path]:
+    """The weight files that are read, the index of shards first; [] where there is none.
+
+    A single file goes before shards, safetensors before torch's own files; which shards there are says the index alone.
+    Raises ValueError for an index that cannot be read.
+    """
+    folder = Path(folder)
+    named = _json(folder / "config.json").get("transformers_weights")
+    for name in [named] if isinstance(named, str) else SINGLE:
+        single, index = folder / name, folder / f"{name}{INDEX}" if not name.endswith(INDEX) else folder / name
+        if single.is_file() and single != index:
+            return [single]
+        if index.is_file():
+            shards = dict.fromkeys(_weight_map(index).values())
+            return [index, *(folder / shard for shard in shards)]
+    return []
+
+
+def check(folder: Path | str) -> None:
+    """Raise ValueError where shards of safetensors hold a weight twice: the last one read would win, whatever the index
+    says."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Path] = {}
+    for file in chosen(folder)[1:]:
+        if file.suffix != ".safetensors" or not file.is_file():
+            continue
+        try:
+            with safe_open(file, "pt") as weights:
+                names = list(weights.keys())
+        except SafetensorError:
+            continue  # who loads it says so
+        for name in names:
+            if (other := found.setdefault(name, file)) != file:
+                raise ValueError(f"{folder}: {name} lies in two files ({other.name}, {file.name}): keep the one that "
+                                 "the index names")  # fmt: skip
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    told = _json(index).get("weight_map")
+    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told.values()):
+        raise ValueError(f"{index} does not say which file holds which weight (weight_map): fetch it again")
+    return told
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON ({error}): fetch it again") from None
+    return told if isinstance(told, dict) else {}
