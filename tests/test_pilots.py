@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from benchmarks import pilots
 from benchmarks.pilots import choice, data, learning, power, questions, referee
@@ -13,7 +14,7 @@ from scipy import stats
 from longalign.common import paths
 from longalign.evals import crossed
 from longalign.evals.power import Chance
-from longalign.experiments import base_loss, design
+from longalign.experiments import base_loss, design, later
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
 from longalign.train.memory import ModelShape
@@ -182,6 +183,10 @@ def test_the_rate_of_preference_training_is_the_lowest_of_those_that_score_best(
     rows = [{"arm": arm, "metric": metric, "value": value if metric == "exact_match" else 1 - value}
             for arm, value in values.items() for metric in ("exact_match", "fact_match")]  # fmt: skip
     assert referee.chosen(rows) == 1e-4
+
+
+def test_preference_training_has_the_rate_that_its_committed_pilot_chose():
+    assert referee.chosen(pd.read_csv(pilots.table("preference")).to_dict("records")) == later.DPO["rate"]
 
 
 @pytest.mark.slow

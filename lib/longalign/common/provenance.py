@@ -193,13 +193,8 @@ def hash_model(folder: Path | str) -> str:
     generation_config.json, which may name the tokens that end an answer. Raises FileNotFoundError, and ValueError for
     an index of shards that cannot be read."""
     folder = Path(folder)
-    weights = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    # what is read bears other names where an index says so, and then the index counts, too
-    others = [file for file in weight_files.chosen(folder) if file not in weights]
-    if all(file.name.endswith(weight_files.INDEX) for file in others):
-        others = []
     settings = [file for file in [folder / "generation_config.json"] if file.exists()]
-    return hash_files(folder / "config.json", *settings, *(weights + others or [folder / "model.safetensors"]))
+    return hash_files(folder / "config.json", *settings, *weight_files.of_identity(folder))
 
 
 def git_state() -> dict[str, Any]:

@@ -27,6 +27,19 @@ def chosen(folder: Path | str) -> list[Path]:
     return []
 
 
+def of_identity(folder: Path | str) -> list[Path]:
+    """The weight files that make a model another one when they change: all that bear the usual names, and what is read.
+
+    Where what is read bears other names, the index counts, too.
+    """
+    folder = Path(folder)
+    usual = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    others = [file for file in chosen(folder) if file not in usual]
+    if all(file.name.endswith(INDEX) for file in others):
+        others = []
+    return usual + others or [folder / SINGLE[0]]
+
+
 def check(folder: Path | str) -> None:
     """Raise ValueError where shards of safetensors hold a weight twice: the last one read would win, whatever the index
     says."""
