@@ -205,7 +205,7 @@ pages: $(READY) ## draw executed notebooks, report and figures again from result
 bases: $(READY) ## train the base models in results/bases and long_bases again (slow, goes on where it was stopped); BASES="mini-7b" NUMBERS="1 2": a part
 	$(PY) -m longalign.miniature.pretraining --workers $(JOBS) $(if $(BASES),--models $(BASES)) $(if $(NUMBERS),--bases $(NUMBERS))
 	OMP_NUM_THREADS=1 $(PY) -m longalign.experiments.base_loss
-	OMP_NUM_THREADS=1 $(PY) -m longalign.experiments.long_base --workers $(JOBS) $(if $(BASES),--models $(BASES))
+	$(if $(filter 0,$(or $(NUMBERS),0)),OMP_NUM_THREADS=1 $(PY) -m longalign.experiments.long_base --workers $(JOBS) $(if $(BASES),--models $(BASES)))
 
 pilots: $(READY) ## run the trainings that choose the settings of bases and data (hours); PILOTS="speed shapes": some of them
 	OMP_NUM_THREADS=1 $(PY) -m benchmarks.pilots $(PILOTS) --jobs $(JOBS)

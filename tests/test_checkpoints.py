@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -109,6 +110,7 @@ def test_checkpoints_of_a_clock_that_was_ahead_are_older_than_those_to_come(tmp_
         (folder / "trainer_state.json").write_text("{}")
         checkpoints.finish(folder, world_size=1, zero=None)
         os.utime(folder, (ahead + step, ahead + step))
+    shutil.copytree(tmp_path / "checkpoint-4", tmp_path / "checkpoint-mine")
     checkpoints.drop_damaged(tmp_path)
     times = {folder.name: folder.stat().st_mtime for folder in tmp_path.iterdir()}
     assert times["checkpoint-4"] < times["checkpoint-12"] < time.time()

@@ -4,7 +4,6 @@ What else the model's generation_config.json asks for is ignored and told (`long
 """
 
 import json
-import pickle
 import sys
 import threading
 from pathlib import Path
@@ -169,8 +168,7 @@ def _check_words(name: str, tokenizer: str, used: Any) -> None:
 def _reason(error: Exception) -> str:
     if str(error).startswith("Unrecognized configuration class"):
         return "its class is none of a language model that goes on with a text: take one that AutoModelForCausalLM has"
-    of_files = isinstance(error, KeyError | EOFError | pickle.UnpicklingError)
-    return reason(error) if of_files else tokenizers.reason(error)
+    return reason(error)
 
 
 def _check_folder(name: str) -> None:

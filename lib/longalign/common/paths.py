@@ -75,7 +75,7 @@ def bases() -> Path:
 
 
 def long_bases() -> Path:
-    """Those of them that are committed after their context extension, too, one folder each."""
+    """The committed long base models: the first base of each size after its context extension, one folder each."""
     return results() / "long_bases"
 
 

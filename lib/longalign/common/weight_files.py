@@ -17,14 +17,12 @@ def chosen(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     named = _json(folder / "config.json").get("transformers_weights")
-    for name in [named] if isinstance(named, str) else SINGLE:
-        single, index = folder / name, folder / f"{name}{INDEX}" if not name.endswith(INDEX) else folder / name
-        if single.is_file() and single != index:
-            return [single]
-        if index.is_file():
-            shards = dict.fromkeys(_weight_map(index).values())
-            return [index, *(folder / shard for shard in shards)]
-    return []
+    names = [named] if isinstance(named, str) else [name + end for name in SINGLE for end in ("", INDEX)]
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
+        return []
+    shards = dict.fromkeys(_weight_map(file).values()) if file.name.endswith(INDEX) else ()
+    return [file, *(folder / shard for shard in shards)]
 
 
 def of_identity(folder: Path | str) -> list[Path]:

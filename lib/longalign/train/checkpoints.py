@@ -46,13 +46,13 @@ def drop_damaged(work: Path) -> None:
     The engine keeps those that were written last, so what stays gets the oldest times, in the order of its steps: a
     clock that was set back would make it remove the new ones.
     """
-    for checkpoint in sorted(work.glob("checkpoint-*"), key=lambda one: int(one.name.rpartition("-")[2])):
+    for checkpoint in work.glob("checkpoint-*"):
+        step = checkpoint.name.rpartition("-")[2]
         if not checksums.is_sealed(checkpoint) or not (checkpoint / STATE).is_file():
             print(f"{checkpoint.name} is damaged or was cut short; training goes on from the one before")
             shutil.rmtree(checkpoint)
-        else:
-            step = int(checkpoint.name.rpartition("-")[2])
-            os.utime(checkpoint, (step, step))
+        elif step.isdecimal():  # else it is somebody's copy, which the engine does not see
+            os.utime(checkpoint, (int(step), int(step)))
 
 
 def prepare_resume(work: Path, engine: Parallelism) -> None:

@@ -284,7 +284,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("longalign: the trained model has the tokenizer of the store now, which was another", file=sys.stderr)
         elif not run.finished:
             compared = store_tokenizer.compare(store.manifest, job.model)
-            for note in [*compared, *proofs(job, store, room=SOON)]:  # whole first: a refusal stands alone
+            for note in [*compared, *proofs(job, store, room=SOON)]:  # a refusal stands alone
                 print(f"longalign: {note}", file=sys.stderr)
         workers.execute_all([run])
     except (ValueError, RuntimeError, OSError) as error:

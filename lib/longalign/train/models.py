@@ -24,6 +24,7 @@ from transformers import (
 )  # fmt: skip
 
 from longalign.common import weight_files
+from longalign.data import tokenizers
 from longalign.recipe import attention
 from longalign.recipe.architectures import OF_THE_LONGEST, rope_settings, why_not_loaded
 from longalign.recipe.cost import SequenceCost
@@ -147,7 +148,7 @@ def reason(error: Exception) -> str:
         return "its weights are in no format of torch's: were they fetched whole (without Git LFS, a pointer comes)?"
     if isinstance(error, KeyError):
         return f"its files ask for {error}, which transformers does not know"
-    return " ".join(str(error).split()) or type(error).__name__
+    return tokenizers.reason(error) or type(error).__name__
 
 
 def _whole_weights(config: Any) -> str | None:
