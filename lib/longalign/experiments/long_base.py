@@ -84,7 +84,7 @@ def find(start: Start, settings: Extension) -> LongBase | None:
     ('mini-6b context extension', None)
     """
     found = LongBase(f"{start.model} context extension", paths.long_bases() / start.model)
-    if start.source or start.base or not (found.folder / "record.json").is_file():
+    if start.source or not (found.folder / "record.json").is_file():
         return None
     if found.record()["settings"] != determining(start, settings):
         return None
