@@ -79,10 +79,3 @@ def test_a_claim_that_does_not_say_whose_it_is_and_how_it_was_read_is_refused(tm
     (tmp_path / later.LEDGER).write_text("\n".join(lines[:gone] + lines[gone + 1 :]))
     with pytest.raises(ConfigError, match=f"claim {first}: .*{key}"):
         later.load_later(tmp_path / later.LEDGER)
-
-
-def test_the_ledger_counts_the_known_facts_as_they_are():
-    from longalign.miniature.samples import KNOWN
-
-    told = [claim.cannot_show for claim in later.load_later() if "facts from continual training" in claim.cannot_show]
-    assert told and all(f"ours are {KNOWN} facts" in text for text in told)

@@ -17,6 +17,7 @@ from longalign.evals.power import Chance
 from longalign.experiments import base_loss, design, later
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import tokenizer
+from longalign.report.later import load_later
 from longalign.train.memory import ModelShape
 from longalign.train.models import new_model
 
@@ -178,6 +179,17 @@ def test_the_known_facts_are_learnt_where_the_baseline_is_right_in_more_than_thr
     assert referee.learnt({"arm": arm, "task": task, "value": value} for (arm, task), value in values.items()) is learnt
 
 
+def test_the_base_knows_the_facts_and_what_is_fine_tuned_from_it_forgets_them_as_the_later_ledger_says():
+    rows = pd.read_csv(pilots.table("memory")).to_dict("records")
+    assert not referee.learnt(rows) and referee.value(rows, "1M", referee.FACTS) > 0.95
+    for share in ("none", "all"):
+        known, alone, against = (referee.value(rows, f"1M, {share}", task)
+                                 for task in (referee.FACTS, "memory alone", "document against memory"))  # fmt: skip
+        assert max(known, alone) < 0.4 and against > 0.95
+    told = [claim for claim in load_later() if "results/pilots/memory.csv" in claim.scale]
+    assert [claim.id for claim in told] == ["long-helps-reading", "long-harms-memory"]
+
+
 def test_the_rate_of_preference_training_is_the_lowest_of_those_that_score_best():
     values = {"SFT": 0.9, "3e-05": 0.5, "0.0001": 0.6, "0.0003": 0.6, "0.001": 0.1}
     rows = [{"arm": arm, "metric": metric, "value": value if metric == "exact_match" else 1 - value}
@@ -201,7 +213,8 @@ def test_the_pilots_before_the_referee_train_score_and_write_their_tables(tmp_pa
         pilot(profile=smoke)
     told = capsys.readouterr().out
     assert "memory: not learnt" in told and "preference: the learning rate 0.0001" in told
-    assert (tmp_path / "memory.csv").read_text().count("memory alone") == 3
+    table = (tmp_path / "memory.csv").read_text()
+    assert table.count("memory alone") == table.count("known facts") == 3
     lines = (tmp_path / "preference.csv").read_text().splitlines()[1:]
     assert {line.split(",")[1] for line in lines} == {"SFT", "0.0001"}
 

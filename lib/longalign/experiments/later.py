@@ -15,7 +15,7 @@ from typing import Any
 from longalign.experiments import base_models
 from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm, equal_steps, fine_tuning, long_bases
-from longalign.experiments.long_base import continual_training
+from longalign.experiments.long_base import LongBase, extension
 from longalign.experiments.pages import Page
 from longalign.experiments.preferences import Preference, check_installed, pairs_file
 from longalign.experiments.profiles import Profile
@@ -39,17 +39,13 @@ NORMALISERS = {
 """What each arm changes of packing with loss weighting; all have the same packs in the same order."""
 CONTINUAL = {"0.25M": 0.25, "1M": 1, "4M": 4, "10M": 10}
 """Tokens of continual training, as multiples of the profile's."""
-MEMORY = 0.4
-"""The share of the documents of continual training that states known facts, to be learnt by heart. With half of it,
-a model that was fine-tuned from the base chose 31 % right in "memory alone", with all 32 % (a guess: 25 %): the rule of
-the pilot `memory`, more than 60 %, is not met yet."""
 SHARES = {"none": "LongAlign-0k", "half": "LongAlign-5k", "all": "LongAlign-10k"}
 """The share of the long instructions, and the suite that has it."""
 DPO = {"rate": 3e-5, "beta": 0.1, "pairs_per_step": 8}
 """Preference training after loss weighting, by as many pairs as there are long instructions, each seen once. The pilot
 `preference` has chosen the rate, the lowest of four (results/pilots/preference.csv)."""
 BENCHMARKS = {
-    "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short", "conflicts"),
+    "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short"),
     "preferences": ("test", "longbench", "short", "cells"),
 }  # fmt: skip
 """The tables, in the order in which they are made, and what their models are scored on."""
@@ -68,13 +64,12 @@ def normalisers(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
     }
 
 
-def continual_trainings(profile: Profile) -> dict[str, list[Run]]:
-    """The context extension with each number of tokens, of every base of the first model; known facts are in all."""
+def continual_trainings(profile: Profile) -> dict[str, list[Run | LongBase]]:
+    """The context extension with each number of tokens, of every base of the first model."""
     start, tokens = base_models.first(profile), profile.extension.tokens
     return {
         name: [
-            continual_training(replace(start, base=base), tokens=round(share * tokens), memory_share=MEMORY)
-            for base in range(start.count)
+            extension(replace(start, base=base), tokens=round(share * tokens)) for base in range(start.count)
         ]
         for name, share in CONTINUAL.items()
     }  # fmt: skip
