@@ -27,18 +27,18 @@ def questions(claim):
 
 @pytest.mark.parametrize("claim", LEDGER, ids=lambda claim: claim.id)
 def test_the_profile_trains_the_arms_seeds_and_questions_that_the_ledger_plans(claim):
-    slow = {"padding"}
-    known = {*later.NORMALISERS, *slow, *(f"{name}, {share}" for name in later.CONTINUAL for share in later.SHARES),
+    known = {*later.NORMALISERS, "padding", *(f"{name}, {share}" for name in later.CONTINUAL for share in later.SHARES),
              "SFT", "SFT, then DPO"}  # fmt: skip
     arms = {claim.run(arm)[1] for arm in claim.arms}
     assert arms <= known
-    assert claim.seeds == (PROFILE.seeds_of_slow_arms if arms & slow else PROFILE.seeds)
+    assert claim.seeds == PROFILE.seeds
     assert claim.questions == questions(claim)
 
 
-def test_the_profile_is_the_laptop_s_but_for_seeds_and_executes_no_notebook():
+def test_the_profile_is_the_laptop_s_but_for_seeds_and_questions_and_executes_no_notebook():
+    asked = replace(PROFILE.evaluation, per_cell=LAPTOP.evaluation.per_cell)
     same = replace(PROFILE, name="laptop", notebooks=None, seeds=LAPTOP.seeds,
-                   seeds_of_slow_arms=LAPTOP.seeds_of_slow_arms)  # fmt: skip
+                   seeds_of_slow_arms=LAPTOP.seeds_of_slow_arms, evaluation=asked)  # fmt: skip
     assert same == LAPTOP and PROFILE.notebooks == ()
 
 

@@ -24,10 +24,10 @@ from longalign.train.runs import Run
 PAGE = "later_papers"
 SWITCH = 0.8
 """The share of the steps after which the second of two stages begins."""
-TOKEN_MEAN = {"exponent": 1.0}
-CONSTANT = {"schedule": "constant_with_warmup"}
+TOKEN_MEAN: dict[str, Any] = {"exponent": 1.0}
+CONSTANT: dict[str, Any] = {"schedule": "constant_with_warmup"}
 """As in NVIDIA's recipe: a rate that falls to zero would leave the second stage about 1 % of the sum of all rates."""
-NORMALISERS = {
+NORMALISERS: dict[str, dict[str, Any]] = {
     "sequence mean": {},
     "square root": {"exponent": 0.5},
     "token mean": TOKEN_MEAN,
@@ -52,16 +52,15 @@ BENCHMARKS = {
 
 
 def normalisers(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
-    """Packing with each normalisation of the loss; and padding (naive batching) with the token mean, fewer seeds."""
+    """Packing with each normalisation of the loss; and padding (naive batching) with the token mean."""
     start = base_models.first(profile)
-    arms = {
-        Arm(name, start.model, seed): fine_tuning(start, method="packing + loss weighting", seed=seed, **changes)
-        for name, changes in NORMALISERS.items() for seed in profile.seeds_for(seeds)
+    packing, padding = {"method": "packing + loss weighting"}, {"method": "naive"}
+    ways: dict[str, dict[str, Any]] = {name: packing | changes for name, changes in NORMALISERS.items()}
+    ways["padding"] = padding | TOKEN_MEAN
+    return {
+        Arm(name, start.model, seed): fine_tuning(start, seed=seed, **settings)
+        for name, settings in ways.items() for seed in profile.seeds_for(seeds)
     }  # fmt: skip
-    return arms | {
-        Arm("padding", start.model, seed): fine_tuning(start, method="naive", seed=seed, **TOKEN_MEAN)
-        for seed in profile.seeds_for(seeds, slow=True)
-    }
 
 
 def continual_trainings(profile: Profile) -> dict[str, list[Run | LongBase]]:
