@@ -43,5 +43,5 @@ def write_run(folder, score, *, arms=ARMS, seeds=SEEDS):
                       for number in range(QUESTIONS)]  # fmt: skip
         write_csv(folder / f"{name}.csv", rows)
         write_csv(folder / "items" / f"{name}.csv", items)
-    write_json(folder / f"{later.PAGE}.json", {"seeds": list(range(seeds))})
+        write_json(folder / f"{later.record_of(name)}.json", {"seeds": list(range(seeds))})
     return folder

@@ -50,8 +50,8 @@ def test_the_arms_are_one_fine_tuning_of_each_seed_and_dpo_after_it(monkeypatch)
     made = {}
     monkeypatch.setattr(later, "fine_tuning", lambda start, method, seed: made.setdefault(seed, Trained(method, seed)))
     monkeypatch.setattr(later, "pairs_file", lambda start, seed: f"pairs of {seed}")
-    arms = later.preferences(load_profile("referee"))
-    assert len(arms) == 32 and {arm.arm for arm in arms} == {"SFT", "SFT, then DPO"}
+    arms = later.preferences(profile := load_profile("referee"))
+    assert len(arms) == 2 * profile.seeds and {arm.arm for arm in arms} == {"SFT", "SFT, then DPO"}
     for arm, run in arms.items():
         if arm.arm != "SFT":
             assert (run.start, run.pairs, run.seed) == (made[arm.seed].model, f"pairs of {arm.seed}", arm.seed)

@@ -24,13 +24,20 @@ def planned(monkeypatch):
     monkeypatch.setattr(report, "load_later", ledger)
 
 
-def test_the_tables_the_questions_and_the_record_are_copied_and_nothing_else(tmp_path, planned):
-    run = write_run(tmp_path / "run", even)
+def files_of(*tables):
+    return {name for table in tables for name in (f"{table}.csv", f"items/{table}.csv", f"later_{table}.json")}
+
+
+@pytest.mark.parametrize("finished", [list(BENCHMARKS), ["normalisers"], ["normalisers", "preferences"]])
+def test_the_finished_tables_their_questions_and_records_are_copied_and_nothing_else(finished, tmp_path, planned):
+    run, results = write_run(tmp_path / "run", even), tmp_path / "results"
     (run / "grid.csv").write_text("of another run")
-    written = referee.promote(run, tmp_path / "results")
-    names = {path.relative_to(tmp_path / "results").as_posix() for path in written}
-    assert names == {"later_papers.json", *(f"{part}{name}.csv" for name in BENCHMARKS for part in ("", "items/"))}
-    assert all((tmp_path / "results" / name).read_bytes() == (run / name).read_bytes() for name in names)
+    for table in {*BENCHMARKS} - {*finished}:
+        (run / f"later_{table}.json").unlink()
+    assert referee.promote(run, results) == finished
+    names = {path.relative_to(results).as_posix() for path in results.rglob("*") if path.is_file()}
+    assert names == files_of(*finished)
+    assert all((results / name).read_bytes() == (run / name).read_bytes() for name in names)
 
 
 def test_what_was_promoted_decides_the_claims(tmp_path, planned):
@@ -48,13 +55,13 @@ def test_what_was_promoted_decides_the_claims(tmp_path, planned):
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda run: (run / "later_papers.json").unlink(), "holds no later_papers.json"),
+        (lambda run: [record.unlink() for record in run.glob("later_*.json")], "holds no finished table"),
         (lambda run: (run / "continual.csv").unlink(), "there is no continual.csv"),
         (lambda run: (run / "items" / "preferences.csv").unlink(), "the run has 3 and 0"),
         (lambda run: write_run(run, even, seeds=2), "planned with 3 seeds and .* and the run has 2 and"),
         (lambda run: write_run(run, even, arms={"normalisers": ARMS["normalisers"][:2]}), "no arm 'token mean"),
     ],
-    ids=["not at its end", "a table is missing", "questions are missing", "fewer seeds", "an arm is missing"],
+    ids=["nothing is finished", "a table is missing", "questions are missing", "fewer seeds", "an arm is missing"],
 )
 def test_a_run_that_is_not_what_the_ledger_plans_is_refused_and_nothing_is_copied(spoil, told, tmp_path, planned):
     run = write_run(tmp_path / "run", even)
@@ -70,9 +77,13 @@ def test_make_reference_with_this_profile_promotes_it_and_draws_what_shows_it(tm
     monkeypatch.setattr(redraw, "redraw", lambda numbers: drawn.append(numbers) or 0)
     monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path / "runs"))
     assert reference.main(["referee"]) == 2 and "make referee" in capsys.readouterr().err and not drawn
-    write_run(tmp_path / "runs" / "referee", even)
+    run = write_run(tmp_path / "runs" / "referee", even)
+    (run / "later_preferences.json").unlink()
     assert reference.main(["referee"]) == 0 and drawn == [("13", "14", "90")]
     assert (tmp_path / "results" / "continual.csv").is_file()
+    told = capsys.readouterr().out.splitlines()
+    assert told == ["now part of the reference in results/: normalisers, continual",
+                    "not finished: preferences (`make referee` goes on with them)"]
 
 
 def test_make_verify_does_not_ask_a_run_for_what_the_referee_wrote():

@@ -3,8 +3,8 @@
     python -m longalign.experiments.later referee [--seeds 8]      (make referee)
 
 They are no part of `make reproduce`. What is finished is reused, and what was stopped goes on from its last checkpoint.
-The tables of `BENCHMARKS`, with the scores of all questions, lie in the folder of the run, and the record `PAGE` is
-written last. `make reference PROFILE=referee` makes them the committed ones.
+The tables of `BENCHMARKS`, with the scores of all questions, lie in the folder of the run, each with a record that is
+written after it. `make reference PROFILE=referee` makes those that are finished the committed ones.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from longalign.experiments.preferences import Preference, check_installed, pairs
 from longalign.experiments.profiles import Profile
 from longalign.train.runs import Run
 
-PAGE = "later_papers"
 SWITCH = 0.8
 """The share of the steps after which the second of two stages begins."""
 TOKEN_MEAN: dict[str, Any] = {"exponent": 1.0}
@@ -108,22 +107,31 @@ def preference(start: Start, trained: Run, seed: int, **changes: Any) -> Prefere
 ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences}
 
 
-def run(profile: str, seeds: int = 0) -> Page:
-    """Train and score all arms, and write their tables and the record; returns the page that they are of.
+def record_of(table: str) -> str:
+    """The name of the record that says of a table that it is finished, and how it was made.
+
+    >>> record_of("normalisers")
+    'later_normalisers'
+    """
+    return f"later_{table}"
+
+
+def run(profile: str, seeds: int = 0) -> None:
+    """Train and score all arms, and write their tables, each with its record.
 
     Raises ImportError, before anything is trained, where TRL is not installed.
     """
     check_installed()
-    page = Page(PAGE, profile, seeds=seeds)
-    page.finish(long_bases(page.settings, page.settings.models[0]))
-    page.finish([base for bases in continual_trainings(page.settings).values() for base in bases])
-    for name, benchmarks in BENCHMARKS.items():
-        trained = ARMS[name](page.settings, seeds)
+    for table, benchmarks in BENCHMARKS.items():
+        page = Page(record_of(table), profile, seeds=seeds)
+        page.finish(long_bases(page.settings, page.settings.models[0]))
+        if table == "continual":
+            page.finish([base for bases in continual_trainings(page.settings).values() for base in bases])
+        trained = ARMS[table](page.settings, seeds)
         page.train(trained)
-        rows = page.scores(name, trained, benchmarks=benchmarks)
-        print(f"{name}: {len(trained)} models, {len(rows):,} rows")
-    page.record(results={})
-    return page
+        rows = page.scores(table, trained, benchmarks=benchmarks)
+        page.record(results={})
+        print(f"{table}: {len(trained)} models, {len(rows):,} rows")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,7 +3,8 @@
     python -m longalign.reproduction.reference referee      (make reference PROFILE=referee)
 
 Its tables are those of `longalign.experiments.later`; what they say of the claims of later papers is computed from them
-(`longalign.report.later`), and the notebooks that show it are drawn again. A run is taken whole or not at all.
+(`longalign.report.later`), and the notebooks that show it are drawn again. A table is taken whole or not at all; those
+that are not finished yet can follow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from longalign.common import paths
 from longalign.common.provenance import write_text
-from longalign.experiments.later import BENCHMARKS, PAGE
+from longalign.experiments.later import BENCHMARKS, record_of
 from longalign.report import later
 from longalign.report.claim_scores import Folder, Missing
 
@@ -21,21 +22,23 @@ NOTEBOOKS = ("13", "14", "90")
 """The notebooks that show its tables or its verdicts, by number."""
 
 
-def promote(run: Path, results: Path) -> list[Path]:
-    """Copy the tables, the scores of all questions and the record of the folder `run` into `results`; returns the
-    copies.
+def promote(run: Path, results: Path) -> list[str]:
+    """Copy the tables that the folder `run` has finished into `results`, each with the scores of all questions and its
+    record; returns the tables.
 
-    Raises ValueError in a sentence, and copies nothing, where the run has not come to its end, or a claim of the ledger
-    would have fewer seeds or questions than it was planned with.
+    Raises ValueError in a sentence, and copies nothing, where none is finished, or a claim of the ledger would have
+    fewer seeds or questions than it was planned with.
     """
-    record = run / f"{PAGE}.json"
-    if not record.is_file():
-        raise ValueError(f"{paths.relative(run)} holds no {record.name}, which `make referee` writes at its end")
+    finished = [table for table in BENCHMARKS if (run / f"{record_of(table)}.json").is_file()]
+    if not finished:
+        raise ValueError(f"{paths.relative(run)} holds no finished table: `make referee` trains and scores them")
     folder = Folder(run)
-    for claim in (claim for claim in later.load_later() if claim.results in BENCHMARKS):
+    for claim in (claim for claim in later.load_later() if claim.results in finished):
         _check_planned(claim, folder)
-    names = [record.name, *(f"{part}{name}.csv" for name in BENCHMARKS for part in ("", "items/"))]
-    return [write_text(results / name, (run / name).read_text(encoding="utf-8")) for name in names]
+    for table in finished:
+        for name in (f"{table}.csv", f"items/{table}.csv", f"{record_of(table)}.json"):
+            write_text(results / name, (run / name).read_text(encoding="utf-8"))
+    return finished
 
 
 def _check_planned(claim: later.LaterClaim, folder: Folder) -> None:
@@ -52,9 +55,11 @@ def _check_planned(claim: later.LaterClaim, folder: Folder) -> None:
 
 
 def main() -> int:
-    """Promote the run, then write the verdicts and draw the pages; returns the exit status."""
+    """Promote what is finished, then write the verdicts and draw the pages; returns the exit status."""
     from longalign.reproduction import redraw
 
-    written = promote(paths.run_dir(NAME), paths.results())
-    print(f"{len(written)} files of the run of {NAME} are now part of the reference in results/")
+    finished = promote(paths.run_dir(NAME), paths.results())
+    print(f"now part of the reference in results/: {', '.join(finished)}")
+    if left := [table for table in BENCHMARKS if table not in finished]:
+        print(f"not finished: {', '.join(left)} (`make referee` goes on with them)")
     return redraw.redraw(NOTEBOOKS)
