@@ -20,7 +20,7 @@ from longalign.common.config import ConfigError
 from longalign.data.store import TokenStore
 from longalign.recipe.balance import within_steps
 from longalign.recipe.cost import micro_batch_costs
-from longalign.train import jobs
+from longalign.train import jobs, needs
 from longalign.train.events import read_events
 from longalign.train.memory import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.train.models import load_model, model_shape
@@ -140,12 +140,12 @@ def test_a_loss_in_chunks_takes_little_memory_and_one_of_changed_logits_all_of_t
         config = AutoConfig.for_model(model, hidden_size=16, num_hidden_layers=1, intermediate_size=16, vocab_size=32,
                                       num_attention_heads=2, num_key_value_heads=1, head_dim=8)  # fmt: skip
         config.save_pretrained(tmp_path / model)
-        assert jobs.model_shape(tmp_path / model).chunked == chunked
+        assert needs.model_shape(tmp_path / model).chunked == chunked
 
 
 def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequences_a_slice_of_activations():
     base, engine = paths.bases() / "mini-6b", Parallelism(ranks=2, zero=0)
-    whole, adapted = jobs.model_shape(base), jobs.model_shape(base, lora_rank=4)
+    whole, adapted = needs.model_shape(base), needs.model_shape(base, lora_rank=4)
     assert whole.trained is None and 0 < adapted.trained < whole.parameters / 5
     assert adapted.parameters == whole.parameters + adapted.trained
     found = footprint(adapted, engine, positions=0, targets=0)

@@ -18,7 +18,7 @@ from longalign.data.store import write_store
 from longalign.recipe import architectures, attention, masks
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
-from longalign.train import alone, jobs, preflight, probes, store_check
+from longalign.train import alone, jobs, needs, preflight, probes, store_check
 from longalign.train.models import load_model, new_model, outline
 from longalign.train.parallelism import Parallelism
 from longalign.train.trainer import TrainingConfig, train, training_arguments
@@ -534,7 +534,7 @@ def test_a_table_of_positions_that_max_length_would_change_is_refused_by_its_nam
 
 
 def test_an_attention_that_the_config_names_and_is_not_installed_is_not_needed(job):
-    assert jobs.model_shape(changed(job(), attn_implementation="flash_attention_2").parent / "model").layers == 2
+    assert needs.model_shape(changed(job(), attn_implementation="flash_attention_2").parent / "model").layers == 2
 
 
 @pytest.mark.parametrize("name", [-1, 40], ids=["-1", "one too large"])

@@ -38,7 +38,7 @@ def add_options(plan: Any) -> None:
 def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -> None:
     """A table of proposals, or JSON (fields of `longalign.train.proposal.Offer`), and the job if one is asked for."""
     from longalign.recipe import architectures
-    from longalign.train import jobs, models, proposal
+    from longalign.train import models, needs, proposal
 
     for name in EXCLUDED:
         if getattr(options, name) != options.parser.get_default(name):
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
         fail(reason)
     pace = _pace(options)
     devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
-    found = proposal.offers(lengths, targets, jobs.model_shape(options.propose), pace=pace, **devices)
+    found = proposal.offers(lengths, targets, needs.model_shape(options.propose), pace=pace, **devices)
     told = [asdict(offer) for offer in proposal.notable(found)]
     print(json.dumps(told) if options.json else proposal.as_text(found, pace, lengths))
     if options.out:

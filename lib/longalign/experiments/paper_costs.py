@@ -14,8 +14,8 @@ from functools import cache
 from longalign.experiments import paper_plan
 from longalign.experiments.profiles import Profile
 from longalign.recipe.cost import A800
-from longalign.train.jobs import largest_micro_batch
 from longalign.train.memory import GIB, SPARE, footprint
+from longalign.train.needs import largest_micro_batch
 
 CAREFUL = 0.4
 """A share of the peak that long trainings often achieve; `longalign train --dry-run` takes it, too."""

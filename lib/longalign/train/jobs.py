@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -29,13 +28,14 @@ from longalign.common.config import ConfigError, read_yaml, typed
 from longalign.data import store_tokenizer
 from longalign.data.store import TokenStore
 from longalign.recipe.batching import Plan
-from longalign.recipe.cost import A800, LLAMA_2_7B
+from longalign.recipe.cost import A800, LLAMA_2_7B, SequenceCost
 from longalign.recipe.packing import ALGORITHMS
 from longalign.recipe.summary import summarize
 from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
+from longalign.train.needs import largest_micro_batch, model_shape
 from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.prediction import SENT_PER_SECOND, Pace, predict
 from longalign.train.runs import Run, extension_of
@@ -136,45 +136,6 @@ def _check_settings(training: TrainingConfig) -> None:
             raise ValueError(f"training.defect is {training.defect!r}; it is one of {', '.join(DEFECTS)}")
 
 
-def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
-    """The shape of a saved model, of which no weight is read, and what LoRA of a rank would train of it."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from longalign.recipe.loss import attach_loss_head
-
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        if lora_rank:
-            from longalign.train import lora
-
-            lora.adapt(model, lora_rank, seed=0)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if lora_rank else None
-    chunked = attach_loss_head(model) is not None and not models.changes_logits(config)
-    counted = sum(p.numel() for p in model.parameters())
-    return replace(models.model_shape(config), counted=counted, trained=trained, chunked=chunked)
-
-
-def _shape(job: Job) -> ModelShape:
-    return model_shape(job.model, lora_rank=job.training.lora_rank)
-
-
-def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:
-    """Positions that are computed and targets, each of the micro-batch (or slice of one) that has most."""
-    positions = targets = 0
-    for plan in plans:
-        for step, rank, micro_step in itertools.product(plan.steps, range(plan.ranks), range(plan.accumulation)):
-            batch = step.micro_batches[rank][micro_step]
-            rows = [sum(int(plan.lengths[i]) for i in row) for row in batch]
-            padded = sum(rows) if plan.method == "packing" else len(rows) * max(rows, default=0)
-            slice_ = -(-padded // plan.shared_by(step, rank, micro_step))
-            positions = max(positions, slice_)
-            # all of them may lie in one slice
-            targets = max(targets, min(slice_, sum(int(target_counts[i]) for row in batch for i in row)))
-    return positions, targets
-
-
 def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     """What `--dry-run` prints: the resolved job, DeepSpeed's JSON, the command, memory, tokens, steps and hours."""
     store, run = TokenStore(Path(job.data), verify=True), job.run()
@@ -234,6 +195,10 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
         yield from frozen_head.notes(model, store)
     preflight.prove(model, method, longest=longest)
     yield "preflight: a few sequences through the model, together and alone, gave the same outputs, loss and gradients"
+
+
+def _shape(job: Job) -> ModelShape:
+    return model_shape(job.model, lora_rank=job.training.lora_rank)
 
 
 def estimated(job: Job, store: TokenStore, plans: list[Plan]) -> Footprint:

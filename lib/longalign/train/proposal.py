@@ -20,8 +20,8 @@ from transformers import AutoConfig
 from longalign.common.array_types import Counts, as_counts
 from longalign.recipe.balance import idle_bound, within_steps
 from longalign.recipe.batching import make_plan
-from longalign.train.jobs import largest_micro_batch
 from longalign.train.memory import GIB, SPARE, ModelShape, footprint, smallest_that_fits
+from longalign.train.needs import largest_micro_batch
 from longalign.train.parallelism import Parallelism
 from longalign.train.prediction import Pace, costs, predict
 from longalign.train.sequence_parallel import repeats_of
