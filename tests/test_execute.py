@@ -19,7 +19,7 @@ from longalign.experiments.profiles import load_profile
 from longalign.reproduction import execute as ex
 from longalign.reproduction import outcomes, terminal
 from longalign.reproduction.parameters import declared_parameters
-from longalign.train import workers
+from longalign.train import progress
 
 PARAMETERS = (
     'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'
@@ -286,7 +286,7 @@ def test_only_annotated_names_of_the_tagged_cell_are_parameters(tmp_path):
 
 
 def test_every_line_gets_its_prefix_however_it_is_cut(capsys, monkeypatch):
-    monkeypatch.setenv(workers.LIVE, "1")
+    monkeypatch.setenv(progress.LIVE, "1")
     stream = terminal.Prefixed(sys.stdout, "03 | ")
     for piece in ("a", "b\nc\n", "10%\r", "20%\r", "done\n"):
         stream.write(piece)

@@ -240,7 +240,9 @@ def test_a_run_that_was_killed_after_its_record_was_written_is_finished(store, m
         broken.setattr("shutil.rmtree", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             execute(run)
-    assert run.finished and read_events(run.folder / "events.jsonl")
+    assert run.finished and read_events(run.folder / "events.jsonl") and (run.folder / "work").is_dir()
+    execute_all([run])
+    assert run.finished and not (run.folder / "work").exists(), "whoever asks for it removes what is left"
 
 
 def test_a_worker_whose_parent_dies_before_training_has_begun_does_not_train(store):

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from longalign.train.workers import LIVE
+from longalign.train.progress import LIVE
 
 
 def say(text: str) -> None:

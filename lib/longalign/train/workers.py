@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,8 @@ from typing import Any, Protocol
 
 from longalign.common import disk, paths, provenance
 from longalign.common.parents import end_with
+from longalign.train.progress import Progress, Quiet, Told
 
-REPORT_SECONDS = {True: 1.0, False: 15.0}
 POLL_SECONDS = 0.05
 IDLE_SECONDS = 60.0
 """A worker without an order for so long leaves; until then the next jobs of the same process find it ready."""
@@ -31,26 +32,17 @@ PLACES = "LONGALIGN_PLACES"
 """Environment variable of the workers: how many of all workers of all processes may do a job at a time."""
 SET_BY_TORCH = ("TORCHINDUCTOR_CACHE_DIR",)
 """Set when torch is imported: a worker that was started before would seem to have another environment."""
-LIVE = "LONGALIGN_LIVE"
-"""Environment variable: whoever reads this process's output shows lines that end in a carriage return."""
 
 
-class Job(Protocol):
+class Job(Told, Protocol):
     """A dataclass of plain data. Equal keys mean equal jobs; `folder` holds its `log.txt` and whatever it writes."""
 
-    label: str
     key: str
     folder: Path
     finished: bool
 
     def perform(self) -> None:
         """Do it in this process; afterwards it is `finished`."""
-
-    def progress(self) -> str:
-        """One phrase on a job that is under way."""
-
-    def summary(self) -> str:
-        """One phrase on a job that is finished."""
 
 
 def execute(job: Job, *, place: Callable[[], AbstractContextManager] = nullcontext) -> None:
@@ -90,9 +82,13 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1, log: Path | None = Non
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least one process must work")
-    waiting = list({job.key: job for job in jobs if not job.finished}.values())
-    reused = len({job.key for job in jobs}) - len(waiting)
-    progress = _Progress() if log is None else _Quiet(log, len(waiting), reused)
+    each = {job.key: job for job in jobs}.values()
+    waiting = [job for job in each if not job.finished]
+    reused = len(each) - len(waiting)
+    for job in each:
+        if job not in waiting:
+            _remove_work(job)
+    progress = Progress() if log is None else Quiet(log, len(waiting), reused)
     if reused:
         progress.tell(f"{reused} of {reused + len(waiting)} are finished already and reused")
     for job in (job for job in waiting if (job.folder / "record.json").exists()):
@@ -122,6 +118,13 @@ def execute_all(jobs: Sequence[Job], *, workers: int = 1, log: Path | None = Non
         raise
     _idle.extend(crew)
     progress.end()
+
+
+def _remove_work(job: Job) -> None:
+    """Remove the checkpoints that a kill left between the record, which says that the job is finished, and its end."""
+    if (job.folder / "work").is_dir():
+        with provenance.alone(job.folder / "lock"):  # not while another process removes them
+            shutil.rmtree(job.folder / "work", ignore_errors=True)
 
 
 def order(job: Job) -> str:
@@ -202,54 +205,6 @@ def _dismiss(workers: Sequence[_Worker] = _idle) -> None:
         worker.process.terminate()
     for worker in workers:
         worker.process.wait()
-
-
-class _Progress:
-    """One live line on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self.live, self.shown = sys.stdout.isatty() or LIVE in os.environ, time.monotonic()
-
-    def show(self, running: list[Job], waiting: int) -> None:
-        if not running or time.monotonic() - self.shown < REPORT_SECONDS[self.live]:
-            return
-        self.shown = time.monotonic()
-        text = " | ".join(f"{job.label}: {job.progress()}" for job in running)
-        text += f" | {waiting} waiting" if waiting else ""
-        print(f"{text:<110}" if self.live else text, end="\r" if self.live else "\n", flush=True)
-
-    def finished(self, job: Job) -> None:
-        self.tell(f"{job.label}: {job.summary()}")
-
-    def tell(self, text: str) -> None:
-        print(f"{text:<110}" if self.live else text, flush=True)
-
-    def end(self) -> None:
-        """Nothing is left to be said."""
-
-
-class _Quiet(_Progress):
-    """One line that changes; everything else goes to a file, which the last line names."""
-
-    def __init__(self, log: Path, jobs: int, reused: int) -> None:
-        super().__init__()
-        self.live, self.log, self.jobs, self.reused, self.done, self.began = True, log, jobs, reused, 0, self.shown
-        log.parent.mkdir(parents=True, exist_ok=True)
-
-    def finished(self, job: Job) -> None:
-        self.done += 1
-        super().finished(job)
-
-    def tell(self, text: str) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-
-    def end(self) -> None:
-        """The one line that stays."""
-        if self.jobs + self.reused:
-            took = f" in {time.monotonic() - self.began:.0f} s" if self.jobs else ""
-            text = f"{self.done} jobs done{took}, {self.reused} were there already; log: {paths.relative(self.log)}"
-            print(f"{text:<110}", flush=True)
 
 
 def _serve(parent: int) -> None:
