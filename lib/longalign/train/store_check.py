@@ -57,6 +57,9 @@ def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
         )
     if without := int((counts == 0).sum()):
         notes.append(f"{without:,} of {len(lengths):,} sequences have no target: nothing is learnt from them")
+    if (token := _padded_with(model, sequences)) is not None:
+        notes.append(f"the model pads with token {token}, which the sequences hold, too: as its input it is never "
+                     "learnt; set model.get_input_embeddings().padding_idx to None")  # fmt: skip
     if others:
         notes.append(f"{others:,} of {len(lengths):,} sequences have labels that are neither their own tokens nor "
                      f"{IGNORE_INDEX}: these are learnt as they are, and only {IGNORE_INDEX} leaves a token out")
@@ -113,6 +116,15 @@ def _with_other_labels(sequences: Sequences) -> int:
         ids, labels = (np.asarray(sequences[number][name]) for name in ("input_ids", "labels"))
         others += bool(((labels != ids) & (labels != IGNORE_INDEX))[1:].any())
     return others
+
+
+def _padded_with(model: Any, sequences: Sequences) -> int | None:
+    """The token of which the model's embedding takes no gradient, where a sequence holds it before its last token."""
+    token = getattr(model.get_input_embeddings(), "padding_idx", None)
+    if token is None or isinstance(sequences, TokenStore):  # a training of a store sets it to None
+        return None
+    held = any(token in np.asarray(sequences[number]["input_ids"])[:-1] for number in range(len(sequences)))
+    return token if held else None
 
 
 def _within(found: tuple[int, int], size: int) -> bool:
