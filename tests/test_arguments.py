@@ -70,6 +70,18 @@ def trained(folder, planned, resume=None):
     return trainer.state
 
 
+@pytest.mark.parametrize(("plan", "options", "told"), [
+    ({"accumulation": 3}, {}, "gradient_accumulation_steps is 2, but the plan was made for 3: set it to 3"),
+    ({"ranks": 2, "accumulation": 2}, {"rank": 0}, "the plan was made for 2 ranks, and 1 processes train"),
+])  # fmt: skip
+def test_a_plan_trainer_with_a_plan_of_other_steps_is_refused(tmp_path, plan, options, told):
+    sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    dataset = PlannedDataset(sequences, [plan_packing([2, 4, 3], capacity=9, **plan)], **options)
+    model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)
+    with pytest.raises(ValueError, match=told):
+        PlanTrainer(model, args=settings(tmp_path), dataset=dataset, collator=PackedCollator(0))
+
+
 def planned(*seeds, token=7, **options):
     sequences = [{"input_ids": [token] * n, "labels": [token] * n} for n in (2, 4, 3)]
     return PlannedDataset(sequences, [plan_naive([2, 4, 3], rows=2, seed=seed) for seed in seeds], **options)

@@ -260,6 +260,14 @@ def test_a_recording_is_read_by_many_and_left_as_it_is(tmp_path):
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
 
 
+def test_half_of_a_surrogate_pair_in_a_recording_is_a_question_mark(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with Replies(path) as file:
+        file.add("k1", Reply("\ud83d [[7]]"), model="m")
+    with Replies(path, recorded=True) as file:
+        assert file.get("k1").text == "? [[7]]"
+
+
 def test_another_file_is_refused_by_line_and_left_as_it_is(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text('{"messages": []}\n')

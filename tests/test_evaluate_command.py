@@ -12,10 +12,12 @@ from fault_server import by_chance, serving
 from longalign.cli import main
 from longalign.clients.local_model import check_template
 from longalign.common import paths
+from longalign.evals.benchmarks import needle
 from longalign.experiments.evaluations import COLUMNS
 from longalign.fetch import benchmark_files
 from longalign.miniature import token_length
 from longalign.miniature import tokenizer as miniature
+from longalign.self_instruct import documents
 
 BASE = str(paths.bases() / "mini-7b")
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -186,6 +188,45 @@ def test_a_needle_that_would_be_cut_out_is_refused_before_anything_is_asked(tmp_
     assert "give shorter --lengths" in capsys.readouterr().err
 
 
+def test_a_haystack_says_what_it_leaves_out_and_takes_any_language(tmp_path, capsys):
+    hay, own = tmp_path / "hay", ("--needle", "Die Zahl ist 42.", "--question", "Welche?", "--answer", "42")
+    hay.mkdir()
+    (hay / "de.txt").write_text("Der Hafen war alt und grau. Niemand sah das Schiff vom Meer herein kommen.")
+    (hay / "latin.txt").write_bytes("Café am Fluß".encode("latin-1"))
+    size = ("--lengths", 120, "--depths", 1, "--haystack", hay, "--out", tmp_path / "out")
+    assert run("needle", *size, *own, model=BASE) == 0
+    told = capsys.readouterr().err
+    assert "left out: latin.txt: not UTF-8" in told and "made of 1 texts (1 left out)" in told
+    assert "Hafen" in needles(hay, *own) and "Niemand" in needles(hay, *own)
+    (hay / "de.txt").unlink()
+    assert run("needle", *size, *own, model=BASE) == 2
+    assert "holds no text: latin.txt: not UTF-8" in capsys.readouterr().err
+
+
+def needles(folder, *own):
+    """The prompts of a haystack in one text, as the command makes them."""
+    texts, _ = documents.read([folder], spoken=())
+    given = dict(zip(("needle", "question", "answer"), own[1::2], strict=True))
+    made = needle.in_texts([text.text for text in texts], miniature.load(), lengths=[120], depths=2, **given)
+    return "\n".join(question.turns[0] for question in made)
+
+
+def test_an_answer_longer_than_a_reply_may_be_is_refused(tmp_path, capsys):
+    text, answer = tmp_path / "text.md", "a very long answer " * 9
+    text.write_text("Marlow leads here. Nobody spoke of the harbour. " * 60)
+    own = ("--needle", f"It is {answer}.", "--question", "What is it?", "--answer", answer)
+    size = ("--lengths", 300, "--depths", 1, "--haystack", text, "--out", tmp_path / "out")
+    assert run("needle", *own, *size, model=BASE) == 2
+    assert "and a reply has 32 at most in a window of 512: give a shorter --answer" in capsys.readouterr().err
+
+
+def test_somebodys_own_answers_are_not_written_over(tmp_path, capsys):
+    (tmp_path / "answers.jsonl").write_text('{"student": "Ann", "answer": "42"}\n')
+    assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 2
+    assert "did not write the file: name another folder" in capsys.readouterr().err
+    assert "Ann" in (tmp_path / "answers.jsonl").read_text()
+
+
 def test_both_turns_of_mt_bench_are_judged(tmp_path):
     with serving(answer=lambda text: "[[9]]" if "User: " in text else "[[1]]") as judge:
         assert run("mt-bench", "--limit", 2, "--judge", judge.url, "--out", tmp_path, model=BASE) == 0
@@ -213,6 +254,7 @@ def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(tmp_path, capsys):
         (("needle", "--model", BASE), "give the lengths"),
         (("short", "--model", "http://127.0.0.1/v1"), "log-likelihoods"),
         (("needle", "--model", BASE, "--lengths", "64", "--needle", "x"), "--needle needs --haystack"),
+        (("needle", "--model", BASE, "--lengths", "64", "--data", "x"), "name the texts that hide the needle with"),
         (("longbench-chat", "--judge", "rubric"), "answers.jsonl: cannot be read"),
         (("longbench-chat", "--model", "http://127.0.0.1:1/v1"), "nothing answers at http://127.0.0.1:1/v1"),
         (("longbench-chat", "--model", "http://127.0.0.1:1/v1", "--window", "100"), "needs --tokenizer"),
@@ -238,6 +280,13 @@ def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tm
     assert "no such file or folder" in capsys.readouterr().err
 
 
+def raises(error):
+    def failing(*_, **__):
+        raise error
+
+    return failing
+
+
 def test_the_short_tasks_and_other_benchmarks_do_not_write_over_each_other(tmp_path, capsys, monkeypatch):
     from longalign.evals.benchmarks import harness
 
@@ -252,6 +301,10 @@ def test_the_short_tasks_and_other_benchmarks_do_not_write_over_each_other(tmp_p
     monkeypatch.setattr(harness, "means", lambda rows: {row["task"]: 100.0 for row in rows})
     assert run("short", "--out", tmp_path, model=BASE) == 0
     scores = (tmp_path / "items.csv").read_text()
+    monkeypatch.setattr(harness, "evaluate", raises(OSError("no connection")))
+    assert run("short", "--out", tmp_path, model=BASE) == 2  # and the scores that are there stay
+    assert (tmp_path / "items.csv").read_text() == scores and (tmp_path / "summary.json").is_file()
+    capsys.readouterr()
     assert run("needle", "--out", tmp_path, "--lengths", 128, model=BASE) == 2
     assert "holds the scores of short" in capsys.readouterr().err and (tmp_path / "items.csv").read_text() == scores
 

@@ -48,6 +48,14 @@ def test_weights_of_another_dtype_are_another_evaluation_and_positions_stay_exac
     assert len(rounded.rows()) == len(list(benchmarks.items("test", SETTINGS, window=256))) * 2
 
 
+def test_answers_with_other_ends_of_lines_are_read_as_they_were_written(evaluation, monkeypatch):
+    told = [{"item": "a", "answer": "one\u2028two\u0085three"}, {"item": "b", "answer": ""}]
+    other = dataclasses.replace(evaluation, window=128)
+    monkeypatch.setattr(Evaluation, "_scores", lambda self, model: ([], told))
+    workers.execute(other)
+    assert other.finished and other.answers() == told
+
+
 def test_an_evaluation_keeps_a_score_for_every_item_and_is_not_done_twice(evaluation):
     workers.execute(evaluation)
     written = (evaluation.folder / "record.json").stat().st_mtime_ns

@@ -61,6 +61,11 @@ def conversation(rng, *, turns):
     return {"input_ids": np.array(ids), "labels": np.array(labels)}
 
 
+def ends_at(labels, *marks):
+    """Which targets are one of these tokens."""
+    return np.isin(labels[1:][labels[1:] != -100], marks)
+
+
 def slow_facts(model, one):
     """Facts of each answer, by decoding every fact greedily after the reference before it."""
     ids, labels = one["input_ids"].tolist(), one["labels"].tolist()
@@ -83,7 +88,8 @@ def test_facts_match_where_greedy_decoding_writes_each_of_them_after_the_referen
     slow = [slow_facts(model, one) for one in drawn]
     assert 0.2 < np.mean(sum(slow, [])) < 0.8, "the model should know some facts and not others"
     hits = target_hits(model, drawn)
-    fast = [fact_match(hit, one["labels"], marks=[9, 10]) for hit, one in zip(hits, drawn, strict=True)]
+    fast = [fact_match(hit, one["labels"], ends=ends_at(one["labels"], 9, 10))
+            for hit, one in zip(hits, drawn, strict=True)]  # fmt: skip
     assert fast == pytest.approx([np.mean(facts) for facts in slow], abs=1e-12)
 
 
@@ -104,15 +110,16 @@ def test_facts_of_one_answer_of_one_fact_are_its_exact_match(model):
         for change in (0, 1):
             one = sequence(prompt, [(answer[0] + change) % 12, *answer[1:]])
             hits = target_hits(model, [one])[0]
-            assert fact_match(hits, one["labels"], marks=[]) == exact_match(model, [one])[0] == 1 - change
+            facts = fact_match(hits, one["labels"], ends=ends_at(one["labels"]))
+            assert facts == exact_match(model, [one])[0] == 1 - change
             assert answer_match(hits, one["labels"]) == 1 - change
 
 
 def test_a_missed_end_token_costs_the_last_fact_of_its_own_answer_alone():
     labels = np.array([-100, 5, 9, 6, 9, 1, -100, -100, 7, 9, 1])
     hits = np.ones(8, dtype=bool)
-    assert fact_match(hits, labels, marks=[9]) == answer_match(hits, labels) == 1
+    assert fact_match(hits, labels, ends=ends_at(labels, 9)) == answer_match(hits, labels) == 1
     hits[4] = False  # the first answer's end
-    assert fact_match(hits, labels, marks=[9]) == pytest.approx(2 / 3)
+    assert fact_match(hits, labels, ends=ends_at(labels, 9)) == pytest.approx(2 / 3)
     assert answer_match(hits, labels) == 1 / 2
-    assert fact_match(hits, labels, marks=[]) == 1 / 2
+    assert fact_match(hits, labels, ends=ends_at(labels)) == 1 / 2

@@ -281,6 +281,7 @@ def test_a_haystack_that_is_too_short_begins_again_and_a_chinese_needle_needs_no
     ([""], {}, "no sentence"), (["A b."], {"answer": "no"}, "answer"), (["A b."], {"answer": " "}, "answer"),
     (["A b."], {"question": f"Is it to {needle.ANSWER}?"}, "the question holds the answer"),
     (["A b.", f"We {needle.ANSWER}."], {}, "a text of the haystack holds the answer"),
+    (["A b."], {"needle": "The code is 42.", "answer": "42"}, "the question for your own needle is missing"),
 ])  # fmt: skip
 def test_a_needle_that_cannot_be_hidden_is_refused(texts, more, says):
     with pytest.raises(ValueError, match=says):

@@ -43,6 +43,12 @@ def test_measure_counts_targets_after_position_0_and_token_0_as_any_other():
         ({"attention_mask": [1, 1, 1, 0]}, "sequence 1 is padded"),
         ({"position_ids": [0, 1, 0, 1]}, "sequence 1 has position_ids of its own"),
         ({"labels": [-100, 6, 7, 0]}, "sequence 1 has labels that are shifted"),
+        ({"completion_mask": [0, 0, 1, 1]}, "sequence 1 has labels where its completion_mask leaves tokens out"),
+        ({"assistant_masks": [1, 1]}, "sequence 1 has labels where its assistant_masks leaves tokens out"),
+        ({"input_ids": [[4, 5, 6, 7]], "labels": [[4, 5, 6, 7]]}, r"sequence 1 has input_ids of shape \(1, 4\)"),
+        ({"labels": [5, 6, 7]}, r"labels of shape \(3,\): give one row of tokens, and a label for each"),
+        ({"labels": [-100, 5.0, 6.0, 7.0]}, "sequence 1 has input_ids or labels that are no integers"),
+        ({"loss_mask": [0, 1, 1, 1], "completion_mask": None}, None),
         ({"attention_mask": [1] * 4, "position_ids": np.arange(4)}, None),
     ],
 )
@@ -175,6 +181,12 @@ def test_a_schedule_that_is_none_is_refused_before_the_first_step(options, says)
         planned([3, 9, 5, 7], dataset=options)
 
 
+def test_steps_are_a_number_of_steps_and_not_a_trainers_minus_one_for_none():
+    with pytest.raises(ValueError, match="steps is -1; say how many steps are made, or 0 for all of the plans"):
+        planned([3, 9, 5, 7], dataset={"steps": -1})
+    assert len(planned([3, 9, 5, 7], dataset={"steps": 0})[0]) == len(planned([3, 9, 5, 7])[0])
+
+
 def test_eq3_is_the_mean_over_packs_of_their_token_means():
     _, plan, _ = planned([3, 9, 5, 7, 6], ranks=2)
     step = plan.steps[0]
@@ -231,6 +243,8 @@ def test_an_evaluation_in_which_nothing_is_a_target_is_refused():
     masked = [{"input_ids": [7] * n, "labels": [-100] * n} for n in (2, 4, 3)]
     with pytest.raises(ValueError, match="none of the 3 sequences of the evaluation has a target"):
         EvaluationDataset(masked, capacity=9)
+    with pytest.raises(ValueError, match="ranks is 0; the evaluation needs at least one process"):
+        EvaluationDataset(random_sequences([3]), capacity=9, ranks=0)
 
 
 @pytest.mark.parametrize(

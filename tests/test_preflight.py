@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
 from longalign.recipe import architectures, attention, masks
+from longalign.recipe.batching import plan_packing
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
 from longalign.train import alone, jobs, needs, preflight, probes, store_check
@@ -376,6 +377,30 @@ def test_what_is_allowed_and_ought_to_be_known_is_told_in_a_line():
     ]
     assert store_check.positions(model("llama")) is None
     assert store_check.positions(AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **DECODER))) == 32
+
+
+def test_a_padding_token_that_the_sequences_hold_is_told_and_learns_nothing_until_it_is_set_to_none():
+    tried, ids = model("llama"), [5, 6, 0, 7, 0]
+    one = [{"input_ids": ids, "labels": ids}]
+    assert "pads with token 0, which the sequences hold, too" in preflight.preflight(tried, sequences=one)[0]
+    batch = PackedCollator(3)([{**one[0], "loss_weight": 0.25}])
+    for index, learns in ((0, False), (None, True)):
+        table = tried.get_input_embeddings()
+        table.padding_idx, table.weight.grad = index, None
+        weighted_loss(tried, batch).backward()
+        assert bool(table.weight.grad[0].any()) == learns
+    assert preflight.preflight(tried, sequences=one) == []
+    last = [{"input_ids": ids[:3], "labels": ids[:3]}]  # nothing is predicted from there
+    assert store_check.check(model("llama"), last)[0] == []
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"method": "packs"}, "method is 'packs'; it is one of packing, naive, sorted"),
+    ({"plans": [plan_packing([2, 4, 3], capacity=9)]}, "plans are compared with a Trainer's arguments"),
+])  # fmt: skip
+def test_what_the_proof_is_asked_for_is_named(options, told):
+    with pytest.raises(ValueError, match=told):
+        preflight.preflight(model("llama"), **options)
 
 
 def test_a_router_whose_loss_has_another_name_or_a_small_share_is_refused():

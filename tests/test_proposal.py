@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from transformers import BertConfig, FalconConfig, LlamaConfig, MambaConfig
+from transformers import BertConfig, FalconConfig, GPT2Config, LlamaConfig, MambaConfig
 
 from gpu_rows import CARD, add, row
 from longalign.cli.main import main
@@ -164,6 +164,35 @@ def test_a_model_that_packs_cannot_train_is_refused_before_anything_is_proposed(
     with pytest.raises(SystemExit) as left:
         main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(tmp_path / "model"), "--ranks", "8"])
     assert left.value.code == 2 and told in capsys.readouterr().err
+
+
+SCALED = {"rope_type": "linear", "rope_theta": 1e4, "factor": 8.0}
+
+
+@pytest.mark.parametrize(("config", "told"), [
+    (LlamaConfig(**{**LLAMA, "max_position_embeddings": 8}, rope_parameters=SCALED), "RoPE is scaled already (linear)"),
+    (GPT2Config(n_layer=1, n_positions=8), "only models with RoPE can be extended"),
+], ids=["scaled", "a table"])  # fmt: skip
+def test_a_job_that_would_be_refused_is_not_written(config, told, tmp_path, capsys):
+    config.save_pretrained(tmp_path / "model")
+    rows = [Encoded(np.ones(n, np.int32), np.ones(n, np.int32), 0) for n in (2, 4, 9)]
+    write_store(tmp_path / "store", rows, meta={})
+    asked = ["plan", str(tmp_path / "store"), "--propose", str(tmp_path / "model"), "--ranks", "1", "--memory", "800"]
+    with pytest.raises(SystemExit):
+        main([*asked, "--out", str(tmp_path / "job.yaml")])
+    error = capsys.readouterr().err
+    assert "the longest sequence has 9 tokens, the model 8 positions" in error and told in error
+    assert "tokenize with --max-length 8" in error and not (tmp_path / "job.yaml").exists()
+    main(asked)
+    said = capsys.readouterr()
+    assert "->" in said.out and told in said.err
+
+
+def test_a_job_is_written_for_a_token_store_alone(tmp_path, model, capsys):
+    (tmp_path / "lengths.txt").write_text("2\n4\n3\n")
+    with pytest.raises(SystemExit):
+        main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(model), "--out", str(tmp_path / "job.yaml")])
+    assert "lengths.txt is none: make one with longalign data tokenize" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
+from chat_tokenizers import WithoutOffsets, assistant, byte_tokenizer, metaspace_tokenizer, user
 from longalign.data import chat
 from longalign.evals import chat_answers
 from longalign.evals.chat_answers import answers
 from longalign.evals.rubric import BEST, CHANCE, ceiling, points, sentences
-from longalign.evals.scores import mean_loss, option_sequences, score
-from longalign.evals.teacher_forced import preferred, sequence_nll
+from longalign.evals.scores import fact_ends, mean_loss, option_sequences, score
+from longalign.evals.teacher_forced import fact_match, preferred, sequence_nll
 from longalign.miniature import tokenizer
 from longalign.miniature.benchmarks import BENCHMARKS, items
 from longalign.miniature.settings import Evaluation
@@ -225,3 +227,41 @@ def test_a_model_that_learned_one_conversation_by_heart_scores_full_on_it_and_no
     assert values[known["id"], "exact_match"] == values[known["id"], "fact_match"] == 1.0
     assert values[other["id"], "exact_match"] == 0.0
     assert learner.training
+
+
+# tokenizers of other models
+
+
+@pytest.mark.parametrize(
+    "encode", [byte_tokenizer(), metaspace_tokenizer(), tokenizer.load()], ids=["byte", "metaspace", "own"]
+)
+@pytest.mark.parametrize("answer", ["it says no. it says words. follow.", "答案是这个。问题是什么。答案。"])
+def test_a_fact_ends_where_its_mark_is_written_whatever_token_holds_the_mark(encode, answer):
+    labels = chat.encode([user("what?"), assistant(answer)], encode).labels
+    hits = np.ones(np.count_nonzero(labels[1:] != -100), dtype=bool)
+    hits[0] = False
+    assert fact_match(hits, labels, ends=fact_ends(labels, encode)) == pytest.approx(2 / 3)
+
+
+def ended():
+    """A tokenizer that puts its end token behind a text."""
+    encode = byte_tokenizer()
+    end = [("</s>", encode.eos_token_id)]
+    encode.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=end)
+    return encode
+
+
+@pytest.mark.parametrize(("encode", "prompt", "language", "scored"), [
+    (byte_tokenizer(), "the document", "en", [" says", " no"]),
+    (byte_tokenizer(bos=True), "the document", "en", [" says", " no"]),
+    (ended(), "the document", "en", [" says", " no"]),
+    (metaspace_tokenizer(), "the document says", "en", ["s words", "s no"]),  # a token holds the prompt's end, too
+    (WithoutOffsets(metaspace_tokenizer()), "the document says", "en", ["words", "no"]),
+    (byte_tokenizer(), "问题是什么？答案是", "zh", ["答案是这个", "问题"]),
+], ids=["byte", "start", "end", "▁", "slow", "zh"])  # fmt: skip
+def test_all_of_an_option_and_nothing_behind_it_is_scored(encode, prompt, language, scored):
+    options = {"en": ["says", "no"] if prompt == "the document" else ["words", "no"], "zh": ["这个", "问题"]}[language]
+    item = {"form": "text", "language": language, "options": options,
+            "messages": [{"content": prompt}, {"content": options[0]}]}  # fmt: skip
+    found = [one["labels"][one["labels"] != -100] for one in option_sequences(item, window=512, encode=encode)]
+    assert [encode.decode(ids).strip() for ids in found] == [text.strip() for text in scored]

@@ -192,6 +192,8 @@ def test_a_long_texts_language_is_that_of_its_parts_together():
 def test_prose_in_other_languages_is_refused_also_in_a_file_given_by_name(tmp_path):
     write(tmp_path, a_txt=GERMAN)
     assert read([tmp_path / "a.txt"]) == ([], [Refusal("a.txt", "language de: prompts are English and Chinese")])
+    ((document,), refusals) = read([tmp_path / "a.txt"], spoken=())
+    assert document.language == "de" and not refusals
 
 
 def test_source_code_is_chinese_by_its_share_of_characters_alone(tmp_path):

@@ -54,6 +54,7 @@ def test_a_tokenizer_that_is_gone_or_was_changed_is_told_and_the_models_own_goes
     for gone in (changed, {**changed, "tokenizer": str(tmp_path / "nowhere")}):
         (told,) = store_tokenizer.compare(gone, own)
         assert "could not be seen" in told and gone["tokenizer"] in told
+        assert told.endswith("gets the model's own tokenizer and chat template")
         store_tokenizer.write(gone, str(own), trained)
         assert tokenizer_hash(AutoTokenizer.from_pretrained(trained)) == manifest(own)["tokenizer_sha256"]
 

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -51,8 +52,10 @@ def test_a_jsonl_file_becomes_a_store_that_knows_where_it_came_from(tmp_path):
 
 def test_truncation_is_counted_in_the_manifest(tmp_path):
     long = {"messages": [user(" ".join(["w1"] * 100)), assistant("w2")]}
-    store = tokenize_jsonl(write_rows(tmp_path / "a.jsonl", [long, GOOD, long]), WORDS, tmp_path / "s", max_length=50)
+    store = tokenize_jsonl(write_rows(tmp_path / "a.jsonl", [long, GOOD, long]), WORDS, tmp_path / "s",
+                           max_length=np.int64(50))  # fmt: skip
     assert store.lengths.tolist() == [50, 11, 50]
+    assert store.manifest["max_length"] == 50
     assert (store.manifest["truncated_sequences"], store.manifest["truncated_tokens"]) == (2, 2 * (107 - 50))
 
 

@@ -97,6 +97,8 @@ def _check(options: EvalOptions) -> None:
         fail(f"--out {options.out} is a file: name a folder")
     if options.benchmark != "needle" and (given := [name for name in NEEDLE_OPTIONS if getattr(options, name)]):
         fail(f"--{given[0]} is for the needle test; leave it out")
+    if options.benchmark == "needle" and options.data:
+        fail("--data is for the other benchmarks: name the texts that hide the needle with --haystack")
     if options.benchmark == "short":
         if options.model is None or is_address(options.model):
             fail("short needs log-likelihoods, and servers give none: name a folder or a Hub name with --model")

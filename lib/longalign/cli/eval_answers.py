@@ -31,8 +31,7 @@ def run(options: EvalOptions) -> int:
         fail("--dry-run shows the requests to a server, and --model is no server: leave --dry-run out")
     if _of_short(options.out / "summary.json"):
         fail(f"{options.out} holds the scores of short: name another folder")
-    with suppress(DataError):  # there are none, or none that can be read
-        check_benchmark(next(read_answers(options.out / "answers.jsonl")), options)
+    _check_answers(options.out / "answers.jsonl", options)
     with _model(options) as (asker, tokenizer, window):
         found = _questions(options, tokenizer)
         questions = evenly(found, options.limit or len(found))
@@ -55,6 +54,16 @@ def run(options: EvalOptions) -> int:
         fail(f"no question was answered: {missing[0][1]}")
     _tell(_written(options.out / "answers.jsonl", answers), answers, missing)
     return len(missing)
+
+
+def _check_answers(path: Path, options: EvalOptions) -> None:
+    """Leaves where a file in the place of the answers is somebody's own, or holds those of another benchmark."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    try:
+        check_benchmark(next(read_answers(path)), options)
+    except DataError as error:
+        fail(f"{error}: this command did not write the file: name another folder with --out")
 
 
 def check_benchmark(answer: Answer, options: EvalOptions) -> None:
@@ -127,12 +136,17 @@ def _questions(options: EvalOptions, tokenizer: Any) -> list[Question]:
 
 
 def _check_room(questions: Sequence[Question], tokenizer: Any, window: int | None, thinking_tokens: int) -> None:
-    """A haystack that loses its middle may lose the needle."""
+    """A haystack that loses its middle may lose the needle, and a reply that is too short cannot hold the answer."""
     requests = answering.requests(questions, tokenizer=tokenizer, window=window, thinking_tokens=thinking_tokens)
-    for question, (_, cut) in zip(questions, requests, strict=True):
+    for question, (request, cut) in zip(questions, requests, strict=True):
         if cut:
             fail(f"a haystack of {question.length:,} tokens, with its question and answer, is {cut:,} tokens too long "
                  f"for the window of {window:,}: give shorter --lengths")  # fmt: skip
+        answer = asking.count_tokens([{"content": question.references[0]}], tokenizer)
+        if answer > request.max_tokens:
+            most = f"{request.max_tokens:,} at most" + (f" in a window of {window:,}" if window else "")
+            fail(f"the answer {question.references[0]!a:.60} takes {answer:,} tokens, and a reply has {most}: give a "
+                 "shorter --answer")  # fmt: skip
 
 
 def _needles(options: EvalOptions, tokenizer: Any) -> list[Question]:
@@ -143,9 +157,14 @@ def _needles(options: EvalOptions, tokenizer: Any) -> list[Question]:
     size = {"lengths": list(dict.fromkeys(options.lengths)), "depths": options.depths}
     given = {name: getattr(options, name) for name in ("needle", "question", "answer") if getattr(options, name)}
     if options.haystack is not None:
-        texts, refused = documents.read(options.haystack)
+        texts, refused = documents.read(options.haystack, spoken=())
         if not texts:
-            fail(f"{options.haystack[0]} holds no text: {refused[0] if refused else 'it is empty'}")
+            fail(f"{options.haystack[0]} holds no text: {': '.join(refused[0]) if refused else 'it is empty'}")
+        for refusal in refused[:5]:
+            print(f"longalign: left out: {refusal.name}: {refusal.reason}", file=sys.stderr)
+        if refused:
+            print(f"longalign: the haystack is made of {len(texts):,} texts ({len(refused):,} left out)",
+                  file=sys.stderr)  # fmt: skip
         return needle.in_texts([text.text for text in texts], tokenizer, **size, **given)
     if given:
         fail(f"--{next(iter(given))} needs --haystack: generated texts have needles of their own")

@@ -55,11 +55,12 @@ def _short(options: EvalOptions) -> None:
 
     model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
     asking.tell_borrowed(model)
-    for name in DERIVED:  # of another model
-        (options.out / name).unlink(missing_ok=True)
     rows: Rows = []
     for task in harness.SHORT_TASKS:  # each is on the disk when it is done
-        rows += _one_short(options, model, task)
+        scored = _one_short(options, model, task)
+        for name in DERIVED if not rows else ():  # of another model, and not before there are scores of this one
+            (options.out / name).unlink(missing_ok=True)
+        rows += scored
         means = harness.means(rows)
         print(f"{task:12} {means[task]:6.1f} %", flush=True)
         provenance.write_csv(options.out / "items.csv", rows, columns=COLUMNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -47,10 +48,17 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
         fail(f"--propose is {options.propose}, where there is no folder of a model")
     if options.out and options.out.exists():
         fail(f"--out {options.out} exists already: name another file, or delete it")
+    if options.out and not options.data.is_dir():
+        fail(f"--out writes a job, which trains on a token store, and {options.data} is none: make one with longalign "
+             "data tokenize, or leave --out out")  # fmt: skip
     lengths, targets = measured(options, None, "")
     model, longest = models.outline(options.propose), int(lengths.max())
     if reason := architectures.why_not_trained(model, "packing", longest):
         fail(reason)
+    if reason := proposal.why_not_as_long(model, longest):
+        if options.out:
+            fail(reason)
+        print(f"longalign: {reason}", file=sys.stderr)
     pace = _pace(options)
     devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
     found = proposal.offers(lengths, targets, needs.model_shape(options.propose), pace=pace, **devices)

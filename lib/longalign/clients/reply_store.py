@@ -147,8 +147,8 @@ class Replies:
             row: dict[str, Any] = json.loads(line)
             row.setdefault("thoughts", "")  # older files have none
             values = {field.name: row[field.name] for field in dataclasses.fields(Reply)}
-            if not isinstance(values["text"], str) or not isinstance(values["thoughts"], str):
-                raise TypeError
+            for name in ("text", "thoughts"):  # half of a surrogate pair is no character that a file can hold
+                values[name] = values[name].encode("utf-8", "replace").decode("utf-8")
             reply = Reply(**values)
             self._known[row["key"]] = reply
             self.models.add(row["model"])

@@ -66,7 +66,8 @@ def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
         if (chat_format := manifest.get("chat_format", "template")) != "template":
             raise ValueError(f"{told}, and the store has the chat format {chat_format}, in which the trained model "
                              f"could not be asked without it: put it back, or tokenize with --tokenizer {model}")
-        return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: {told}"]
+        return [f"whether the store's ids are those of the tokenizer in {model} could not be seen: {told}; what is "
+                "trained gets the model's own tokenizer and chat template"]  # fmt: skip
     if found := another_word(used, own):
         number, word, there = found
         raise ValueError(

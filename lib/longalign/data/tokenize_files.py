@@ -57,7 +57,7 @@ class Way:
     @cached_property
     def described(self) -> dict[str, Any]:
         """The way as the manifest has it."""
-        settings = {"chat_format": self.chat_format, "max_length": self.max_length}
+        settings = {"chat_format": self.chat_format, "max_length": self.max_length and int(self.max_length)}
         return {"tokenizer_sha256": tokenizer_hash(self.tokenizer), **settings}
 
 

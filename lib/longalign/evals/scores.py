@@ -10,6 +10,7 @@
 All but `score` come from one forward pass over packs. What is longer than the window is cut in the middle.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,11 +19,13 @@ from transformers import PreTrainedModel
 
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.data import chat
+from longalign.data.text_tokens import has_offsets, tokens_before_text, tokens_of
 from longalign.evals.chat_answers import answers
-from longalign.evals.teacher_forced import answer_match, fact_match, preferred, sequence_nll, target_hits
+from longalign.evals.teacher_forced import answer_match, fact_match, preferred, runs_of, sequence_nll, target_hits
 from longalign.miniature import tokenizer
 
 MARKS = (".", "。")
+"""End a fact."""
 
 Row = dict[str, Any]
 
@@ -57,13 +60,26 @@ def mean_loss(model: PreTrainedModel, sequences: Sequence[dict[str, Any]]) -> fl
 
 
 def _matches(model: PreTrainedModel, name: str, items: list[dict[str, Any]], window: int, encode: Any) -> list[Row]:
-    marks = [encode.convert_tokens_to_ids(mark) for mark in MARKS]
     sequences = [_conversation(item["messages"], window, encode) for item in items]
     rows = []
     for item, sequence, hits in zip(items, sequences, target_hits(model, sequences), strict=True):
-        rows.append(_row(name, item, "exact_match", answer_match(hits, sequence["labels"])))
-        rows.append(_row(name, item, "fact_match", fact_match(hits, sequence["labels"], marks=marks)))
+        labels = sequence["labels"]
+        rows.append(_row(name, item, "exact_match", answer_match(hits, labels)))
+        rows.append(_row(name, item, "fact_match", fact_match(hits, labels, ends=fact_ends(labels, encode))))
     return rows
+
+
+def fact_ends(labels: np.ndarray, encode: Any) -> np.ndarray:
+    """Which targets end a fact (bool, shape (N,)): with them a mark comes into the text.
+
+    A tokenizer may have a mark in the token of other signs, or as the last of several bytes, so that it is no id.
+    """
+    ends: list[bool] = []
+    for run in runs_of(labels):
+        texts = [encode.decode(run[:count]) for count in range(len(run) + 1)]
+        marks = [sum(text.count(mark) for mark in MARKS) for text in texts]
+        ends += [more > before for before, more in itertools.pairwise(marks)]
+    return np.array(ends, dtype=bool)
 
 
 def _accuracies(
@@ -91,9 +107,12 @@ def _conversation(messages: list[dict[str, str]], window: int, encode: Any) -> d
 
 
 def _text(prompt: str, option: str, language: str, encode: Any) -> dict[str, np.ndarray]:
-    before = len(encode(prompt)["input_ids"])
-    ids = np.array(encode(prompt + ("" if language == "zh" else " ") + option)["input_ids"], dtype=np.int32)
-    return {"input_ids": ids, "labels": np.where(np.arange(len(ids)) < before, np.int32(IGNORE_INDEX), ids)}
+    """Every token that holds a sign of the option is a target, what the tokenizer puts behind a text is left out."""
+    text, before = prompt + ("" if language == "zh" else " ") + option, tokens_before_text(encode)
+    ids, _, ends = tokens_of(text, encode, cuts=[] if has_offsets(encode) else [len(prompt)])
+    targets = np.concatenate([np.zeros(len(before), dtype=bool), ends > len(prompt)])
+    ids = np.concatenate([np.array(before, dtype=np.int32), ids])
+    return {"input_ids": ids, "labels": np.where(targets, ids, np.int32(IGNORE_INDEX))}
 
 
 def _row(name: str, item: dict[str, Any], metric: str, value: float) -> Row:

@@ -123,24 +123,32 @@ def answer_match(hits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([run.all() for run in np.split(hits, _run_starts(labels))]))
 
 
-def fact_match(hits: np.ndarray, labels: np.ndarray, *, marks: Sequence[int]) -> float:
-    """Share of facts of which every target token is hit, the reference standing before them; `marks` end a fact.
+def fact_match(hits: np.ndarray, labels: np.ndarray, *, ends: np.ndarray) -> float:
+    """Share of facts of which every target token is hit, the reference standing before them.
 
-    A fact is a sentence of an answer, up to one of the token ids `marks`; what follows the last mark, as the end token
-    does, belongs to the last fact. Graded where `exact_match` is 0 or 1, equal to it for answers of one fact.
+    A fact is a sentence of an answer, up to a target that `ends` one (bool, shape (N_i,)); what follows the last of
+    them, as the end token does, belongs to the last fact. Graded where `exact_match` is 0 or 1, equal to it for answers
+    of one fact.
 
-    With "." = 9 and the end token = 1, two facts, the end missed:
+    Two facts, the end token missed:
 
-    >>> hits = np.array([True, True, True, True, False])
-    >>> fact_match(hits, np.array([-100, 5, 9, 6, 9, 1]), marks=[9])
+    >>> hits, ends = np.array([True, True, True, True, False]), np.array([False, True, False, True, False])
+    >>> fact_match(hits, np.array([-100, 5, 9, 6, 9, 1]), ends=ends)
     0.5
     """
-    targets = labels[1:][labels[1:] != IGNORE_INDEX]
     facts: list[bool] = []
-    for ids, hit in zip(*(np.split(x, _run_starts(labels)) for x in (targets, hits)), strict=True):
-        ends = np.flatnonzero(np.isin(ids, marks)) + 1
-        facts += [bool(fact.all()) for fact in np.split(hit, ends[:-1])]
+    for last, hit in zip(*(np.split(x, _run_starts(labels)) for x in (ends, hits)), strict=True):
+        facts += [bool(fact.all()) for fact in np.split(hit, (np.flatnonzero(last) + 1)[:-1])]
     return float(np.mean(facts))
+
+
+def runs_of(labels: np.ndarray) -> list[np.ndarray]:
+    """The targets of each answer.
+
+    >>> [run.tolist() for run in runs_of(np.array([-100, -100, 5, 6, -100, 5, 7]))]
+    [[5, 6], [5, 7]]
+    """
+    return np.split(labels[1:][labels[1:] != IGNORE_INDEX], _run_starts(labels))
 
 
 def _run_starts(labels: np.ndarray) -> np.ndarray:

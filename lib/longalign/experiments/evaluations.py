@@ -103,7 +103,7 @@ class Evaluation:
 
     def answers(self) -> list[dict[str, Any]]:
         """What was decoded: item, question, reference, answer, score, ceiling."""
-        return [json.loads(line) for line in (self.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+        return _read(self.folder / "answers.jsonl")
 
     def progress(self) -> str:
         """One phrase while it is under way."""
@@ -121,7 +121,7 @@ class Evaluation:
         return Path(self.items) / f"{'test' if self.benchmark == LOSS else self.benchmark}.jsonl"
 
     def _items(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._file.read_text(encoding="utf-8").splitlines()]
+        return _read(self._file)
 
     def _scores(self, model: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         from longalign.evals.scores import score
@@ -144,6 +144,11 @@ class Evaluation:
         for item in self._items():
             encoded = encode_chat(item["messages"], self._encode(), max_length=self.window)
             yield {"input_ids": encoded.input_ids, "labels": encoded.labels}
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, which end at a line feed alone: a text may hold other ends of lines (U+2028)."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 @contextmanager

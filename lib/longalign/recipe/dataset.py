@@ -26,6 +26,9 @@ from longalign.recipe.weights import (
     stages,
 )
 
+MASKS = ("assistant_masks", "completion_mask", "loss_mask", "response_mask")
+"""Names under which transformers, TRL and others keep which tokens are learnt, 1 for each that is."""
+
 
 @runtime_checkable
 class Sequences(Protocol):
@@ -38,7 +41,8 @@ class Sequences(Protocol):
 def measure(sequences: Sequences) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " sequences"]]:
     """Lengths and target counts N_i of the sequences, which is what a plan is made from; position 0 never counts.
 
-    Raises ValueError for a sequence that is padded, packed already, or whose labels are shifted.
+    Raises ValueError for a sequence that is no row of tokens with a label each, is padded, packed already, or has
+    labels that are shifted, or targets where a mask of its own (MASKS) leaves tokens out.
 
     >>> lengths, target_counts = measure([{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)])
     >>> lengths.tolist(), target_counts.tolist()
@@ -92,11 +96,12 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
 
     `rank=None` holds those of all ranks in turn, for a sampler that is sharded by process (accelerate, Trainer);
     `rank=r` only rank r's, for a DataLoader of one's own.  `weighting` may be a schedule over the steps of all plans
-    (`longalign.recipe.weights.stages`), of which there are `steps` where a training ends earlier.  The other options
-    are those of `step_weights`.
+    (`longalign.recipe.weights.stages`), of which there are `steps` where a training ends earlier (0: all of them).  The
+    other options are those of `step_weights`.
 
     Raises ValueError when plans differ in ranks or accumulation, a plan is not of these sequences, a rank is not in the
-    plan, a schedule is not one, or (when read) a sequence has other tokens or targets than the plan was made from.
+    plan, a schedule is not one, `steps` is negative, or (when read) a sequence has other tokens or targets than the
+    plan was made from.
 
     >>> from longalign.recipe.batching import plan_packing
     >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
@@ -119,6 +124,8 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
                 raise ValueError(f"the plan is for {len(plan.lengths)} sequences, but {len(sequences)} were given")
         if rank is not None and not 0 <= rank < self.ranks:
             raise ValueError(f"rank {rank} is not in the plan of {self.ranks} ranks; plan for the number of processes")
+        if steps < 0:  # as a Trainer's max_steps is where none was given; the last steps would be left out
+            raise ValueError(f"steps is {steps}; say how many steps are made, or 0 for all of the plans")
         self.sequences, self.rank = sequences, rank
         self.steps = [(plan, step) for plan in plans for step in plan.steps][: steps or None]
         self.stages = stages(weighting)
@@ -188,6 +195,8 @@ class EvaluationDataset(PlannedDataset):
     """
 
     def __init__(self, sequences: Sequences, *, capacity: int, ranks: int = 1):
+        if ranks < 1:
+            raise ValueError(f"ranks is {ranks}; the evaluation needs at least one process")
         if not len(sequences):
             raise ValueError("the evaluation has no sequence; leave eval_dataset out, or give it some")
         lengths, target_counts = measure(sequences)
@@ -205,15 +214,25 @@ class EvaluationDataset(PlannedDataset):
 def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
     """Length and targets of a sequence; raises ValueError for one that stands for another than its ids and labels."""
     ids, labels = np.asarray(sequence["input_ids"]), np.asarray(sequence["labels"])
+    if ids.ndim != 1 or ids.shape != labels.shape:
+        raise ValueError(f"sequence {index} has input_ids of shape {ids.shape} and labels of shape {labels.shape}: "
+                         "give one row of tokens, and a label for each")  # fmt: skip
+    if len(ids) and not {ids.dtype.kind, labels.dtype.kind} <= set("iu"):
+        raise ValueError(f"sequence {index} has input_ids or labels that are no integers")
     if "attention_mask" in sequence and not np.all(sequence["attention_mask"]):
         raise ValueError(f"sequence {index} is padded (zeros in its attention_mask); give its own tokens alone")
     if "position_ids" in sequence and not np.array_equal(sequence["position_ids"], np.arange(len(ids))):
         raise ValueError(f"sequence {index} has position_ids of its own, as packs have; give each sequence apart")
-    if ids.ndim == 1 and ids.shape == labels.shape and _shifted(ids, labels):
+    if _shifted(ids, labels):
         raise ValueError(
             f"sequence {index} has labels that are shifted (each is the next token's id); the loss shifts them, so "
             "give each token's own id"
         )
+    for name in (name for name in MASKS if sequence.get(name) is not None):
+        mask = np.asarray(sequence[name])
+        if mask.shape != ids.shape or np.any(((labels != IGNORE_INDEX) & (mask == 0))[1:]):
+            raise ValueError(f"sequence {index} has labels where its {name} leaves tokens out, and only labels are "
+                             f"read: set these to {IGNORE_INDEX}, or leave {name} out")  # fmt: skip
     return len(ids), int(np.count_nonzero(labels[1:] != IGNORE_INDEX))
 
 

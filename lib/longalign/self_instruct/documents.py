@@ -31,6 +31,8 @@ CODE = (
     ".scala", ".kt", ".swift", ".cs", ".php", ".lua", ".pl",
 )  # fmt: skip
 KINDS = (*PROSE, ROWS, *CODE)
+SPOKEN = ("en", "zh")
+"""The languages that there are prompts in."""
 MOST_BYTES, MOST_LINE, MOST_TAG = 64 * 2**20, 1_000_000, 100
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 _LICENSE = re.compile(r"SPDX-License-Identifier:[ \t]*([\w.+()-]+(?:[ \t]+(?:AND|OR|WITH)[ \t]+[\w.+()-]+){0,9})")
@@ -49,8 +51,8 @@ class Refusal(NamedTuple):
 class Document:
     """A text without white space around it, lines ended by line feeds; `sha256` is that of its UTF-8 bytes.
 
-    `name` is the path in the given folder, or the file's name, with "#line" for a row of JSONL; `language` is "en" or
-    "zh"; `source` is "code" for source files, whose sentences are their lines.
+    `name` is the path in the given folder, or the file's name, with "#line" for a row of JSONL; `language` is an
+    ISO 639 code; `source` is "code" for source files, whose sentences are their lines.
     """
 
     text: str
@@ -62,15 +64,16 @@ class Document:
 
 
 def read(
-    paths: Sequence[Path], *, license: str | None = None, leave_out: Sequence[Path] = ()
-) -> tuple[list[Document], list[Refusal]]:
+    paths: Sequence[Path], *, license: str | None = None, leave_out: Sequence[Path] = (),
+    spoken: Sequence[str] = SPOKEN,
+) -> tuple[list[Document], list[Refusal]]:  # fmt: skip
     """The documents of folders and files, in the order given, and what was left out.
 
     A document's license is its row's, else what `SPDX-License-Identifier:` says in its first 20 lines, else `license`,
     else "unknown"; its source its row's, else "code", else the name of the folder given (of a file, its parent's).
     Bad files and rows of a folder are refusals; a file given by its name raises DataError with the place. Texts in
-    other languages, and those that were there before, are refusals either way. Files of a folder that `leave_out` names
-    are none of its documents.
+    other languages than those `spoken` (empty: any), and those that were there before, are refusals either way. Files
+    of a folder that `leave_out` names are none of its documents.
     """
     documents: list[Document] = []
     refusals: list[Refusal] = []
@@ -79,6 +82,8 @@ def read(
         for found in _folder(path, license, leave_out) if path.is_dir() else _named(path, license):
             if isinstance(found, Refusal):
                 refusals.append(found)
+            elif spoken and found.language not in spoken:
+                refusals.append(Refusal(found.name, f"language {found.language}: prompts are English and Chinese"))
             elif found.sha256 in names:
                 refusals.append(Refusal(found.name, f"duplicate of {names[found.sha256]}"))
             else:
@@ -218,12 +223,10 @@ def _whole(file: Path) -> dict[str, str]:
         raise DataError("not UTF-8", f"byte {error.start + 1} of the file; save it as UTF-8") from None
 
 
-def _document(row: Mapping[str, Any], name: str, source: str, license: str | None) -> Document | Refusal:
+def _document(row: Mapping[str, Any], name: str, source: str, license: str | None) -> Document:
     text = _text(row.get("text"))
     source, stated = _tag(row, "source") or source, _tag(row, "license")
     spoken = language_of(text) if source == "code" else language(text)
-    if spoken not in ("en", "zh"):
-        return Refusal(name, f"language {spoken}: prompts are English and Chinese")
     header = _LICENSE.search("\n".join(text.split("\n", 20)[:20]))
     license = stated or (header and header[1][:MOST_TAG]) or license or "unknown"
     return Document(text, name, source, spoken, license, hashlib.sha256(text.encode()).hexdigest())

@@ -46,9 +46,9 @@ SOON = 2**31
 """Bytes of a model that is loaded once more before a training, so that its refusal takes one line and no rank."""
 LEAST = {"epochs": 1, "checkpoint_every": 1, "steps": 0, "snapshots": 0, "group_size": 0, "lora_rank": 0,
          "max_grad_norm": 0, "weight_decay": 0, "learning_rate": 0, "warmup_ratio": 0, "beta1": 0, "beta2": 0,
-         "exponent": 0}  # fmt: skip
+         "exponent": 0, "seed": 0}  # fmt: skip
 """What numbers of a training must be at least."""
-SHARES = ("warmup_ratio", "beta1", "beta2")  # of them, what must be below 1
+BELOW = {"warmup_ratio": 1, "beta1": 1, "beta2": 1, "seed": 2**32}
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ def _check_settings(training: TrainingConfig) -> None:
     for name, least in LEAST.items():
         if not (given := getattr(training, name)) >= least:
             raise ValueError(f"training.{name} is {given}; it must be at least {least}")
-    for name in SHARES:
-        if not (given := getattr(training, name)) < 1:
-            raise ValueError(f"training.{name} is {given}; it must be below 1")
+    for name, most in BELOW.items():
+        if not (given := getattr(training, name)) < most:
+            raise ValueError(f"training.{name} is {given}; it must be below {most}")
     loss_weights([1], training.exponent)
     if training.defect:
         from longalign.train.released_faults import DEFECTS

@@ -167,6 +167,8 @@ def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int 
     attention.register_attention()
     with in_a_sentence(folder):
         config = AutoConfig.from_pretrained(folder)
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length is {max_length}; a model has at least 1 position")
     before = getattr(config.get_text_config(), "max_position_embeddings", None)
     for settings in rope_settings(config) if max_length and max_length != before else ():
         if settings.get("rope_type") in OF_THE_LONGEST:
@@ -191,6 +193,8 @@ def extend_rope(config: Any, rope_factor: float, rope_type: str, max_length: int
     full = rope if "rope_theta" in rope else rope.get("full_attention")
     if not full:
         raise ValueError(f"{where}: its config has no rope_parameters: only models with RoPE can be extended")
+    if not rope_factor > 0:
+        raise ValueError(f"rope_factor is {rope_factor}; it must be above 0")
     if rope_type not in ROPE_TYPES:
         raise ValueError(f"rope_type is {rope_type!r}; it is {' or '.join(ROPE_TYPES)}")
     new = {**full, "rope_theta": full["rope_theta"] * rope_factor}

@@ -18,12 +18,18 @@ from longalign.train import saved
 
 
 class PlanTrainer(Trainer):
-    """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step."""
+    """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step.
+
+    `dataset` holds this rank's micro-batches; one process may take those of a plan for one. Raises ValueError where it
+    was planned for other ranks or another accumulation than `args` have. It trains: evaluate with a Trainer whose loss
+    the front page of the repository shows.
+    """
 
     def __init__(
         self, model: PreTrainedModel, *, args: TrainingArguments, dataset: PlannedDataset, collator: Any,
         sequence_parallel: int = 1,
     ):  # fmt: skip
+        _check(args, dataset, sequence_parallel)
         super().__init__(model=model, args=args, train_dataset=dataset, data_collator=collator)
         self.sequence_parallel = sequence_parallel
         attach_loss_head(model)
@@ -77,3 +83,19 @@ class PlanTrainer(Trainer):
             self.model.save_pretrained(folder, state_dict=dict(whole))  # which it empties
             saved.check(self.model, folder, state, whole, sharded=sharded)
         return Path(folder)
+
+
+def _check(args: TrainingArguments, dataset: PlannedDataset, sequence_parallel: int) -> None:
+    """Raise ValueError unless the ranks and micro-steps of the arguments are those of the plan."""
+    if dataset.accumulation != args.gradient_accumulation_steps:
+        raise ValueError(f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but the plan was made "
+                         f"for {dataset.accumulation}: set it to {dataset.accumulation}")  # fmt: skip
+    world = args.world_size
+    if dataset.ranks not in (world, world // sequence_parallel):  # where some packs are shared, all ranks are planned
+        raise ValueError(f"the plan was made for {dataset.ranks} ranks, and {world} processes train: make a plan for "
+                         f"{world}")  # fmt: skip
+    own = args.process_index * dataset.ranks // world
+    if dataset.rank != own and not (dataset.rank is None and dataset.ranks == 1):
+        held = "all ranks" if dataset.rank is None else f"rank {dataset.rank}"
+        raise ValueError(f"the dataset holds the micro-batches of {held}, and this process is rank {own}: make it with "
+                         f"rank={own}")  # fmt: skip

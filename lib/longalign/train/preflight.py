@@ -55,8 +55,12 @@ def preflight(
     >>> preflight(model, sequences=[{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)])
     []
     """
+    if method not in TOGETHER:
+        raise ValueError(f"method is {method!r}; it is one of {', '.join(TOGETHER)}")
     if arguments is not None:
         trainer_arguments.check(arguments, plans)
+    elif plans:
+        raise ValueError("plans are compared with a Trainer's arguments, and there are none: give arguments, too")
     notes, longest = look(model, method, sequences)
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
     notes += frozen_head.notes(model, sequences) if sequences is not None else []

@@ -8,6 +8,7 @@ communication, kernels of short slices and disks are not counted: nothing here i
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import AutoConfig
 from longalign.common.array_types import Counts, as_counts
 from longalign.recipe.balance import idle_bound, within_steps
 from longalign.recipe.batching import make_plan
+from longalign.train import models
 from longalign.train.memory import GIB, SPARE, ModelShape, footprint, smallest_that_fits
 from longalign.train.needs import largest_micro_batch
 from longalign.train.parallelism import Parallelism
@@ -193,6 +195,23 @@ def rests_on(pace: Pace) -> list[str]:
             "step was measured."]  # fmt: skip
 
 
+def why_not_as_long(model: Any, longest: int) -> str | None:
+    """Why no job can give a model the positions of its longest sequence, or None."""
+    config = copy.deepcopy(model.config)
+    if longest <= (positions := _positions(config) or longest):
+        return None
+    try:
+        models.extend_rope(config, 1.0, "yarn", longest, Path(config.name_or_path))
+    except ValueError as error:
+        return (f"the longest sequence has {longest:,} tokens, the model {positions:,} positions, and it cannot be "
+                f"extended ({error}): tokenize with --max-length {positions}")  # fmt: skip
+    return None
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def job_of(offer: Offer, *, model: Path, data: Path, longest: int) -> str:
     """The offer as a job's YAML file (`longalign.train.jobs.Job`).
 
@@ -200,8 +219,7 @@ def job_of(offer: Offer, *, model: Path, data: Path, longest: int) -> str:
     """
     plain = asdict(Parallelism())
     job: dict[str, Any] = {"model": str(model), "data": str(data)}
-    positions = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", None) or longest
-    if longest > positions:
+    if longest > (_positions(AutoConfig.from_pretrained(model)) or longest):
         job |= {"rope_type": "yarn", "max_length": longest}
     job["training"] = {"method": "packing", "capacity": offer.capacity, "balance": "steps",
                        "micro_batches_per_step": offer.micro_batches_per_step}  # fmt: skip

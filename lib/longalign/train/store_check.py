@@ -57,6 +57,9 @@ def check(model: Any, sequences: Sequences) -> tuple[list[str], int]:
         )
     if without := int((counts == 0).sum()):
         notes.append(f"{without:,} of {len(lengths):,} sequences have no target: nothing is learnt from them")
+    if (token := _padded_with(model, sequences)) is not None:
+        notes.append(f"the model pads with token {token}, which the sequences hold, too: as its input it is never "
+                     "learnt; set model.get_input_embeddings().padding_idx to None")  # fmt: skip
     if others:
         notes.append(f"{others:,} of {len(lengths):,} sequences have labels that are neither their own tokens nor "
                      f"{IGNORE_INDEX}: these are learnt as they are, and only {IGNORE_INDEX} leaves a token out")
@@ -107,16 +110,21 @@ def _unknown(model: Any, sequences: Sequences) -> tuple[int | None, tuple[int, i
 
 
 def _with_other_labels(sequences: Sequences) -> int:
-    """How many sequences learn other tokens than their own, such as those that are masked with 0. Raises ValueError for
-    one that is no row of tokens with a label each."""
+    """How many sequences learn other tokens than their own, such as those that are masked with 0."""
     others = 0
     for number in range(len(sequences)):
         ids, labels = (np.asarray(sequences[number][name]) for name in ("input_ids", "labels"))
-        if ids.ndim != 1 or ids.shape != labels.shape:
-            raise ValueError(f"sequence {number} has input_ids of shape {ids.shape} and labels of shape "
-                             f"{labels.shape}: give one row of tokens, and a label for each")  # fmt: skip
         others += bool(((labels != ids) & (labels != IGNORE_INDEX))[1:].any())
     return others
+
+
+def _padded_with(model: Any, sequences: Sequences) -> int | None:
+    """The token of which the model's embedding takes no gradient, where a sequence holds it before its last token."""
+    token = getattr(model.get_input_embeddings(), "padding_idx", None)
+    if token is None or isinstance(sequences, TokenStore):  # a training of a store sets it to None
+        return None
+    held = any(token in np.asarray(sequences[number]["input_ids"])[:-1] for number in range(len(sequences)))
+    return token if held else None
 
 
 def _within(found: tuple[int, int], size: int) -> bool:

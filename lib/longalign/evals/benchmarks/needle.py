@@ -57,9 +57,11 @@ def in_texts(
 
     The haystack is the texts one after the other, again from the first where they are too short; its length holds the
     needle, which stands between the two sentences that are nearest to its depth in tokens. `answer` is what must be
-    found. Raises ValueError for texts without a sentence, lengths without room, a needle
-    without this answer, and an answer that stands elsewhere, too.
+    found. Raises ValueError for texts without a sentence, lengths without room, a needle of one's own with the default
+    question, one without this answer, and an answer that stands elsewhere, too.
     """
+    if needle != NEEDLE and question == QUESTION:
+        raise ValueError(f"the question for your own needle is missing ({QUESTION!r} is for another): give --question")
     if not _plain(answer) or not holds(needle, answer):
         raise ValueError("the needle does not hold the answer that is looked for: correct --needle or --answer")
     for where, text in (("the question", question), *(("a text of the haystack", text) for text in texts)):
