@@ -10,7 +10,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 
 from longalign.recipe.batching import plan_naive, plan_packing
 from longalign.recipe.collators import PackedCollator
-from longalign.recipe.dataset import PlannedDataset
+from longalign.recipe.dataset import PlannedDataset, measure
 from longalign.recipe.loss import weighted_loss
 from longalign.train import arguments
 from longalign.train.callbacks import PlanGuard
@@ -82,9 +82,13 @@ def test_a_plan_trainer_with_a_plan_of_other_steps_is_refused(tmp_path, plan, op
         PlanTrainer(model, args=settings(tmp_path), dataset=dataset, collator=PackedCollator(0))
 
 
-def planned(*seeds, token=7, **options):
-    sequences = [{"input_ids": [token] * n, "labels": [token] * n} for n in (2, 4, 3)]
-    return PlannedDataset(sequences, [plan_naive([2, 4, 3], rows=2, seed=seed) for seed in seeds], **options)
+def planned(*seeds, token=7, hidden=None, **options):
+    """Sequences of one token; of those that are long enough, the label `hidden` is no target."""
+    sequences = [{"input_ids": [token] * n, "labels": [-100 if n > 2 and i == hidden else token for i in range(n)]}
+                 for n in (2, 4, 3)]  # fmt: skip
+    counts = measure(sequences)[1]
+    plans = [plan_naive([2, 4, 3], target_counts=counts, rows=2, seed=seed) for seed in seeds]
+    return PlannedDataset(sequences, plans, **options)
 
 
 def test_a_checkpoint_of_another_plan_of_other_data_or_of_other_weights_is_refused_and_kept(tmp_path):
@@ -93,6 +97,12 @@ def test_a_checkpoint_of_another_plan_of_other_data_or_of_other_weights_is_refus
         with pytest.raises(ValueError, match="step 2 has trained other sequences, or with other weights, than the"):
             trained(tmp_path, other, "checkpoint-2")
     assert trained(tmp_path, planned(0, 1), "checkpoint-2").global_step == 4, "with another epoch it goes on"
+
+
+def test_a_checkpoint_of_other_targets_of_the_same_number_is_refused(tmp_path):
+    trained(tmp_path, planned(0, hidden=1))
+    with pytest.raises(ValueError, match="step 2 has trained other sequences"):
+        trained(tmp_path, planned(0, hidden=2), "checkpoint-2")
 
 
 def test_a_schedule_goes_on_with_more_steps_only_where_what_was_trained_lies_in_the_same_stage(tmp_path):

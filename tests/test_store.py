@@ -182,6 +182,13 @@ def test_forked_processes_and_those_that_unpickle_read_the_same(three):
     assert len(pickle.dumps(three)) < 500, "a pickled store is its name"
 
 
+def test_a_store_that_was_written_over_is_not_opened_in_the_place_of_the_one_that_was_pickled(three):
+    pickled = pickle.dumps(three)
+    write_store(three.folder, [sequence([1], [0])], meta={})
+    with pytest.raises(DataError, match="another store .this one was written over the one that is in use"):
+        pickle.loads(pickled)
+
+
 def test_a_store_that_goes_closes_its_files(three):
     before = len(os.listdir("/dev/fd"))
     stores = [TokenStore(three.folder) for _ in range(10)]

@@ -35,7 +35,7 @@ class TokenStore:
     Opening compares every file's size, the sha256 of the small ones and all counts with the manifest, and the
     manifest with its own checksum; `verify=True` reads the tokens too and compares their sha256.  Raises DataError
     for a store that is damaged, and for a folder that is none.  Forked processes may read beside each other; a pickled
-    store is opened again where it is loaded.
+    store is opened again where it is loaded, and refused if another has taken its place.
     """
 
     def __init__(self, folder: str | os.PathLike, *, verify: bool = False) -> None:
@@ -75,8 +75,8 @@ class TokenStore:
         tokens = np.memmap(self.folder / "tokens.bin", "<i4", "r") if self.offsets[-1] else np.array([], "<i4")
         return sum(int(np.count_nonzero(tokens[i : i + 2**24] == token)) for i in range(0, len(tokens), 2**24))
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return TokenStore, (self.folder,)
+    def __reduce__(self) -> tuple[Any, tuple[Path, str]]:
+        return _open_again, (self.folder, self.sha256)
 
     @property
     def sha256(self) -> str:
@@ -125,6 +125,13 @@ class TokenStore:
             return np.load(self.folder / name, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise _damaged(self.folder / name, f"{error}") from None
+
+
+def _open_again(folder: Path, sha256: str) -> TokenStore:
+    store = TokenStore(folder)
+    if store.sha256 != sha256:
+        raise DataError("another store", "this one was written over the one that is in use").at(folder)
+    return store
 
 
 class _Column:

@@ -15,6 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from longalign.common import paths, provenance
+from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe.batching import Step
 from longalign.recipe.dataset import PlannedDataset
 from longalign.train import checkpoints, preflight
@@ -71,15 +72,16 @@ class Preflight(TrainerCallback):
 
 
 class PlanGuard(TrainerCallback):
-    """Notes in every checkpoint which sequences the steps of a `PlannedDataset` have trained, with which weights, and
-    refuses to go on from one that has trained others: the Trainer would pass over as many steps, whatever they hold.
+    """Notes in every checkpoint which sequences and targets the steps of a `PlannedDataset` have trained, with which
+    weights, and refuses to go on from one that has trained others: the Trainer would pass over as many steps, whatever
+    they hold.
 
     Other ranks, another accumulation per rank and more epochs behind are the same plan. A schedule of weightings is
     refused where the Trainer makes another number of steps than the plans have. Raises ValueError before the first
     step; the checkpoint stays.
     """
 
-    KEY = "longalign_steps"
+    KEY = "longalign_targets"
 
     def __init__(self, dataset: PlannedDataset):
         self.dataset = dataset
@@ -113,9 +115,10 @@ class PlanGuard(TrainerCallback):
         digest, weights = hashlib.sha256(self.trained.encode()), self.dataset.weights_of(number)
         for index in sorted(step.sequences):
             digest.update(f"{weights[index]:.4e}".encode())  # sums of other ranks may round otherwise
-            ids = self.dataset.sequences[index]["input_ids"]
+            ids, labels = (self.dataset.sequences[index][name] for name in ("input_ids", "labels"))
             some = np.asarray(ids[:: 1 + len(ids) // 64], dtype=np.int64)  # of which two sequences hardly share all
-            digest.update(np.int64([index, len(ids), plan.target_counts[index], *some]).tobytes())
+            places = np.flatnonzero(np.asarray(labels) != IGNORE_INDEX).sum()
+            digest.update(np.int64([index, len(ids), plan.target_counts[index], places, *some]).tobytes())
         self.trained = digest.hexdigest()
 
 
