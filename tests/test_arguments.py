@@ -70,16 +70,21 @@ def trained(folder, planned, resume=None):
     return trainer.state
 
 
-@pytest.mark.parametrize(("plan", "options", "told"), [
-    ({"accumulation": 3}, {}, "gradient_accumulation_steps is 2, but the plan was made for 3: set it to 3"),
-    ({"ranks": 2, "accumulation": 2}, {"rank": 0}, "the plan was made for 2 ranks, and 1 processes train"),
+ACCELERATE = {"gradient_accumulation_steps": 1,
+              "accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(("plan", "options", "given", "told"), [
+    ({"accumulation": 3}, {}, {}, "gradient_accumulation_steps is 2, but the plan was made for 3: set it to 3"),
+    ({"accumulation": 1}, {}, ACCELERATE, "gradient_accumulation_steps is 4, but the plan was made for 1: set it to 1"),
+    ({"ranks": 2, "accumulation": 2}, {"rank": 0}, {}, "the plan was made for 2 ranks, and 1 processes train"),
 ])  # fmt: skip
-def test_a_plan_trainer_with_a_plan_of_other_steps_is_refused(tmp_path, plan, options, told):
+def test_a_plan_trainer_with_a_plan_of_other_steps_is_refused(tmp_path, plan, options, given, told):
     sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
     dataset = PlannedDataset(sequences, [plan_packing([2, 4, 3], capacity=9, **plan)], **options)
     model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)
     with pytest.raises(ValueError, match=told):
-        PlanTrainer(model, args=settings(tmp_path), dataset=dataset, collator=PackedCollator(0))
+        PlanTrainer(model, args=settings(tmp_path, **given), dataset=dataset, collator=PackedCollator(0))
 
 
 def planned(*seeds, token=7, hidden=None, **options):
@@ -133,8 +138,7 @@ def test_a_schedule_of_weightings_over_other_steps_than_the_trainers_is_refused(
 
 
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):
-    steps = {"gradient_accumulation_kwargs": {"num_steps": 4}}
-    given = settings(tmp_path, gradient_accumulation_steps=1, accelerator_config=steps)
+    given = settings(tmp_path, **ACCELERATE)
     with pytest.raises(ValueError, match="steps is 4, but the plan was made for 2: make a plan for 4"):
         arguments.check(given, PLANS)
     arguments.check(given, [plan_packing([2, 4, 3], capacity=9, accumulation=4)])

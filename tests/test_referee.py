@@ -20,8 +20,8 @@ def questions(claim):
     """How many questions of the profile a claim reads."""
     counts = PROFILE.evaluation
     per_task = {"exact_match": counts.per_cell * len(claim.lengths or ()), "accuracy": counts.short_per_task}
-    of = {"input": counts.cell_questions, "memory": counts.conflict_questions, "qa": counts.longbench_per_task,
-          "summarization": counts.longbench_per_task}  # fmt: skip
+    longbench = counts.longbench_per_task
+    of = {"input": counts.cell_questions, "qa": longbench, "summarization": longbench}
     return sum(next((of[word] for word in of if word in task), per_task.get(claim.metric)) for task in claim.tasks)
 
 

@@ -48,8 +48,7 @@ def memory(jobs: int = 1, profile: Profile | None = None) -> None:
         Arm(f"{BASE}, {share}", start.model, SEED): design.equal_steps(start, later.SHARES[share], SEED, base)
         for share in ("none", "all")
     }
-    rows = _scored("memory", profile, arms, "conflicts", jobs)
-    rows += [_recall(arm, run) for arm, run in arms.items()]
+    rows = [*_scored("memory", profile, arms, "conflicts", jobs), *(_recall(arm, run) for arm, run in arms.items())]
     provenance.write_csv(pilots.table("memory"), rows)
     for row in rows:
         print(f"{row['arm']:10} {row['task']:25} {row['metric']:8} {row['value']:.3f}")
@@ -88,6 +87,7 @@ def preference(jobs: int = 1, profile: Profile | None = None) -> None:
         arms |= {Arm(f"{rate:g}", start.model, seed): later.preference(start, run, seed, rate=rate)
                  for seed, run in trained.items()}  # fmt: skip
     rows = _scored("preference", profile, arms, "test", jobs)
+    provenance.write_csv(pilots.table("preference"), rows)
     for arm in ("SFT", *(f"{rate:g}" for rate in RATES)):
         print(f"{arm:6} exact match {_exact(rows, arm):.4f}")
     print(f"preference: the learning rate {chosen(rows):g}")
@@ -104,10 +104,8 @@ def _exact(rows: Iterable[Row], arm: str) -> float:
 
 
 def _scored(name: str, profile: Profile, arms: Mapping[Arm, Any], benchmark: str, jobs: int) -> list[dict[str, Any]]:
-    """Train what is not trained yet, score all on a benchmark, and write the pilot's table; returns its rows."""
+    """Train what is not trained yet, and score all on a benchmark; returns the rows for the pilot's table."""
     execute_all(list(arms.values()), workers=jobs)
     evaluated = design.evaluations(profile, arms, names=[benchmark])
     execute_all(list(evaluated.values()), workers=jobs)
-    rows = evaluations.tidy(name, evaluated)
-    provenance.write_csv(pilots.table(name), rows)
-    return rows
+    return evaluations.tidy(name, evaluated)

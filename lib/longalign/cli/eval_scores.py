@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from longalign.cli import asking
@@ -58,14 +59,20 @@ def _short(options: EvalOptions) -> None:
     rows: Rows = []
     for task in harness.SHORT_TASKS:  # each is on the disk when it is done
         scored = _one_short(options, model, task)
-        for name in DERIVED if not rows else ():  # of another model, and not before there are scores of this one
-            (options.out / name).unlink(missing_ok=True)
+        if not rows:
+            _remove_derived(options.out)
         rows += scored
         means = harness.means(rows)
         print(f"{task:12} {means[task]:6.1f} %", flush=True)
         provenance.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
     config = options.record() | {"model": model.model}
     provenance.write_record(options.out / "summary.json", config=config, results={"percent": means})
+
+
+def _remove_derived(out: Path) -> None:
+    """Those there are of another model; they stay until this one has scores."""
+    for name in DERIVED:
+        (out / name).unlink(missing_ok=True)
 
 
 def _one_short(options: EvalOptions, model: Any, task: str) -> Rows:

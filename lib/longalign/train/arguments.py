@@ -50,9 +50,8 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
             f"num_train_epochs is {arguments.num_train_epochs:g}, and there are {len(plans)} plans, which are an epoch "
             "each: the Trainer would train all of them in every epoch; set it to 1"
         )
-    accelerate = getattr(loader, "gradient_accumulation_kwargs", None) or {}
     for plan in plans:
-        accumulation = max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
+        accumulation = accumulation_of(arguments)
         if accumulation > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
             raise ValueError("this version of transformers divides the loss of some models by the accumulation once "
                              "more: install transformers 5.19 or newer")  # fmt: skip
@@ -62,6 +61,13 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         ):
             if planned != given:
                 raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
+
+
+def accumulation_of(arguments: Any) -> int:
+    """Micro-batches of one process in an optimizer step, which accelerate may be told, too."""
+    loader = getattr(arguments, "accelerator_config", None)
+    accelerate = getattr(loader, "gradient_accumulation_kwargs", None) or {}
+    return max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
 
 
 def lost_steps(model: nn.Module, arguments: Any) -> list[str]:

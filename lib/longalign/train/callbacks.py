@@ -115,9 +115,10 @@ class PlanGuard(TrainerCallback):
         digest, weights = hashlib.sha256(self.trained.encode()), self.dataset.weights_of(number)
         for index in sorted(step.sequences):
             digest.update(f"{weights[index]:.4e}".encode())  # sums of other ranks may round otherwise
-            ids, labels = (self.dataset.sequences[index][name] for name in ("input_ids", "labels"))
+            sequence = self.dataset.sequences[index]
+            ids, labels = sequence["input_ids"], np.asarray(sequence["labels"])
             some = np.asarray(ids[:: 1 + len(ids) // 64], dtype=np.int64)  # of which two sequences hardly share all
-            places = np.flatnonzero(np.asarray(labels) != IGNORE_INDEX).sum()
+            places = np.flatnonzero(labels != IGNORE_INDEX).sum()
             digest.update(np.int64([index, len(ids), plan.target_counts[index], places, *some]).tobytes())
         self.trained = digest.hexdigest()
 

@@ -14,7 +14,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from longalign.recipe.dataset import PlannedDataset
 from longalign.recipe.loss import attach_loss_head, weighted_loss
-from longalign.train import saved
+from longalign.train import arguments, saved
 
 
 class PlanTrainer(Trainer):
@@ -87,9 +87,9 @@ class PlanTrainer(Trainer):
 
 def _check(args: TrainingArguments, dataset: PlannedDataset, sequence_parallel: int) -> None:
     """Raise ValueError unless the ranks and micro-steps of the arguments are those of the plan."""
-    if dataset.accumulation != args.gradient_accumulation_steps:
-        raise ValueError(f"gradient_accumulation_steps is {args.gradient_accumulation_steps}, but the plan was made "
-                         f"for {dataset.accumulation}: set it to {dataset.accumulation}")  # fmt: skip
+    if dataset.accumulation != (given := arguments.accumulation_of(args)):
+        raise ValueError(f"gradient_accumulation_steps is {given}, but the plan was made for {dataset.accumulation}: "
+                         f"set it to {dataset.accumulation}")  # fmt: skip
     world = args.world_size
     if dataset.ranks not in (world, world // sequence_parallel):  # where some packs are shared, all ranks are planned
         raise ValueError(f"the plan was made for {dataset.ranks} ranks, and {world} processes train: make a plan for "
