@@ -46,6 +46,16 @@ def test_without_trl_nothing_is_trained_and_a_sentence_says_what_to_install(monk
         later.main(["smoke"])
 
 
+def test_a_profile_that_there_is_none_of_and_an_interrupt_end_the_referee_without_a_traceback(monkeypatch):
+    monkeypatch.setattr(later, "check_installed", lambda: None)
+    with pytest.raises(SystemExit, match="longalign.experiments.later: .*refere.*'referee'"):
+        later.main(["refere"])
+    monkeypatch.setattr(later, "Page", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as ended:
+        later.main(["referee"])
+    assert ended.value.code == 130
+
+
 def test_the_arms_are_one_fine_tuning_of_each_seed_and_dpo_after_it(monkeypatch):
     made = {}
     monkeypatch.setattr(later, "fine_tuning", lambda start, method, seed: made.setdefault(seed, Trained(method, seed)))

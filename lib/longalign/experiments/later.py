@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from longalign.common.config import ConfigError
 from longalign.experiments import base_models
 from longalign.experiments.base_models import Start
 from longalign.experiments.design import Arm, equal_steps, fine_tuning, long_bases
@@ -142,8 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         run(given.profile, given.seeds)
-    except ImportError as error:
+    except (ImportError, ConfigError, RuntimeError, OSError) as error:
         raise SystemExit(f"longalign.experiments.later: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
