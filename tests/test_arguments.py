@@ -61,6 +61,22 @@ def test_plans_of_several_epochs_are_trained_once(tmp_path):
     arguments.check(settings(tmp_path, num_train_epochs=default), PLANS)
 
 
+def test_one_plan_in_the_place_of_a_list_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"plans is one plan: give a list with a plan for each epoch, such as \[plan\]"):
+        arguments.check(settings(tmp_path), PLANS[0])
+    unchecked = PlannedDataset.__init__.__wrapped__  # as a user has it, without the checks of types in tests
+    with pytest.raises(TypeError, match="plans is one plan"):
+        unchecked(object.__new__(PlannedDataset), [], PLANS[0])
+
+
+def test_a_plan_trainer_evaluates_nothing(tmp_path):
+    dataset = PlannedDataset([{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)], PLANS)
+    model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)
+    trainer = PlanTrainer(model, args=settings(tmp_path), dataset=dataset, collator=PackedCollator(0))
+    with pytest.raises(NotImplementedError, match="PlanTrainer trains alone: evaluate with a Trainer"):
+        trainer.evaluate(dataset)
+
+
 def trained(folder, planned, resume=None):
     model = new_model("mini-6b", vocab_size=16, max_length=9, seed=0)
     trainer = PlanTrainer(model, args=settings(folder, gradient_accumulation_steps=1, save_steps=1, disable_tqdm=True),

@@ -91,6 +91,12 @@ def step_weights(
     return dict(zip(sequences, weights.tolist(), strict=True))
 
 
+def check_several(plans: Any) -> None:
+    """Raise TypeError for one plan where a list of them is wanted."""
+    if isinstance(plans, Plan):
+        raise TypeError("plans is one plan: give a list with a plan for each epoch, such as [plan]")
+
+
 class PlannedDataset(Dataset[list[dict[str, Any]]]):
     """The micro-batches of one or more plans (epochs, one after the other) as a map-style dataset.
 
@@ -101,7 +107,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
 
     Raises ValueError when plans differ in ranks or accumulation, a plan is not of these sequences, a rank is not in the
     plan, a schedule is not one, `steps` is negative, or (when read) a sequence has other tokens or targets than the
-    plan was made from.
+    plan was made from. TypeError for one plan without a list around it.
 
     >>> from longalign.recipe.batching import plan_packing
     >>> sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
@@ -115,6 +121,7 @@ class PlannedDataset(Dataset[list[dict[str, Any]]]):
         weighting: str | Schedule = "sequence", local_gpus: int | None = None, rank: int | None = None,
         steps: int = 0,
     ):  # fmt: skip
+        check_several(plans)
         shapes = {(plan.ranks, plan.accumulation) for plan in plans}
         if len(shapes) != 1:
             raise ValueError(f"give at least one plan, all of the same ranks and accumulation, not {sorted(shapes)}")

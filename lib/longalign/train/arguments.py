@@ -8,6 +8,7 @@ from torch import nn
 from transformers import Trainer
 
 from longalign.recipe.batching import Plan
+from longalign.recipe.dataset import check_several
 
 WANTED = {
     "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),
@@ -23,13 +24,15 @@ WANTED = {
 
 
 def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
-    """Raise ValueError, naming the setting, unless a Trainer with these `arguments` trains the `plans` as they are.
+    """Raise ValueError, naming the setting, unless a Trainer with these `arguments` trains the `plans` as they are, and
+    TypeError for one plan without a list around it.
 
     >>> from types import SimpleNamespace
     >>> check(SimpleNamespace(label_smoothing_factor=0.1))
     Traceback (most recent call last):
     ValueError: label_smoothing_factor is 0.1, which the weighted loss leaves out: set it to 0.0
     """
+    check_several(plans)
     for name, (wanted, why) in WANTED.items():
         given = getattr(arguments, name, wanted)
         if given != wanted and getattr(given, "value", given) != wanted:

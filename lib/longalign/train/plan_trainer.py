@@ -21,8 +21,7 @@ class PlanTrainer(Trainer):
     """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step.
 
     `dataset` holds this rank's micro-batches; one process may take those of a plan for one. Raises ValueError where it
-    was planned for other ranks or another accumulation than `args` have. It trains: evaluate with a Trainer whose loss
-    the front page of the repository shows.
+    was planned for other ranks or another accumulation than `args` have. It trains alone (`evaluate`).
     """
 
     def __init__(
@@ -61,6 +60,11 @@ class PlanTrainer(Trainer):
     ) -> torch.Tensor:
         """The local part of the step's loss, times the ranks that the engine is going to average over."""
         return weighted_loss(model, inputs) * self.args.world_size
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Raises NotImplementedError: this class trains."""
+        raise NotImplementedError("PlanTrainer trains alone: evaluate with a Trainer whose loss the front page of the "
+                                  "repository shows, or with weighted_loss over an EvaluationDataset")  # fmt: skip
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer would walk over all parameters in every micro-step, and `recipe.cost` knows."""

@@ -89,9 +89,11 @@ class Run(Trained):
         for."""
         start, engine = provenance.hash_model(self.start) if self.start else "", Parallelism(**self.engine)
         data = json.loads((Path(self.store) / "manifest.json").read_text())["sha256"]
+        # how often it saves is no part of it: who changes that goes on from the checkpoint that is there
+        training = {name: value for name, value in self.training.items() if name != "checkpoint_every"}
         return provenance.config_hash({
             "start": start, "new_model": self.new_model, "rope_factor": self.rope_factor, "max_length": self.max_length,
-            "data": data, "training": self.training, **({"bf16": True} if self.engine.get("bf16") else {}),
+            "data": data, "training": training, **({"bf16": True} if self.engine.get("bf16") else {}),
             **({"packs": [self.engine[name] for name in ("share_above", "sequence_parallel")]}
                if self.engine.get("share_above") is not None else {}),
             **({"rope_type": self.rope_type} if self.rope_type != "default" else {}),
