@@ -41,6 +41,7 @@ def test_the_committed_table_is_what_the_committed_scores_say():
     committed = COMMITTED.set_index("id").loc[computed.index]
     assert (committed.verdict == computed.verdict).all()
     assert (committed.can_fail == computed.can_fail).all()
+    assert (committed.could_fail == computed.could_fail.astype(str)).all()
     seen = pd.to_numeric(committed.would_see, errors="coerce")
     assert seen.to_numpy() == pytest.approx(computed.would_see.astype(float).to_numpy(), rel=1e-4, nan_ok=True)
 

@@ -31,7 +31,7 @@ from longalign.report.verdicts import ALPHA
 
 LEDGER, TABLE = "later_claims.yaml", "later_claims.csv"
 ABOUT = ("arxiv", "read", "baseline", "cannot_show")
-COLUMNS = (*claims.COLUMNS, *ABOUT, "would_see", "can_fail")
+COLUMNS = (*claims.COLUMNS, *ABOUT, "would_see", "can_fail", "could_fail")
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,10 @@ def rows(results: Path) -> list[dict[str, Any]]:
     found = []
     for claim, row in zip(ledger, claims.measure_all(ledger, folder), strict=True):
         seen = would_see(claim, folder, families[claim.source, claim.scale])
+        sees = row.get("detectable")  # the same, by the chance that is in the claim's own scores
         found.append(row | {name: getattr(claim, name) for name in ABOUT}
-                     | {"would_see": seen, "can_fail": can_fail(claim, seen)})  # fmt: skip
+                     | {"would_see": seen, "can_fail": can_fail(claim, seen),
+                        "could_fail": "" if sees is None else can_fail(claim, sees)})  # fmt: skip
     return found
 
 
@@ -129,7 +131,8 @@ def write(results: Path) -> list[dict[str, Any]]:
 def of_notebook(notebook: str) -> pd.DataFrame:
     """What the committed tables say of the claims that `notebook` (its file's stem) explains: a row each, by id."""
     found = pd.read_csv(paths.results() / TABLE).query("notebook == @notebook").set_index("id")
-    columns = found[["verdict", "estimate", "low", "high", "would_see"]].dropna(axis="columns", how="all")
+    wanted = ["verdict", "estimate", "deciding_low", "deciding_high", "would_see", "detectable"]
+    columns = found[wanted].dropna(axis="columns", how="all")
     return columns.round(3).astype(object).fillna("")
 
 

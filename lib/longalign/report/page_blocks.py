@@ -19,7 +19,7 @@ from longalign.report.default_run import words
 from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
 from longalign.report.first_verdicts import before_and_after
 from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
-from longalign.report.verdicts import HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS
+from longalign.report.verdicts import HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS, counted
 
 PROFILE = "laptop"
 ALONE = "08_training_time"
@@ -99,14 +99,14 @@ def findings(results: Path) -> str:
     The row shows the first claim in the order of `claims.yaml` that was measured here; where none was, the first one.
     """
     written = yaml.safe_load((results.parent / "claims.yaml").read_text(encoding="utf-8"))["claims"]
-    counted = [claim["id"] for claim in written if not claim.get("restates")]
+    own = [claim["id"] for claim in written if not claim.get("restates")]
     claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[[claim["id"] for claim in written]]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
     default = words(results, load_profile(PROFILE))
     rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
     return "\n\n".join([
-        "![scores against the number of long instructions](figures/data_scale.png)",
-        f"Of {len(counted)} claims of the paper: {_counts(claims.verdict[counted])}. {len(written) - len(counted)} "
+        "![scores against the number of long instructions](figures/data_scale.png)\n"
+        f"Of {len(own)} claims of the paper: {counted(claims.verdict[own])}. {len(written) - len(own)} "
         "more (headlines) state the size of a difference that is counted already; the table has them, too. `make "
         "reproduce` alone trains fewer seeds than we did, and takes from [our "
         "tables](docs/project/verdicts.md#calibrated-noise) how far seeds lie apart. With our first seeds alone, "
@@ -117,16 +117,23 @@ def findings(results: Path) -> str:
         "measured, or a ratio (\"times\"), with the interval that decides: a 95 % interval, made wider because many "
         "claims are tested together. The last column counts the verdicts on all its claims. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
-        f"{entry['versions']['torch']}. {later_papers(results)}",
+        f"{entry['versions']['torch']}.",
         table(["paper", "claim", "here (interval)", "verdict", "all its claims"], rows),
+        later_papers(results),
     ])  # fmt: skip
 
 
 def later_papers(results: Path) -> str:
-    """How the claims of later papers came out, in a sentence."""
+    """How the claims of later papers came out, in a sentence: of each verdict how many, and whose."""
     found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str})
-    return (f"Later papers dispute this one, or use its ideas: of {len(found)} claims of {found.arxiv.nunique()} of "
-            f"them, {_counts(found.verdict)} ([their claims](docs/project/later.md)).")  # fmt: skip
+    told = []
+    for verdict in (word for word in VERDICTS if word in set(found.verdict)):
+        papers = found[found.verdict == verdict].source.str.split(",").str[0].value_counts(sort=False)
+        whose = ", ".join(paper + (f": {count}" if count > 1 else "") for paper, count in papers.items())
+        told.append(f"{papers.sum()} {verdict} ({whose})")
+    return (f"Later papers dispute this one, or use its ideas. Of {len(found)} claims of {found.arxiv.nunique()} of "
+            f"them: {'; '.join(told)}. [Their claims](docs/project/later.md) has each with its "
+            "numbers.")  # fmt: skip
 
 
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
@@ -134,7 +141,7 @@ def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
     claim = (measured if len(measured) else claims).iloc[0]
     kind = "exclude more than" if claim.direction in WITHIN_MARGIN else "see"
     seen = f" (we would {kind} {claim.detectable:.2g})" if claim.verdict == INCONCLUSIVE else ""
-    return [source, claim.statement, _measured(claim), claim.verdict + seen, _counts(claims.verdict)]
+    return [source, claim.statement, _measured(claim), claim.verdict + seen, counted(claims.verdict)]
 
 
 def _order(row: list[str]) -> tuple[bool, bool, str]:
@@ -154,16 +161,6 @@ def _measured(claim: pd.Series) -> str:
     unit = {"score": "points of 10", "time_to_90": "of the steps"}.get(claim.metric, "of the questions")
     equal = f"; equal: within {claim.margin:g}" if claim.get("direction") == "equal" else ""
     return f"{claim.estimate:+.3g} {unit}{ends}{equal}"
-
-
-def _counts(words: pd.Series) -> str:
-    """Verdicts with how many there are of each.
-
-    >>> _counts(pd.Series(["contradicted", "reproduced", "reproduced"]))
-    '2 reproduced, 1 contradicted'
-    """
-    counts = words.value_counts()
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
 
 
 def verdicts(results: Path) -> str:

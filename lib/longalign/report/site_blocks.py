@@ -66,13 +66,26 @@ def later(results: Path) -> str:
          line.cannot_show]
         for line in found.itertuples()
     ]  # fmt: skip
-    failing = found.can_fail.sum()
     return "\n\n".join([
-        f"{len(found)} claims of {found.arxiv.nunique()} papers. {failing} of them can come out against their paper: "
-        "if there is no such effect, 80 % of our planned runs will say so.",
+        f"{len(found)} claims of {found.arxiv.nunique()} papers. {found.can_fail.sum()} of them can come out against "
+        "their paper: if there is no such effect, 80 % of the runs that we planned will say so. "
+        f"{_less_certain(found)}",
         table(("paper", "claim", "compared with", "its numbers", "we would see", "against", "verdict",
                "what we cannot show"), rows),
     ])  # fmt: skip
+
+
+def _less_certain(found: pd.DataFrame) -> str:
+    """Which measured claims had more chance in them than was planned, so that they could hardly come out against."""
+    measured = found[found.could_fail != ""]
+    blunt = measured[measured.could_fail.astype(str) == "False"]
+    if not len(blunt):
+        return f"The chance in the scores of the {len(measured)} measured claims is as small as we planned."
+    names = "; ".join(f'"{line.statement}" ({line.source}: {_number(line.detectable)}, {line.verdict})'
+                      for line in blunt.itertuples())  # fmt: skip
+    return (f"We have measured {len(measured)}. {len(blunt)} of these had more chance in their scores than we had "
+            "planned: if there is no such effect, fewer than 80 % of such runs would say so. They are, with the "
+            f"difference that 80 % of such runs would show: {names}")  # fmt: skip
 
 
 def _number(value: object) -> str:
@@ -80,8 +93,10 @@ def _number(value: object) -> str:
 
 
 def _verdict(line: Any) -> str:
-    ends = f": {float(line.estimate):.3g} ({float(line.low):.3g} to {float(line.high):.3g})" if line.low != "" else ""
-    return f"{line.verdict}{ends}"
+    if line.deciding_low == "":
+        return line.verdict
+    low, high = float(line.deciding_low), float(line.deciding_high)
+    return f"{line.verdict}: {float(line.estimate):.3g} ({low:.3g} to {high:.3g})"
 
 
 def paper_costs(results: Path) -> str:

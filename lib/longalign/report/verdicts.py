@@ -5,7 +5,8 @@ The table stands in the docstring of `verdict` and is data in RULES.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from longalign.evals.intervals import CONFIDENCE
@@ -94,6 +95,16 @@ OTHERS = (
     ("numbers, questions or seeds are missing", UNMEASURED),
 )
 """The lines before the table, in their order: then nothing is read."""
+
+
+def counted(words: Iterable[str]) -> str:
+    """Verdicts with how many there are of each.
+
+    >>> counted(["contradicted", "reproduced", "reproduced"])
+    '2 reproduced, 1 contradicted'
+    """
+    counts = Counter(words)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
 
 
 def verdict(evidence: Evidence | None, *, scale: str = LAPTOP, gate: bool = True) -> str:
