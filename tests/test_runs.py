@@ -225,8 +225,10 @@ def test_two_processes_that_ask_for_the_same_run_train_it_once(store):
 
 
 def test_a_run_that_fails_names_itself_and_its_log(store):
-    with pytest.raises(RuntimeError, match="'packed' failed.*log.txt"):
+    with pytest.raises(RuntimeError, match="'packed' failed.*log.txt") as told:
         execute_all([packed(store, learning_rate="fast")], workers=1)
+    first, *rest = str(told.value).splitlines()
+    assert rest and not any(line.startswith(" ") for line in rest), "what went wrong, and no places in the code"
 
 
 def test_a_worker_whose_code_is_not_the_planned_one_says_so_in_the_log_of_its_run(store, monkeypatch):

@@ -174,10 +174,15 @@ class _Worker:
             self.give(self.job)
             return None
         log = self.job.folder / "log.txt"
-        tail = "\n".join(log.read_text(errors="replace").strip().splitlines()[-3:]) if log.is_file() else ""
         raise RuntimeError(
-            f"{self.job.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n{tail}"
+            f"{self.job.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n{_end(log)}"
         )
+
+
+def _end(log: Path) -> str:
+    """The last lines of a log, without those of a traceback that are places in the code."""
+    last = log.read_text(errors="replace").strip().splitlines()[-3:] if log.is_file() else []
+    return "\n".join([line for line in last if not line.startswith("  ")] or last)
 
 
 _idle: list[_Worker] = []
