@@ -175,7 +175,8 @@ class _Worker:
             return None
         log = self.job.folder / "log.txt"
         raise RuntimeError(
-            f"{self.job.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n{_end(log)}"
+            f"{self.job.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n"
+            f"{_end(log)}"
         )
 
 
