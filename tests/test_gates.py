@@ -82,9 +82,9 @@ def test_without_a_table_of_base_losses_the_gate_says_which_command_writes_it(tm
     [("accuracy", 0.33, True), ("accuracy", 0.32, False), ("accuracy", 0.93, False), ("accuracy", 0.92, True),
      ("score", 1.8, False), ("score", 9.0, True), ("exact_match", 0.91, False), ("seconds", 99.0, True)],
 )  # fmt: skip
-def test_headroom_is_a_share_of_the_range_from_chance_to_best_over_all_arms(tmp_path, metric, mean, passes):
-    rows = [{"arm": arm, "model": "m", "seed": 0, "task": "t", "metric": metric, "value": mean + by}
-            for arm, by in (("a", 0.05), ("b", 0.05), ("third, of no claim", -0.1))]  # fmt: skip
+def test_headroom_is_a_share_of_the_range_from_chance_to_best_over_the_arms_compared(tmp_path, metric, mean, passes):
+    rows = [{"arm": arm, "model": model, "seed": 0, "task": "t", "metric": metric, "value": mean + by}
+            for arm, model, by in (("a", "m", 0.05), ("b", "m", -0.05), ("of no claim", "m", -0.5), ("a", "n", -0.5))]
     pd.DataFrame(rows).to_csv(tmp_path / "scores.csv", index=False)
     claim = Claim("c", "Table 2", "No harm.", "05_data_scale", results="scores", model="m", metric=metric,
                   arms=(Number("a", 1.0), Number("b", -1.0)), needs=("headroom",))  # fmt: skip

@@ -35,7 +35,7 @@ def failures(claim: Claim, folder: Folder) -> list[str]:
 
 
 def headroom(claim: Claim, folder: Folder) -> str:
-    """Scores differ where they can: the mean over all arms of the claim's models lies between 10 and 90 % of the range.
+    """Scores differ where they can: the mean over the claim's own arms lies between 10 and 90 % of the range.
 
     Each arm counts once, however many seeds it has. The range runs from chance to the best score. A metric that is no
     score passes.
@@ -44,15 +44,16 @@ def headroom(claim: Claim, folder: Folder) -> str:
         return ""
     name = f"{claim.results}.csv"
     rows = folder.chosen(claim, name)
-    rows = rows[rows.model.isin({claim.run(arm)[0] for arm in claim.arms})]
+    own = {claim.run(arm) for arm in claim.arms}
+    rows = rows[[run in own for run in zip(rows.model, rows.arm, strict=True)]]
     lowest, best = CHANCE[claim.metric], BEST[claim.metric]
     share = (rows.groupby(["model", "arm"]).value.mean().mean() - lowest) / (best - lowest)
     if LOWEST <= share <= HIGHEST:
         return ""
     other = "harder" if share > HIGHEST else "easier"
     return (
-        f"the mean over all arms lies at {share:.1%} of the score's range, and arms can differ only between "
-        f"{LOWEST:.0%} and {HIGHEST:.0%}; {other} questions would show it"
+        f"the mean over the arms that are compared lies at {share:.1%} of the score's range, and arms can differ only "
+        f"between {LOWEST:.0%} and {HIGHEST:.0%}; {other} questions would show it"
     )
 
 

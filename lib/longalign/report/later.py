@@ -31,7 +31,7 @@ from longalign.report.verdicts import ALPHA
 
 LEDGER, TABLE = "later_claims.yaml", "later_claims.csv"
 ABOUT = ("arxiv", "read", "baseline", "cannot_show")
-COLUMNS = (*claims.COLUMNS, *ABOUT, "would_see", "can_fail", "could_fail")
+COLUMNS = (*claims.COLUMNS, *ABOUT, "caveat", "would_see", "can_fail", "could_fail")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def rows(results: Path) -> list[dict[str, Any]]:
     for claim, row in zip(ledger, claims.measure_all(ledger, folder), strict=True):
         seen = would_see(claim, folder, families[claim.source, claim.scale])
         sees = row.get("detectable")  # the same, by the chance that is in the claim's own scores
-        found.append(row | {name: getattr(claim, name) for name in ABOUT}
+        found.append(row | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
                      | {"would_see": seen, "can_fail": can_fail(claim, seen),
                         "could_fail": "" if sees is None else can_fail(claim, sees)})  # fmt: skip
     return found
@@ -126,6 +126,13 @@ def write(results: Path) -> list[dict[str, Any]]:
     found = rows(results)
     write_csv(results / TABLE, found, columns=COLUMNS)
     return found
+
+
+def read(results: Path) -> pd.DataFrame:
+    """The table that `write` has written into `results`, in the order of the ledger."""
+    order = {claim.id: number for number, claim in enumerate(load_later())}
+    found = pd.read_csv(results / TABLE, dtype={"arxiv": str, "could_fail": str})
+    return found.sort_values("id", key=lambda ids: ids.map(order))
 
 
 def of_notebook(notebook: str) -> pd.DataFrame:

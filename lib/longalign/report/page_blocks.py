@@ -19,7 +19,15 @@ from longalign.report.default_run import words
 from longalign.report.figures.speed import headlines, not_compared, notable, read_benchmarks
 from longalign.report.first_verdicts import before_and_after
 from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
-from longalign.report.verdicts import HIDDEN, INCONCLUSIVE, UNMEASURED, VERDICTS, counted
+from longalign.report.verdicts import (
+    CONTRADICTED,
+    HIDDEN,
+    INCONCLUSIVE,
+    REPRODUCED,
+    UNMEASURED,
+    VERDICTS,
+    counted,
+)
 
 PROFILE = "laptop"
 ALONE = "08_training_time"
@@ -124,24 +132,28 @@ def findings(results: Path) -> str:
 
 
 def later_papers(results: Path) -> str:
-    """How the claims of later papers came out, in a sentence: of each verdict how many, and whose."""
+    """How the claims of later papers came out: what was shown, either way, in words, and whose the others are."""
     found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str})
-    told = []
-    for verdict in (word for word in VERDICTS if word in set(found.verdict)):
-        papers = found[found.verdict == verdict].source.str.split(",").str[0].value_counts(sort=False)
-        whose = ", ".join(paper + (f": {count}" if count > 1 else "") for paper, count in papers.items())
-        told.append(f"{papers.sum()} {verdict} ({whose})")
-    return (f"Later papers dispute this one, or use its ideas. Of {len(found)} claims of {found.arxiv.nunique()} of "
-            f"them: {'; '.join(told)}. [Their claims](docs/project/later.md) has each with its "
-            "numbers.")  # fmt: skip
+    groups = [(verdict, found[found.verdict == verdict]) for verdict in VERDICTS if verdict in set(found.verdict)]
+    told = [f"**{len(of)} {verdict}**: {_named(of, in_full=verdict in (REPRODUCED, CONTRADICTED))}"
+            for verdict, of in groups]  # fmt: skip
+    return (f"Later papers dispute this one, or use its ideas. We test {len(found)} claims of {found.arxiv.nunique()} "
+            f"papers. {' '.join(told)} [Claims of later papers](docs/project/later.md) explains each.")  # fmt: skip
+
+
+def _named(claims: pd.DataFrame, *, in_full: bool) -> str:
+    if in_full:
+        return " ".join(f"{line.statement.rstrip('.')} ({line.source})." for line in claims.itertuples())
+    papers = claims.source.str.split(",").str[0].value_counts(sort=False)
+    return ", ".join(paper + (f" ({count})" if count > 1 else "") for paper, count in papers.items()) + "."
 
 
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
-    measured = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])]
-    claim = (measured if len(measured) else claims).iloc[0]
+    read = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])]
+    claim = (read if len(read) else claims).iloc[0]
     kind = "exclude more than" if claim.direction in WITHIN_MARGIN else "see"
     seen = f" (we would {kind} {claim.detectable:.2g})" if claim.verdict == INCONCLUSIVE else ""
-    return [source, claim.statement, _measured(claim), claim.verdict + seen, counted(claims.verdict)]
+    return [source, claim.statement, measured(claim), claim.verdict + seen, counted(claims.verdict)]
 
 
 def _order(row: list[str]) -> tuple[bool, bool, str]:
@@ -149,7 +161,7 @@ def _order(row: list[str]) -> tuple[bool, bool, str]:
     return row[3] in (HIDDEN, UNMEASURED), not row[0].startswith("Table"), row[0]
 
 
-def _measured(claim: pd.Series) -> str:
+def measured(claim: pd.Series) -> str:
     """The estimate with its unit and interval: a ratio and what the claim asks for, or a difference in points or in
     questions. The interval is the one that decides; without a verdict on the numbers, that of 95 %."""
     if pd.isna(claim.estimate):
@@ -158,7 +170,8 @@ def _measured(claim: pd.Series) -> str:
     ends = f" ({low:.3g} to {high:.3g})" if pd.notna(low) else ""
     if claim.threshold >= 1:
         return f"{claim.estimate:.3g} times{ends}; the claim: more than {claim.threshold:g}"
-    unit = {"score": "points of 10", "time_to_90": "of the steps"}.get(claim.metric, "of the questions")
+    units = {"score": "points of 10", "time_to_90": "of the steps", "fact_match": "of the facts"}
+    unit = units.get(claim.metric, "of the questions")
     equal = f"; equal: within {claim.margin:g}" if claim.get("direction") == "equal" else ""
     return f"{claim.estimate:+.3g} {unit}{ends}{equal}"
 

@@ -15,7 +15,9 @@ from longalign.experiments.paper_costs import CAREFUL, DEVICES, SPARE, costs
 from longalign.experiments.paper_plan import FITTED, LONG, SHORT
 from longalign.experiments.profiles import load_profile
 from longalign.report.gpu_results import newest_pace, read_cards
-from longalign.report.page_blocks import PROFILE, parameters, table
+from longalign.report.later import read
+from longalign.report.page_blocks import PROFILE, measured, parameters, table
+from longalign.report.verdicts import counted
 
 SESSIONS = (("00", "01", "02"), ("03", "03b"), ("04", "05", "06", "07"), ("08", "10", "18", "90"))
 """The notebooks of each session of the course, by number."""
@@ -58,45 +60,46 @@ def figures(results: Path) -> str:
 
 
 def later(results: Path) -> str:
-    """Every claim of a later paper: what it compares, what we would see and found, and what we can never show."""
-    found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str}, keep_default_na=False)
-    rows = [
-        [f"[{line.source}](https://arxiv.org/abs/{line.arxiv}), read: {line.read}", line.statement, line.baseline,
-         line.paper, _number(line.would_see), _number(line.margin or line.paper_effect), _verdict(line),
-         line.cannot_show]
-        for line in found.itertuples()
-    ]  # fmt: skip
+    """The claims of later papers, a table for each paper: with what it compares, what we found, and what to keep in
+    mind."""
+    found = read(results)
     return "\n\n".join([
-        f"{len(found)} claims of {found.arxiv.nunique()} papers. {found.can_fail.sum()} of them can come out against "
-        "their paper: if there is no such effect, 80 % of the runs that we planned will say so. "
-        f"{_less_certain(found)}",
-        table(("paper", "claim", "compared with", "its numbers", "we would see", "against", "verdict",
-               "what we cannot show"), rows),
+        f"{len(found)} claims of {found.arxiv.nunique()} papers: {counted(found.verdict)}.", _planned(found),
+        *(f"### [{of.source.iloc[0].partition(',')[0]}](https://arxiv.org/abs/{arxiv})\n\n{_of_paper(of)}"
+          for arxiv, of in found.groupby("arxiv", sort=False)),
     ])  # fmt: skip
 
 
-def _less_certain(found: pd.DataFrame) -> str:
-    """Which measured claims had more chance in them than was planned, so that they could hardly come out against."""
-    measured = found[found.could_fail != ""]
-    blunt = measured[measured.could_fail.astype(str) == "False"]
+def _of_paper(found: pd.DataFrame) -> str:
+    rows = [
+        [f"{line.statement} ({line.source.partition(', ')[2]}; read: {line.read})", _joined(line.baseline, line.paper),
+         line.verdict, measured(line), *map(_number, (line.would_see, line.detectable, line.margin)),
+         _joined(line.caveat, f"we cannot show {line.cannot_show}")]
+        for _, line in found.iterrows()
+    ]  # fmt: skip
+    return table(("claim", "the paper compares with; its numbers", "verdict", "here (interval)", "planned", "seen",
+                  "margin", "keep in mind"), rows)  # fmt: skip
+
+
+def _joined(*parts: Any) -> str:
+    return "; ".join(part for part in parts if isinstance(part, str))
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2g}"
+
+
+def _planned(found: pd.DataFrame) -> str:
+    """How many claims could come out against their papers, as planned, and by the chance that is in their scores."""
+    told = (f"When we planned the runs, {found.can_fail.sum()} of these claims could come out against their paper: if "
+            'there is no such effect (for "not lower" and "not worse": if the harm is twice the margin), 80 % of such '
+            "runs say so.")  # fmt: skip
+    blunt = found[found.could_fail == "False"]
     if not len(blunt):
-        return f"The chance in the scores of the {len(measured)} measured claims is as small as we planned."
-    names = "; ".join(f'"{line.statement}" ({line.source}: {_number(line.detectable)}, {line.verdict})'
-                      for line in blunt.itertuples())  # fmt: skip
-    return (f"We have measured {len(measured)}. {len(blunt)} of these had more chance in their scores than we had "
-            "planned: if there is no such effect, fewer than 80 % of such runs would say so. They are, with the "
-            f"difference that 80 % of such runs would show: {names}")  # fmt: skip
-
-
-def _number(value: object) -> str:
-    return f"{float(value):.2g}" if value != "" else ""
-
-
-def _verdict(line: Any) -> str:
-    if line.deciding_low == "":
-        return line.verdict
-    low, high = float(line.deciding_low), float(line.deciding_high)
-    return f"{line.verdict}: {float(line.estimate):.3g} ({low:.3g} to {high:.3g})"
+        return told
+    names = "\n".join(f"- {line.statement} ({line.source}; {line.verdict})" for line in blunt.itertuples())
+    return (f"{told} Then the scores came, and for some claims chance was larger than planned. For {len(blunt)} claims "
+            f"*seen* is above the margin: fewer than 80 % of such runs would say so.\n\n{names}")  # fmt: skip
 
 
 def paper_costs(results: Path) -> str:
