@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -348,6 +349,34 @@ def test_three_answers_are_tried_and_the_faults_of_all_are_kept():
 def test_a_sample_over_the_maximum_length_is_not_made():
     small = build.Bounds(WORDS, max_length=60, words=20)
     assert set(build.make(item(), Scripted(GOOD), small).faults) == {"answer: over the maximum length"}
+
+
+TEMPLATES = {
+    "": "it has no chat template, in which the tokens of a sample are counted",
+    "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}": "no sample could become its tokens: .*templ",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=["none", "unsuitable"])
+def test_a_tokenizer_in_which_no_sample_can_be_written_is_refused_before_a_teacher_is_asked(
+    template, folder, tmp_path, capsys
+):
+    tokenizer = miniature.load()
+    tokenizer.chat_template = template or None
+    tokenizer.save_pretrained(tmp_path / "tok")
+    with serving(answer=teach) as server:
+        assert run("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE,
+                   "--tokenizer", tmp_path / "tok") == 2  # fmt: skip
+        assert not server.attempts
+    told = capsys.readouterr().err
+    assert re.search(TEMPLATES[template], told) and "--chat-format" not in told and len(told.splitlines()) == 1
+
+
+def test_a_sample_that_cannot_become_tokens_names_its_own_fault():
+    deaf = miniature.load()
+    deaf.chat_template = "{{ raise_exception('none of this') }}"
+    deaf_bounds = build.Bounds(deaf, max_length=400, words=20)
+    assert set(build.make(item(), Scripted(GOOD), deaf_bounds).faults) == {"answer: template refuses the messages"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")

@@ -72,10 +72,10 @@ def make(item: Item, teacher: Teacher, bounds: Bounds) -> Outcome:
             faults.append(f"answer: {error.reason}")
             continue
         fault = checks.problem(reply.text, question=question, item=item, finish=reply.finish, words=bounds.words)
-        sample = None if fault else _sample(item, question, reply.text, teacher.name, bounds)
-        if sample is not None:
-            return Outcome(item, sample, tuple(faults), questions=tuple(proposed))
-        faults.append(f"answer: {fault or 'over the maximum length'}")
+        found = fault or _sample(item, question, reply.text, teacher.name, bounds)
+        if isinstance(found, dict):
+            return Outcome(item, found, tuple(faults), questions=tuple(proposed))
+        faults.append(f"answer: {found}")
     return Outcome(item, None, tuple(faults), questions=tuple(proposed))
 
 
@@ -102,17 +102,17 @@ def faults(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return dict(Counter(fault for outcome in outcomes for fault in outcome.faults).most_common())
 
 
-def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds) -> dict[str, Any] | None:
-    """The sample, None where it is too long, or holds what no sample may."""
+def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds) -> dict[str, Any] | str:
+    """The sample, or its fault: it is too long, or cannot become tokens."""
     messages = [
         {"role": "user", "content": f"{item.text}\n\n{question}"}, {"role": "assistant", "content": answer.strip()},
     ]  # fmt: skip
     try:
         tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
-    except DataError:
-        return None
+    except DataError as error:
+        return error.reason
     if tokens > bounds.max_length:
-        return None
+        return "over the maximum length"
     document = item.document
     return {
         "id": item.id, "messages": messages, "source": document.source, "language": document.language,
