@@ -351,6 +351,16 @@ def test_a_sample_over_the_maximum_length_is_not_made():
     assert set(build.make(item(), Scripted(GOOD), small).faults) == {"answer: over the maximum length"}
 
 
+def test_a_teacher_that_nobody_reaches_leaves_the_report_of_the_samples_that_are_there(folder, tmp_path, capsys):
+    command = ("--documents", folder, "--out", tmp_path / "l.jsonl", *SIZE)
+    assert run(*command) == 0
+    before = (tmp_path / "l.jsonl").read_bytes(), (tmp_path / "l.report.json").read_bytes()
+    with serving(lambda *_: "401") as server:
+        assert run(*command, "--teacher", server.url) == 2
+    assert "no sample was built" in (told := capsys.readouterr().err) and "and its report stay" in told
+    assert before == ((tmp_path / "l.jsonl").read_bytes(), (tmp_path / "l.report.json").read_bytes())
+
+
 TEMPLATES = {
     "": "it has no chat template, in which the tokens of a sample are counted",
     "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}": "no sample could become its tokens: .*templ",

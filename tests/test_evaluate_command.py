@@ -115,6 +115,16 @@ def test_why_a_judge_gave_no_reply_is_told(tmp_path, capsys):
     assert f"longalign: no reply: {judge.url} answered 400 (told 400" in told.err
 
 
+def test_a_judge_that_nobody_reaches_leaves_the_scores_of_the_one_before(tmp_path, capsys):
+    assert run("longbench-chat", "--limit", 2, "--judge", "rubric", "--out", tmp_path, model=BASE) == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("judgments.jsonl", "items.csv", "summary.json")}
+    with serving(lambda *_: "401") as judge:
+        assert run("longbench-chat", "--judge", judge.url, "--out", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "the judge rated no answer" in told and "JUDGE_API_KEY to a valid key" in told and "stay" in told
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
 def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path, capsys):
     data = tmp_path / "official"
     data.mkdir()

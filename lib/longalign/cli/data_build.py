@@ -79,12 +79,14 @@ def run(options: BuildOptions) -> None:
             return
         outcomes = build.build(items, teacher, bounds, asker=asker, at_once=options.at_once if asker else 1)
     failed = [outcome for outcome in outcomes if outcome.error]
-    _report(options, outcomes, refusals)
+    built = any(outcome.sample for outcome in outcomes)
+    if built or not options.out.exists():  # else the report there is of the samples there
+        _report(options, outcomes, refusals)
     if any(fault.endswith(THOUGHTS_ALONE) for fault in build.faults(outcomes)):
         asking.advise_on_thoughts("teacher")
-    if not any(outcome.sample for outcome in outcomes):
+    if not built:
         why = failed[0].error if failed else next(iter(build.faults(outcomes)), "no item was drawn")
-        fail(f"no sample was built: {why}")
+        fail(f"no sample was built: {why}" + f"; {options.out} and its report stay as they were" * options.out.exists())
     _tell(options, outcomes, build.write(options.out, outcomes))
     if failed:
         print(f"longalign: the teacher gave no answer to {len(failed):,} items ({failed[0].error}): run the same "

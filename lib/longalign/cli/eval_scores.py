@@ -108,7 +108,10 @@ def _judgments(
             found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)
         if any(judgment.problem == THOUGHTS_ALONE for judgment in found):
             asking.advise_on_thoughts("judge")
-    write(options.out / "judgments.jsonl", found)
+    place, unheard = options.out / "judgments.jsonl", [one.problem.startswith(judges.UNHEARD) for one in found]
+    if place.is_file() and unheard and all(unheard):
+        fail(f"the judge rated no answer ({found[0].problem}): judgments and scores that are in {options.out} stay")
+    write(place, found)
     return found
 
 
