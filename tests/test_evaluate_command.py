@@ -230,6 +230,33 @@ def test_an_answer_longer_than_a_reply_may_be_is_refused(tmp_path, capsys):
     assert "and a reply has 32 at most in a window of 512: give a shorter --answer" in capsys.readouterr().err
 
 
+ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat", "task": "x", "language": "en",
+       "length": 0, "query": "Who?", "references": ["Marlow."], "ordered": False, "answer": "Marlow.", "finish": "stop",
+       "truncated": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "rows", "says"),
+    [
+        ("longbench-chat", [{"references": [42]}], "line 1, field references: no reference (references is a list of"),
+        ("longbench-chat", [{}, {"id": "b", "benchmark": "mt_bench"}], "holds answers of mt-bench"),
+        ("longbench-chat", [{"finish": "missing"}], "has an answer: there is nothing to judge"),
+        ("longbench", [{"task": "trec"}], "answers.jsonl, field task: unknown dataset ('trec'; one of narrativeqa"),
+        ("longbench", [{"task": "qasper", "references": []}], "answer 'a' has no reference"),
+        ("needle", [{"references": []}], "answer 'a' has no reference"),
+        ("needle", [{"references": [" "]}], "answer 'a' has no reference"),
+    ],
+)  # fmt: skip
+def test_answers_from_elsewhere_that_cannot_be_scored_are_refused_in_a_sentence(
+    benchmark, rows, says, tmp_path, capsys
+):
+    with (tmp_path / "answers.jsonl").open("w") as file:
+        file.writelines(json.dumps({**ROW, "benchmark": benchmark.replace("-", "_"), **row}) + "\n" for row in rows)
+    assert run(benchmark, "--out", tmp_path, *(("--judge", "rubric") if benchmark == "longbench-chat" else ())) == 2
+    assert says in (told := capsys.readouterr().err) and len(told.splitlines()) == 1
+    assert not (tmp_path / "summary.json").exists()
+
+
 def test_somebodys_own_answers_are_not_written_over(tmp_path, capsys):
     (tmp_path / "answers.jsonl").write_text('{"student": "Ann", "answer": "42"}\n')
     assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 2

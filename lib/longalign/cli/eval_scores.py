@@ -12,6 +12,7 @@ from longalign.cli.eval_answers import DERIVED, check_benchmark
 from longalign.cli.parsing import fail
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
+from longalign.data.jsonl import DataError
 from longalign.evals.benchmarks import longbench, longbench_chat
 from longalign.evals.benchmarks.catalogue import BENCHMARKS, Benchmark
 from longalign.evals.benchmarks.questions import MISSING, Answer, read_answers, write
@@ -25,9 +26,10 @@ Rows = list[dict[str, Any]]
 def run(options: EvalOptions) -> int:
     """Judge and score what is in the folder; returns how many judgments hold no rating."""
     answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
-    check_benchmark(answers[0], options)
+    for answer in answers:
+        check_benchmark(answer, options)
     there = [answer for answer in answers if answer.finish != MISSING]
-    exact, answered = benchmark.exact(answers), {answer.id for answer in there}
+    exact, answered = _exact(options, benchmark, answers), {answer.id for answer in there}
     metric_of = {row["item"]: row["metric"] for row in exact}  # of what has no answer, too
     tables = _by_metric([row for row in exact if row["item"] in answered])
     judgments = _judgments(options, there, benchmark) if options.judge else []
@@ -35,11 +37,20 @@ def run(options: EvalOptions) -> int:
         return 0
     if judgments:
         tables[benchmark.metric] = _rated(there, judgments, benchmark)
+    if not tables and options.judge:
+        fail(f"no question in {options.out / 'answers.jsonl'} has an answer: there is nothing to judge")
     if not tables:
         print("the answers are not judged yet: give --judge")
         return 0
     _write(options, answers, metric_of, tables, judgments)
     return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
+
+
+def _exact(options: EvalOptions, benchmark: Benchmark, answers: list[Answer]) -> Rows:
+    try:
+        return benchmark.exact(answers)
+    except DataError as error:
+        raise error.at(options.out / "answers.jsonl") from None
 
 
 def short(options: EvalOptions) -> None:

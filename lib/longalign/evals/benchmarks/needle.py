@@ -89,8 +89,12 @@ def in_texts(
 def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
     """Tidy rows: 1 where the answer holds the reference, whatever its case and white space, else 0.
 
-    `length` is the haystack's; the item is needle-LENGTH-DEPTH'S INDEX-INDEX, as in the miniature's benchmark.
+    `length` is the haystack's; the item is needle-LENGTH-DEPTH'S INDEX-INDEX, as in the miniature's benchmark. Raises
+    DataError for an answer without a reference; an empty one would be found everywhere.
     """
+    for answer in answers:
+        if not any(text.strip() for text in answer.references[:1]):
+            raise DataError(f"answer {answer.id!a:.60} has no reference", "references holds what is to be found")
     return [
         {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id, "metric": "found",
          "value": float(holds(a.answer, a.references[0]))}
