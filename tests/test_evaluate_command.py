@@ -305,6 +305,13 @@ def test_a_refusal_is_one_line_with_status_2(arguments, says, tmp_path, capsys):
     assert says in told and told.count("\n") == 1 and told.startswith("longalign: ")
 
 
+def test_answers_are_not_written_among_the_questions(tmp_path, capsys):
+    (tmp_path / "qasper.jsonl").write_text('{"input": "Who?"}\n')
+    assert run("longbench", "--data", f"{tmp_path}/.", "--out", tmp_path, model=BASE) == 2
+    assert "is the folder of --data, whose files are read as questions" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["qasper.jsonl"]
+
+
 def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tmp_path, capsys):
     assert run("needle", "--lengths", 64, 64, "--depths", 1, "--out", tmp_path, model=BASE) == 0  # asked once
     assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 2
