@@ -240,7 +240,7 @@ ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat
     [
         ("longbench-chat", [{"references": [42]}], "line 1, field references: no reference (references is a list of"),
         ("longbench-chat", [{}, {"id": "b", "benchmark": "mt_bench"}], "holds answers of mt-bench"),
-        ("longbench-chat", [{"finish": "missing"}], "has an answer: there is nothing to judge"),
+        ("longbench-chat", [{"finish": "missing"}], "has an answer: there is nothing to score"),
         ("longbench", [{"task": "trec"}], "answers.jsonl, field task: unknown dataset ('trec'; one of narrativeqa"),
         ("longbench", [{"task": "qasper", "references": []}], "answer 'a' has no reference"),
         ("needle", [{"references": []}], "answer 'a' has no reference"),

@@ -29,20 +29,18 @@ def run(options: EvalOptions) -> int:
     for answer in answers:
         check_benchmark(answer, options)
     there = [answer for answer in answers if answer.finish != MISSING]
-    exact, answered = _exact(options, benchmark, answers), {answer.id for answer in there}
-    metric_of = {row["item"]: row["metric"] for row in exact}  # of what has no answer, too
-    tables = _by_metric([row for row in exact if row["item"] in answered])
+    if not there:
+        fail(f"no question in {options.out / 'answers.jsonl'} has an answer: there is nothing to score")
+    tables = _by_metric(_exact(options, benchmark, answers))
     judgments = _judgments(options, there, benchmark) if options.judge else []
     if judgments is None:
         return 0
     if judgments:
         tables[benchmark.metric] = _rated(there, judgments, benchmark)
-    if not tables and options.judge:
-        fail(f"no question in {options.out / 'answers.jsonl'} has an answer: there is nothing to judge")
     if not tables:
         print("the answers are not judged yet: give --judge")
         return 0
-    _write(options, answers, metric_of, tables, judgments)
+    _write(options, answers, tables, judgments)
     return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
 
 
@@ -162,15 +160,14 @@ def _by_metric(rows: Rows) -> dict[str, Rows]:
 
 
 def _write(
-    options: EvalOptions, answers: Sequence[Answer], metric_of: dict[str, str], tables: dict[str, Rows],
-    judgments: Sequence[judges.Judgment],
-) -> None:  # fmt: skip
+    options: EvalOptions, answers: Sequence[Answer], tables: dict[str, Rows], judgments: Sequence[judges.Judgment]
+) -> None:
     problems = scoring.problems(judgments)
     results: dict[str, Any] = {"without a rating": problems}
     benchmark = BENCHMARKS[options.benchmark]
     for metric, rows in tables.items():
         # a string metric is of some datasets only; what has no answer counts as missing in each of its metrics
-        mine = [answer for answer in answers if metric in (benchmark.metric, metric_of.get(answer.id))]
+        mine = [answer for answer in answers if metric in (benchmark.metric, benchmark.exact_metric(answer))]
         means = scoring.by_group(mine, rows, benchmark.group)
         results[metric] = [dataclasses.asdict(mean) for mean in means]
         print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")

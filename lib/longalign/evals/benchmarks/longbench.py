@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from longalign.data.jsonl import DataError, read_lines
-from longalign.evals.benchmarks.questions import Answer, Question, check_ids
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, check_ids
 
 GROUPS = {
     "single-document-qa": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -50,7 +50,7 @@ def questions(folder: Path | str = SHIPPED) -> list[Question]:
 
 
 def metrics(answers: list[Answer]) -> list[dict[str, Any]]:
-    """Tidy rows: the official string metric of each answer, 0 to 100, the best over the references.
+    """Tidy rows: the official string metric of each answer that is there, 0 to 100, the best over the references.
 
     Raises DataError for an answer to another dataset than the twelve, and for one without a reference.
     """
@@ -60,9 +60,14 @@ def metrics(answers: list[Answer]) -> list[dict[str, Any]]:
             raise DataError(f"answer {answer.id!a:.60} has no reference", "references is a list of texts, one or more")
     return [
         {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id,
-         "metric": _settings(a.task)["metric"], "value": 100 * _metric(a)}
-        for a in answers
+         "metric": metric_of(a), "value": 100 * _metric(a)}
+        for a in answers if a.finish != MISSING
     ]  # fmt: skip
+
+
+def metric_of(answer: Answer) -> str:
+    """The name of the string metric that an answer gets, or would."""
+    return _settings(answer.task)["metric"]
 
 
 def group_of(answer: Answer) -> str:
