@@ -382,6 +382,24 @@ def test_a_tokenizer_in_which_no_sample_can_be_written_is_refused_before_a_teach
     assert re.search(TEMPLATES[template], told) and "--chat-format" not in told and len(told.splitlines()) == 1
 
 
+def test_one_thread_at_a_time_counts_tokens(monkeypatch):
+    """A tokenizer remembers how it was asked last: threads gave each other's text other tokens."""
+    inside, most = [], []
+
+    def encode(*_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return encode_as_ever(item_messages, WORDS)
+
+    encode_as_ever, item_messages = build.chat.encode, [{"role": "user", "content": "?"},
+                                                        {"role": "assistant", "content": "!"}]  # fmt: skip
+    monkeypatch.setattr(build.chat, "encode", encode)
+    build.build([item(seed=seed) for seed in range(8)], Scripted(GOOD), BOUNDS, at_once=4)
+    assert len(most) == 8 and max(most) == 1
+
+
 def test_a_sample_that_cannot_become_tokens_names_its_own_fault():
     deaf = miniature.load()
     deaf.chat_template = "{{ raise_exception('none of this') }}"

@@ -5,6 +5,7 @@ checks costs another, to the next of the questions as they were drawn, up to ATT
 """
 
 import json
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from longalign.self_instruct.draw import Item
 from longalign.self_instruct.teachers import Teacher
 
 ATTEMPTS = 3
+_ONE_AT_A_TIME = threading.Lock()
+"""A tokenizer keeps what was asked of it, such as that special tokens in a text stay text, for whoever asks next."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds
         {"role": "user", "content": f"{item.text}\n\n{question}"}, {"role": "assistant", "content": answer.strip()},
     ]  # fmt: skip
     try:
-        tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
+        with _ONE_AT_A_TIME:
+            tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
     except DataError as error:
         return error.reason
     if tokens > bounds.max_length:
