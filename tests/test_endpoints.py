@@ -183,6 +183,15 @@ def test_openais_own_key_is_sent_to_nobody_else(tmp_path, monkeypatch):
         assert server.key_variable == "TEST_API_KEY" and KEY not in (server._key, server._client.api_key)
 
 
+def test_no_account_and_no_project_is_named_not_even_an_empty_one(tmp_path, monkeypatch):
+    """OpenAI refuses a header that names no organization."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-mine")
+    with serving() as server:
+        ask_all(server, tmp_path / "a.jsonl", ["a b"])
+    assert "authorization" in server.headers and not {"openai-organization", "openai-project"} & server.headers
+
+
 @pytest.mark.parametrize(
     ("url", "told"),
     [("http://192.0.2.1/v1", True), ("http://api.openai.com/v1", True), ("https://192.0.2.1/v1", False),

@@ -50,9 +50,11 @@ class Server:
         if self._key and not _is_private(url):
             print(f"longalign: {self.url} is not encrypted: others can read {self.key_variable} and all questions on "
                   "the way; use https:// if the server has it", file=sys.stderr, flush=True)  # fmt: skip
-        # the client takes what it is not given from the environment: account and project belong to OpenAI's own key
+        # the client takes what it is not given from the environment; account and project belong to OpenAI's own key,
+        # and OpenAI refuses a header that names none
         self._client = openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project="",
+            default_headers=dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit()),
             http_client=openai.DefaultHttpxClient(follow_redirects=False),  # documents go to nobody else
         )  # fmt: skip
         self.model = model or self._only_model()
