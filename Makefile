@@ -81,7 +81,10 @@ endif
 ifneq ($(words $(EXECUTOR))$(filter make slurm,$(EXECUTOR)),1$(EXECUTOR))
 $(error EXECUTOR is '$(EXECUTOR)'; it is make (here) or slurm (as jobs of a cluster))
 endif
-ifneq ($(and $(filter slurm,$(EXECUTOR)),$(filter notebook smoke,$(MAKECMDGOALS))),)
+ifneq ($(and $(SEEDS),$(filter headline,$(MAKECMDGOALS))),)
+$(error SEEDS is for make reproduce; make headline trains the seeds of the profile $(PROFILE))
+endif
+ifneq ($(and $(filter slurm,$(EXECUTOR)),$(filter headline notebook referee smoke,$(MAKECMDGOALS))),)
 $(error EXECUTOR=slurm is for make reproduce; $(MAKECMDGOALS) runs here)
 endif
 ifneq ($(DRY_RUN),)

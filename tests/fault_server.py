@@ -23,7 +23,7 @@ class FaultServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.fault, self.answer, self.delay = fault, answer, delay
         self.attempts, self.paid, self.given = Counter(), Counter(), Counter()
-        self.authorizations, self.times, self.lock = set(), [], threading.Lock()
+        self.authorizations, self.headers, self.times, self.lock = set(), set(), [], threading.Lock()
         self.retry_after, self.location = "0.02", ""
         self.models = ["a-model"]
 
@@ -51,6 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
             attempt = self.server.attempts[question]
             self.server.attempts[question] += 1
             self.server.authorizations.add(self.headers.get("Authorization"))
+            self.server.headers |= {name.lower() for name in self.headers}
             self.server.times.append(time.monotonic())
         fault = self.server.fault(question, attempt)
         if fault:

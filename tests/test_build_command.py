@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from longalign.data.tokenize_files import tokenize_jsonl
 from longalign.miniature import tokenizer as miniature
 from longalign.self_instruct import build
 from longalign.self_instruct.documents import Document
-from longalign.self_instruct.draw import TASKS, Item
+from longalign.self_instruct.draw import TASKS, Item, draw
 
 WORDS = miniature.load()
 KEY = "sk-" + "planted-0123456789abcdef"
@@ -336,6 +337,25 @@ def test_one_of_five_questions_is_drawn_by_the_items_seed_alone():
     assert first[0] == first[1]
 
 
+def test_a_document_that_is_taken_often_gives_no_sample_twice():
+    """Five questions to each of four tasks make twenty samples; a teacher proposes the same ones every time."""
+    document = item().document
+    size = {"tokenizer": WORDS, "min_length": 1, "max_length": 400, "room": 100}
+    items, _ = draw([document], count=24, **size)
+    outcomes = build.build(items, Scripted(GOOD), BOUNDS)
+    asked = [(o.item.task, o.sample["messages"][0]["content"]) for o in outcomes if o.sample]
+    assert len(set(asked)) == len(asked)
+    alone = {task: [o for o in outcomes if o.item.task == task] for task in TASKS}
+    firsts = {task: [build.asked_in_turn(o.item, o.questions)[0] for o in some] for task, some in alone.items()}
+    assert all(len(set(some[:5])) == 5 and some[5:] == some[:1] for some in firsts.values())
+
+
+def test_of_samples_that_are_the_same_the_first_stays_and_the_others_are_told():
+    made = build.build([item(seed=seed) for seed in range(12)], Scripted(GOOD), BOUNDS)
+    kept = [outcome.sample["messages"][0]["content"] for outcome in made if outcome.sample]
+    assert len(kept) == len(set(kept)) <= 5 and build.faults(made) == {"sample: the same as another": 12 - len(kept)}
+
+
 def test_three_answers_are_tried_and_the_faults_of_all_are_kept():
     teacher = Scripted(dict.fromkeys(GOOD, ""))
     outcome = build.make(item(), teacher, BOUNDS)
@@ -348,6 +368,62 @@ def test_three_answers_are_tried_and_the_faults_of_all_are_kept():
 def test_a_sample_over_the_maximum_length_is_not_made():
     small = build.Bounds(WORDS, max_length=60, words=20)
     assert set(build.make(item(), Scripted(GOOD), small).faults) == {"answer: over the maximum length"}
+
+
+def test_a_teacher_that_nobody_reaches_leaves_the_report_of_the_samples_that_are_there(folder, tmp_path, capsys):
+    command = ("--documents", folder, "--out", tmp_path / "l.jsonl", *SIZE)
+    assert run(*command) == 0
+    before = (tmp_path / "l.jsonl").read_bytes(), (tmp_path / "l.report.json").read_bytes()
+    with serving(lambda *_: "401") as server:
+        assert run(*command, "--teacher", server.url) == 2
+    assert "no sample was built" in (told := capsys.readouterr().err) and "and its report stay" in told
+    assert before == ((tmp_path / "l.jsonl").read_bytes(), (tmp_path / "l.report.json").read_bytes())
+
+
+TEMPLATES = {
+    "": "it has no chat template, in which the tokens of a sample are counted",
+    "{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}": "no sample could become its tokens: .*templ",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=["none", "unsuitable"])
+def test_a_tokenizer_in_which_no_sample_can_be_written_is_refused_before_a_teacher_is_asked(
+    template, folder, tmp_path, capsys
+):
+    tokenizer = miniature.load.__wrapped__()
+    tokenizer.chat_template = template or None
+    tokenizer.save_pretrained(tmp_path / "tok")
+    with serving(answer=teach) as server:
+        assert run("--documents", folder, "--teacher", server.url, "--out", tmp_path / "l.jsonl", *SIZE,
+                   "--tokenizer", tmp_path / "tok") == 2  # fmt: skip
+        assert not server.attempts
+    told = capsys.readouterr().err
+    assert re.search(TEMPLATES[template], told) and "--chat-format" not in told and len(told.splitlines()) == 1
+
+
+def test_one_thread_at_a_time_counts_tokens(monkeypatch):
+    """A tokenizer remembers how it was asked last: threads gave each other's text other tokens."""
+    inside, most = [], []
+
+    def encode(*_):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return encode_as_ever(item_messages, WORDS)
+
+    encode_as_ever, item_messages = build.chat.encode, [{"role": "user", "content": "?"},
+                                                        {"role": "assistant", "content": "!"}]  # fmt: skip
+    monkeypatch.setattr(build.chat, "encode", encode)
+    build.build([item(seed=seed) for seed in range(8)], Scripted(GOOD), BOUNDS, at_once=4)
+    assert len(most) == 8 and max(most) == 1
+
+
+def test_a_sample_that_cannot_become_tokens_names_its_own_fault():
+    deaf = miniature.load.__wrapped__()
+    deaf.chat_template = "{{ raise_exception('none of this') }}"
+    deaf_bounds = build.Bounds(deaf, max_length=400, words=20)
+    assert set(build.make(item(), Scripted(GOOD), deaf_bounds).faults) == {"answer: template refuses the messages"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")

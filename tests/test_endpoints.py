@@ -161,6 +161,15 @@ def test_no_key_reaches_a_file_an_error_or_another_server(tmp_path, monkeypatch,
     assert KEY not in everything
 
 
+@pytest.mark.parametrize("placeholder", ["test", "EMPTY", "ollama", "token-abc123"])
+def test_a_placeholder_for_a_key_changes_no_word_of_a_reply(placeholder, tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_API_KEY", placeholder)
+    said = f"The latest {placeholder} of the word EMPTY."
+    with serving(answer=lambda _: said) as server:
+        found, _ = ask_all(server, tmp_path / "a.jsonl", ["a b"])
+    assert found == [said]
+
+
 def test_openais_own_key_is_sent_to_nobody_else(tmp_path, monkeypatch):
     monkeypatch.delenv("TEST_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -172,6 +181,15 @@ def test_openais_own_key_is_sent_to_nobody_else(tmp_path, monkeypatch):
                 "HTTP://API.OPENAI.COM:443/v1"):  # fmt: skip
         server = Server(url, model="m", key_variable="TEST_API_KEY")
         assert server.key_variable == "TEST_API_KEY" and KEY not in (server._key, server._client.api_key)
+
+
+def test_no_account_and_no_project_is_named_not_even_an_empty_one(tmp_path, monkeypatch):
+    """OpenAI refuses a header that names no organization."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-of-mine")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-of-mine")
+    with serving() as server:
+        ask_all(server, tmp_path / "a.jsonl", ["a b"])
+    assert "authorization" in server.headers and not {"openai-organization", "openai-project"} & server.headers
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,16 @@ def test_why_a_judge_gave_no_reply_is_told(tmp_path, capsys):
     assert f"longalign: no reply: {judge.url} answered 400 (told 400" in told.err
 
 
+def test_a_judge_that_nobody_reaches_leaves_the_scores_of_the_one_before(tmp_path, capsys):
+    assert run("longbench-chat", "--limit", 2, "--judge", "rubric", "--out", tmp_path, model=BASE) == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("judgments.jsonl", "items.csv", "summary.json")}
+    with serving(lambda *_: "401") as judge:
+        assert run("longbench-chat", "--judge", judge.url, "--out", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "the judge rated no answer" in told and "JUDGE_API_KEY to a valid key" in told and "stay" in told
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
 def test_the_official_prompt_is_used_where_it_lies_beside_the_questions(tmp_path, capsys):
     data = tmp_path / "official"
     data.mkdir()
@@ -220,6 +230,33 @@ def test_an_answer_longer_than_a_reply_may_be_is_refused(tmp_path, capsys):
     assert "and a reply has 32 at most in a window of 512: give a shorter --answer" in capsys.readouterr().err
 
 
+ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat", "task": "x", "language": "en",
+       "length": 0, "query": "Who?", "references": ["Marlow."], "ordered": False, "answer": "Marlow.", "finish": "stop",
+       "truncated": 0}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "rows", "says"),
+    [
+        ("longbench-chat", [{"references": [42]}], "line 1, field references: no reference (references is a list of"),
+        ("longbench-chat", [{}, {"id": "b", "benchmark": "mt_bench"}], "holds answers of mt-bench"),
+        ("longbench-chat", [{"finish": "missing"}], "has an answer: there is nothing to score"),
+        ("longbench", [{"task": "trec"}], "answers.jsonl, field task: unknown dataset ('trec'; one of narrativeqa"),
+        ("longbench", [{"task": "qasper", "references": []}], "answer 'a' has no reference"),
+        ("needle", [{"references": []}], "answer 'a' has no reference"),
+        ("needle", [{"references": [" "]}], "answer 'a' has no reference"),
+    ],
+)  # fmt: skip
+def test_answers_from_elsewhere_that_cannot_be_scored_are_refused_in_a_sentence(
+    benchmark, rows, says, tmp_path, capsys
+):
+    with (tmp_path / "answers.jsonl").open("w") as file:
+        file.writelines(json.dumps({**ROW, "benchmark": benchmark.replace("-", "_"), **row}) + "\n" for row in rows)
+    assert run(benchmark, "--out", tmp_path, *(("--judge", "rubric") if benchmark == "longbench-chat" else ())) == 2
+    assert says in (told := capsys.readouterr().err) and len(told.splitlines()) == 1
+    assert not (tmp_path / "summary.json").exists()
+
+
 def test_somebodys_own_answers_are_not_written_over(tmp_path, capsys):
     (tmp_path / "answers.jsonl").write_text('{"student": "Ann", "answer": "42"}\n')
     assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 2
@@ -266,6 +303,13 @@ def test_a_refusal_is_one_line_with_status_2(arguments, says, tmp_path, capsys):
     assert run(*arguments, "--out", tmp_path / "out") == 2
     told = capsys.readouterr().err
     assert says in told and told.count("\n") == 1 and told.startswith("longalign: ")
+
+
+def test_answers_are_not_written_among_the_questions(tmp_path, capsys):
+    (tmp_path / "qasper.jsonl").write_text('{"input": "Who?"}\n')
+    assert run("longbench", "--data", f"{tmp_path}/.", "--out", tmp_path, model=BASE) == 2
+    assert "is the folder of --data, whose files are read as questions" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["qasper.jsonl"]
 
 
 def test_a_judge_that_is_no_file_and_answers_of_another_benchmark_are_refused(tmp_path, capsys):

@@ -89,3 +89,12 @@ def test_make_headline_trains_scores_draws_and_a_second_one_trains_nothing(tmp_p
 def test_a_profile_that_does_not_exist_is_refused_in_a_sentence(capsys):
     assert headline.main(["labtop"]) == 2
     assert "labtop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ("SEEDS=1", "SEEDS is for make reproduce; make headline trains the seeds of the profile laptop"),
+    ("EXECUTOR=slurm", "EXECUTOR=slurm is for make reproduce; headline runs here"),
+])  # fmt: skip
+def test_what_the_headline_would_not_follow_is_refused(given, says, tmp_path):
+    told = make("--dry-run", "headline", given, *with_this_python(tmp_path))
+    assert told.returncode == 2 and says in told.stderr

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from fault_server import serving
+from longalign.clients import connect
 from longalign.clients.client import Asker
 from longalign.clients.errors import EndpointError
 from longalign.clients.reply_store import Replies, Reply, Request
+from longalign.common import paths
 from longalign.evals.benchmarks.questions import Answer
 from longalign.evals.judges import judges, prompts, scoring
 from longalign.evals.judges.judges import Case, Judgment, ModelJudge, Rubric
@@ -128,6 +130,16 @@ def test_a_second_run_is_asked_even_where_its_words_are_the_same_and_a_replay_as
     with Replies(tmp_path / "judge.jsonl") as file:
         recorded = ModelJudge(Asker(None, file, model="a-judge"))
         assert judges.judge_all(cases, recorded, runs=2) == first, "without a server and a key"
+
+
+def test_another_model_of_the_same_name_gets_no_replies_of_the_first(tmp_path):
+    """A folder may hold other weights the next time that it is called so."""
+    names = []
+    for folder in ("mini-6b", "mini-7b"):
+        asked = connect.open_asker(str(paths.bases() / folder), tmp_path / "r.jsonl", role="judge", name="mine")
+        with asked as asker:
+            names.append(asker.model)
+    assert names[0] != names[1] and all(name.startswith("mine, ") for name in names)
 
 
 def test_a_recorded_judge_does_not_rate_what_it_was_not_asked(tmp_path):

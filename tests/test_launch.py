@@ -20,7 +20,7 @@ from longalign.common.config import ConfigError
 from longalign.data.store import TokenStore
 from longalign.recipe.balance import within_steps
 from longalign.recipe.cost import micro_batch_costs
-from longalign.train import jobs, needs
+from longalign.train import jobs, launcher, needs
 from longalign.train.events import read_events
 from longalign.train.memory import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.train.models import load_model, model_shape
@@ -45,6 +45,15 @@ def job(tmp_path):
         return path
 
     return write
+
+
+def test_a_container_in_an_allocation_that_lacks_slurms_programs_trains_on_its_one_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "node[1-2]")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert launcher.allocated() == []
+    assert "--standalone" in launcher.command(Parallelism(ranks=2), "m", hosts=launcher.allocated())
+    with pytest.raises(ValueError, match="0 are here .*allocation of as many, where scontrol is, or list them"):
+        launcher.command(Parallelism(nodes=2, ranks=2), "m", hosts=launcher.allocated())
 
 
 def start(job, *options):

@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from longalign.evals.benchmarks.catalogue import BENCHMARKS
 from longalign.evals.benchmarks.questions import MISSING, Answer, Question, read_answers, write
 from longalign.evals.chat_answers import ANSWER_ROOM as ROOM
 from longalign.evals.decoding import greedy
+from longalign.evals.judges import judges
 from longalign.evals.judges.prompts import SCALES
 from longalign.experiments.evaluations import COLUMNS
 from longalign.miniature import tokenizer as miniature
@@ -292,6 +294,39 @@ def test_generated_needles_are_those_of_the_miniatures_benchmark():
     found = needle.generated(lengths=[64, 128], depths=3)
     assert len(found) == 18 and {q.length for q in found} == {64, 128} and found[0].id == "needle-64-0-0"
     assert all(q.references[0] in q.turns[0] for q in found)
+
+
+def test_one_thread_at_a_time_cuts_prompts(tmp_path, monkeypatch):
+    """A tokenizer remembers how it was asked last: threads gave each other's text other tokens."""
+    inside, most = [], []
+
+    def fit(messages, *_, **__):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+        return messages, 0
+
+    class Yes:
+        model = "yes"
+
+        def ask(self, _):
+            return Reply("yes")
+
+    monkeypatch.setattr(answering.windows, "fit", fit)
+    with Replies(tmp_path / "r.jsonl") as file:
+        answering.answer_all(longbench_chat.questions()[:8], Asker(Yes(), file), tokenizer=WORDS, window=512, at_once=4)
+    assert len(most) == 8 and max(most) == 1
+
+
+def test_what_was_not_answered_is_neither_scored_nor_judged():
+    """Its text is the reason, which may even hold the answer."""
+    told = "a prompt of 4 tokens leaves no room: eat a sandwich"
+    for task, score in (("needle", needle.exact), ("qasper", longbench.metrics)):
+        given = ("m", "any", task, "en", 64, "?", ("eat a sandwich",), False, told)
+        there, missing = (Answer(name, name, *given, finish, 0) for name, finish in (("a", "stop"), ("b", MISSING)))
+        assert [row["item"] for row in score([there, missing])] == ["a"]
+        assert [case.answer.id for case in judges.cases_of([there, missing], lambda _: "qa")] == ["a"]
 
 
 def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():

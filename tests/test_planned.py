@@ -1,5 +1,6 @@
 """The order of micro-batches, their weights, and what does not fit the plan."""
 
+import inspect
 import pickle
 
 import numpy as np
@@ -237,6 +238,23 @@ def test_labels_that_are_not_those_of_the_plan_are_refused_when_read():
     guessed = plan_naive([9, 9])
     with pytest.raises(ValueError, match=r"has 9 tokens and \d targets, but the plan was made from 9 and 8; .*measure"):
         list(PlannedDataset(sequences, [guessed]))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "says"),
+    [
+        ([{"input_ids": [7, 7], "attention_mask": [1, 1]}], "sequence 0 has no labels, but the keys input_ids, atten"),
+        ([{"messages": []}], "sequence 0 has no input_ids, but the keys messages"),
+        ([([7], [7])], "sequence 0 has no input_ids, but the type tuple"),
+        (iter(()), "the sequences are of the type tuple_iterator: a plan needs the lengths of all"),
+        ({"input_ids": [[7]], "labels": [[7]]}, "the sequences are of the type dict: .*give a list"),
+        ("store", "the sequences are of the type str"),
+    ],
+    ids=["no labels", "messages", "pairs", "stream", "columns", "path"],
+)  # fmt: skip
+def test_sequences_in_another_form_are_refused_in_a_sentence_when_they_are_measured(sequences, says):
+    with pytest.raises(ValueError, match=says):
+        inspect.unwrap(measure)(sequences)  # users have no checks of types around it
 
 
 def test_an_evaluation_in_which_nothing_is_a_target_is_refused():

@@ -100,6 +100,7 @@ def test_floats_may_be_written_as_people_write_them(tmp_path, text, value):
         ("name: mine\nevaluation: {lengths: []}\n", ["evaluation.lengths", "at least one"]),
         ("name: mine\nevaluation: {per_cell: 0}\n", ["evaluation.per_cell"]),
         ("name: mine\ncorpus: {max_short: 8}\n", ["corpus.max_short", "64"]),
+        ("name: mine\ncorpus: {max_short: 2000}\n", ["corpus.max_short must not exceed corpus.max_length"]),
         ("name: mine\ncorpus: {long: -5}\n", ["corpus.long", "negative"]),
         ("name: mine\ntraining: {schedule: cosin}\n", ["training.schedule", "did you mean 'cosine'"]),
         ("name: mine\ntraining: {packing_algorithm: nextfit}\n", ["packing_algorithm", "did you mean 'next_fit'"]),

@@ -21,6 +21,8 @@ ANSWER_TOKENS = 1024
 QUESTION_TOKENS = 128
 UNKNOWN = {"en": "What?", "zh": "什么？"}
 """Stands for a question that has not been proposed yet, where requests are counted."""
+TRIAL = [{"role": "user", "content": "A text.\n\nWhat is it?"}, {"role": "assistant", "content": "A text."}]
+"""A sample in which a tokenizer shows whether it can write one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ def run(options: BuildOptions) -> None:
 
     _check_out(options)
     tokenizer = load_tokenizer(options.tokenizer)
+    _check_tokenizer(options, tokenizer)
     answer_tokens = options.answer_tokens or min(ANSWER_TOKENS, options.max_length // 4)
     items, refusals = _items(options, tokenizer, answer_tokens)
     bounds = build.Bounds(tokenizer, options.max_length, words=max(8, answer_tokens // 2))
@@ -76,12 +79,14 @@ def run(options: BuildOptions) -> None:
             return
         outcomes = build.build(items, teacher, bounds, asker=asker, at_once=options.at_once if asker else 1)
     failed = [outcome for outcome in outcomes if outcome.error]
-    _report(options, outcomes, refusals)
+    built = any(outcome.sample for outcome in outcomes)
+    if built or not options.out.exists():  # else the report there is of the samples there
+        _report(options, outcomes, refusals)
     if any(fault.endswith(THOUGHTS_ALONE) for fault in build.faults(outcomes)):
         asking.advise_on_thoughts("teacher")
-    if not any(outcome.sample for outcome in outcomes):
+    if not built:
         why = failed[0].error if failed else next(iter(build.faults(outcomes)), "no item was drawn")
-        fail(f"no sample was built: {why}")
+        fail(f"no sample was built: {why}" + f"; {options.out} and its report stay as they were" * options.out.exists())
     _tell(options, outcomes, build.write(options.out, outcomes))
     if failed:
         print(f"longalign: the teacher gave no answer to {len(failed):,} items ({failed[0].error}): run the same "
@@ -94,6 +99,20 @@ def _check_out(options: BuildOptions) -> None:
         fail(f"--out {options.out} is a folder: name a file, such as {options.out / 'long.jsonl'}")
     if options.out.exists() and not _beside(options, "report.json").exists():
         fail(f"--out {options.out} exists already, and this command did not write it: name another file")
+
+
+def _check_tokenizer(options: BuildOptions, tokenizer: Any) -> None:
+    """Leaves where no sample could become tokens: its answers would be paid for, and then all be refused."""
+    from longalign.data import chat
+    from longalign.data.chat_formats import format_of
+
+    if format_of(tokenizer) == "template" and not tokenizer.chat_template:
+        fail(f"--tokenizer {options.tokenizer}: it has no chat template, in which the tokens of a sample are counted: "
+             "save one there (chat_template.jinja), or name the tokenizer of a model that has one")  # fmt: skip
+    try:
+        chat.encode(TRIAL, tokenizer)
+    except ValueError as error:
+        fail(f"--tokenizer {options.tokenizer}: no sample could become its tokens: {error}")
 
 
 def _beside(options: BuildOptions, kind: str) -> Path:

@@ -95,6 +95,8 @@ def run(options: EvalOptions) -> None:
 def _check(options: EvalOptions) -> None:
     if options.out.is_file():
         fail(f"--out {options.out} is a file: name a folder")
+    if options.data and options.out.resolve() == options.data.resolve():
+        fail(f"--out {options.out} is the folder of --data, whose files are read as questions: name another folder")
     if options.benchmark != "needle" and (given := [name for name in NEEDLE_OPTIONS if getattr(options, name)]):
         fail(f"--{given[0]} is for the needle test; leave it out")
     if options.benchmark == "needle" and options.data:

@@ -12,6 +12,7 @@ from longalign.cli.eval_answers import DERIVED, check_benchmark
 from longalign.cli.parsing import fail
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
+from longalign.data.jsonl import DataError
 from longalign.evals.benchmarks import longbench, longbench_chat
 from longalign.evals.benchmarks.catalogue import BENCHMARKS, Benchmark
 from longalign.evals.benchmarks.questions import MISSING, Answer, read_answers, write
@@ -25,11 +26,12 @@ Rows = list[dict[str, Any]]
 def run(options: EvalOptions) -> int:
     """Judge and score what is in the folder; returns how many judgments hold no rating."""
     answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
-    check_benchmark(answers[0], options)
+    for answer in answers:
+        check_benchmark(answer, options)
     there = [answer for answer in answers if answer.finish != MISSING]
-    exact, answered = benchmark.exact(answers), {answer.id for answer in there}
-    metric_of = {row["item"]: row["metric"] for row in exact}  # of what has no answer, too
-    tables = _by_metric([row for row in exact if row["item"] in answered])
+    if not there:
+        fail(f"no question in {options.out / 'answers.jsonl'} has an answer: there is nothing to score")
+    tables = _by_metric(_exact(options, benchmark, answers))
     judgments = _judgments(options, there, benchmark) if options.judge else []
     if judgments is None:
         return 0
@@ -38,8 +40,15 @@ def run(options: EvalOptions) -> int:
     if not tables:
         print("the answers are not judged yet: give --judge")
         return 0
-    _write(options, answers, metric_of, tables, judgments)
+    _write(options, answers, tables, judgments)
     return len(answers) - len(there) + sum(judgment.rating is None for judgment in judgments)
+
+
+def _exact(options: EvalOptions, benchmark: Benchmark, answers: list[Answer]) -> Rows:
+    try:
+        return benchmark.exact(answers)
+    except DataError as error:
+        raise error.at(options.out / "answers.jsonl") from None
 
 
 def short(options: EvalOptions) -> None:
@@ -108,7 +117,10 @@ def _judgments(
             found = judges.judge_all(cases, judge, runs=options.runs, asker=asker, at_once=options.at_once)
         if any(judgment.problem == THOUGHTS_ALONE for judgment in found):
             asking.advise_on_thoughts("judge")
-    write(options.out / "judgments.jsonl", found)
+    place, unheard = options.out / "judgments.jsonl", [one.problem.startswith(judges.UNHEARD) for one in found]
+    if place.is_file() and unheard and all(unheard):
+        fail(f"the judge rated no answer ({found[0].problem}): judgments and scores that are in {options.out} stay")
+    write(place, found)
     return found
 
 
@@ -148,15 +160,14 @@ def _by_metric(rows: Rows) -> dict[str, Rows]:
 
 
 def _write(
-    options: EvalOptions, answers: Sequence[Answer], metric_of: dict[str, str], tables: dict[str, Rows],
-    judgments: Sequence[judges.Judgment],
-) -> None:  # fmt: skip
+    options: EvalOptions, answers: Sequence[Answer], tables: dict[str, Rows], judgments: Sequence[judges.Judgment]
+) -> None:
     problems = scoring.problems(judgments)
     results: dict[str, Any] = {"without a rating": problems}
     benchmark = BENCHMARKS[options.benchmark]
     for metric, rows in tables.items():
         # a string metric is of some datasets only; what has no answer counts as missing in each of its metrics
-        mine = [answer for answer in answers if metric in (benchmark.metric, metric_of.get(answer.id))]
+        mine = [answer for answer in answers if metric in (benchmark.metric, benchmark.exact_metric(answer))]
         means = scoring.by_group(mine, rows, benchmark.group)
         results[metric] = [dataclasses.asdict(mean) for mean in means]
         print(f"\n{options.benchmark}, {metric}\n{scoring.table(means)}")

@@ -18,8 +18,8 @@ def open_asker(
     """An asker of a server, or of a model in this process, whose replies are kept in `replies`, or of a file of them.
 
     `role` ("judge") names the environment variable of a server's key, JUDGE_API_KEY, and the option in errors; `name`
-    says which model of a server or a file is meant, and what a local one is called; `thinking_tokens` is as in `Asker`.
-    Raises ValueError where there is nothing of this kind, and as `Server`, `LocalModel` and `Replies` do.
+    says which model of a server or a file is meant, and how a local one's identity begins; `thinking_tokens` is as in
+    `Asker`. Raises ValueError where there is nothing of this kind, and as `Server`, `LocalModel` and `Replies` do.
     """
     if target.startswith(("http://", "https://")):
         server = Server(target, model=name, key_variable=f"{role.upper()}_API_KEY", timeout=timeout)
@@ -28,7 +28,8 @@ def open_asker(
     elif Path(target).is_dir():
         model = LocalModel(target)
         with Replies(replies) as file:
-            yield Asker(model, file, model=name, thinking_tokens=thinking_tokens)
+            called = f"{name}, {model.model}" if name else ""  # other weights of this name are another model
+            yield Asker(model, file, model=called, thinking_tokens=thinking_tokens)
     elif Path(target).is_file():
         with Replies(Path(target), recorded=True) as file:
             yield Asker(None, file, model=_only(file, name, role), thinking_tokens=thinking_tokens)

@@ -2,7 +2,7 @@
 
 Retries are the caller's (`longalign.clients.client`), since the client's own know neither an error that comes with
 status 200 nor a reply that was cut short. Keys come from the environment alone and are taken out of every text that
-comes back, whatever a server writes into it.
+comes back, whatever a server writes into it (one that is only a word, such as EMPTY, stays in a model's replies).
 """
 
 import email.utils
@@ -24,6 +24,9 @@ LONGEST_WAIT = 300.0
 TIMEOUT = 600.0
 HIDDEN = "[key]"
 SHORTEST_KEY = 4
+SHORTEST_IN_REPLIES = 16
+"""Shorter keys are placeholders that servers of one's own take (EMPTY, ollama, test), and words that models write:
+taken out of replies, they would change answers and training data."""
 THOUGHTS = ("reasoning_content", "reasoning")
 """Fields of a message in which servers tell what a reasoning model thought (vLLM, DeepSeek; OpenRouter)."""
 ENDED = (None, "", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
@@ -47,9 +50,11 @@ class Server:
         if self._key and not _is_private(url):
             print(f"longalign: {self.url} is not encrypted: others can read {self.key_variable} and all questions on "
                   "the way; use https:// if the server has it", file=sys.stderr, flush=True)  # fmt: skip
-        # the client takes what it is not given from the environment: account and project belong to OpenAI's own key
+        # the client takes what it is not given from the environment; account and project belong to OpenAI's own key,
+        # and OpenAI refuses a header that names none
         self._client = openai.OpenAI(
             base_url=self.url, api_key=self._key or "none", timeout=timeout, max_retries=0, organization="", project="",
+            default_headers=dict.fromkeys(("OpenAI-Organization", "OpenAI-Project"), openai.Omit()),
             http_client=openai.DefaultHttpxClient(follow_redirects=False),  # documents go to nobody else
         )  # fmt: skip
         self.model = model or self._only_model()
@@ -70,11 +75,11 @@ class Server:
 
     def clean(self, text: str) -> str:
         """A text without the key, on one line."""
-        return " ".join(self._hidden(text).split())[:300]
+        return " ".join(self._hidden(text, SHORTEST_KEY).split())[:300]
 
-    def _hidden(self, text: str) -> str:
-        """A text without the key, in UTF-8."""
-        if len(self._key) >= SHORTEST_KEY:
+    def _hidden(self, text: str, shortest: int = SHORTEST_IN_REPLIES) -> str:
+        """A text without the key, where it has so many characters, in UTF-8."""
+        if len(self._key) >= shortest:
             for form in {self._key, repr(self._key)[1:-1], json.dumps(self._key)[1:-1]}:
                 text = text.replace(form, HIDDEN)
         return text.encode("utf-8", "replace").decode("utf-8")

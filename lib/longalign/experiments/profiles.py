@@ -207,6 +207,7 @@ def _check_numbers(profile: Profile, where: str) -> None:
         (0 <= training.warmup_ratio < 1, "training.warmup_ratio is a share of the steps, from 0 to below 1"),
         (training.checkpoint_every >= 1, "training.checkpoint_every must be at least 1"),
         (corpus.min_long <= corpus.max_length, "corpus.min_long must not exceed corpus.max_length"),
+        (corpus.max_short <= corpus.max_length, "corpus.max_short must not exceed corpus.max_length"),
         (min((corpus.max_length, *profile.windows)) >= corpus.min_long,
          "windows must not be shorter than corpus.min_long"),
         (corpus.max_length <= training.capacity, "corpus.max_length must not exceed training.capacity"),

@@ -41,14 +41,19 @@ class Sequences(Protocol):
 def measure(sequences: Sequences) -> tuple[Int[np.ndarray, " sequences"], Int[np.ndarray, " sequences"]]:
     """Lengths and target counts N_i of the sequences, which is what a plan is made from; position 0 never counts.
 
-    Raises ValueError for a sequence that is no row of tokens with a label each, is padded, packed already, or has
-    labels that are shifted, or targets where a mask of its own (MASKS) leaves tokens out.
+    Raises ValueError for sequences without a length, as in a stream, and for one that is no row of tokens with a label
+    each, is padded, packed already, or has labels that are shifted, or targets where a mask of its own (MASKS) leaves
+    tokens out.
 
     >>> lengths, target_counts = measure([{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)])
     >>> lengths.tolist(), target_counts.tolist()
     ([2, 4, 3], [1, 3, 2])
     """
-    pairs = [_measured(index, sequences[index]) for index in range(len(sequences))]
+    listed = hasattr(sequences, "__len__") and hasattr(sequences, "__getitem__")
+    if not listed or isinstance(sequences, Mapping | str):
+        raise ValueError(f"the sequences are of the type {type(sequences).__name__}: a plan needs the lengths of all; "
+                         'give a list or datasets.Dataset of {"input_ids", "labels"}, or a TokenStore')  # fmt: skip
+    pairs = [_measured(index, _with_labels(index, sequences[index])) for index in range(len(sequences))]
     lengths, target_counts = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return lengths, target_counts
 
@@ -216,6 +221,19 @@ class EvaluationDataset(PlannedDataset):
     def __getitem__(self, index: int) -> list[dict[str, Any]]:
         features = super().__getitem__(index)
         return [{**feature, "loss_weight": feature["loss_weight"] * len(self)} for feature in features]
+
+
+def _with_labels(index: int, sequence: Any) -> Any:
+    """The sequence; raises ValueError where it does not hold tokens and labels under their names."""
+    for name in ("input_ids", "labels"):
+        try:
+            sequence[name]
+        except (KeyError, TypeError, IndexError):
+            held = f"the keys {', '.join(map(str, sequence))}" if isinstance(sequence, Mapping) else (
+                f"the type {type(sequence).__name__}")  # fmt: skip
+            raise ValueError(f"sequence {index} has no {name}, but {held}: give input_ids, and labels with "
+                             f"{IGNORE_INDEX} for what is not learnt") from None  # fmt: skip
+    return sequence
 
 
 def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:

@@ -5,9 +5,10 @@ checks costs another, to the next of the questions as they were drawn, up to ATT
 """
 
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,9 @@ from longalign.self_instruct.draw import Item
 from longalign.self_instruct.teachers import Teacher
 
 ATTEMPTS = 3
+SAME = "sample: the same as another"
+_ONE_AT_A_TIME = threading.Lock()
+"""A tokenizer keeps what was asked of it, such as that special tokens in a text stay text, for whoever asks next."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,22 @@ class Outcome:
 def build(
     items: Sequence[Item], teacher: Teacher, bounds: Bounds, *, asker: Asker | None = None, at_once: int = 1
 ) -> list[Outcome]:
-    """The outcome of every item, in their order."""
+    """The outcome of every item, in their order. Of samples that are the same letter by letter the first stays."""
     found = concurrency.each(
         lambda item: make(item, teacher, bounds), items, asker=asker, at_once=at_once, label="built"
     )
-    return [Outcome(item, error=str(said)) if isinstance(said, EndpointError) else said
-            for item, said in zip(items, found, strict=True)]  # fmt: skip
+    outcomes = [Outcome(item, error=str(said)) if isinstance(said, EndpointError) else said
+                for item, said in zip(items, found, strict=True)]  # fmt: skip
+    return list(_each_once(outcomes))
+
+
+def _each_once(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """A document that is taken often may get the same question twice, and a sample would count twice."""
+    seen = set()
+    for outcome in outcomes:
+        said = outcome.sample and tuple(message["content"] for message in outcome.sample["messages"])
+        yield replace(outcome, sample=None, faults=(*outcome.faults, SAME)) if said and said in seen else outcome
+        seen.add(said)
 
 
 def make(item: Item, teacher: Teacher, bounds: Bounds) -> Outcome:
@@ -72,17 +86,22 @@ def make(item: Item, teacher: Teacher, bounds: Bounds) -> Outcome:
             faults.append(f"answer: {error.reason}")
             continue
         fault = checks.problem(reply.text, question=question, item=item, finish=reply.finish, words=bounds.words)
-        sample = None if fault else _sample(item, question, reply.text, teacher.name, bounds)
-        if sample is not None:
-            return Outcome(item, sample, tuple(faults), questions=tuple(proposed))
-        faults.append(f"answer: {fault or 'over the maximum length'}")
+        found = fault or _sample(item, question, reply.text, teacher.name, bounds)
+        if isinstance(found, dict):
+            return Outcome(item, found, tuple(faults), questions=tuple(proposed))
+        faults.append(f"answer: {found}")
     return Outcome(item, None, tuple(faults), questions=tuple(proposed))
 
 
 def asked_in_turn(item: Item, proposed: Sequence[str]) -> list[str]:
-    """Of the proposed questions those that pass their checks, in the item's own order, at most ATTEMPTS."""
+    """Of the proposed questions those that pass their checks, in the item's own order, at most ATTEMPTS.
+
+    Items of the same text and task, to which a teacher proposes the same, begin each with another one.
+    """
     good = [question for question in proposed if checks.question_problem(question, item) is None]
-    return Random(item.seed).sample(good, len(good))[:ATTEMPTS]
+    order = Random(item.seed if item.first is None else item.first).sample(good, len(good))
+    begin = item.again % max(1, len(order))
+    return [*order[begin:], *order[:begin]][:ATTEMPTS]
 
 
 def write(path: Path, outcomes: Iterable[Outcome]) -> int:
@@ -102,17 +121,18 @@ def faults(outcomes: Iterable[Outcome]) -> dict[str, int]:
     return dict(Counter(fault for outcome in outcomes for fault in outcome.faults).most_common())
 
 
-def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds) -> dict[str, Any] | None:
-    """The sample, None where it is too long, or holds what no sample may."""
+def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds) -> dict[str, Any] | str:
+    """The sample, or its fault: it is too long, or cannot become tokens."""
     messages = [
         {"role": "user", "content": f"{item.text}\n\n{question}"}, {"role": "assistant", "content": answer.strip()},
     ]  # fmt: skip
     try:
-        tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
-    except DataError:
-        return None
+        with _ONE_AT_A_TIME:
+            tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
+    except DataError as error:
+        return error.reason
     if tokens > bounds.max_length:
-        return None
+        return "over the maximum length"
     document = item.document
     return {
         "id": item.id, "messages": messages, "source": document.source, "language": document.language,

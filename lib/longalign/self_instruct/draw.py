@@ -34,7 +34,8 @@ _BREAKS = tuple(map(re.compile, (r"\n[ \t]*\n", r"\n", r"(?<=[.!?])[ \t]+|(?<=[ã
 class Item:
     """One sample to make: a document, what is shown of it, and the task; `seed` is for what is drawn later.
 
-    `text` is a slice of the document's, `tokens` its length without special tokens; `copy` counts from 0.
+    `text` is a slice of the document's, `tokens` its length without special tokens; `copy` counts from 0. Of the same
+    text and task there may be `again` items before it, the first of them with the seed `first` (None: its own).
     """
 
     id: str
@@ -44,6 +45,8 @@ class Item:
     task: str
     copy: int
     seed: int
+    first: int | None = None
+    again: int = 0
 
 
 def draw(
@@ -152,11 +155,17 @@ def _items(document: Document, times: int, seed: int, length: int, limit: int, t
     turns = list(TASKS)
     Random(f"{seed}:{document.sha256}").shuffle(turns)
     name = re.sub(r"[^a-z0-9.]+", "-", document.source.lower()).strip("-.") or "text"
-    for copy in range(times):
-        drawn = hashlib.sha256(f"{seed}:{document.sha256}:{copy}".encode()).digest()
-        number, text, tokens = int.from_bytes(drawn[:6], "big"), document.text, length
+    numbers = [_number(f"{seed}:{document.sha256}:{copy}") for copy in range(times)]
+    for copy, number in enumerate(numbers):
+        text, tokens, before = document.text, length, (numbers[copy % 4], copy // 4)
         if length > limit:
             text = cut(text, limit, tokenizer, Random(number))
-            tokens = _count(text, tokenizer)
+            tokens, before = _count(text, tokenizer), (number, 0)
         if text:
-            yield Item(f"{name}-{document.sha256[:12]}-{copy}", document, text, tokens, turns[copy % 4], copy, number)
+            label, task = f"{name}-{document.sha256[:12]}-{copy}", turns[copy % 4]
+            yield Item(label, document, text, tokens, task, copy, number, *before)
+
+
+def _number(text: str) -> int:
+    """Drawn by a text, of 48 bits."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

@@ -42,7 +42,7 @@ def command(engine: Parallelism, module: str, *arguments: str, hosts: Sequence[s
         told = ", ".join(hosts) or "none"
         raise ValueError(
             f"the engine needs {engine.nodes} nodes, but {len(hosts)} are here ({told}): start it inside a Slurm "
-            "allocation of as many, or list them in a file and name the file in engine.hostfile"
+            "allocation of as many, where scontrol is, or list them in a file and name the file in engine.hostfile"
         )
     else:
         srun = ["srun", f"--nodes={engine.nodes}", f"--ntasks={engine.nodes}", "--kill-on-bad-exit=1"]
@@ -87,10 +87,14 @@ def run(engine: Parallelism, module: str, *arguments: str, log: Path) -> None:
 
 
 def allocated() -> list[str]:
-    """The hosts of the Slurm allocation that this process is in; none outside of one."""
+    """The hosts of the Slurm allocation that this process is in; none outside of one, and in a container without
+    Slurm's programs, where one node needs no list."""
     if HOSTS not in os.environ:
         return []
-    told = subprocess.run(["scontrol", "show", "hostnames", os.environ[HOSTS]], capture_output=True, text=True)
+    try:
+        told = subprocess.run(["scontrol", "show", "hostnames", os.environ[HOSTS]], capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
     return told.stdout.split()
 
 

@@ -1,5 +1,6 @@
 """Every question answered once, in the questions' order; who gives the same command again goes on where it stopped."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from longalign.evals.benchmarks.questions import MISSING, Answer, Question
 
 ANSWER_SHARE = 16
 """An answer has at most this part of the window, where that is less than the benchmark's own bound."""
+_ONE_AT_A_TIME = threading.Lock()
+"""A tokenizer keeps what was asked of it, such as that special tokens in a text stay text, for whoever asks next."""
 Missing = tuple[str, Exception]
 """The id of a question without an answer, and why."""
 
@@ -92,9 +95,10 @@ def _request(question: Question, said: Sequence[str], turn: int, fit: Fit) -> tu
     truncated, most = 0, question.most_tokens
     if fit.tokenizer is not None and fit.window is not None:
         most = min(most, fit.window // ANSWER_SHARE)
-        messages, truncated = windows.fit(
-            messages, fit.tokenizer, window=fit.window, reserve=most + fit.thinking_tokens
-        )
+        with _ONE_AT_A_TIME:
+            messages, truncated = windows.fit(
+                messages, fit.tokenizer, window=fit.window, reserve=most + fit.thinking_tokens
+            )
     return Request(messages, most, label=_id(question, turn)), truncated
 
 

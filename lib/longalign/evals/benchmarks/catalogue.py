@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 class Benchmark:
     """`read` gives the questions of files (`shipped` are the miniature's); `scale` names the judge's scale of an answer
     (`longalign.evals.judges.prompts`), `group` the line of the table that it counts in; `exact` are rows that need no
-    judge.
+    judge, of the answers that are there, `exact_metric` what they measure of an answer.
 
     With `percent`, ratings are scaled to 0 to 100, as the paper does with LongBench's.
     """
@@ -28,6 +28,7 @@ class Benchmark:
     scale: Callable[[Answer], str]
     group: Callable[[Answer], str]
     exact: Callable[[list[Answer]], Rows] = lambda answers: []
+    exact_metric: Callable[[Answer], str] = lambda answer: ""
     percent: bool = False
 
     @property
@@ -43,11 +44,11 @@ BENCHMARKS = {
     ),
     "longbench": Benchmark(
         longbench.questions, longbench.SHIPPED, scale=longbench.scale_of, group=longbench.group_of,
-        exact=longbench.metrics, percent=True,
+        exact=longbench.metrics, exact_metric=longbench.metric_of, percent=True,
     ),
     "needle": Benchmark(
         None, None, scale=lambda _: "qa", group=lambda answer: f"{answer.length:,} tokens", exact=needle.exact,
-        percent=True,
+        exact_metric=lambda _: needle.METRIC, percent=True,
     ),
     "mt-bench": Benchmark(
         mt_bench.questions, mt_bench.SHIPPED, scale=lambda _: "turns",

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from longalign.data.jsonl import DataError, read_lines
-from longalign.evals.benchmarks.questions import Answer, Question, check_ids
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question, check_ids
 
 GROUPS = {
     "single-document-qa": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
@@ -50,12 +50,24 @@ def questions(folder: Path | str = SHIPPED) -> list[Question]:
 
 
 def metrics(answers: list[Answer]) -> list[dict[str, Any]]:
-    """Tidy rows: the official string metric of each answer, 0 to 100, the best over the references."""
+    """Tidy rows: the official string metric of each answer that is there, 0 to 100, the best over the references.
+
+    Raises DataError for an answer to another dataset than the twelve, and for one without a reference.
+    """
+    for answer in answers:
+        _check_dataset(answer.task, "task")
+        if not answer.references:
+            raise DataError(f"answer {answer.id!a:.60} has no reference", "references is a list of texts, one or more")
     return [
         {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id,
-         "metric": _settings(a.task)["metric"], "value": 100 * _metric(a)}
-        for a in answers
+         "metric": metric_of(a), "value": 100 * _metric(a)}
+        for a in answers if a.finish != MISSING
     ]  # fmt: skip
+
+
+def metric_of(answer: Answer) -> str:
+    """The name of the string metric that an answer gets, or would."""
+    return _settings(answer.task)["metric"]
 
 
 def group_of(answer: Answer) -> str:
@@ -91,14 +103,18 @@ def _question(row: Mapping[str, Any]) -> Question:
             raise DataError("no question of LongBench", f"an item holds {', '.join(FIELDS)}", field=name)
     if not row["answers"] or not all(isinstance(text, str) for text in row["answers"]):
         raise DataError("no reference", "answers is a list of texts, one or more", field="answers")
-    if _official(row["dataset"]) not in GROUP_OF:
-        raise DataError("unknown dataset", f"one of {', '.join(GROUP_OF)}", field="dataset")
+    _check_dataset(row["dataset"], "dataset")
     settings = _settings(row["dataset"])
     return Question(
         id=f"{row['dataset']}-{row['_id']}", benchmark="longbench", task=row["dataset"], language=row["language"],
         turns=(_prompt(settings["prompt"], row),), query=row["input"], references=tuple(row["answers"]),
         most_tokens=settings["most_tokens"], ordered=row.get("ordered") is True,
     )  # fmt: skip
+
+
+def _check_dataset(name: str, field: str) -> None:
+    if _official(name) not in GROUP_OF:
+        raise DataError("unknown dataset", f"{name!a:.40}; one of {', '.join(GROUP_OF)}", field=field)
 
 
 def _official(dataset: str) -> str:

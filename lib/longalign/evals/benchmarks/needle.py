@@ -14,7 +14,7 @@ from typing import Any
 from longalign.data.chinese import language_of
 from longalign.data.jsonl import DataError
 from longalign.data.text_tokens import has_offsets
-from longalign.evals.benchmarks.questions import Answer, Question
+from longalign.evals.benchmarks.questions import MISSING, Answer, Question
 from longalign.miniature import benchmarks
 from longalign.miniature.settings import Evaluation
 from longalign.miniature.token_length import count_with
@@ -22,7 +22,7 @@ from longalign.miniature.token_length import count_with
 NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
 QUESTION = "What is the best thing to do in San Francisco?"
 ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
-MOST_TOKENS = 64
+MOST_TOKENS, METRIC = 64, "found"
 _LETTER = "[a-z\u00df-\u024f\u0370-\u052f]"
 """A small letter of Latin, Greek or Cyrillic script."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
@@ -87,14 +87,18 @@ def in_texts(
 
 
 def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Tidy rows: 1 where the answer holds the reference, whatever its case and white space, else 0.
+    """Tidy rows of the answers that are there: 1 where it holds the reference, in any case and white space, else 0.
 
-    `length` is the haystack's; the item is needle-LENGTH-DEPTH'S INDEX-INDEX, as in the miniature's benchmark.
+    `length` is the haystack's; the item is needle-LENGTH-DEPTH'S INDEX-INDEX, as in the miniature's benchmark. Raises
+    DataError for an answer without a reference; an empty one would be found everywhere.
     """
+    for answer in answers:
+        if not any(text.strip() for text in answer.references[:1]):
+            raise DataError(f"answer {answer.id!a:.60} has no reference", "references holds what is to be found")
     return [
-        {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id, "metric": "found",
+        {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id, "metric": METRIC,
          "value": float(holds(a.answer, a.references[0]))}
-        for a in answers
+        for a in answers if a.finish != MISSING
     ]  # fmt: skip
 
 

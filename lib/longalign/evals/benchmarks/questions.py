@@ -122,4 +122,6 @@ def _answer(row: Mapping[str, Any]) -> Answer:
         if not isinstance(row.get(name), wanted):
             detail = "an answer holds " + ", ".join(Answer.__annotations__)
             raise DataError("no answer", detail, field=name)
+    if not all(isinstance(text, str) for text in row["references"]):
+        raise DataError("no reference", "references is a list of texts", field="references")
     return Answer(**{name: row[name] for name in Answer.__annotations__} | {"references": tuple(row["references"])})

@@ -15,7 +15,7 @@ from longalign.clients.client import Asker
 from longalign.clients.errors import CUT_OFF, EndpointError, NoReply
 from longalign.clients.reply_store import Request
 from longalign.evals import rubric
-from longalign.evals.benchmarks.questions import Answer, Example
+from longalign.evals.benchmarks.questions import MISSING, Answer, Example
 from longalign.evals.judges.prompts import SCALES, Unrated, prompt, rating
 
 MOST_TOKENS = 512
@@ -138,5 +138,6 @@ def judge_all(
 def cases_of(
     answers: Sequence[Answer], scale_of: Callable[[Answer], str], examples: dict[str, tuple[Example, ...]] | None = None
 ) -> list[Case]:
-    """The cases of answers; `examples` by the answer's id."""
-    return [Case(answer, scale_of(answer), (examples or {}).get(answer.id, ())) for answer in answers]
+    """The cases of answers, but of those that are missing, whose text says why; `examples` by the answer's id."""
+    return [Case(answer, scale_of(answer), (examples or {}).get(answer.id, ()))
+            for answer in answers if answer.finish != MISSING]  # fmt: skip
