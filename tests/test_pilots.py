@@ -201,6 +201,14 @@ def test_preference_training_has_the_rate_that_its_committed_pilot_chose():
     assert referee.chosen(pd.read_csv(pilots.table("preference")).to_dict("records")) == later.DPO["rate"]
 
 
+def test_the_constant_rate_is_the_lowest_of_those_with_the_most_facts_right_in_the_mean_over_both_arms():
+    values = {0.125: (0.5, 0.5), 0.25: (0.9, 0.3), 0.5: (0.6, 0.6), 1.0: (0.7, 0.4)}
+    rows = [{"arm": f"{share:g}, {name}", "metric": metric, "value": value if metric == "fact_match" else 1 - value}
+            for share, means in values.items() for name, value in zip(referee.MEANS, means, strict=True)
+            for metric in ("exact_match", "fact_match")]  # fmt: skip
+    assert referee.chosen_share(rows) == 0.25
+
+
 @pytest.mark.slow
 def test_the_pilots_before_the_referee_train_score_and_write_their_tables(tmp_path, monkeypatch, capsys):
     pytest.importorskip("trl")
@@ -209,14 +217,17 @@ def test_the_pilots_before_the_referee_train_score_and_write_their_tables(tmp_pa
     monkeypatch.setattr(pilots, "SEEDS", (100,))
     monkeypatch.setattr(referee, "RATES", (1e-4,))
     smoke = replace(load_profile("smoke"), models=("mini-6b",))
-    for pilot in (referee.memory, referee.preference):
+    monkeypatch.setattr(referee, "OF_THE_RATE", (0.5,))
+    for pilot in (referee.memory, referee.preference, referee.constant):
         pilot(profile=smoke)
     told = capsys.readouterr().out
     assert "memory: not learnt" in told and "preference: the learning rate 0.0001" in told
+    assert "constant: 0.5 of the rate" in told
     table = (tmp_path / "memory.csv").read_text()
     assert table.count("memory alone") == table.count("known facts") == 3
     lines = (tmp_path / "preference.csv").read_text().splitlines()[1:]
     assert {line.split(",")[1] for line in lines} == {"SFT", "0.0001"}
+    assert {*pd.read_csv(tmp_path / "constant.csv").arm} == {"0.5, sequence mean", "0.5, token mean"}
 
 
 @pytest.mark.parametrize(("seeds", "questions"), [(8, 50), (32, 200)])

@@ -8,7 +8,7 @@ from benchmarks.pilots import data, learning, power, questions, referee, speed
 
 RUN = {"speed": speed.measure, "shapes": learning.shapes, "rates": learning.rates, "bases": learning.bases,
        "data": data.measure, "power": power.measure, "questions": questions.measure, "memory": referee.memory,
-       "preference": referee.preference}  # fmt: skip
+       "preference": referee.preference, "constant": referee.constant}  # fmt: skip
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Before `make referee`: whether a base learns the known facts, and the learning rate of preference training.
+"""Before `make referee`: whether a base learns the known facts, and two learning rates.
 
 **Memory.** Claims on what a model knows and what it reads need a model that knows. A base reads as many tokens as the
 profile says; a share `SHARE` of the documents teaches known facts. Then it is fine-tuned without and with all long
@@ -8,6 +8,10 @@ base knows the facts, and fine-tuning loses them. So the ledger says of these cl
 
 **Preference.** DPO after packing with loss weighting, at each of four learning rates (seeds 100 and 101). Chosen for
 `later.DPO` is the rate with the most exact matches in the whole test set, the lower one of two that are equal.
+
+**Constant.** Loss weighting and the token mean, each at four constant learning rates, shares of the highest one of the
+other arms (seeds 100 and 101). Chosen for `later.STAGES_RATE` is the share with the most facts right in the mean over
+both and over the four cells of short and long inputs and outputs, the lower one of two that are equal.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,6 +38,8 @@ BASE, BASELINE, TASK = "1M", "1M, none", "memory alone"
 FACTS, PROBES = "known facts", 20
 """The task whose recall is measured, on so many documents that state known facts as continual training did."""
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
+OF_THE_RATE = (0.125, 0.25, 0.5, 1.0)
+MEANS = ("sequence mean", "token mean")
 
 Row = Mapping[str, Any]
 
@@ -97,6 +103,33 @@ def chosen(rows: Iterable[Row]) -> float:
     """The learning rate that the rule chooses."""
     rows = list(rows)
     return max(RATES, key=lambda rate: (_exact(rows, f"{rate:g}"), -rate))
+
+
+def constant(jobs: int = 1, profile: Profile | None = None) -> None:
+    """Write results/pilots/constant.csv: the scores of the cells at each constant rate."""
+    profile = profile or load_profile("referee")
+    start = base_models.first(profile)
+    execute_all(design.long_bases(profile, start.model, seeds=pilots.SEEDS), workers=jobs)
+    arms = {
+        Arm(f"{share:g}, {name}", start.model, seed): later.at_constant_rate(start, name, seed, share)
+        for share in OF_THE_RATE for name in MEANS for seed in pilots.SEEDS
+    }  # fmt: skip
+    rows = _scored("constant", profile, arms, "cells", jobs)
+    provenance.write_csv(pilots.table("constant"), rows)
+    for share in OF_THE_RATE:
+        print(f"{share:5g} of the rate: facts {_facts(rows, share):.4f}")
+    print(f"constant: {chosen_share(rows):g} of the rate")
+
+
+def chosen_share(rows: Iterable[Row]) -> float:
+    """The share of the learning rate that the rule chooses."""
+    rows = list(rows)
+    return max(OF_THE_RATE, key=lambda share: (_facts(rows, share), -share))
+
+
+def _facts(rows: Iterable[Row], share: float) -> float:
+    arms = [f"{share:g}, {name}" for name in MEANS]
+    return mean(float(row["value"]) for row in rows if row["arm"] in arms and row["metric"] == "fact_match")
 
 
 def _exact(rows: Iterable[Row], arm: str) -> float:

@@ -20,6 +20,7 @@ from longalign.experiments.long_base import LongBase, extension
 from longalign.experiments.pages import Page
 from longalign.experiments.preferences import Preference, check_installed, pairs_file
 from longalign.experiments.profiles import Profile
+from longalign.experiments.repetitions import ENOUGH
 from longalign.train.runs import Run
 
 SWITCH = 0.8
@@ -27,16 +28,25 @@ SWITCH = 0.8
 TOKEN_MEAN: dict[str, Any] = {"exponent": 1.0}
 CONSTANT: dict[str, Any] = {"schedule": "constant_with_warmup"}
 """As in NVIDIA's recipe: a rate that falls to zero would leave the second stage about 1 % of the sum of all rates."""
+IN_TURN: dict[str, dict[str, Any]] = {
+    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))},
+    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))},
+}
 NORMALISERS: dict[str, dict[str, Any]] = {
     "sequence mean": {},
     "square root": {"exponent": 0.5},
     "token mean": TOKEN_MEAN,
     "pack mean": {"weighting": "eq3"},
     "token mean, constant rate": TOKEN_MEAN | CONSTANT,
-    "token mean, then sequence mean": {"weighting": ((0.0, "token"), (SWITCH, "sequence"))} | CONSTANT,
-    "sequence mean, then token mean": {"weighting": ((0.0, "sequence"), (SWITCH, "token"))} | CONSTANT,
+    **{name: changes | CONSTANT for name, changes in IN_TURN.items()},
 }
 """What each arm changes of packing with loss weighting; all have the same packs in the same order."""
+STAGES: dict[str, dict[str, Any]] = {"sequence mean": {}, "token mean": TOKEN_MEAN, **IN_TURN}
+"""The arms at a lower constant rate: with the other arms' highest rate, which never falls, they learn far less."""
+STAGES_RATE = 0.25
+"""Their rate, as a share of the other arms' highest, by the pilot `constant` (results/pilots/constant.csv)."""
+STAGES_SEEDS = 32
+"""More than the profile's: a rate that does not fall leaves more chance between seeds."""
 CONTINUAL = {"0.25M": 0.25, "1M": 1, "4M": 4, "10M": 10}
 """Tokens of continual training, as multiples of the profile's."""
 SHARES = {"none": "LongAlign-0k", "half": "LongAlign-5k", "all": "LongAlign-10k"}
@@ -46,7 +56,7 @@ DPO = {"rate": 3e-5, "beta": 0.1, "pairs_per_step": 8}
 `preference` has chosen the rate, the lowest of four (results/pilots/preference.csv)."""
 BENCHMARKS = {
     "normalisers": ("test", "longbench", "short", "cells"), "continual": ("test", "longbench", "short"),
-    "preferences": ("test", "longbench", "short", "cells"),
+    "preferences": ("test", "longbench", "short", "cells"), "stages": ("cells",),
 }  # fmt: skip
 """The tables, in the order in which they are made, and what their models are scored on."""
 
@@ -61,6 +71,23 @@ def normalisers(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
         Arm(name, start.model, seed): fine_tuning(start, seed=seed, **settings)
         for name, settings in ways.items() for seed in profile.seeds_for(seeds)
     }  # fmt: skip
+
+
+def stages(profile: Profile, seeds: int = 0) -> dict[Arm, Run]:
+    """Packing with one normalisation and with two in turn, all at the same constant rate; with more seeds."""
+    start = base_models.first(profile)
+    drawn = profile.seeds_for(seeds or (STAGES_SEEDS if profile.seeds >= ENOUGH else 0))
+    return {
+        Arm(name, start.model, seed): at_constant_rate(start, name, seed, STAGES_RATE)
+        for name in STAGES for seed in drawn
+    }  # fmt: skip
+
+
+def at_constant_rate(start: Start, name: str, seed: int, share: float) -> Run:
+    """An arm of `STAGES` at a share of the highest learning rate of the other arms, which does not fall."""
+    rate = share * start.rate(start.profile.training.learning_rate)
+    return fine_tuning(start, method="packing + loss weighting", seed=seed, learning_rate=rate, **CONSTANT,
+                       **STAGES[name])  # fmt: skip
 
 
 def continual_trainings(profile: Profile) -> dict[str, list[Run | LongBase]]:
@@ -105,7 +132,7 @@ def preference(start: Start, trained: Run, seed: int, **changes: Any) -> Prefere
     return Preference(label, str(trained.model), str(pairs_file(start, seed)), seed=seed, **settings)
 
 
-ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences}
+ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences, "stages": stages}
 
 
 def record_of(table: str) -> str:
