@@ -13,6 +13,7 @@ ARMS = {
     "normalisers": (*later.NORMALISERS, "padding"),
     "continual": tuple(f"{name}, {share}" for name in later.CONTINUAL for share in later.SHARES),
     "preferences": ("SFT", "SFT, then DPO"),
+    "stages": tuple(later.STAGES),
 }
 
 

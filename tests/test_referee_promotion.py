@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from longalign.common import paths
-from longalign.experiments.later import BENCHMARKS, CONTINUAL, NORMALISERS
+from longalign.experiments.later import BENCHMARKS, CONTINUAL, NORMALISERS, STAGES
 from longalign.report import later as report
 from longalign.report.claim_scores import Folder
 from longalign.report.claims import measure_all
@@ -82,7 +82,7 @@ def test_make_reference_with_this_profile_promotes_it_and_draws_what_shows_it(tm
     assert reference.main(["referee"]) == 0 and drawn == [("13", "14", "90")]
     assert (tmp_path / "results" / "continual.csv").is_file()
     told = capsys.readouterr().out.splitlines()
-    assert told == ["now part of the reference in results/: normalisers, continual",
+    assert told == ["now part of the reference in results/: normalisers, continual, stages",
                     "not finished: preferences (`make referee` goes on with them)"]
 
 
@@ -114,11 +114,12 @@ def shown(number):
 def test_notebooks_say_in_a_line_that_nothing_is_measured_while_no_table_is_there(monkeypatch, tmp_path, capsys):
     shutil.copy(paths.results() / report.TABLE, tmp_path)
     monkeypatch.setattr(paths, "results", lambda: tmp_path)
-    for number, name in (("13", "normalisers"), ("14", "continual")):
+    for number, names in (("13", ["normalisers", "stages", "normalisers"]), ("14", ["continual"])):
         *tables, claims = shown(number)
         lines = capsys.readouterr().out.splitlines()
-        assert not any(tables) and len(lines) == len(tables)
-        assert all(line.startswith("not measured yet: `make referee`") and f"{name}.csv" in line for line in lines)
+        assert tables == [None] * len(names)
+        assert all(line.startswith("not measured yet: `make referee`") and f"{name}.csv" in line
+                   for line, name in zip(lines, names, strict=True))  # fmt: skip
         assert len(claims) > 5
 
 
@@ -127,7 +128,8 @@ def test_notebooks_show_the_referee_s_tables_when_they_are_there(monkeypatch, tm
     write_run(tmp_path, lambda arm, task: better.get(arm, 0.0))
     shutil.copy(paths.results() / report.TABLE, tmp_path)
     monkeypatch.setattr(paths, "results", lambda: tmp_path)
-    cells, gains, _ = shown("13")
+    cells, stages, gains, _ = shown("13")
+    assert {*stages.index} == {*STAGES}
     assert set(gains) == {"0.000"} and len(gains) == 4 + 7, "one seed has no interval; cells, then kinds of tasks"
     assert list(cells.index) == [*NORMALISERS, "padding"] and len(cells.columns) == 4
     assert cells.loc["square root"].tolist() == ["1.00"] * 4 and cells.loc["token mean"].tolist() == ["0.00"] * 4

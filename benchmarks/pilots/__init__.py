@@ -18,8 +18,8 @@ repeats the pilots repeats the choice. The rules were committed before the runs 
    scores that were committed before. It chose 32 seeds and 200 questions for Table 3's packed arms.
 7. `questions`: not a training; whether every seed should answer questions of its own (it should not).
 8. `memory`, `preference` and `constant`: before `make referee` (`benchmarks.pilots.referee`), from the bases in
-   results/bases, and asked for by name: whether a base learns the known facts, the learning rate of preference training,
-   and that of trainings whose rate does not fall.
+   results/bases, and asked for by name: whether a base learns the known facts, and the learning rates of preference
+   training and of trainings whose rate does not fall.
 
 All of it can be stopped at any time, and goes on from the last checkpoint of the same code; what a table holds, and
 bases that are whole, are never trained again. `--jobs 2` trains two at a time; `make pilots` takes JOBS of them.

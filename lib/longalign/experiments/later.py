@@ -45,7 +45,7 @@ STAGES: dict[str, dict[str, Any]] = {"sequence mean": {}, "token mean": TOKEN_ME
 """The arms at a lower constant rate: with the other arms' highest rate, which never falls, they learn far less."""
 STAGES_RATE = 0.25
 """Their rate, as a share of the other arms' highest, by the pilot `constant` (results/pilots/constant.csv)."""
-STAGES_SEEDS = 32
+STAGES_SEEDS = 36
 """More than the profile's: a rate that does not fall leaves more chance between seeds."""
 CONTINUAL = {"0.25M": 0.25, "1M": 1, "4M": 4, "10M": 10}
 """Tokens of continual training, as multiples of the profile's."""

@@ -32,7 +32,7 @@ TIMES, CLAIMS = {"times", "composed_times"}, "claims"
 WITHOUT_SEEDS = {"extension_loss", "extension_recall", "method_loss"}
 """Trained, but with one seed: their spread is that between neighbouring rows."""
 NOT_OF_A_RUN = {"durations", "work", "own_model", "benchmarks", "models", "noise", "drift", "later_claims",
-                "normalisers", "continual", "preferences"}  # fmt: skip
+                "normalisers", "continual", "preferences", "stages"}  # fmt: skip
 """Times, the few questions that are put to one model, and what `make bench`, `make models`, `make referee` and the
 reference write."""
 VALUES = ("value", "loss", "recall")
