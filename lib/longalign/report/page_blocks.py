@@ -114,16 +114,15 @@ def findings(results: Path) -> str:
     rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)\n"
-        f"Of {len(own)} claims of the paper: {counted(claims.verdict[own])}. {len(written) - len(own)} "
-        "more (headlines) state the size of a difference that is counted already; the table has them, too. `make "
-        "reproduce` alone trains fewer seeds than we did, and takes from [our "
-        "tables](docs/project/verdicts.md#calibrated-noise) how far seeds lie apart. With our first seeds alone, "
+        f"Of {len(own)} claims of the paper: {counted(claims.verdict[own])}. {len(written) - len(own)} more claims "
+        "(headlines) say how large one of these differences is; they are not counted again. In the table, each table "
+        "and figure of the paper has one row, with the first of its claims that we could measure. The third column is "
+        'the difference that we measured, or a ratio ("times"), with the interval that decides: a 95 % interval, made '
+        "wider because many claims are tested together. The last column counts the verdicts on all its claims. `make "
+        "reproduce` trains fewer seeds than we did. How much seeds differ it takes from [our "
+        "tables](docs/project/verdicts.md#calibrated-noise). With our first seeds alone, "
         f"{default.same} of the {default.measured} claims that have numbers get the same verdict as with all our "
-        f"seeds, and {default.opposite or 'none'} the "
-        "opposite. Below, each table and figure of the paper has one "
-        "row. The row shows the first of its claims that we could measure. The third column is the difference that we "
-        "measured, or a ratio (\"times\"), with the interval that decides: a 95 % interval, made wider because many "
-        "claims are tested together. The last column counts the verdicts on all its claims. We ran this on "
+        f"seeds, and {default.opposite or 'none'} the opposite. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
         f"{entry['versions']['torch']}.",
         table(["paper", "claim", "here (interval)", "verdict", "all its claims"], rows),
