@@ -209,6 +209,10 @@ def test_the_constant_rate_is_the_lowest_of_those_with_the_most_facts_right_in_t
     assert referee.chosen_share(rows) == 0.25
 
 
+def test_two_stages_have_the_constant_rate_that_the_committed_pilot_chose():
+    assert referee.chosen_share(pd.read_csv(pilots.table("constant")).to_dict("records")) == later.STAGES_RATE
+
+
 @pytest.mark.slow
 def test_the_pilots_before_the_referee_train_score_and_write_their_tables(tmp_path, monkeypatch, capsys):
     pytest.importorskip("trl")
