@@ -173,6 +173,8 @@ def test_a_training_that_ends_earlier_has_its_stages_within_the_steps_that_it_ta
         ({"weighting": [(0, "token"), (0.5, "eq3"), (0.5, "token")]}, "0 first, ascending below 1"),
         ({"weighting": [(0, "token"), (float("nan"), "eq3")]}, "0 first, ascending below 1"),
         ({"weighting": []}, "0 first, ascending below 1"),
+        ({"weighting": ["token", "sequence"]}, "pairs of a share of the steps and a name"),
+        ({"weighting": [(0, "token", 0.8)]}, "pairs of a share of the steps and a name"),
         ({"weighting": SWITCH, "exponent": 0.5}, "leave them out for a schedule"),
         ({"weighting": SWITCH, "local_gpus": 1}, "leave them out for a schedule"),
     ],

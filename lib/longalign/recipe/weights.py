@@ -33,12 +33,16 @@ def stages(weighting: str | Schedule) -> tuple[tuple[Any, Any], ...]:
 
     Of n steps, step k (from 0) has the last weighting whose share is at most k / n. Nemotron 3 Super (arXiv 2604.12374)
     takes the token mean first and then the sequence mean: [(0, "token"), (0.8, "sequence")] does so for the last fifth.
-    Raises ValueError for an unknown name, and for shares that do not start with 0 and ascend below 1.
+    Raises ValueError for an unknown name, for a schedule that is no pairs of a share and a name, and for shares that do
+    not start with 0 and ascend below 1.
 
     >>> [[name for share, name in stages([(0, "token"), (0.8, "sequence")]) if k / 5 >= share][-1] for k in (0, 3, 4)]
     ['token', 'token', 'sequence']
     """
     given: Sequence[Any] = [(0.0, weighting)] if isinstance(weighting, str) else weighting
+    if any(isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 for pair in given):
+        raise ValueError('a schedule of weightings is pairs of a share of the steps and a name, such as [(0, "token"), '
+                         f'(0.8, "sequence")], not {weighting!r}')  # fmt: skip
     schedule = tuple((share, name) for share, name in given)
     shares, known = [share for share, _ in schedule], get_args(Weighting)
     for name in (name for _, name in schedule if name not in known):
