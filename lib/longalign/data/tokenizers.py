@@ -3,6 +3,7 @@
 A folder without a tokenizer is refused: no other stands in for it.
 """
 
+import threading
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -12,6 +13,9 @@ BUILT_IN = {MINIATURE: "longalign.miniature.tokenizer:load"}
 """Tokenizers that are made and not loaded, by what makes them: named, not imported, since data knows no miniature."""
 FILES = ("tokenizer*", "vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 """What a folder of a tokenizer has one of at least."""
+ONE_AT_A_TIME = threading.Lock()
+"""For threads that share a tokenizer: it keeps what was asked of it, such as that special tokens in a text stay text,
+for whoever asks next."""
 
 
 def load(name: str) -> Any:

@@ -128,7 +128,7 @@ def write(results: Path) -> list[dict[str, Any]]:
     return found
 
 
-def read(results: Path) -> pd.DataFrame:
+def read_later(results: Path) -> pd.DataFrame:
     """The table that `write` has written into `results`, in the order of the ledger."""
     order = {claim.id: number for number, claim in enumerate(load_later())}
     found = pd.read_csv(results / TABLE, dtype={"arxiv": str, "could_fail": str})
@@ -137,7 +137,7 @@ def read(results: Path) -> pd.DataFrame:
 
 def of_notebook(notebook: str) -> pd.DataFrame:
     """What the committed tables say of the claims that `notebook` (its file's stem) explains: a row each, by id."""
-    found = pd.read_csv(paths.results() / TABLE).query("notebook == @notebook").set_index("id")
+    found = read_later(paths.results()).query("notebook == @notebook").set_index("id")
     wanted = ["verdict", "estimate", "deciding_low", "deciding_high", "would_see", "detectable"]
     columns = found[wanted].dropna(axis="columns", how="all")
     return columns.round(3).astype(object).fillna("")

@@ -119,8 +119,8 @@ def findings(results: Path) -> str:
         "and figure of the paper has one row, with the first of its claims that we could measure. The third column is "
         'the difference that we measured, or a ratio ("times"), with the interval that decides: a 95 % interval, made '
         "wider because many claims are tested together. The last column counts the verdicts on all its claims. `make "
-        "reproduce` trains fewer seeds than we did. How much seeds differ it takes from [our "
-        "tables](docs/project/verdicts.md#calibrated-noise). With our first seeds alone, "
+        "reproduce` trains fewer seeds than we did. It takes from [our "
+        "tables](docs/project/verdicts.md#calibrated-noise) how much seeds differ. With our first seeds alone, "
         f"{default.same} of the {default.measured} claims that have numbers get the same verdict as with all our "
         f"seeds, and {default.opposite or 'none'} the opposite. We ran this on "
         f"{entry['hardware']['cores']} cores ({entry['hardware']['processor']}) with torch "
@@ -161,8 +161,8 @@ def _order(row: list[str]) -> tuple[bool, bool, str]:
 
 
 def measured(claim: pd.Series) -> str:
-    """The estimate with its unit and interval: a ratio and what the claim asks for, or a difference in points or in
-    questions. The interval is the one that decides; without a verdict on the numbers, that of 95 %."""
+    """The estimate with its unit and interval: a ratio and what the claim asks for, or a difference in points,
+    questions or facts. The interval is the one that decides; without a verdict on the numbers, that of 95 %."""
     if pd.isna(claim.estimate):
         return ""
     low, high = (claim.deciding_low, claim.deciding_high) if pd.notna(claim.deciding_low) else (claim.low, claim.high)

@@ -15,7 +15,7 @@ from longalign.experiments.paper_costs import CAREFUL, DEVICES, SPARE, costs
 from longalign.experiments.paper_plan import FITTED, LONG, SHORT
 from longalign.experiments.profiles import load_profile
 from longalign.report.gpu_results import newest_pace, read_cards
-from longalign.report.later import read
+from longalign.report.later import read_later
 from longalign.report.page_blocks import PROFILE, measured, parameters, table
 from longalign.report.verdicts import counted
 
@@ -62,7 +62,7 @@ def figures(results: Path) -> str:
 def later(results: Path) -> str:
     """The claims of later papers, a table for each paper: with what it compares, what we found, and what to keep in
     mind."""
-    found = read(results)
+    found = read_later(results)
     return "\n\n".join([
         f"{len(found)} claims of {found.arxiv.nunique()} papers: {counted(found.verdict)}.", _planned(found),
         *(f"### [{of.source.iloc[0].partition(',')[0]}](https://arxiv.org/abs/{arxiv})\n\n{_of_paper(of)}"

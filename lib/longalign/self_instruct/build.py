@@ -5,7 +5,6 @@ checks costs another, to the next of the questions as they were drawn, up to ATT
 """
 
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,14 +18,13 @@ from longalign.clients.errors import EndpointError, NoReply
 from longalign.common import provenance
 from longalign.data import chat
 from longalign.data.jsonl import DataError, check_messages, read_lines
+from longalign.data.tokenizers import ONE_AT_A_TIME
 from longalign.self_instruct import checks
 from longalign.self_instruct.draw import Item
 from longalign.self_instruct.teachers import Teacher
 
 ATTEMPTS = 3
 SAME = "sample: the same as another"
-_ONE_AT_A_TIME = threading.Lock()
-"""A tokenizer keeps what was asked of it, such as that special tokens in a text stay text, for whoever asks next."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def _sample(item: Item, question: str, answer: str, teacher: str, bounds: Bounds
         {"role": "user", "content": f"{item.text}\n\n{question}"}, {"role": "assistant", "content": answer.strip()},
     ]  # fmt: skip
     try:
-        with _ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:
             tokens = len(chat.encode(messages, bounds.tokenizer).input_ids)
     except DataError as error:
         return error.reason

@@ -21,7 +21,7 @@ class PlanTrainer(Trainer):
     """A Trainer whose batches come from plans and whose loss is the weighted sum over the true optimizer step.
 
     `dataset` holds this rank's micro-batches; one process may take those of a plan for one. Raises ValueError where it
-    was planned for other ranks or another accumulation than `args` have. It trains alone (`evaluate`).
+    was planned for other ranks or another accumulation than `args` have. It trains, and evaluates nothing.
     """
 
     def __init__(

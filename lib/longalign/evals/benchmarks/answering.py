@@ -1,6 +1,5 @@
 """Every question answered once, in the questions' order; who gives the same command again goes on where it stopped."""
 
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,13 +9,12 @@ from longalign.clients.errors import THOUGHTS_ALONE, EndpointError, NoReply
 from longalign.clients.reply_store import Request
 from longalign.clients.thoughts import opened_elsewhere
 from longalign.data.jsonl import DataError
+from longalign.data.tokenizers import ONE_AT_A_TIME
 from longalign.evals.benchmarks import window as windows
 from longalign.evals.benchmarks.questions import MISSING, Answer, Question
 
 ANSWER_SHARE = 16
 """An answer has at most this part of the window, where that is less than the benchmark's own bound."""
-_ONE_AT_A_TIME = threading.Lock()
-"""A tokenizer keeps what was asked of it, such as that special tokens in a text stay text, for whoever asks next."""
 Missing = tuple[str, Exception]
 """The id of a question without an answer, and why."""
 
@@ -95,7 +93,7 @@ def _request(question: Question, said: Sequence[str], turn: int, fit: Fit) -> tu
     truncated, most = 0, question.most_tokens
     if fit.tokenizer is not None and fit.window is not None:
         most = min(most, fit.window // ANSWER_SHARE)
-        with _ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:
             messages, truncated = windows.fit(
                 messages, fit.tokenizer, window=fit.window, reserve=most + fit.thinking_tokens
             )
