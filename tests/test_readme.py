@@ -61,6 +61,13 @@ def test_what_commands_write_into_a_page_is_what_the_committed_tables_say(page):
     assert shown == {name: content(paths.results()) for name, content in readme.PAGES[page].items()}
 
 
+@each_page
+def test_headings_go_one_level_down_at_a_time(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, flags=re.M)]
+    assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False)), "the web site refuses"
+
+
 def test_every_committed_figure_has_a_caption_and_every_caption_a_figure():
     captions = yaml.safe_load((DOCS / "results" / "figures.yaml").read_text(encoding="utf-8"))
     assert set(captions) == {path.stem for path in paths.figures().glob("*.png")} and len(captions) > 20

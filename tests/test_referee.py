@@ -57,6 +57,12 @@ def test_the_second_of_two_stages_is_trained_at_a_rate_that_has_not_fallen():
     assert {run.seed for run in later.stages(replace(smoke, seeds=18))} == set(range(later.STAGES_SEEDS))
 
 
+def test_what_preference_training_starts_from_is_trained_before_it():
+    trained = {str(run.model) for run in later.starts("preferences", PROFILE)}
+    begun = {run.start for arm, run in later.preferences(PROFILE).items() if arm.method == "SFT, then DPO"}
+    assert begun == trained and len(begun) == PROFILE.seeds
+
+
 def test_each_normaliser_differs_from_loss_weighting_in_what_its_arm_says_alone():
     smoke = load_profile("smoke")
     arms = {arm.arm: run for arm, run in later.normalisers(smoke, 1).items()}

@@ -65,7 +65,7 @@ def later(results: Path) -> str:
     found = read_later(results)
     return "\n\n".join([
         f"{len(found)} claims of {found.arxiv.nunique()} papers: {counted(found.verdict)}.", _planned(found),
-        *(f"### [{of.source.iloc[0].partition(',')[0]}](https://arxiv.org/abs/{arxiv})\n\n{_of_paper(of)}"
+        *(f"## [{of.source.iloc[0].partition(',')[0]}](https://arxiv.org/abs/{arxiv})\n\n{_of_paper(of)}"
           for arxiv, of in found.groupby("arxiv", sort=False)),
     ])  # fmt: skip
 
@@ -98,8 +98,8 @@ def _planned(found: pd.DataFrame) -> str:
     if not len(blunt):
         return told
     names = "\n".join(f"- {line.statement} ({line.source}; {line.verdict})" for line in blunt.itertuples())
-    return (f"{told} Then the scores came, and for some claims chance was larger than planned. For {len(blunt)} claims "
-            f"*seen* is above the margin: fewer than 80 % of such runs would say so.\n\n{names}")  # fmt: skip
+    return (f"{told} Then the scores came, and chance was larger than planned for some claims. *Seen* is above the "
+            f"margin for {len(blunt)} of them: fewer than 80 % of such runs would say so.\n\n{names}")  # fmt: skip
 
 
 def paper_costs(results: Path) -> str:
