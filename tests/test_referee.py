@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from longalign.experiments import later
+from longalign.experiments.preferences import Preference
 from longalign.experiments.profiles import load_profile
 from longalign.miniature import benchmarks, samples, training_sets
 from longalign.miniature.settings import Evaluation
@@ -59,7 +60,7 @@ def test_the_second_of_two_stages_is_trained_at_a_rate_that_has_not_fallen():
 
 def test_what_preference_training_starts_from_is_trained_before_it():
     trained = {str(run.model) for run in later.starts("preferences", PROFILE)}
-    begun = {run.start for arm, run in later.preferences(PROFILE).items() if arm.method == "SFT, then DPO"}
+    begun = {run.start for run in later.preferences(PROFILE).values() if isinstance(run, Preference)}
     assert begun == trained and len(begun) == PROFILE.seeds
 
 
