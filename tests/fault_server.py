@@ -15,7 +15,10 @@ FAULTS = ("429", "500", "timeout", "cut", "no choices", "invalid json", "error b
 
 
 class FaultServer(ThreadingHTTPServer):
-    """`fault(question, attempt)` names one of FAULTS, a status, "quota", a body (bytes), or None; attempts from 0."""
+    """`fault(question, attempt)` names one of FAULTS, a status, "quota", a body (bytes), or None; attempts from 0.
+
+    A request with a key of `unsupported` is refused in the words that stand there, as OpenAI's newer models do.
+    """
 
     daemon_threads, request_queue_size = True, 64
 
@@ -25,7 +28,7 @@ class FaultServer(ThreadingHTTPServer):
         self.attempts, self.paid, self.given = Counter(), Counter(), Counter()
         self.authorizations, self.headers, self.times, self.lock = set(), set(), [], threading.Lock()
         self.retry_after, self.location = "0.02", ""
-        self.models = ["a-model"]
+        self.models, self.unsupported = ["a-model"], {}
 
     @property
     def url(self):
@@ -53,6 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.authorizations.add(self.headers.get("Authorization"))
             self.server.headers |= {name.lower() for name in self.headers}
             self.server.times.append(time.monotonic())
+        for name in body.keys() & self.server.unsupported.keys():
+            error = {"message": self.server.unsupported[name], "code": "unsupported_parameter", "param": name}
+            return self._send(400, {"error": error})
         fault = self.server.fault(question, attempt)
         if fault:
             with self.server.lock:

@@ -27,6 +27,10 @@ SHORTEST_KEY = 4
 SHORTEST_IN_REPLIES = 16
 """Shorter keys are placeholders that servers of one's own take (EMPTY, ollama, test), and words that models write:
 taken out of replies, they would change answers and training data."""
+LIMIT, LIMIT_OF_NEW = "max_tokens", "max_completion_tokens"
+"""Names of the limit of a reply: the one that every server knows, and the one that OpenAI's newer models want."""
+UNSUPPORTED = ("unsupported_parameter", "unsupported_value")
+"""Codes of errors that every request of this model would meet, as where it takes no temperature but its own."""
 THOUGHTS = ("reasoning_content", "reasoning")
 """Fields of a message in which servers tell what a reasoning model thought (vLLM, DeepSeek; OpenRouter)."""
 ENDED = (None, "", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
@@ -59,15 +63,20 @@ class Server:
         )  # fmt: skip
         self.model = model or self._only_model()
         self._known_as = {self.model}
+        self._limit = LIMIT
 
     def ask(self, request: Request) -> Reply:
         """Ask once. Raises `Passing`, `Refused` or `Stopped`."""
+        limit = self._limit
         try:
             said = self._client.chat.completions.create(
-                model=self.model, messages=list(request.messages), max_tokens=request.max_tokens,
-                temperature=request.temperature,
+                model=self.model, messages=list(request.messages), temperature=request.temperature,
+                **{limit: request.max_tokens},
             )  # fmt: skip
         except openai.OpenAIError as error:
+            if limit == LIMIT and isinstance(error, openai.BadRequestError) and LIMIT_OF_NEW in _message(error):
+                self._limit = LIMIT_OF_NEW
+                return self.ask(request)
             raise self._sorted(error) from None
         except (ValueError, RecursionError):
             raise Passing(f"{self.url} sent an answer that is not JSON") from None
@@ -143,6 +152,8 @@ class Server:
             return Stopped(f"{said}: correct the address or the model's name, {self.model}")
         if status == 429 and "insufficient_quota" in f"{error.code} {error.type} {told}":
             return Stopped(f"{said}: the account's quota is used up; raise it, then give the same command again")
+        if error.code in UNSUPPORTED:
+            return Stopped(f"{said}: name another model")
         if status < 500 and status not in (408, 409, 425, 429):
             return Refused(said)
         wait = retry_after(dict(error.response.headers), now=time.time())
