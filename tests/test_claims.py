@@ -226,6 +226,16 @@ def test_a_gate_that_holds_a_claim_back_makes_no_other_of_its_table_easier(tmp_p
     assert 'alone it would be "reproduced", but the verdict counts all 2 claims of its table' in first["note"]
 
 
+def test_a_claim_that_is_withdrawn_makes_no_other_of_its_table_easier(tmp_path):
+    table(tmp_path, [0.58, 0.56, 0.61, 0.49, 0.57], BASE)
+    told = {"id": "b", "source": claim().source, "statement": "s", "notebook": "05_data_scale", "scale": "needs more"}
+    alone, beside, counted = (
+        measure_all([claim("a"), *others], tmp_path)[0]["p_holm"]
+        for others in ([], [Claim(**told)], [Claim(**told, withdrawn=True)])
+    )
+    assert beside == alone and counted == pytest.approx(2 * alone)
+
+
 def test_one_question_in_a_task_gives_no_verdict(tmp_path):
     table(tmp_path, FAR, BASE)
     frame = pd.read_csv(tmp_path / "items" / "scores.csv")

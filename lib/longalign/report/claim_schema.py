@@ -47,6 +47,7 @@ class Claim:
     statement: str
     notebook: str
     scale: str = LAPTOP
+    withdrawn: bool = False
     paper: tuple[Number, ...] = ()
     unit: str = ""
     other_scale: str = ""
@@ -63,6 +64,11 @@ class Claim:
     direction: str = ""
     margin: float | None = None
     caveat: str = ""
+
+    @property
+    def family(self) -> str:
+        """The scale at which it counts as a test: one that was to be measured, and cannot be, still does."""
+        return LAPTOP if self.withdrawn else self.scale
 
     @property
     def log(self) -> bool:
@@ -173,6 +179,7 @@ def _demands(claim: Claim) -> Iterable[tuple[bool, str]]:
         scales = " or ".join(MEASURABLE)
         yield not claim.arms, f"it cannot be shown here, so it has no arms to compare; or scale: {scales}"
         return
+    yield not claim.withdrawn, "withdrawn is said of a claim that cannot be shown: its scale says why"
     if claim.scale == GPU:
         bare = claim.tasks is None and claim.lengths is None
         yield bare, "rows of a GPU have no tasks and no lengths: model is their case, arms are their systems"

@@ -214,13 +214,13 @@ def _holm(found: Mapping[str, Measured], ledger: Sequence[Claim]) -> dict[str, A
     """What Holm's method makes of the tests of each judged claim.
 
     A family holds all claims on one source (a claim that restates another is tested with it) at one scale; those that
-    are not judged count as tests with p = 1. A claim's two tests cannot both be of true hypotheses, so no more of them
-    are true than there are claims.
+    are not judged, or were withdrawn, count as tests with p = 1. A claim's two tests cannot both be of true hypotheses,
+    so no more of them are true than there are claims.
     """
     sources = {claim.id: claim.source for claim in ledger}
     families: dict[tuple[str, str], list[str]] = {}
-    for claim in (claim for claim in ledger if claim.scale in MEASURABLE):
-        families.setdefault((sources.get(claim.restates, claim.source), claim.scale), []).append(claim.id)
+    for claim in (claim for claim in ledger if claim.family in MEASURABLE):
+        families.setdefault((sources.get(claim.restates, claim.source), claim.family), []).append(claim.id)
     adjusted = {}
     for family in families.values():
         judged = [name for name in family if name in found and found[name].judged]

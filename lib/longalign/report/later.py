@@ -110,7 +110,7 @@ def can_fail(claim: LaterClaim, seen: float | None) -> bool:
 def rows(results: Path) -> list[dict[str, Any]]:
     """A row per claim: that of claims.csv, by the tables in `results`, what it is about, and what it would see."""
     ledger, folder = load_later(), Folder(results)
-    families = Counter((claim.source, claim.scale) for claim in ledger)
+    families = Counter((claim.source, claim.family) for claim in ledger)
     found = []
     for claim, row in zip(ledger, claims.measure_all(ledger, folder), strict=True):
         seen = would_see(claim, folder, families[claim.source, claim.scale])
@@ -141,6 +141,12 @@ def of_notebook(notebook: str) -> pd.DataFrame:
     wanted = ["verdict", "estimate", "deciding_low", "deciding_high", "would_see", "detectable"]
     columns = found[wanted].dropna(axis="columns", how="all")
     return columns.round(3).astype(object).fillna("")
+
+
+def keep_in_mind(notebook: str) -> str:
+    """What a reader of these verdicts has to know of our experiments: a line for each claim that has a verdict."""
+    found = read_later(paths.results()).query("notebook == @notebook and seeds > 0").dropna(subset="caveat")
+    return "\n".join(f"{line.id}: {line.caveat}" for line in found.itertuples())
 
 
 def show(name: str, draw: Callable[[pd.DataFrame], Any]) -> Any:

@@ -130,12 +130,17 @@ def findings(results: Path) -> str:
     ])  # fmt: skip
 
 
+ALIKE = ("In our miniatures, long questions are made in the same way as long instructions, so a contradiction says "
+         "little of large models.")  # fmt: skip
+
+
 def later_papers(results: Path) -> str:
     """How the claims of later papers came out: what was shown, either way, in words, and whose the others are."""
     found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str})
     groups = [(verdict, found[found.verdict == verdict]) for verdict in VERDICTS if verdict in set(found.verdict)]
     told = [f"**{len(of)} {verdict}**: {_named(of, in_full=verdict in (REPRODUCED, CONTRADICTED))}"
             for verdict, of in groups]  # fmt: skip
+    told += [ALIKE] * (CONTRADICTED in set(found.verdict))
     return (f"Later papers dispute this one, or use its ideas. We test {len(found)} claims of {found.arxiv.nunique()} "
             f"papers. {' '.join(told)} [Claims of later papers](docs/project/later.md) explains each.")  # fmt: skip
 
