@@ -131,7 +131,7 @@ def findings(results: Path) -> str:
 
 
 ALIKE = ("In our miniatures, long questions are made in the same way as long instructions, so a contradiction says "
-         "little of large models.")  # fmt: skip
+         "little about large models.")  # fmt: skip
 
 
 def later_papers(results: Path) -> str:
