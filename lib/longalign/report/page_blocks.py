@@ -147,7 +147,8 @@ def later_papers(results: Path) -> str:
 
 def _named(claims: pd.DataFrame, *, in_full: bool) -> str:
     if in_full:
-        return " ".join(f"{line.statement.rstrip('.')} ({line.source})." for line in claims.itertuples())
+        return " ".join(f"{line.statement.rstrip('.')} ({line.source}; here {measured(line).partition(' (')[0]})."
+                        for _, line in claims.iterrows())  # fmt: skip
     papers = claims.source.str.split(",").str[0].value_counts(sort=False)
     return ", ".join(paper + (f" ({count})" if count > 1 else "") for paper, count in papers.items()) + "."
 
