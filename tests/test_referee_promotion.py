@@ -114,7 +114,7 @@ def shown(number):
 def test_notebooks_say_in_a_line_that_nothing_is_measured_while_no_table_is_there(monkeypatch, tmp_path, capsys):
     shutil.copy(paths.results() / report.TABLE, tmp_path)
     monkeypatch.setattr(paths, "results", lambda: tmp_path)
-    for number, names in (("13", ["normalisers", "stages", "normalisers"]), ("14", ["continual"])):
+    for number, names in (("13", ["normalisers", "stages", "normalisers"]), ("14", ["continual"] * 2)):
         *tables, claims = shown(number)
         lines = capsys.readouterr().out.splitlines()
         assert tables == [None] * len(names)
@@ -133,7 +133,8 @@ def test_notebooks_show_the_referee_s_tables_when_they_are_there(monkeypatch, tm
     assert set(gains) == {"0.000"} and len(gains) == 4 + 7, "one seed has no interval; cells, then kinds of tasks"
     assert list(cells.index) == [*NORMALISERS, "padding"] and len(cells.columns) == 4
     assert cells.loc["square root"].tolist() == ["1.00"] * 4 and cells.loc["token mean"].tolist() == ["0.00"] * 4
-    gains, _ = shown("14")
+    gains, on_scales, _ = shown("14")
+    assert on_scales is None, "it prints"
     assert list(gains.index) == [*CONTINUAL, "interaction"] and gains["mean"]["0.25M"] == 1
     assert gains["mean"]["interaction"] == pytest.approx(1 - gains["mean"]["10M"], abs=1e-3)
     assert gains["mean"]["10M"] == pytest.approx(0.75, abs=0.15)
