@@ -70,6 +70,26 @@ def test_a_claim_that_would_see_only_more_than_its_margin_cannot_fail():
     assert not any(later.can_fail(claim, 0.01) for claim in LEDGER if claim.scale not in MEASURABLE)
 
 
+@pytest.mark.parametrize("own", ["no such effect", "reproduced", "contradicted", "inconclusive", "not measured"])
+@pytest.mark.parametrize("premise", ["reproduced", "no such effect", "inconclusive", "not measured"])
+def test_what_was_not_lost_cannot_be_shown_to_be_restored(own, premise):
+    (claim,) = [claim for claim in LEDGER if claim.premise]
+    row = {"id": claim.id, "verdict": own, "note": "as before"}
+    found = later.by_premise(claim, row, {claim.premise: premise, claim.id: own})
+    if own == "no such effect" and premise != "reproduced":
+        assert found["verdict"] == "cannot be shown here" and f'which is "{premise}" here' in found["note"]
+    else:
+        assert found == row
+    assert later.by_premise(replace(claim, premise=""), row, {claim.id: own}) == row
+
+
+def test_a_premise_that_is_no_claim_is_refused(tmp_path):
+    text = (paths.root() / later.LEDGER).read_text().replace("    premise: nemotron-one", "    premise: nemotron-two")
+    (tmp_path / later.LEDGER).write_text(text)
+    with pytest.raises(ConfigError, match="no claim nemotron-two.*, its premise"):
+        later.load_later(tmp_path / later.LEDGER)
+
+
 @pytest.mark.parametrize("key", [*later.ABOUT, "seeds", "questions"])
 def test_a_claim_that_does_not_say_whose_it_is_and_how_it_was_read_is_refused(tmp_path, key):
     text = (paths.root() / later.LEDGER).read_text()

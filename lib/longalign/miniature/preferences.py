@@ -1,7 +1,9 @@
 """Pairs of a right and a wrong answer to one question on a long document, for preference training.
 
 A wrong answer has the form of the right one: one of its facts has the value of another fact of the document, of the
-same kind and the same number of tokens. So only who reads the document can tell them apart, and no judge is needed.
+same kind and the same number of tokens, so no judge is needed. Look-ups, tables and translations can be told apart with
+the document alone. Answers with several facts that hang together (chains, calls, summaries) often betray a wrong one by
+themselves: a chain breaks, or a value comes twice.
 """
 
 from collections.abc import Iterator

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from longalign.evals.power import Chance, components, planned
 from longalign.report import claims, noise
 from longalign.report.claim_schema import MEASURABLE, Claim, Number, load_ledger
 from longalign.report.claim_scores import Folder, Missing
-from longalign.report.verdicts import ALPHA
+from longalign.report.verdicts import ABSENT, ALPHA, HIDDEN, REPRODUCED
 
 LEDGER, TABLE = "later_claims.yaml", "later_claims.csv"
 ABOUT = ("arxiv", "read", "baseline", "cannot_show")
@@ -56,6 +56,7 @@ class LaterClaim(Claim):
     seeds: int = 0
     questions: int = 0
     like: Like | None = None
+    premise: str = ""
 
 
 def load_later(path: Path | None = None) -> tuple[LaterClaim, ...]:
@@ -65,6 +66,8 @@ def load_later(path: Path | None = None) -> tuple[LaterClaim, ...]:
     for claim in ledger:
         for name in (name for name in ABOUT if not getattr(claim, name)):
             raise ConfigError(f"{paths.relative(path)}, claim {claim.id}: the key {name} is missing")
+        if claim.premise and claim.premise not in {other.id for other in ledger}:
+            raise ConfigError(f"{paths.relative(path)}, claim {claim.id}: no claim {claim.premise}, its premise")
         if claim.like and not (claim.seeds > 1 and claim.questions > 0):
             raise ConfigError(f"{paths.relative(path)}, claim {claim.id}: seeds and questions are needed beside like")
     return ledger
@@ -107,15 +110,25 @@ def can_fail(claim: LaterClaim, seen: float | None) -> bool:
     return bool(seen is not None and seen <= reach)
 
 
+def by_premise(claim: LaterClaim, row: dict[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """The row of a claim, given the verdicts of all: what is absent where its premise is not reproduced is hidden."""
+    if row["verdict"] != ABSENT or not claim.premise or words[claim.premise] == REPRODUCED:
+        return row
+    note = f'the instrument: it needs what {claim.premise} says, which is "{words[claim.premise]}" here'
+    return row | {"verdict": HIDDEN, "note": f"{note}; {row['note']}"}
+
+
 def rows(results: Path) -> list[dict[str, Any]]:
     """A row per claim: that of claims.csv, by the tables in `results`, what it is about, and what it would see."""
     ledger, folder = load_later(), Folder(results)
     families = Counter((claim.source, claim.family) for claim in ledger)
+    measured = claims.measure_all(ledger, folder)
+    words = {row["id"]: row["verdict"] for row in measured}
     found = []
-    for claim, row in zip(ledger, claims.measure_all(ledger, folder), strict=True):
+    for claim, row in zip(ledger, measured, strict=True):
         seen = would_see(claim, folder, families[claim.source, claim.scale])
         sees = row.get("detectable")  # the same, by the chance that is in the claim's own scores
-        found.append(row | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
+        found.append(by_premise(claim, row, words) | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
                      | {"would_see": seen, "can_fail": can_fail(claim, seen),
                         "could_fail": "" if sees is None else can_fail(claim, sees)})  # fmt: skip
     return found

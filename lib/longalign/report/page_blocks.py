@@ -20,6 +20,7 @@ from longalign.report.figures.speed import headlines, not_compared, notable, rea
 from longalign.report.first_verdicts import before_and_after
 from longalign.report.gpu_results import FIGURE_5, Card, exactness, figure_5, read_cards
 from longalign.report.verdicts import (
+    ALPHA,
     CONTRADICTED,
     HIDDEN,
     INCONCLUSIVE,
@@ -147,10 +148,16 @@ def later_papers(results: Path) -> str:
 
 def _named(claims: pd.DataFrame, *, in_full: bool) -> str:
     if in_full:
-        return " ".join(f"{line.statement.rstrip('.')} ({line.source}; here {measured(line).partition(' (')[0]})."
-                        for _, line in claims.iterrows())  # fmt: skip
+        return " ".join(f"{line.statement.rstrip('.')} ({line.source}; here {measured(line).partition(' (')[0]}"
+                        f"{_small(line)})." for _, line in claims.iterrows())  # fmt: skip
     papers = claims.source.str.split(",").str[0].value_counts(sort=False)
     return ", ".join(paper + (f" ({count})" if count > 1 else "") for paper, count in papers.items()) + "."
+
+
+def _small(claim: pd.Series) -> str:
+    """Where the numbers show an effect and exclude one as large as the margin, that it is smaller."""
+    small = claim.verdict == REPRODUCED and claim.p_against < ALPHA
+    return f", and less than {claim.margin:g}" if small else ""
 
 
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
