@@ -118,11 +118,18 @@ def preferences(profile: Profile, seeds: int = 0) -> dict[Arm, Run | Preference]
     """Packing with loss weighting on the long instructions, and DPO after it; the former must have been trained."""
     start = base_models.first(profile)
     arms: dict[Arm, Run | Preference] = {}
-    for seed in profile.seeds_for(seeds):
-        trained = fine_tuning(start, method="packing + loss weighting", seed=seed)
+    for seed, trained in before_preferences(profile, seeds).items():
         arms[Arm("SFT", start.model, seed)] = trained
         arms[Arm("SFT, then DPO", start.model, seed)] = preference(start, trained, seed)
     return arms
+
+
+def before_preferences(profile: Profile, seeds: int = 0) -> dict[int, Run]:
+    """Packing with loss weighting on the long instructions, by seed (the sequence mean of `normalisers`)."""
+    start = base_models.first(profile)
+    return {
+        seed: fine_tuning(start, method="packing + loss weighting", seed=seed) for seed in profile.seeds_for(seeds)
+    }
 
 
 def preference(start: Start, trained: Run, seed: int, **changes: Any) -> Preference:
@@ -133,6 +140,13 @@ def preference(start: Start, trained: Run, seed: int, **changes: Any) -> Prefere
 
 
 ARMS = {"normalisers": normalisers, "continual": continual, "preferences": preferences, "stages": stages}
+
+
+def starts(table: str, profile: Profile, seeds: int = 0) -> list[Run | LongBase]:
+    """What the arms of a table begin with: trained before them, because their keys hold its hash."""
+    if table == "continual":
+        return [base for bases in continual_trainings(profile).values() for base in bases]
+    return list(before_preferences(profile, seeds).values()) if table == "preferences" else []
 
 
 def record_of(table: str) -> str:
@@ -153,8 +167,7 @@ def run(profile: str, seeds: int = 0) -> None:
     for table, benchmarks in BENCHMARKS.items():
         page = Page(record_of(table), profile, seeds=seeds)
         page.finish(long_bases(page.settings, page.settings.models[0]))
-        if table == "continual":
-            page.finish([base for bases in continual_trainings(page.settings).values() for base in bases])
+        page.finish(starts(table, page.settings, seeds))
         trained = ARMS[table](page.settings, seeds)
         page.train(trained)
         rows = page.scores(table, trained, benchmarks=benchmarks)
