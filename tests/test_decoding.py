@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import PretrainedConfig
 
 from conftest import tiny_llama
 from longalign.evals import decoding
@@ -105,9 +106,17 @@ def test_answers_without_an_end_or_with_less_than_no_room_are_refused(model):
             greedy(model, prompts([3]), **options)
 
 
-def test_a_rope_of_the_longest_position_has_no_batches(monkeypatch):
+@pytest.mark.parametrize("place", ["model", "kind of layer", "language part"])
+def test_a_rope_of_the_longest_position_has_no_batches(monkeypatch, place):
     scaled = tiny_llama().eval()
-    scaled.config.rope_parameters = {**scaled.config.rope_parameters, "rope_type": "dynamic"}
+    dynamic = {**scaled.config.rope_parameters, "rope_type": "dynamic"}
+    if place == "kind of layer":  # as Gemma 3 has two
+        dynamic = {"sliding_attention": scaled.config.rope_parameters, "full_attention": dynamic}
+    scaled.config.rope_parameters = dynamic
+    if place == "language part":  # of a model that sees images, too
+        whole = PretrainedConfig(attn_implementation="longalign")
+        monkeypatch.setattr(whole, "get_text_config", lambda *_, of=scaled.config, **__: of, raising=False)
+        scaled.config = whole
     seen, continued = [], decoding._continued
     monkeypatch.setattr(decoding, "_continued", lambda model, asked, *rest: seen.append(len(asked)) or continued(
         model, asked, *rest

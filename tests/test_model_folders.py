@@ -10,6 +10,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from chat_tokenizers import byte_tokenizer
+from longalign.clients.local_model import LocalModel
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
 from longalign.train import jobs, needs
@@ -95,8 +97,6 @@ def test_a_training_reads_the_whole_store_first(tmp_path):
 
 def test_a_folder_that_is_not_whole_is_refused_by_every_loader(job):
     from safetensors.torch import load_file, save_file
-
-    from longalign.clients.local_model import LocalModel
 
     folder = job().parent / "model"
     weights = load_file(folder / "model.safetensors")
@@ -185,8 +185,6 @@ def test_a_norm_behind_all_layers_is_no_part_that_may_lie_beside_them(tmp_path):
 
 
 def test_a_classifier_with_tied_embeddings_is_refused_by_every_loader(tmp_path):
-    from longalign.clients.local_model import LocalModel
-
     config = AutoConfig.for_model("llama", **DECODER, tie_word_embeddings=True)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
     for load in (load_model, lambda where: LocalModel(str(where))):
@@ -214,3 +212,17 @@ def test_a_model_with_an_adapter_beside_its_weights_is_refused(job, capsys):
     adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(task_type="CAUSAL_LM"))
     adapted.save_pretrained(folder)
     assert "model holds an adapter (adapter_config.json) beside a model: merge it" in refusal(path, capsys)
+
+
+def test_a_model_that_sees_images_has_the_window_of_its_language_part(tmp_path, capsys):
+    text = {**DECODER, "head_dim": 8, "sliding_window": 5}
+    sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "image_size": 8, "patch_size": 4}  # fmt: skip
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=sight)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        LocalModel(str(tmp_path))
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert LocalModel(str(tmp_path)).window == 32
+    assert LocalModel(str(tmp_path), window=33).window == 33
+    assert "was made for 32 positions" in capsys.readouterr().err

@@ -275,16 +275,21 @@ def test_ids_that_a_model_reads_and_does_not_write_are_no_targets():
         preflight.preflight(reads_more, sequences=[{"input_ids": [3, 47, 4], "labels": [-100, 47, 4]}])
 
 
-def test_an_indexer_that_picks_of_long_sequences_alone_is_refused_where_there_are_some():
+@pytest.mark.parametrize("size", [16, 30])  # of which the pack of the passes has more and fewer tokens
+def test_an_indexer_that_picks_of_long_rows_alone_is_refused_where_there_are_some(size):
     latent = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
     experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
-    index = {"index_topk": 16, "index_head_dim": 8, "index_n_heads": 4}
+    index = {"index_topk": size, "index_head_dim": 8, "index_n_heads": 4}
     settings = {**DECODER, **latent, **experts, **index, "num_key_value_heads": 4, "moe_intermediate_size": 16}
     config = AutoConfig.for_model("deepseek_v32", **settings)
     picks = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register_attention())
-    assert preflight.preflight(picks, method="naive", sequences=sequences(9, 16)) == []
+    assert preflight.preflight(picks, method="naive", sequences=sequences(9, size)) == []
     with pytest.raises(ValueError, match="DeepseekV32Attention gives its attention 'indices'"):
-        preflight.preflight(picks, method="naive", sequences=sequences(9, 17))
+        preflight.preflight(picks, method="naive", sequences=sequences(9, size + 1))
+    # a pack of short sequences is a longer row
+    with pytest.raises(ValueError, match="gives its attention 'indices', .*; in padded rows .* exact$"):
+        preflight.preflight(picks, sequences=sequences(9, size))
+    assert picks.config.index_topk == size
 
 
 LLAMA_4 = {**DECODER, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32}

@@ -58,13 +58,14 @@ class LocalModel:
             _check_words(name, tokenizer, self.tokenizer)
         is_base = (Path(name) / "record.json").is_file()  # of the committed ones, which are known to be miniatures
         self.borrowed = not tokenizer and not is_base and _without_tokenizer(name)
-        self.window = window or getattr(loaded.config, "max_position_embeddings", None)
+        made = getattr(loaded.config.get_text_config(), "max_position_embeddings", None)
+        self.window = window or made
         if self.window is None:
             raise ValueError(f"--model {name}: its configuration names no number of tokens: give --window")
         if (table := store_check.positions(loaded)) is not None and self.window > table:
             raise ValueError(f"--model {name}: it has a table of {table:,} positions, and the window is "
                              f"{self.window:,}: give --window {table} at most")  # fmt: skip
-        if self.window > (made := getattr(loaded.config, "max_position_embeddings", None) or self.window):
+        if made and self.window > made:
             print(f"longalign: --window {self.window}: {name} was made for {made:,} positions and may not have learnt "
                   "what to do beyond them", file=sys.stderr, flush=True)  # fmt: skip
         if told := unrun_code(loaded):
@@ -139,7 +140,7 @@ def load_tokenizer(name: str, config: Any = None) -> Any:
     Raises ValueError where there is none, naming what can be done (`longalign.data.tokenizers.load`).
     """
     if _without_tokenizer(name) and config is not None:
-        own = tokenizers.load(tokenizers.MINIATURE)
+        own, config = tokenizers.load(tokenizers.MINIATURE), config.get_text_config()
         if (config.vocab_size, config.eos_token_id) == (len(own), own.eos_token_id):
             return own
     return tokenizers.load(name)

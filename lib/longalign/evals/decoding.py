@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from longalign.common.array_types import Float, Int
-from longalign.recipe.architectures import OF_THE_LONGEST, mixers
+from longalign.recipe.architectures import OF_THE_LONGEST, mixers, rope_settings
 from longalign.recipe.attention import NAME
 from longalign.recipe.last_layer import logits_at, read_only_at
 
@@ -47,7 +47,7 @@ def greedy(
         raise ValueError(
             f"{type(model).__name__} cannot be decoded here: {kind} is {what}, whose keys and values cannot be kept"
         )
-    if (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") in OF_THE_LONGEST:
+    if any(settings.get("rope_type") in OF_THE_LONGEST for settings in rope_settings(model.config)):
         tokens = 0
     training, written = model.training, [[] for _ in prompts]
     model.eval()

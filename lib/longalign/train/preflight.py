@@ -84,8 +84,9 @@ def look(model: PreTrainedModel, method: str, sequences: Sequences | None = None
 
 def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_parallel: int = 1) -> None:
     """The passes of `preflight`. Windows of attention that are shorter than `longest`, and what only far positions or
-    large scores reach, are brought within the reach of a few tokens for the time of the passes; what begins at 0 is
-    tried with other values. Raises ValueError where results differ."""
+    large scores reach, are brought within the reach of a few tokens for the time of the passes, and in packs an
+    indexer that picks tokens of a row, however many; what begins at 0 is tried with other values. Raises ValueError
+    where results differ."""
     # in this order: what is done to the model is undone while it is whole
     with (
         probes.gathered(model), probes.untouched(model), probes.begun(model),
@@ -103,6 +104,9 @@ def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_par
             raise ValueError(f"{name} fails on a single short sequence: {_told(error)}") from error
         with probes.in_training(model) if steady else contextlib.nullcontext():
             reason = _difference(model, wanted, method, sequence_parallel)
+            if not reason and method == "packing":  # a pack has more tokens than the longest of its sequences
+                with probes.indexed(model, WINDOW) as leaves_more:
+                    reason = leaves_more and _difference(model, alone(model), method, sequence_parallel) or None
             if reason and method == "packing" and sequence_parallel == 1 and not architectures.why_not_padded(model):
                 # only advice that was tried
                 tried = _difference(model, wanted, "naive", 1)

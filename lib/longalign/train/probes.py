@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WINDOWS = ("sliding_window", "attention_chunk_size", "index_topk")
-"""Where configurations and layers say how far attention reaches back, or how many tokens an indexer leaves of them."""
+INDEX = ("index_topk",)
+"""Where configurations and layers say how many tokens an indexer leaves of those of a row."""
+WINDOWS = ("sliding_window", "attention_chunk_size", *INDEX)
+"""Where they say how far attention reaches back, and INDEX."""
 EDGES = {
     "floor_scale": 4, "log_scaling_n_floor": 4, "attn_logit_softcapping": 1.0, "logit_softcapping": 1.0,
 }  # fmt: skip
@@ -85,6 +87,20 @@ def in_reach(model: nn.Module, size: int, *, longest: int) -> Iterator[None]:
         setattr(holder, name, EDGES.get(name, size))
     try:
         yield
+    finally:
+        for holder, name, value in found:
+            setattr(holder, name, value)
+
+
+@contextlib.contextmanager
+def indexed(model: nn.Module, size: int) -> Iterator[bool]:
+    """Within this context an indexer leaves `size` tokens at most of a row; says whether one may leave more."""
+    found = [(holder, name, value) for holder in (*_configs(model), *model.modules()) for name in INDEX
+             if type(value := getattr(holder, name, None)) is int and value > size]  # fmt: skip
+    for holder, name, _ in found:
+        setattr(holder, name, size)
+    try:
+        yield bool(found)
     finally:
         for holder, name, value in found:
             setattr(holder, name, value)
