@@ -106,7 +106,8 @@ def prove(model: PreTrainedModel, method: str, *, longest: int = 0, sequence_par
             reason = _difference(model, wanted, method, sequence_parallel)
             if not reason and method == "packing":  # a pack has more tokens than the longest of its sequences
                 with probes.indexed(model, WINDOW) as leaves_more:
-                    reason = leaves_more and _difference(model, alone(model), method, sequence_parallel) or None
+                    if leaves_more:
+                        reason = _difference(model, alone(model), method, sequence_parallel)
             if reason and method == "packing" and sequence_parallel == 1 and not architectures.why_not_padded(model):
                 # only advice that was tried
                 tried = _difference(model, wanted, "naive", 1)
