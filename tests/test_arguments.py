@@ -61,6 +61,16 @@ def test_plans_of_several_epochs_are_trained_once(tmp_path):
     arguments.check(settings(tmp_path, num_train_epochs=default), PLANS)
 
 
+@pytest.mark.parametrize(("given", "plans", "made"), [
+    ({"max_steps": 5}, 1, 5), ({"max_steps": 5}, 2, 5), ({"num_train_epochs": 2}, 1, 2 * len(PLANS[0].steps)),
+    ({"num_train_epochs": 1}, 1, None), ({"max_steps": 1}, 1, None), ({"max_steps": 2 * len(PLANS[0].steps)}, 2, None),
+    ({"max_steps": 9}, 0, None),
+])  # fmt: skip
+def test_plans_that_the_trainer_would_begin_again_are_told(given, plans, made, tmp_path):
+    told = arguments.trained_again(settings(tmp_path, **given), PLANS * plans)
+    assert [line.partition(" steps")[0] for line in told] == [f"the Trainer makes {made}"] * (made is not None)
+
+
 def test_one_plan_in_the_place_of_a_list_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"plans is one plan: give a list with a plan for each epoch, such as \[plan\]"):
         arguments.check(settings(tmp_path), PLANS[0])

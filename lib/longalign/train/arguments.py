@@ -73,6 +73,22 @@ def accumulation_of(arguments: Any) -> int:
     return max(arguments.gradient_accumulation_steps, accelerate.get("num_steps", 1))
 
 
+def trained_again(arguments: Any, plans: Sequence[Plan]) -> list[str]:
+    """A line where the Trainer makes more steps than the plans have: it begins them again.
+
+    >>> from types import SimpleNamespace
+    >>> from longalign.recipe.batching import plan_packing
+    >>> trained_again(SimpleNamespace(max_steps=3), [plan_packing([2, 4, 3], capacity=9)])[0][:66]
+    'the Trainer makes 3 steps and the plans have 1: it trains them aga'
+    """
+    planned = sum(len(plan.steps) for plan in plans)
+    made = arguments.max_steps if arguments.max_steps > 0 else round(arguments.num_train_epochs * planned)
+    return [
+        f"the Trainer makes {made:,} steps and the plans have {planned:,}: it trains them again, in the same order; a "
+        "plan for each epoch has another one"
+    ] if plans and made > planned else []  # fmt: skip
+
+
 def lost_steps(model: nn.Module, arguments: Any) -> list[str]:
     """A line where weights are trained in 16 bits and a step of the learning rate, as Adam takes it, is lost to
     rounding in some of them. DeepSpeed and FSDP with bf16 keep weights of their own in fp32. Looked at are the first

@@ -65,7 +65,7 @@ def preflight(
     prove(model, method, longest=longest, sequence_parallel=sequence_parallel)
     notes += frozen_head.notes(model, sequences) if sequences is not None else []
     if arguments is not None:
-        notes += trainer_arguments.lost_steps(model, arguments)
+        notes += trainer_arguments.trained_again(arguments, plans) + trainer_arguments.lost_steps(model, arguments)
     return notes
 
 
