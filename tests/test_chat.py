@@ -22,6 +22,7 @@ from chat_tokenizers import (
     word_tokenizer,
 )
 from longalign.common.array_types import IGNORE_INDEX
+from longalign.data import text_tokens
 from longalign.data.chat import MIN_KEPT, encode, encode_prompt, tokenizer_hash
 from longalign.data.jsonl import VISIBLE, DataError
 
@@ -339,6 +340,16 @@ def test_the_hash_of_a_tokenizer_tells_tokenizers_apart_and_stays_after_use():
     assert tokenizer_hash(tokenizer) == before == tokenizer_hash(byte_tokenizer())
     others = {tokenizer_hash(t) for t in (byte_tokenizer(MARKED), byte_tokenizer(bos=True), META, WORDS, SLOW)}
     assert len(others | {before}) == 6
+
+
+@pytest.mark.parametrize(("unk_id", "unknown"), [(1, "<unk>"), (None, None)])
+def test_a_unigram_tokenizer_that_names_its_unknown_token_by_number_alone_drops_nothing(unk_id, unknown):
+    pieces = [("</s>", 0.0), ("<unk>", 0.0), *((a, -2.0) for a in "[INST]/ ab\n")]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=unk_id))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    assert tokenizer.unk_token is None and text_tokens.unknown_token(tokenizer) == unknown
+    if unknown:
+        assert text_tokens.lost_in("ab界", tokenizer) == "" and text_tokens.has_offsets(tokenizer)
 
 
 @pytest.mark.parametrize("chat_format", ["llama", "chatglm"])

@@ -5,6 +5,7 @@ text is cut in pieces, and of a token is known only which piece it is of.
 """
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,17 @@ def tokens_of(
 def unknown_token(tokenizer: Any) -> str | None:
     """What a tokenizer writes for text that it has no token for, None where it has no such token."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    return tokenizer.unk_token or getattr(model, "unk_token", None)
+    return tokenizer.unk_token or getattr(model, "unk_token", None) or _unknown_of_unigram(tokenizer)
+
+
+@lru_cache(maxsize=8)
+def _unknown_of_unigram(tokenizer: Any) -> str | None:
+    """The token of a Unigram model's `unk_id`, which is shown in its state alone."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if type(model).__name__ != "Unigram":
+        return None
+    number = json.loads(model.__getstate__())["unk_id"]
+    return None if number is None else model.id_to_token(number)
 
 
 @lru_cache(maxsize=8)
