@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -359,7 +360,8 @@ def test_an_interrupt_within_rouge_is_no_answer_worth_0_points(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "found"),
     [("The code is 42.", True), ("编号是42号。", True), ("$42", True), ("142", False), ("1.42", False),
-     ("42,000", False), ("42.5", False), ("427", False)],
+     ("42,000", False), ("42.5", False), ("427", False),
+     ("1'042", False), ("42’000", False), ("the '42'", True)],
 )  # fmt: skip
 def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
     assert needle.holds(text, "42") is found
@@ -369,10 +371,17 @@ def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
     ("text", "answer", "found"),
     [("Ask Ada.", "Ada", True), ("爱Ada说", "ada", True), ("In Canada.", "Ada", False), ("Adam", "Ada", False),
      ("À l'Étoile", "étoile", True), ("Étoiles", "étoile", False), ("在北京吃饭", "北京", True),
-     ("у Анны", "анна", False), ("Анна,", "анна", True), ("Ada's", "Ada", True)],
+     ("у Анны", "анна", False), ("Анна,", "анна", True), ("Ada's", "Ada", True), ("Hoạt động", "ho", False),
+     ("Nguyễn đến", "đến", True), ("x\u0304y", "x", False), ("ὁδοιπόρος", "ὁδοιπόρο", False), ("ἅ ὁδός", "ὁδός", True)],
 )  # fmt: skip
 def test_a_word_that_is_part_of_a_longer_one_is_no_needle(text, answer, found):
     assert needle.holds(text, answer) is found
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_letter_and_its_accent_apart_are_the_same_letter(forms):
+    text, answer = (unicodedata.normalize(form, "Café Đà") for form in forms)
+    assert needle.holds(f"In the {text}.", answer) and not needle.holds(f"In the {text}.", "cafe")
 
 
 

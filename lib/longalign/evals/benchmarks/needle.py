@@ -7,6 +7,7 @@ may rate it (`longalign.evals.judges`, scale "qa").
 
 import itertools
 import re
+import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
@@ -23,8 +24,8 @@ NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dol
 QUESTION = "What is the best thing to do in San Francisco?"
 ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
 MOST_TOKENS, METRIC = 64, "found"
-_LETTER = "[a-z\u00df-\u024f\u0370-\u052f]"
-"""A small letter of Latin, Greek or Cyrillic script."""
+_LETTER = "[a-z\u00df-\u024f\u0300-\u052f\u1e00-\u1fff]"
+"""A small letter of Latin, Greek or Cyrillic script, or an accent that no letter holds."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 
 
@@ -103,8 +104,9 @@ def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 
 
 def holds(text: str, answer: str) -> bool:
-    """Whether a text holds an answer, whatever its case and white space; a number is no part of a longer one, and no
-    word, in the alphabets that part words by spaces, is a part of a longer one.
+    """Whether a text holds an answer, whatever its case, white space and way to write accents (é is a sign, or e and
+    its accent); a number is no part of a longer one, and no word, in the alphabets that part words by spaces, is a part
+    of a longer one.
 
     >>> holds("The code is\\n42.", "42"), holds("It was 1423.", "42"), holds("It costs 42,000.", "42")
     (True, False, False)
@@ -112,8 +114,8 @@ def holds(text: str, answer: str) -> bool:
     (True, False)
     """
     wanted = _plain(answer)
-    before = r"(?<!\d)(?<!\d[.,])" * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
-    behind = r"(?![.,]?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
+    before = r"(?<!\d)(?<!\d[.,'’])" * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
+    behind = r"(?![.,'’]?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
     return re.search(before + re.escape(wanted) + behind, _plain(text)) is not None
 
 
@@ -143,4 +145,4 @@ def _question(name: str, length: int, prompt: str, query: str, reference: str) -
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFC", text.lower()).split())
