@@ -8,6 +8,7 @@ import torch
 from accelerate import ParallelismConfig
 from transformers import Trainer, TrainerState, TrainingArguments
 
+import tiny_models
 from longalign.recipe.batching import plan_naive, plan_packing
 from longalign.recipe.collators import PackedCollator
 from longalign.recipe.dataset import PlannedDataset, measure
@@ -168,6 +169,31 @@ def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):
     with pytest.raises(ValueError, match="steps is 4, but the plan was made for 2: make a plan for 4"):
         arguments.check(given, PLANS)
     arguments.check(given, [plan_packing([2, 4, 3], capacity=9, accumulation=4)])
+
+
+@pytest.mark.parametrize("given", [None, 0.1, 0.0])
+def test_a_routers_loss_that_trl_would_turn_on_is_refused_before_the_first_step(tmp_path, given):
+    """TRL writes output_router_logits into the model's configuration when its Trainer is made."""
+    of_trl = settings(tmp_path)
+    of_trl.router_aux_loss_coef = given
+    preflight(tiny_models.model("llama"), arguments=of_trl)
+    expert = tiny_models.model("mixtral")
+    if given == 0:
+        preflight(expert, arguments=of_trl)
+        return
+    told = f"router_aux_loss_coef is {given}, with which TRL adds {given or 0.001} times .*Mixtral.*: set it to 0.0"
+    with pytest.raises(ValueError, match=told):
+        preflight(expert, arguments=of_trl)
+
+
+@pytest.mark.parametrize("given", [None, {}, {"skip_prepare_dataset": False}])
+def test_a_dataset_that_trl_would_prepare_is_refused(tmp_path, given):
+    of_trl = settings(tmp_path)
+    of_trl.dataset_kwargs = given
+    with pytest.raises(ValueError, match=r"dataset_kwargs is .*: set it to {'skip_prepare_dataset': True}"):
+        arguments.check(of_trl, PLANS)
+    of_trl.dataset_kwargs = {"skip_prepare_dataset": True, "add_special_tokens": False}
+    arguments.check(of_trl, PLANS)
 
 
 def test_processes_that_share_a_batch_are_refused(tmp_path):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from longalign.recipe.batching import Plan
 from longalign.recipe.dataset import check_several
@@ -21,6 +21,7 @@ WANTED = {
     "per_device_eval_batch_size": (1, "but an element of the dataset is a micro-batch"),
 }
 """What settings must be, and why not another value."""
+PREPARED = {"skip_prepare_dataset": True}
 
 
 def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
@@ -37,6 +38,10 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         given = getattr(arguments, name, wanted)
         if given != wanted and getattr(given, "value", given) != wanted:
             raise ValueError(f"{name} is {given!r}, {why}: set it to {wanted!r}")
+    prepared = getattr(arguments, "dataset_kwargs", PREPARED)  # TRL's
+    if not (prepared or {}).get("skip_prepare_dataset"):
+        raise ValueError(f"dataset_kwargs is {prepared!r}, with which TRL looks for texts in the dataset, which holds "
+                         f"the numbers of micro-batches: set it to {PREPARED!r}")
     if getattr(arguments, "n_gpu", 1) > 1:
         raise ValueError(f"one process has {arguments.n_gpu} GPUs, and the Trainer would cut the packs between them: "
                          "start one process for each GPU, with torchrun or accelerate launch")  # fmt: skip
@@ -64,6 +69,17 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
         ):
             if planned != given:
                 raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
+
+
+def check_router(model: PreTrainedModel, arguments: Any) -> None:
+    """Raise ValueError where TRL's Trainer would have the model add its router's auxiliary loss, which it does by a
+    setting of its own, whatever the model's configuration says; None is the model's own coefficient."""
+    config = model.config.get_text_config()
+    given = getattr(arguments, "router_aux_loss_coef", 0.0)
+    added = getattr(config, "router_aux_loss_coef", 0.0) if given is None else given
+    if added and hasattr(config, "output_router_logits"):
+        raise ValueError(f"router_aux_loss_coef is {given!r}, with which TRL adds {added} times the auxiliary loss of "
+                         f"the router of {type(model).__name__}, which the weighted loss leaves out: set it to 0.0")
 
 
 def accumulation_of(arguments: Any) -> int:

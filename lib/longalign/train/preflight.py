@@ -59,6 +59,7 @@ def preflight(
         raise ValueError(f"method is {method!r}; it is one of {', '.join(TOGETHER)}")
     if arguments is not None:
         trainer_arguments.check(arguments, plans)
+        trainer_arguments.check_router(model, arguments)
     elif plans:
         raise ValueError("plans are compared with a Trainer's arguments, and there are none: give arguments, too")
     notes, longest = look(model, method, sequences)
