@@ -245,6 +245,8 @@ ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat
         ("longbench", [{"task": "qasper", "references": []}], "answer 'a' has no reference"),
         ("needle", [{"references": []}], "answer 'a' has no reference"),
         ("needle", [{"references": [" "]}], "answer 'a' has no reference"),
+        ("needle", [{"references": ["42", ""]}], "answer 'a' has no reference"),
+        ("needle", [{}, {"id": "b", "model": "other"}], "answers of two models, mine and other: give each"),
     ],
 )  # fmt: skip
 def test_answers_from_elsewhere_that_cannot_be_scored_are_refused_in_a_sentence(
@@ -255,6 +257,15 @@ def test_answers_from_elsewhere_that_cannot_be_scored_are_refused_in_a_sentence(
     assert run(benchmark, "--out", tmp_path, *(("--judge", "rubric") if benchmark == "longbench-chat" else ())) == 2
     assert says in (told := capsys.readouterr().err) and len(told.splitlines()) == 1
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_needle_from_elsewhere_is_found_where_one_of_its_references_is(tmp_path):
+    rows = [{"id": name, "answer": said, "references": ["42", "forty-two"]}
+            for name, said in (("a", "Forty-two."), ("b", "42"), ("c", "43"))]  # fmt: skip
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps({**ROW, "benchmark": "needle", **row}) + "\n"
+                                                    for row in rows))  # fmt: skip
+    assert run("needle", "--out", tmp_path) == 0
+    assert [row["value"] for row in items(tmp_path)] == ["1", "1", "0"]
 
 
 def test_somebodys_own_answers_are_not_written_over(tmp_path, capsys):

@@ -88,17 +88,18 @@ def in_texts(
 
 
 def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Tidy rows of the answers that are there: 1 where it holds the reference, in any case and white space, else 0.
+    """Tidy rows of the answers that are there: 1 where it holds one of its references (`holds`), else 0.
 
     `length` is the haystack's; the item is needle-LENGTH-DEPTH'S INDEX-INDEX, as in the miniature's benchmark. Raises
     DataError for an answer without a reference; an empty one would be found everywhere.
     """
     for answer in answers:
-        if not any(text.strip() for text in answer.references[:1]):
-            raise DataError(f"answer {answer.id!a:.60} has no reference", "references holds what is to be found")
+        if not answer.references or not all(text.strip() for text in answer.references):
+            told = f"answer {answer.id!a:.60} has no reference, or an empty one"
+            raise DataError(told, "references holds what is to be found")
     return [
         {"benchmark": a.benchmark, "task": a.task, "length": a.length, "item": a.id, "metric": METRIC,
-         "value": float(holds(a.answer, a.references[0]))}
+         "value": float(any(holds(a.answer, text) for text in a.references))}
         for a in answers if a.finish != MISSING
     ]  # fmt: skip
 
