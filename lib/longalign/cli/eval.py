@@ -67,7 +67,8 @@ def add(children: Any, top: Parser) -> None:
     )
     command.add_argument("--zero-shot", action="store_true", help="longbench-chat: show the judge no scored answers")
     command.add_argument("--seed", type=seed, default=0, help="of the order of the scored answers (default: 0)")
-    command.add_argument("--limit", type=positive, metavar="N", help="of the questions, N evenly spaced; of short, the first N of each task")
+    command.add_argument("--limit", type=positive, metavar="N",
+                         help="of the questions, N evenly spaced; of short, the first N of each task")  # fmt: skip
     command.add_argument("--lengths", type=positive, nargs="+", help="needle: tokens of the haystacks")
     command.add_argument("--depths", type=positive, default=10, help="needle: how many (default: 10)")
     command.add_argument("--haystack", type=Path, nargs="+", help="needle: folders or files (default: generated texts)")
