@@ -2,16 +2,16 @@
 
     python -m longalign.report.later      (writes results/later_claims.csv from the tables in results/)
 
-The arms are those of PROFILE=referee. Until its tables are there, every claim is "not measured". What each claim would
-see is computed before: the effect that 80 % of runs with its seeds and questions would show, in the strictest test of
-its family, from the chance in committed scores of the same kind (`like` in the ledger).
+The arms are those of PROFILE=referee. What each claim would see is computed before: the effect that 80 % of runs with
+its seeds and questions would show, in the strictest test of its family, from the chance in committed scores of the same
+kind (`like` in the ledger).
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,13 +162,9 @@ def keep_in_mind(notebook: str) -> str:
     return "\n".join(f"{line.id}: {line.caveat}" for line in found.itertuples())
 
 
-def show(name: str, draw: Callable[[pd.DataFrame], Any]) -> Any:
-    """What `draw` makes of the committed table <name>.csv of the referee; a line that says so while there is none."""
-    path = paths.results() / f"{name}.csv"
-    if path.is_file():
-        return draw(pd.read_csv(path))
-    print(f"not measured yet: `make referee` and `make reference PROFILE=referee` write {paths.relative(path)}")
-    return None
+def table(name: str) -> pd.DataFrame:
+    """The committed table <name>.csv of the referee, or with "items/" before its name the scores of its questions."""
+    return pd.read_csv(paths.results() / f"{name}.csv")
 
 
 def main(arguments: Sequence[str] = ()) -> int:
