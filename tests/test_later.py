@@ -75,12 +75,13 @@ def test_a_claim_that_would_see_only_more_than_its_margin_cannot_fail():
 def test_what_was_not_lost_cannot_be_shown_to_be_restored(own, premise):
     (claim,) = [claim for claim in LEDGER if claim.premise]
     row = {"id": claim.id, "verdict": own, "note": "as before"}
-    found = later.by_premise(claim, row, {claim.premise: premise, claim.id: own})
+    found = later.by_premise(claim, row, {claim.premise: {"verdict": premise, "statement": "It is lost."}})
     if own == "no such effect" and premise != "reproduced":
-        assert found["verdict"] == "cannot be shown here" and f'which is "{premise}" here' in found["note"]
+        assert found["verdict"] == "cannot be shown here" and found["verdict"] != own
+        assert f'("It is lost"), whose verdict is "{premise}" here; as before' in found["note"]
     else:
         assert found == row
-    assert later.by_premise(replace(claim, premise=""), row, {claim.id: own}) == row
+    assert later.by_premise(replace(claim, premise=""), row, {}) == row
 
 
 def test_a_premise_that_is_no_claim_is_refused(tmp_path):

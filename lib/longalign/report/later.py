@@ -110,11 +110,12 @@ def can_fail(claim: LaterClaim, seen: float | None) -> bool:
     return bool(seen is not None and seen <= reach)
 
 
-def by_premise(claim: LaterClaim, row: dict[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
-    """The row of a claim, given the verdicts of all: what is absent where its premise is not reproduced is hidden."""
-    if row["verdict"] != ABSENT or not claim.premise or words[claim.premise] == REPRODUCED:
+def by_premise(claim: LaterClaim, row: dict[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The row of a claim, given those of all: what is absent where its premise is not reproduced is hidden."""
+    if row["verdict"] != ABSENT or not claim.premise or rows[claim.premise]["verdict"] == REPRODUCED:
         return row
-    note = f'the instrument: it needs what {claim.premise} says, which is "{words[claim.premise]}" here'
+    premise, word = rows[claim.premise]["statement"].rstrip("."), rows[claim.premise]["verdict"]
+    note = f'the instrument: it needs another claim ("{premise}"), whose verdict is "{word}" here'
     return row | {"verdict": HIDDEN, "note": f"{note}; {row['note']}"}
 
 
@@ -123,12 +124,12 @@ def rows(results: Path) -> list[dict[str, Any]]:
     ledger, folder = load_later(), Folder(results)
     families = Counter((claim.source, claim.family) for claim in ledger)
     measured = claims.measure_all(ledger, folder)
-    words = {row["id"]: row["verdict"] for row in measured}
+    by_id = {row["id"]: row for row in measured}
     found = []
     for claim, row in zip(ledger, measured, strict=True):
         seen = would_see(claim, folder, families[claim.source, claim.scale])
         sees = row.get("detectable")  # the same, by the chance that is in the claim's own scores
-        found.append(by_premise(claim, row, words) | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
+        found.append(by_premise(claim, row, by_id) | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
                      | {"would_see": seen, "can_fail": can_fail(claim, seen),
                         "could_fail": "" if sees is None else can_fail(claim, sees)})  # fmt: skip
     return found

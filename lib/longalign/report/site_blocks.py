@@ -17,7 +17,7 @@ from longalign.experiments.profiles import load_profile
 from longalign.report.gpu_results import newest_pace, read_cards
 from longalign.report.later import read_later
 from longalign.report.page_blocks import PROFILE, measured, parameters, table
-from longalign.report.verdicts import counted
+from longalign.report.verdicts import HIDDEN, counted
 
 SESSIONS = (("00", "01", "02"), ("03", "03b"), ("04", "05", "06", "07"), ("08", "10", "18", "90"))
 """The notebooks of each session of the course, by number."""
@@ -74,7 +74,7 @@ def _of_paper(found: pd.DataFrame) -> str:
     rows = [
         [f"{line.statement} ({line.source.partition(', ')[2]}; read: {line.read})", _joined(line.baseline, line.paper),
          line.verdict, measured(line), *map(_number, (line.would_see, line.detectable, line.margin)),
-         _joined(line.caveat, f"we cannot show {line.cannot_show}")]
+         _joined(line.note if line.verdict == HIDDEN else line.caveat, f"we cannot show {line.cannot_show}")]
         for _, line in found.iterrows()
     ]  # fmt: skip
     return table(("claim", "the paper compares with; its numbers", "verdict", "here (interval)", "planned", "seen",
