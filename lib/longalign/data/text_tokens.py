@@ -60,7 +60,7 @@ def unknown_token(tokenizer: Any) -> str | None:
 @lru_cache(maxsize=8)
 def _unknown_of_unigram(tokenizer: Any) -> str | None:
     """The token of a Unigram model's `unk_id`, which is shown in its state alone."""
-    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     if type(model).__name__ != "Unigram":
         return None
     number = json.loads(model.__getstate__())["unk_id"]
