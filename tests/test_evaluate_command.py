@@ -246,7 +246,7 @@ ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat
         ("needle", [{"references": []}], "answer 'a' has no reference"),
         ("needle", [{"references": [" "]}], "answer 'a' has no reference"),
         ("needle", [{"references": ["42", ""]}], "answer 'a' has no reference"),
-        ("needle", [{}, {"id": "b", "model": "other"}], "answers of two models, mine and other: give each"),
+        ("needle", [{}, {"id": "b", "model": "other"}], "answers of several models (mine, other): give each"),
     ],
 )  # fmt: skip
 def test_answers_from_elsewhere_that_cannot_be_scored_are_refused_in_a_sentence(

@@ -78,7 +78,7 @@ def test_what_was_not_lost_cannot_be_shown_to_be_restored(own, premise):
     found = later.by_premise(claim, row, {claim.premise: {"verdict": premise, "statement": "It is lost."}})
     if own == "no such effect" and premise != "reproduced":
         assert found["verdict"] == "cannot be shown here" and found["verdict"] != own
-        assert f'("It is lost"), whose verdict is "{premise}" here; as before' in found["note"]
+        assert f'needs that "It is lost", and here the verdict on this is "{premise}"; as before' == found["note"]
     else:
         assert found == row
     assert later.by_premise(replace(claim, premise=""), row, {}) == row

@@ -5,12 +5,11 @@ import json
 import shutil
 import socket
 import time
-import unicodedata
 from pathlib import Path
 
 import pytest
 
-from chat_tokenizers import WithoutOffsets, byte_tokenizer, latin_tokenizer
+from chat_tokenizers import byte_tokenizer
 from longalign.clients.client import Asker
 from longalign.clients.errors import Refused
 from longalign.clients.local_model import LocalModel, load_tokenizer
@@ -214,7 +213,7 @@ def test_each_of_the_twelve_datasets_has_prompt_bound_metric_group_and_scale():
         assert longbench.group_of(made) == group and longbench.scale_of(made) in SCALES
 
 
-# ---- MT-Bench and the needle -----------------------------------------------------------------------------------------
+# ---- MT-Bench --------------------------------------------------------------------------------------------------------
 
 
 def test_the_second_turn_of_mt_bench_is_asked_with_the_first_answer(tmp_path):
@@ -238,63 +237,6 @@ def test_the_second_turn_of_mt_bench_is_asked_with_the_first_answer(tmp_path):
 def test_a_wrong_row_of_mt_bench_is_refused(tmp_path, row, says):
     with pytest.raises(DataError, match=says):
         mt_bench.questions(rows_file(tmp_path, row) / "x.jsonl")
-
-
-def test_a_needle_stands_at_each_depth_of_each_length_between_sentences():
-    texts = ["One sentence here. Another one there. " * 20, "A third text. It ends."]
-    found = needle.in_texts(texts, WORDS, lengths=[200, 400], depths=5)
-    assert len(found) == 10 and len({q.id for q in found}) == 10
-    for q in found:
-        stack = q.turns[0].removesuffix(f"\n\n{needle.QUESTION}").split(needle.NEEDLE)
-        assert len(stack) == 2 and all(part.strip() == "" or part.strip().endswith(".") for part in stack)
-        before, after = (len(WORDS(part, add_special_tokens=False)["input_ids"]) for part in stack)
-        whole = len(WORDS(q.turns[0].removesuffix(f"\n\n{needle.QUESTION}"), add_special_tokens=False)["input_ids"])
-        depth = int(q.id.split("-")[2]) / 4
-        assert q.length - 14 < whole <= q.length + 1 and abs(before / (before + after) - depth) < 0.1
-
-
-@pytest.mark.parametrize("tokenizer", [WithoutOffsets(byte_tokenizer()), latin_tokenizer()],
-                         ids=["without offsets", "drops characters"])  # fmt: skip
-def test_a_haystack_has_its_length_by_a_tokenizer_that_cannot_tell_where_tokens_begin(tokenizer):
-    texts = ["One Sentence Here. Another One there. " * 20]
-    for q in needle.in_texts(texts, tokenizer, lengths=[200, 400], depths=3):
-        haystack = q.turns[0].removesuffix(f"\n\n{needle.QUESTION}")
-        assert q.length - 30 < len(tokenizer(haystack, add_special_tokens=False)["input_ids"]) <= q.length + 1
-
-
-def test_depth_is_in_tokens_however_long_the_sentences_are():
-    texts = ["One very long sentence that goes " + "on and on " * 60 + "to its end.", "Short one here. " * 60]
-    found = needle.in_texts(texts, WORDS, lengths=[600], depths=5)
-    depths = []
-    for q in found:
-        before, _ = q.turns[0].split(needle.NEEDLE)
-        depths.append(len(WORDS(before, add_special_tokens=False)["input_ids"]) / 500)
-    assert depths[0] == 0 and depths[2] in (depths[1], depths[3]) or abs(depths[3] - 0.75) < 0.1
-    with pytest.raises(ValueError, match="take longer --lengths"):
-        needle.in_texts(texts, WORDS, lengths=[70], depths=1)
-
-
-def test_a_haystack_that_is_too_short_begins_again_and_a_chinese_needle_needs_no_blanks():
-    hidden = {"needle": "密码是蓝色。", "question": "密码是什么？", "answer": "蓝色"}
-    (found,) = needle.in_texts(["王安领头。李明读书。"], WORDS, lengths=[100], depths=1, **hidden)
-    assert found.turns[0].startswith("密码是蓝色。王安领头。李明读书。王安领头。") and found.language == "zh"
-
-
-@pytest.mark.parametrize(("texts", "more", "says"), [
-    ([""], {}, "no sentence"), (["A b."], {"answer": "no"}, "answer"), (["A b."], {"answer": " "}, "answer"),
-    (["A b."], {"question": f"Is it to {needle.ANSWER}?"}, "the question holds the answer"),
-    (["A b.", f"We {needle.ANSWER}."], {}, "a text of the haystack holds the answer"),
-    (["A b."], {"needle": "The code is 42.", "answer": "42"}, "the question for your own needle is missing"),
-])  # fmt: skip
-def test_a_needle_that_cannot_be_hidden_is_refused(texts, more, says):
-    with pytest.raises(ValueError, match=says):
-        needle.in_texts(texts, WORDS, lengths=[50], depths=1, **more)
-
-
-def test_generated_needles_are_those_of_the_miniatures_benchmark():
-    found = needle.generated(lengths=[64, 128], depths=3)
-    assert len(found) == 18 and {q.length for q in found} == {64, 128} and found[0].id == "needle-64-0-0"
-    assert all(q.references[0] in q.turns[0] for q in found)
 
 
 def test_one_thread_at_a_time_cuts_prompts(tmp_path, monkeypatch):
@@ -330,13 +272,6 @@ def test_what_was_not_answered_is_neither_scored_nor_judged():
         assert [case.answer.id for case in judges.cases_of([there, missing], lambda _: "qa")] == ["a"]
 
 
-def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():
-    texts = {"n-0": "You EAT\na sandwich there.", "n-1": "eat a pizza", "n-2": ""}
-    made = [Answer(name, name, "m", "needle", "needle", "en", 64, "?", ("eat a  sandwich",), False, text, "stop", 0)
-            for name, text in texts.items()]  # fmt: skip
-    assert [row["value"] for row in needle.exact(made)] == [1, 0, 0]
-
-
 def rouge_of(answer, reference):
     said = Answer("n", "n", "m", "longbench", "gov_report", "en", 0, "?", (reference,), False, answer, "stop", 0)
     return longbench.metrics([said])[0]["value"]
@@ -355,34 +290,6 @@ def test_an_interrupt_within_rouge_is_no_answer_worth_0_points(monkeypatch):
     monkeypatch.setattr(longbench._functions().rouge._rouge, "get_scores", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rouge_of("a word", "a word")
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [("The code is 42.", True), ("编号是42号。", True), ("$42", True), ("142", False), ("1.42", False),
-     ("42,000", False), ("42.5", False), ("427", False),
-     ("1'042", False), ("42’000", False), ("the '42'", True)],
-)  # fmt: skip
-def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
-    assert needle.holds(text, "42") is found
-
-
-@pytest.mark.parametrize(
-    ("text", "answer", "found"),
-    [("Ask Ada.", "Ada", True), ("爱Ada说", "ada", True), ("In Canada.", "Ada", False), ("Adam", "Ada", False),
-     ("À l'Étoile", "étoile", True), ("Étoiles", "étoile", False), ("在北京吃饭", "北京", True),
-     ("у Анны", "анна", False), ("Анна,", "анна", True), ("Ada's", "Ada", True), ("Hoạt động", "ho", False),
-     ("Nguyễn đến", "đến", True), ("x\u0304y", "x", False), ("ὁδοιπόρος", "ὁδοιπόρο", False), ("ἅ ὁδός", "ὁδός", True)],
-)  # fmt: skip
-def test_a_word_that_is_part_of_a_longer_one_is_no_needle(text, answer, found):
-    assert needle.holds(text, answer) is found
-
-
-@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_a_letter_and_its_accent_apart_are_the_same_letter(forms):
-    text, answer = (unicodedata.normalize(form, "Café Đà") for form in forms)
-    assert needle.holds(f"In the {text}.", answer) and not needle.holds(f"In the {text}.", "cafe")
-
 
 
 # ---- prompts that fit, answers in their file -------------------------------------------------------------------------

@@ -28,9 +28,9 @@ def run(options: EvalOptions) -> int:
     answers, benchmark = list(read_answers(options.out / "answers.jsonl")), BENCHMARKS[options.benchmark]
     for answer in answers:
         check_benchmark(answer, options)
-        if answer.model != (first := answers[0].model):
-            fail(f"{options.out / 'answers.jsonl'} holds answers of two models, {first} and {answer.model}: give each "
-                 "a folder of its own")  # fmt: skip
+    if len(models := sorted({answer.model for answer in answers})) > 1:
+        fail(f"{options.out / 'answers.jsonl'} holds answers of several models ({', '.join(models)}): give each a "
+             "folder of its own")  # fmt: skip
     there = [answer for answer in answers if answer.finish != MISSING]
     if not there:
         fail(f"no question in {options.out / 'answers.jsonl'} has an answer: there is nothing to score")

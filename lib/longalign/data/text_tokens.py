@@ -54,13 +54,11 @@ def tokens_of(
 def unknown_token(tokenizer: Any) -> str | None:
     """What a tokenizer writes for text that it has no token for, None where it has no such token."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    return tokenizer.unk_token or getattr(model, "unk_token", None) or _unknown_of_unigram(tokenizer)
+    return tokenizer.unk_token or getattr(model, "unk_token", None) or _unknown_of_unigram(model)
 
 
-@lru_cache(maxsize=8)
-def _unknown_of_unigram(tokenizer: Any) -> str | None:
-    """The token of a Unigram model's `unk_id`, which is shown in its state alone."""
-    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+def _unknown_of_unigram(model: Any) -> str | None:
+    """The token of a Unigram model's `unk_id`, which is shown in its state alone; None for other models."""
     if type(model).__name__ != "Unigram":
         return None
     number = json.loads(model.__getstate__())["unk_id"]

@@ -115,7 +115,7 @@ def by_premise(claim: LaterClaim, row: dict[str, Any], rows: Mapping[str, Mappin
     if row["verdict"] != ABSENT or not claim.premise or rows[claim.premise]["verdict"] == REPRODUCED:
         return row
     premise, word = rows[claim.premise]["statement"].rstrip("."), rows[claim.premise]["verdict"]
-    note = f'the instrument: it needs another claim ("{premise}"), whose verdict is "{word}" here'
+    note = f'needs that "{premise}", and here the verdict on this is "{word}"'
     return row | {"verdict": HIDDEN, "note": f"{note}; {row['note']}"}
 
 
@@ -127,7 +127,7 @@ def rows(results: Path) -> list[dict[str, Any]]:
     by_id = {row["id"]: row for row in measured}
     found = []
     for claim, row in zip(ledger, measured, strict=True):
-        seen = would_see(claim, folder, families[claim.source, claim.scale])
+        seen = would_see(claim, folder, families[claim.source, claim.family])
         sees = row.get("detectable")  # the same, by the chance that is in the claim's own scores
         found.append(by_premise(claim, row, by_id) | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
                      | {"would_see": seen, "can_fail": can_fail(claim, seen),

@@ -2,15 +2,15 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-INDEX = ("index_topk",)
+INDEX = "index_topk"
 """Where configurations and layers say how many tokens an indexer leaves of those of a row."""
-WINDOWS = ("sliding_window", "attention_chunk_size", *INDEX)
+WINDOWS = ("sliding_window", "attention_chunk_size", INDEX)
 """Where they say how far attention reaches back, and INDEX."""
 EDGES = {
     "floor_scale": 4, "log_scaling_n_floor": 4, "attn_logit_softcapping": 1.0, "logit_softcapping": 1.0,
@@ -77,33 +77,38 @@ def rounded(model: nn.Module) -> Iterator[None]:
 def in_reach(model: nn.Module, size: int, *, longest: int) -> Iterator[None]:
     """Within this context those windows of attention that are shorter than `longest` have `size` tokens, and what only
     far positions or large scores reach (EDGES) is reached by a few tokens."""
-    holders = [*_configs(model), *model.modules()]
-    found = [(holder, name, getattr(holder, name, None)) for holder in holders for name in (*WINDOWS, *EDGES)]
     found = [
-        (holder, name, value) for holder, name, value in found
+        (holder, name, value) for holder, name, value in _said(model, *WINDOWS, *EDGES)
         if (type(value) is int and value < longest if name in WINDOWS else type(value) in (int, float))
     ]  # fmt: skip
-    for holder, name, _ in found:
-        setattr(holder, name, EDGES.get(name, size))
-    try:
+    with _replaced(found, lambda name: EDGES.get(name, size)):
         yield
-    finally:
-        for holder, name, value in found:
-            setattr(holder, name, value)
 
 
 @contextlib.contextmanager
 def indexed(model: nn.Module, size: int) -> Iterator[bool]:
     """Within this context an indexer leaves `size` tokens at most of a row; says whether one may leave more."""
-    found = [(holder, name, value) for holder in (*_configs(model), *model.modules()) for name in INDEX
-             if type(value := getattr(holder, name, None)) is int and value > size]  # fmt: skip
-    for holder, name, _ in found:
-        setattr(holder, name, size)
-    try:
+    found = [of for of in _said(model, INDEX) if type(of[2]) is int and of[2] > size]
+    with _replaced(found, lambda _: size):
         yield bool(found)
+
+
+def _said(model: nn.Module, *names: str) -> list[tuple[Any, str, Any]]:
+    """Which configuration or layer says what under these names: (holder, name, value or None)."""
+    return [(holder, name, getattr(holder, name, None)) for holder in (*_configs(model), *model.modules())
+            for name in names]  # fmt: skip
+
+
+@contextlib.contextmanager
+def _replaced(found: list[tuple[Any, str, Any]], value: Callable[[str], Any]) -> Iterator[None]:
+    """Within this context these settings have another value, by their names."""
+    for holder, name, _ in found:
+        setattr(holder, name, value(name))
+    try:
+        yield
     finally:
-        for holder, name, value in found:
-            setattr(holder, name, value)
+        for holder, name, before in found:
+            setattr(holder, name, before)
 
 
 @contextlib.contextmanager
