@@ -10,6 +10,7 @@ kind (`like` in the ledger).
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,9 +159,10 @@ def of_notebook(notebook: str) -> pd.DataFrame:
 
 
 def keep_in_mind(notebook: str) -> str:
-    """What a reader of these verdicts has to know of our experiments: a line for each claim that has a verdict."""
+    """What a reader of these verdicts has to know of our experiments: a paragraph for each claim that has numbers."""
     found = read_later(paths.results()).query("notebook == @notebook and seeds > 0").dropna(subset="caveat")
-    return "\n".join(f"{line.id}: {line.caveat}" for line in found.itertuples())
+    return "\n".join(textwrap.fill(f"{line.id}: {line.caveat}", 90, subsequent_indent="    ")
+                     for line in found.itertuples())  # fmt: skip
 
 
 def table(name: str) -> pd.DataFrame:
