@@ -6,6 +6,7 @@ import subprocess
 import sys
 from multiprocessing import connection
 
+import psutil
 import pytest
 
 from longalign.data import file_parts
@@ -29,6 +30,57 @@ def test_an_interrupt_that_comes_while_a_process_is_forked_is_not_lost():
     done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
     assert done.returncode and done.stderr.rstrip().endswith("KeyboardInterrupt"), done.stderr
     assert done.stdout == "0 left\n", "the process that was forked is ended"
+
+
+@pytest.fixture
+def interrupts():
+    """Interrupts raise, also where the tests were started with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_comes_while_a_process_is_ended_is_an_interrupt(monkeypatch, interrupts):
+    # cut short there, its end was made again, and that was a ValueError in place of the interrupt
+    waitpid, children = os.waitpid, psutil.Process().children()
+
+    def interrupted(pid, options):
+        found = waitpid(pid, options)
+        if found[0]:
+            monkeypatch.setattr(os, "waitpid", waitpid)
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    parts = [file_parts.Part(n, n + 1, n, "") for n in range(5)]
+    with pytest.raises(KeyboardInterrupt):
+        list(file_parts.in_order(iter(parts), lambda part, tell: part.end, workers=2))
+    assert psutil.Process().children() == children
+
+
+class Interrupting:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("later", [True, False], ids=["before the next call", "before the end"])
+def test_an_interrupt_that_python_swallows_comes_all_the_same(interrupts, later):
+    told = []
+    with pytest.raises(KeyboardInterrupt), file_parts.heeding(told.append) as tell:
+        tell("begin")
+        Interrupting()
+        if later:
+            tell("never")
+    assert told == ["begin"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_takes_interrupts_in_another_way_is_left_to_it(interrupts):
+    taken = []
+    signal.signal(signal.SIGINT, lambda number, frame: taken.append(number))
+    with file_parts.heeding(print) as tell:
+        signal.raise_signal(signal.SIGINT)
+        assert tell is print and taken == [signal.SIGINT]
 
 
 class Unpicklable(Exception):

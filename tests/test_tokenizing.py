@@ -20,6 +20,7 @@ from chat_tokenizers import MARKED, assistant, byte_tokenizer, user, word_tokeni
 from longalign.cli import main
 from longalign.common import provenance
 from longalign.data import jsonl, tokenize_files
+from longalign.data import store as stores
 from longalign.data.chat import encode, tokenizer_hash
 from longalign.data.jsonl import DataError
 from longalign.data.store import TokenStore
@@ -406,6 +407,27 @@ def test_a_real_process_that_is_ended_leaves_finished_parts_and_no_process(tmp_p
     parts_of(10**9)
     assert contents(store) == contents(tokenize_jsonl(file, WORDS, tmp_path / "whole", progress=quiet))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data.jsonl", "store", "whole"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_comes_where_a_part_is_closed_is_not_lost(tmp_path, parts_of, monkeypatch):
+    closed, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def close(column):  # Python calls this where the object goes, and swallows what it raises
+        column.file.close()
+        closed.append(column)
+        if len(closed) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(stores._Column, "__del__", close)
+    file = write_rows(tmp_path / "data.jsonl", [sample(n) for n in range(400)])
+    parts_of(4000)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tokenize_jsonl(file, WORDS, tmp_path / "store", progress=quiet)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "store").exists()
 
 
 # --- room -------------------------------------------------------------------------------------------------------------

@@ -87,17 +87,20 @@ def in_order(
     numbered, more, following = enumerate(parts), True, 0
     try:
         while more or running:
-            if more and len(running) < workers:
-                index, new = next(numbered, (-1, None))
-                more = new is not None
-                if new and (result := known(new)) is not None:
-                    outcomes[index] = new, result
-                elif new:
-                    worker = _Worker(index, new, work)
-                    running[worker.inbox] = worker
+            with _interrupt_later():
+                if more and len(running) < workers:
+                    index, new = next(numbered, (-1, None))
+                    more = new is not None
+                    if new and (result := known(new)) is not None:
+                        outcomes[index] = new, result
+                    elif new:
+                        worker = _Worker(index, new, work)
+                        running[worker.inbox] = worker
+                        del worker
             if running and (len(running) == workers or not more):
-                failed = _listen(running, outcomes, told)
-                more = more and not failed
+                ready = connection.wait(running)
+                with _interrupt_later():
+                    more = _hear(ready, running, outcomes, told) and more
             while following in outcomes:
                 part, result = outcomes.pop(following)
                 if isinstance(result, BaseException):
@@ -105,16 +108,17 @@ def in_order(
                 yield part, result
                 following += 1
     finally:
-        for worker in running.values():
-            worker.end()
+        with _interrupt_later():
+            while running:
+                running.popitem()[1].end()
 
 
-def _listen(
-    running: dict[Any, "_Worker"], outcomes: dict[int, tuple[Part, Any]], told: Callable[..., None]
+def _hear(
+    ready: list[Any], running: dict[Any, "_Worker"], outcomes: dict[int, tuple[Part, Any]], told: Callable[..., None]
 ) -> bool:
-    """Wait until workers say something; whether one has failed, which ends those that are after it in the file."""
-    failed = False
-    for inbox in connection.wait(running):
+    """Take what workers say; False if one has failed, which ends those that are after it in the file."""
+    well = True
+    for inbox in ready:
         if inbox not in running:  # ended just now
             continue
         kind, value = running[inbox].message()
@@ -124,10 +128,10 @@ def _listen(
         worker = running.pop(inbox)
         outcomes[worker.index] = worker.part, value
         if isinstance(value, BaseException):
-            failed = True
+            well = False
             for other in [other for other in running.values() if other.index > worker.index]:
                 running.pop(other.inbox).end()
-    return failed
+    return well
 
 
 def cores() -> int:
@@ -160,7 +164,7 @@ class _Worker:
         self.inbox, outbox = _FORK.Pipe(duplex=False)
         self.process = _FORK.Process(target=_serve, args=(work, part, outbox, os.getpid()), daemon=True)
         try:
-            with _without_threads(), _interrupt_later():
+            with _without_threads():
                 self.process.start()
         except BaseException:
             if self.process.pid:  # it is under way already, and nobody else knows of it
@@ -224,7 +228,8 @@ def _sendable(error: BaseException) -> Any:
 
 @contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """An interrupt comes at the end of the block: Python's functions around a fork would swallow what it raises."""
+    """An interrupt comes at the end of the block: functions that Python calls around a fork, or where an object goes,
+    would swallow what it raises, and processes that are half begun or half ended would be known to nobody."""
     if threading.current_thread() is not threading.main_thread():  # which no interrupt reaches
         yield
         return
@@ -236,6 +241,38 @@ def _interrupt_later() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if came:
         signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def heeding(call: Callable[..., None]) -> Iterator[Callable[..., None]]:
+    """`call`, which in this block also raises a KeyboardInterrupt that Python has swallowed, as where an object goes.
+
+    >>> with heeding(print) as told:
+    ...     told(2, 4, 3)
+    2 4 3
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield call  # somebody else decides what an interrupt is
+        return
+    came: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    def heed(*values: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        call(*values)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield heed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager

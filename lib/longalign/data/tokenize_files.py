@@ -25,7 +25,7 @@ from longalign.common import provenance
 from longalign.common.source_hash import source_hash
 from longalign.data.chat import Encoded, encode, tokenizer_hash
 from longalign.data.chat_formats import format_of, unread_keys
-from longalign.data.file_parts import PART_BYTES, WHOLE, Part, Tell, cores, in_order, split
+from longalign.data.file_parts import PART_BYTES, WHOLE, Part, Tell, cores, heeding, in_order, split
 from longalign.data.jsonl import DataError, Line, read_lines
 from longalign.data.store import TokenStore
 from longalign.data.store_writer import StoreWriter, target_of
@@ -100,10 +100,10 @@ def tokenize_jsonl(
     job = Job(Path(jsonl), Way(tokenizer, chat_format or format_of(tokenizer), max_length), skip_invalid)
     progress, size = progress or print_progress(), file_size(jsonl)
     try:
-        with StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
+        with heeding(progress) as told, StoreWriter(folder) as writer, _parts_beside(target_of(folder)) as lock:
             digest, first = hashlib.sha256(), None
             dropped: Counter[str] = Counter()
-            with closing(job.write(writer, lock, digest, workers or cores(), progress)) as left_out:
+            with closing(job.write(writer, lock, digest, workers or cores(), told)) as left_out:
                 for error in left_out:
                     dropped[error.reason] += 1
                     first = first or error
