@@ -241,6 +241,8 @@ ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat
         ("longbench-chat", [{"references": [42]}], "line 1, field references: no reference (references is a list of"),
         ("longbench-chat", [{}, {"id": "b", "benchmark": "mt_bench"}], "holds answers of mt-bench"),
         ("longbench-chat", [{"finish": "missing"}], "has an answer: there is nothing to score"),
+        ("needle", [{"finish": "error"}], "field finish: unknown finish ('error'; it is 'stop', 'length' if"),
+        ("needle", [{"length": -8}], "line 1, field length: below zero (-8 tokens)"),
         ("longbench", [{"task": "trec"}], "answers.jsonl, field task: unknown dataset ('trec'; one of narrativeqa"),
         ("longbench", [{"task": "qasper", "references": []}], "answer 'a' has no reference"),
         ("needle", [{"references": []}], "answer 'a' has no reference"),

@@ -80,7 +80,7 @@ def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():
     ("text", "found"),
     [("The code is 42.", True), ("编号是42号。", True), ("$42", True), ("142", False), ("1.42", False),
      ("42,000", False), ("42.5", False), ("427", False),
-     ("1'042", False), ("42’000", False), ("the '42'", True)],
+     ("1'042", False), ("42’000", False), ("the '42'", True), ("-42", False), ("is −42", False), ("room A-42", True)],
 )  # fmt: skip
 def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
     assert needle.holds(text, "42") is found

@@ -106,16 +106,17 @@ def exact(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 
 def holds(text: str, answer: str) -> bool:
     """Whether a text holds an answer, whatever its case, white space and way to write accents (é is a sign, or e and
-    its accent); a number is no part of a longer one, and no word, in the alphabets that part words by spaces, is a part
-    of a longer one.
+    its accent); a number is no part of a longer one and has no sign of its own, and no word, in the alphabets that part
+    words by spaces, is a part of a longer one.
 
-    >>> holds("The code is\\n42.", "42"), holds("It was 1423.", "42"), holds("It costs 42,000.", "42")
+    >>> holds("The code is\\n42.", "42"), holds("It was 1423.", "42"), holds("It is -42.", "42")
     (True, False, False)
     >>> holds("Ask Ada.", "Ada"), holds("In Canada.", "Ada")
     (True, False)
     """
     wanted = _plain(answer)
-    before = r"(?<!\d)(?<!\d[.,'’])" * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
+    signless = r"(?<!\d)(?<!\d[.,'’])(?<!^[-−])(?<!\s[-−])"
+    before = signless * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
     behind = r"(?![.,'’]?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
     return re.search(before + re.escape(wanted) + behind, _plain(text)) is not None
 

@@ -17,6 +17,7 @@ Example = tuple[str, int]
 
 
 MISSING = "missing"
+FINISHES = ("stop", "length", MISSING)
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Question:
 class Answer:
     """What a model answered: a `Question` without its prompt, and `answer`; `truncated` tokens were left out of it.
 
-    Several turns are several answers to one `question` (its id). `finish` is "length" where the answer was cut off at
-    the most tokens it may have, MISSING where there is none; then `answer` says why. `thoughts` are those of a
+    Several turns are several answers to one `question` (its id). `finish` is "stop", "length" where the answer was cut
+    off at the most tokens it may have, MISSING where there is none; then `answer` says why. `thoughts` are those of a
     reasoning model, which nobody judges.
     """
 
@@ -124,4 +125,10 @@ def _answer(row: Mapping[str, Any]) -> Answer:
             raise DataError("no answer", detail, field=name)
     if not all(isinstance(text, str) for text in row["references"]):
         raise DataError("no reference", "references is a list of texts", field="references")
+    if row["finish"] not in FINISHES:
+        detail = f"{row['finish']!a:.40}; it is 'stop', 'length' if the answer was cut off, 'missing' if there is none"
+        raise DataError("unknown finish", detail, field="finish")
+    for name in ("length", "truncated"):
+        if row[name] < 0:
+            raise DataError("below zero", f"{row[name]} tokens", field=name)
     return Answer(**{name: row[name] for name in Answer.__annotations__} | {"references": tuple(row["references"])})
