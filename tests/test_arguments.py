@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from accelerate import ParallelismConfig
+from peft import PromptTuningConfig, get_peft_model
 from transformers import Trainer, TrainerState, TrainingArguments
 
 import tiny_models
@@ -158,10 +159,28 @@ def test_a_checkpoint_that_says_nothing_of_its_plan_is_told(tmp_path, capsys):
 def test_a_schedule_of_weightings_over_other_steps_than_the_trainers_is_refused(tmp_path):
     sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
     dataset = PlannedDataset(sequences, [plan_naive([2, 4, 3])], weighting=[(0, "token"), (0.5, "sequence")])
-    guard, state = PlanGuard(dataset), TrainerState(max_steps=6)
+    guard, args = PlanGuard(dataset), settings(tmp_path, gradient_accumulation_steps=1)
     with pytest.raises(ValueError, match="over 3 steps, and the Trainer makes 6: make a plan for each epoch"):
-        guard.on_train_begin(settings(tmp_path), state, None)
-    guard.on_train_begin(settings(tmp_path), TrainerState(max_steps=3), None)
+        guard.on_train_begin(args, TrainerState(max_steps=6), None)
+    guard.on_train_begin(args, TrainerState(max_steps=3), None)
+
+
+def test_who_calls_no_preflight_is_told_by_the_guard_before_the_first_step(tmp_path):
+    def begin(model, **given):
+        guard = PlanGuard(PlannedDataset(sequences, PLANS))
+        guard.on_train_begin(settings(tmp_path, **given), state, None, model=model)
+
+    sequences, state = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)], TrainerState(max_steps=1)
+    begin(model := new_model("mini-6b", vocab_size=16, max_length=9, seed=0))
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 1, but the plan was made for 2"):
+        begin(model, gradient_accumulation_steps=1)
+    expert = tiny_models.model("mixtral")
+    expert.config.output_router_logits = True
+    with pytest.raises(ValueError, match="set output_router_logits: false in its config.json"):
+        begin(expert)
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)  # as SFTTrainer does with peft_config
+    with pytest.raises(ValueError, match=r"cannot be trained on packs: its adapter \(num_virtual_tokens\) begins once"):
+        begin(get_peft_model(tiny_models.model("llama"), prompts))
 
 
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):

@@ -59,16 +59,22 @@ def check(arguments: Any, plans: Sequence[Plan] = ()) -> None:
             "each: the Trainer would train all of them in every epoch; set it to 1"
         )
     for plan in plans:
-        accumulation = accumulation_of(arguments)
-        if accumulation > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
-            raise ValueError("this version of transformers divides the loss of some models by the accumulation once "
-                             "more: install transformers 5.19 or newer")  # fmt: skip
-        for name, planned, given in (
-            ("gradient_accumulation_steps", plan.accumulation, accumulation),
-            ("world_size", plan.ranks, arguments.world_size),
-        ):
-            if planned != given:
-                raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
+        check_steps(arguments, plan.ranks, plan.accumulation)
+
+
+def check_steps(arguments: Any, ranks: int, accumulation: int) -> None:
+    """Raise ValueError unless a Trainer with these `arguments` makes its optimizer steps of as many micro-batches of as
+    many processes as they were planned for."""
+    made = accumulation_of(arguments)
+    if made > 1 and not hasattr(Trainer, "loss_is_scaled_for_ga"):
+        raise ValueError("this version of transformers divides the loss of some models by the accumulation once more: "
+                         "install transformers 5.19 or newer")  # fmt: skip
+    for name, planned, given in (
+        ("gradient_accumulation_steps", accumulation, made),
+        ("world_size", ranks, arguments.world_size),
+    ):
+        if planned != given:
+            raise ValueError(f"{name} is {given}, but the plan was made for {planned}: make a plan for {given}")
 
 
 def check_router(model: PreTrainedModel, arguments: Any) -> None:

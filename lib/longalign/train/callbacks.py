@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from longalign.common import paths, provenance
 from longalign.common.array_types import IGNORE_INDEX
+from longalign.recipe import architectures
 from longalign.recipe.batching import Step
 from longalign.recipe.dataset import PlannedDataset
-from longalign.train import checkpoints, preflight
+from longalign.train import arguments, checkpoints, preflight
 from longalign.train.events import read_events
 
 
@@ -77,8 +78,9 @@ class PlanGuard(TrainerCallback):
     they hold.
 
     Other ranks, another accumulation per rank and more epochs behind are the same plan. A schedule of weightings is
-    refused where the Trainer makes another number of steps than the plans have. Raises ValueError before the first
-    step; the checkpoint stays.
+    refused where the Trainer makes another number of steps than the plans have, and so is what `preflight` refuses by
+    a look at the model and the arguments, which may have become others since. Raises ValueError before the first step;
+    the checkpoint stays.
     """
 
     KEY = "longalign_targets"
@@ -86,8 +88,9 @@ class PlanGuard(TrainerCallback):
     def __init__(self, dataset: PlannedDataset):
         self.dataset = dataset
 
-    def on_train_begin(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
+    def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
         steps = len(self.dataset.steps)
+        self._look(args, model)
         if len(self.dataset.stages) > 1 and state.max_steps != steps:
             raise ValueError(
                 f"the weighting is a schedule over {steps:,} steps, and the Trainer makes {state.max_steps:,}: make a "
@@ -105,6 +108,15 @@ class PlanGuard(TrainerCallback):
                 f"the first {state.global_step} steps of this plan: go on with the data, the plan and the weighting of "
                 f"its start, or begin again in another folder than {args.output_dir}"
             )
+
+    def _look(self, args: TrainingArguments, model: PreTrainedModel | None) -> None:
+        plans = [plan for plan, _ in self.dataset.steps[:1]]
+        if self.dataset.rank is None:  # else the micro-batches were dealt by who knows the processes
+            arguments.check_steps(args, self.dataset.ranks, self.dataset.accumulation)
+        for plan in plans if model is not None else ():
+            arguments.check_router(model, args)  # first, since TRL changes what the model's configuration says
+            if reason := architectures.why_not_trained(model, plan.method, int(max(plan.lengths))):
+                raise ValueError(reason)
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         self._count(next(self.ahead))
