@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import longalign
-from longalign.cli import data_build, eval, propose, show, tokenize
+from longalign.cli import data_build, eval, fetch, propose, show, tokenize
 from longalign.cli.parsing import CHAT_FORMATS as CHAT_FORMATS
 from longalign.cli.parsing import Parser, add_tokenizer_options, fail, positive, readable, seed, share
 from longalign.clients.errors import EndpointError
@@ -95,12 +95,7 @@ def parser() -> Parser:
     train.add_argument("--out", type=Path, help="folder for what is trained (default: results/run)")
     train.add_argument("--dry-run", action="store_true", help="say what would be done, and what it would take")
 
-    fetch = top.add_child(commands, "fetch", run_fetch, help="bring the models and data that a profile names")
-    fetch.add_argument("--profile", default="paper", help="name or YAML file (default: paper)")
-    fetch.add_argument("--benchmark", metavar="NAME", help="a benchmark's official files alone: longbench-chat")
-    fetch.add_argument("--only", metavar="NAME", nargs="+", default=[], help="fetch these sources alone")
-    fetch.add_argument("--list", action="store_true", help="say what is there, and fetch nothing")
-
+    fetch.add(commands, top)
     top.add_child(commands, "figures", run_figures, help="redraw the figures from the committed results")
     top.add_child(commands, "version", run_version, help="print versions")
     return top
@@ -218,37 +213,6 @@ def run_train(options: argparse.Namespace) -> None:
 
     out = ["--out", str(options.out)] if options.out else []
     sys.exit(jobs.main([str(options.job), *out, *(["--dry-run"] if options.dry_run else [])]))
-
-
-def run_fetch(options: argparse.Namespace) -> None:
-    """A line for each source: where it lies, at which commit. What fails is told, and the others are fetched still."""
-    from longalign.cli.loading import quiet_hub
-    from longalign.common.config import nearest
-    from longalign.experiments.profiles import load_profile
-    from longalign.fetch import benchmark_files, fetching
-
-    if options.benchmark is not None:
-        place = benchmark_files.state(options.benchmark) if options.list else benchmark_files.fetch(options.benchmark)
-        print(f"{options.benchmark}: {place}")
-        return
-    quiet_hub()
-    profile = load_profile(options.profile)
-    known = {source.name: source for source in profile.sources}
-    if unknown := [name for name in options.only if name not in known]:
-        fail(f"profile {profile.name} has no source {unknown[0]!r}: {nearest(unknown[0], known)}")
-    if not known:
-        print(f"profile {profile.name} has no sources: there is nothing to fetch")
-    failed = 0
-    for source in [known[name] for name in options.only or known]:
-        try:
-            if not options.list:
-                fetching.fetch(source)
-            print(f"{source.name}: {fetching.state(source)}: {fetching.folder_of(source)}", flush=True)
-        except (ValueError, OSError) as error:
-            print(f"longalign: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            failed += 1
-    if failed:
-        sys.exit(2)
 
 
 def run_figures(options: argparse.Namespace) -> None:
