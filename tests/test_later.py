@@ -101,3 +101,26 @@ def test_a_claim_that_does_not_say_whose_it_is_and_how_it_was_read_is_refused(tm
     (tmp_path / later.LEDGER).write_text("\n".join(lines[:gone] + lines[gone + 1 :]))
     with pytest.raises(ConfigError, match=f"claim {first}: .*{key}"):
         later.load_later(tmp_path / later.LEDGER)
+
+
+@pytest.mark.parametrize(("worst", "word"), [(-0.051, "reproduced"), (-0.05, "reproduced"),
+                                             (-0.044, "cannot be shown here")])  # fmt: skip
+def test_harm_that_could_not_be_as_large_as_the_margin_cannot_be_excluded(monkeypatch, worst, word):
+    (claim,) = [claim for claim in LEDGER if claim.at_worst]
+    most = {"estimate": worst, "low": worst - 0.02, "high": worst + 0.02}
+    monkeypatch.setattr(later.claims, "measure_all", lambda ledger, folder: [most for _ in ledger])
+    row = {"id": claim.id, "verdict": "reproduced", "note": "as before"}
+    found = later.by_worst(claim, row, FOLDER)
+    assert found["verdict"] == word
+    told = 'needs arms that can lose more than the margin of 0.05, and "sequence mean" less "token mean" is -0.044'
+    assert found["note"] == ("as before" if word == "reproduced" else f"{told} (-0.064 to -0.024); as before")
+    for other in (row | {"verdict": "contradicted"}, row | {"verdict": "inconclusive"}):
+        assert later.by_worst(claim, other, FOLDER) == other
+    assert later.by_worst(replace(claim, at_worst=()), row, FOLDER) == row
+
+
+def test_the_most_harm_is_said_of_no_harm_alone(tmp_path):
+    text = (paths.root() / later.LEDGER).read_text()
+    (tmp_path / later.LEDGER).write_text(text.replace("    premise: ", "    at_worst: {a: 1, b: -1}\n    premise: "))
+    with pytest.raises(ConfigError, match="at_worst is said of not_less alone"):
+        later.load_later(tmp_path / later.LEDGER)

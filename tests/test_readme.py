@@ -123,13 +123,14 @@ def test_a_source_is_shown_by_its_first_measured_claim_and_by_the_count_of_all(t
     shutil.copy(paths.results() / "05_data_scale.json", results)
     (results / "later_claims.csv").write_text(
         "id,arxiv,source,statement,verdict,metric,threshold,estimate,"
-        "deciding_low,deciding_high,low,high,margin,p_against\n"
-        'a,2410.10,"A, Table 1",C helps.,reproduced,fact_match,0,0.05,0.01,0.09,0.01,0.09,0.1,0.001\n'
+        "deciding_low,deciding_high,low,high,margin,p_against,direction\n"
+        'a,2410.10,"A, Table 1",C helps.,reproduced,fact_match,0,0.05,0.01,0.09,0.01,0.09,0.1,0.001,greater\n'
         'b,2410.10,"A, Table 2",D helps.,not measured\nc,2411.11,B,E helps.,not measured\n'
         'd,2411.11,B,F helps.,not measured\n')
     told = page_blocks.findings(results)
-    assert "4 claims of 2 papers. **1 reproduced**: C helps (A, Table 1; here +0.05 of the facts, and less" in told
-    assert "less than 0.1). **3 not measured**: A, B (2). [Claims of later papers]" in told, "nothing is contradicted"
+    assert "Of 4 claims of 2 such papers: 1 reproduced, 3 not measured. [Claims of later papers]" in told
+    assert "| A, Table 1 | C helps. | +0.05 of the facts (0.01 to 0.09) | reproduced, and less than 0.1 |" in told
+    assert "in the same way as long" not in told, "nothing is contradicted"
     assert "| Table 2 | B. | +0.5 points of 10 (-0.1 to 1.1) | inconclusive (we would see 0.6) | 1 reproduced" in told
     assert "Of 3 claims of the paper: 1 reproduced, 1 inconclusive, 1 not measured. 1 more claims (headlines)" in told
     assert "+0.1 points of 10 (-0.1 to 0.3); equal: within 0.5 | inconclusive (we would exclude more than 0.7)" in told

@@ -149,7 +149,7 @@ def _claim(entry: Any, groups: dict[str, Any], where: str, kind: type[AnyClaim])
     if isinstance(entry, dict):
         where = f"{where.rpartition(' ')[0]} {entry['id']}" if "id" in entry else where
         entry = dict(entry)
-        for key in ("arms", "paper"):
+        for key in ("arms", "paper", "at_worst"):
             _list_numbers(entry, key)
         if isinstance(entry.get("like"), dict):
             entry["like"] = dict(entry["like"])

@@ -13,7 +13,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class LaterClaim(Claim):
     questions: int = 0
     like: Like | None = None
     premise: str = ""
+    at_worst: tuple[Number, ...] = ()
 
 
 def load_later(path: Path | None = None) -> tuple[LaterClaim, ...]:
@@ -65,6 +66,8 @@ def load_later(path: Path | None = None) -> tuple[LaterClaim, ...]:
     path = path or paths.root() / LEDGER
     ledger = load_ledger(path, LaterClaim)
     for claim in ledger:
+        if claim.at_worst and claim.direction != "not_less":
+            raise ConfigError(f"{paths.relative(path)}, claim {claim.id}: at_worst is said of not_less alone")
         for name in (name for name in ABOUT if not getattr(claim, name)):
             raise ConfigError(f"{paths.relative(path)}, claim {claim.id}: the key {name} is missing")
         if claim.premise and claim.premise not in {other.id for other in ledger}:
@@ -120,6 +123,20 @@ def by_premise(claim: LaterClaim, row: dict[str, Any], rows: Mapping[str, Mappin
     return row | {"verdict": HIDDEN, "note": f"{note}; {row['note']}"}
 
 
+def by_worst(claim: LaterClaim, row: dict[str, Any], folder: Folder) -> dict[str, Any]:
+    """The row of a claim of "no harm"; it is hidden where the most harm that was possible, that of the arms `at_worst`,
+    is within the margin: then nothing could have come out against the paper."""
+    if row["verdict"] != REPRODUCED or not claim.at_worst:
+        return row
+    (most,) = claims.measure_all([replace(claim, arms=claim.at_worst)], folder)
+    if most["estimate"] <= -(claim.margin or 0):
+        return row
+    arms = " less ".join(f'"{arm.arm}"' for arm in sorted(claim.at_worst, key=lambda arm: -arm.value))
+    note = (f"needs arms that can lose more than the margin of {claim.margin:g}, and {arms} is {most['estimate']:.3f} "
+            f"({most['low']:.3f} to {most['high']:.3f})")  # fmt: skip
+    return row | {"verdict": HIDDEN, "note": "; ".join(filter(None, [note, row["note"]]))}
+
+
 def rows(results: Path) -> list[dict[str, Any]]:
     """A row per claim: that of claims.csv, by the tables in `results`, what it is about, and what it would see."""
     ledger, folder = load_later(), Folder(results)
@@ -130,7 +147,8 @@ def rows(results: Path) -> list[dict[str, Any]]:
     for claim, row in zip(ledger, measured, strict=True):
         seen = would_see(claim, folder, families[claim.source, claim.family])
         sees = row.get("detectable")  # the same, by the chance that is in the claim's own scores
-        found.append(by_premise(claim, row, by_id) | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
+        row = by_worst(claim, by_premise(claim, row, by_id), folder)
+        found.append(row | {name: getattr(claim, name) for name in (*ABOUT, "caveat")}
                      | {"would_see": seen, "can_fail": can_fail(claim, seen),
                         "could_fail": "" if sees is None else can_fail(claim, sees)})  # fmt: skip
     return found

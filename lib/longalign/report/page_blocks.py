@@ -26,7 +26,6 @@ from longalign.report.verdicts import (
     INCONCLUSIVE,
     REPRODUCED,
     UNMEASURED,
-    VERDICTS,
     counted,
 )
 
@@ -45,7 +44,6 @@ SPEED_ROWS = (
     ("loss", "memory", "16,384 tokens", "plain"),
     ("training", "speed", "packs of 8,192, all tokens", "trl 1.16.0"),
     ("training", "speed", "packs of 8,192, answers", "llamafactory 0.9.5"),
-    ("preprocessing", "cpu", "200 long samples", "as released: dense rows"),
     ("decoding", "time", "long", "transformers, padded batches of 16"),
 )
 """The comparisons on the front page: target, metric, case, the other's code. The page of benchmarks has all of them."""
@@ -76,6 +74,7 @@ def scale(results: Path) -> str:
     times = pd.read_csv(results / "durations.csv").query(f"profile == '{PROFILE}'")
     work = pd.read_csv(results / "work.csv").set_index("kind").loc["cores"]
     two = times[times.notebook != ALONE].peak_memory_mb.nlargest(2).sum()
+    memory = max(two, times.peak_memory_mb.max())
     sizes = [parameters(results / "bases" / name / "model.safetensors") / 1e6 for name in profile["models"]]
     corpus, cards = profile["corpus"], read_cards(results / "gpu")
     ran = "`make gpu` ran on " + ", ".join(card.name for card in cards) if cards else "not tried yet"
@@ -84,14 +83,12 @@ def scale(results: Path) -> str:
          "million parameters, trained here", "ChatGLM3-6B, Llama-2-7B, Llama-2-13B"],
         ["longest sequence", f"{corpus['max_length']:,} tokens", "65,536 tokens (128k once)"],
         ["long instructions", f"{corpus['long']:,}, generated, with exact answers", "10,000, written by Claude 2.1"],
-        ["hardware", f"a CPU with {times.cores.max()} cores", "8 A800 GPUs of 80 GB"],
+        ["hardware", f"a CPU with {times.cores.max()} cores, up to {memory / 1024:.1f} GB of memory, 2.4 GB of disk "
+         f"for the packages; GPU: {ran}", "8 A800 GPUs of 80 GB"],
         ["time", f"{work.seconds / work.number / 60:.0f} minutes, two notebooks at once",
          "19 to 117 hours for each training"],
-        ["memory and disk", f"up to {max(two, times.peak_memory_mb.max()) / 1024:.1f} GB; 2.4 GB of disk for the "
-         "packages", ""],
         ["seeds", f"{profile['seeds']}, or {profile['seeds_of_slow_arms']} for slow settings; in the committed numbers "
          f"below up to {seeds}, and {most} for loss weighting", "1"],
-        ["GPU", ran, ""],
     ])  # fmt: skip
 
 
@@ -105,19 +102,23 @@ def parameters(weights: Path) -> int:
 def findings(results: Path) -> str:
     """A figure, the count of all verdicts, and a row for each table and figure of the paper.
 
-    The row shows the first claim in the order of `claims.yaml` that was measured here; where none was, the first one.
+    The row shows the first claim in the order of `claims.yaml` that was measured here.
     """
     written = yaml.safe_load((results.parent / "claims.yaml").read_text(encoding="utf-8"))["claims"]
     own = [claim["id"] for claim in written if not claim.get("restates")]
     claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[[claim["id"] for claim in written]]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
     default = words(results, load_profile(PROFILE))
-    rows = sorted((_of_source(source, of_it) for source, of_it in claims.groupby("source")), key=_order)
+    shown, hidden = [], []
+    for source, of_it in claims.groupby("source"):
+        (hidden if set(of_it.verdict) <= {HIDDEN, UNMEASURED} else shown).append((source, of_it))
+    rows = sorted((_of_source(source, of_it) for source, of_it in shown), key=_order)
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)\n"
         f"Of {len(own)} claims of the paper: {counted(claims.verdict[own])}. {len(written) - len(own)} more claims "
         "(headlines) say how large one of these differences is; they are not counted again. In the table, each table "
-        "and figure of the paper has one row, with the first of its claims that we could measure. The third column is "
+        "and figure of the paper has one row, with the first of its claims that we could measure. "
+        f"{_nothing_of(hidden)}The third column is "
         'the difference that we measured, or a ratio ("times"), with the interval that decides: a 95 % interval, made '
         "wider because many claims are tested together. The last column counts the verdicts on all its claims. `make "
         "reproduce` trains fewer seeds than we did. It takes from [our "
@@ -136,41 +137,44 @@ ALIKE = ("In our miniatures, long questions are made in the same way as long ins
 
 
 def later_papers(results: Path) -> str:
-    """How the claims of later papers came out: what was shown, either way, in words, and whose the others are."""
+    """How the claims of later papers came out: their number, and a row for each that was decided for or against."""
     found = pd.read_csv(results / "later_claims.csv", dtype={"arxiv": str})
-    groups = [(verdict, found[found.verdict == verdict]) for verdict in VERDICTS if verdict in set(found.verdict)]
-    told = [f"**{len(of)} {verdict}**: {_named(of, in_full=verdict in (REPRODUCED, CONTRADICTED))}"
-            for verdict, of in groups]  # fmt: skip
-    told += [ALIKE] * (CONTRADICTED in set(found.verdict))
-    return (f"Later papers dispute this one, or use its ideas. We test {len(found)} claims of {found.arxiv.nunique()} "
-            f"papers. {' '.join(told)} [Claims of later papers](docs/project/later.md) explains each.")  # fmt: skip
+    decided = pd.concat([found[found.verdict == REPRODUCED], found[found.verdict == CONTRADICTED]])
+    rows = [[line.source, line.statement, measured(line), f"{line.verdict}{_within(line)}"]
+            for _, line in decided.iterrows()]  # fmt: skip
+    told = ("Later papers dispute this one, or use its ideas. "
+            f"Of {len(found)} claims of {found.arxiv.nunique()} such papers: {counted(found.verdict)}. "
+            "[Claims of later papers](docs/project/later.md) explains each.")  # fmt: skip
+    told += f" {ALIKE}" * (CONTRADICTED in set(found.verdict)) + " These are reproduced or contradicted:" * bool(rows)
+    return "\n\n".join([told, table(["later paper", "claim", "here (interval)", "verdict"], rows)][: 1 + bool(rows)])
 
 
-def _named(claims: pd.DataFrame, *, in_full: bool) -> str:
-    if in_full:
-        return " ".join(f"{line.statement.rstrip('.')} ({line.source}; here {measured(line).partition(' (')[0]}"
-                        f"{_small(line)})." for _, line in claims.iterrows())  # fmt: skip
-    papers = claims.source.str.split(",").str[0].value_counts(sort=False)
-    return ", ".join(paper + (f" ({count})" if count > 1 else "") for paper, count in papers.items()) + "."
+def _within(claim: pd.Series) -> str:
+    """Where the numbers show an effect and exclude one as large as the margin, that it is smaller; where they show that
+    there is no harm, how much of it they exclude."""
+    if claim.verdict != REPRODUCED:
+        return ""
+    if claim.direction == "not_less":
+        return f" (a loss of {claim.margin:g} is excluded)"
+    return f", and less than {claim.margin:g}" if claim.p_against < ALPHA else ""
 
 
-def _small(claim: pd.Series) -> str:
-    """Where the numbers show an effect and exclude one as large as the margin, that it is smaller."""
-    small = claim.verdict == REPRODUCED and claim.p_against < ALPHA
-    return f", and less than {claim.margin:g}" if small else ""
+def _nothing_of(hidden: Sequence[tuple[str, pd.DataFrame]]) -> str:
+    """The tables and figures of which nothing can be shown, in a sentence."""
+    names = sorted((source for source, _ in hidden), key=lambda source: (not source.startswith("Table"), source))
+    return f"Of {' and '.join(names)}, no claim can be shown here, and they have no row. " if names else ""
 
 
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
-    read = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])]
-    claim = (read if len(read) else claims).iloc[0]
+    claim = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])].iloc[0]
     kind = "exclude more than" if claim.direction in WITHIN_MARGIN else "see"
     seen = f" (we would {kind} {claim.detectable:.2g})" if claim.verdict == INCONCLUSIVE else ""
     return [source, claim.statement, measured(claim), claim.verdict + seen, counted(claims.verdict)]
 
 
-def _order(row: list[str]) -> tuple[bool, bool, str]:
-    """What was measured first, and tables before figures."""
-    return row[3] in (HIDDEN, UNMEASURED), not row[0].startswith("Table"), row[0]
+def _order(row: list[str]) -> tuple[bool, str]:
+    """Tables before figures."""
+    return not row[0].startswith("Table"), row[0]
 
 
 def measured(claim: pd.Series) -> str:

@@ -94,7 +94,11 @@ def _planned(found: pd.DataFrame) -> str:
     told = (f"When we planned the runs, {found.can_fail.sum()} of these claims could come out against their paper: if "
             'there is no such effect (for "not lower" and "not worse": if the harm is twice the margin), 80 % of such '
             "runs say so.")  # fmt: skip
-    blunt = found[found.could_fail == "False"]
+    read = found.verdict != HIDDEN
+    if hidden := (found.can_fail & ~read).sum():
+        told += (f" The scores of {hidden} of them then showed that they have nothing to say, and they are *cannot be "
+                 "shown here*, with the reason.")  # fmt: skip
+    blunt = found[read & (found.could_fail == "False")]
     if not len(blunt):
         return told
     names = "\n".join(f"- {line.statement} ({line.source}; {line.verdict})" for line in blunt.itertuples())
