@@ -238,12 +238,19 @@ def _with_labels(index: int, sequence: Any) -> Any:
 
 def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
     """Length and targets of a sequence; raises ValueError for one that stands for another than its ids and labels."""
-    ids, labels = np.asarray(sequence["input_ids"]), np.asarray(sequence["labels"])
+    try:
+        ids, labels = np.asarray(sequence["input_ids"]), np.asarray(sequence["labels"])
+    except ValueError:  # rows of different lengths
+        raise ValueError(f"sequence {index} has input_ids or labels that are no row of numbers: give one row of "
+                         "tokens, and a label for each") from None  # fmt: skip
     if ids.ndim != 1 or ids.shape != labels.shape:
         raise ValueError(f"sequence {index} has input_ids of shape {ids.shape} and labels of shape {labels.shape}: "
                          "give one row of tokens, and a label for each")  # fmt: skip
     if len(ids) and not {ids.dtype.kind, labels.dtype.kind} <= set("iu"):
         raise ValueError(f"sequence {index} has input_ids or labels that are no integers")
+    if labels.dtype.kind == "u" and np.any((labels == (wrapped := _wrapped(labels.dtype))) & (labels != ids)):
+        raise ValueError(f"sequence {index} has labels of the type {labels.dtype}, in which {IGNORE_INDEX} has become "
+                         f"{wrapped}: give labels of a type that has numbers below zero, such as int32")  # fmt: skip
     if "attention_mask" in sequence and not np.all(sequence["attention_mask"]):
         raise ValueError(f"sequence {index} is padded (zeros in its attention_mask); give its own tokens alone")
     if "position_ids" in sequence and not np.array_equal(sequence["position_ids"], np.arange(len(ids))):
@@ -259,6 +266,11 @@ def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
             raise ValueError(f"sequence {index} has labels where its {name} leaves tokens out, and only labels are "
                              f"read: set these to {IGNORE_INDEX}, or leave {name} out")  # fmt: skip
     return len(ids), int(np.count_nonzero(labels[1:] != IGNORE_INDEX))
+
+
+def _wrapped(unsigned: np.dtype) -> int:
+    """What IGNORE_INDEX becomes in a type without numbers below zero."""
+    return int(np.iinfo(unsigned).max) + 1 + IGNORE_INDEX
 
 
 def _shifted(ids: np.ndarray, labels: np.ndarray) -> bool:
