@@ -60,8 +60,8 @@ def figures(results: Path) -> str:
 
 
 def later(results: Path) -> str:
-    """The claims of later papers, a table for each paper: with what it compares, what we found, and what to keep in
-    mind."""
+    """The claims of later papers, a list for each paper: what we found, with what the paper compares, and what to keep
+    in mind."""
     found = read_later(results)
     return "\n\n".join([
         f"{len(found)} claims of {found.arxiv.nunique()} papers: {counted(found.verdict)}.", _planned(found),
@@ -71,22 +71,26 @@ def later(results: Path) -> str:
 
 
 def _of_paper(found: pd.DataFrame) -> str:
-    rows = [
-        [f"{line.statement} ({line.source.partition(', ')[2]}; read: {line.read})", _joined(line.baseline, line.paper),
-         line.verdict, measured(line), *map(_number, (line.would_see, line.detectable, line.margin)),
-         _joined(line.note if line.verdict == HIDDEN else line.caveat, f"we cannot show {line.cannot_show}")]
-        for _, line in found.iterrows()
-    ]  # fmt: skip
-    return table(("claim", "the paper compares with; its numbers", "verdict", "here (interval)", "planned", "seen",
-                  "margin", "keep in mind"), rows)  # fmt: skip
+    return "\n".join(_of_claim(line) for _, line in found.iterrows())
+
+
+def _of_claim(line: pd.Series) -> str:
+    sizes = [f"{name} {value:.2g}" for name, value in (("planned", line.would_see), ("seen", line.detectable),
+                                                       ("margin", line.margin)) if pd.notna(value)]  # fmt: skip
+    told = {
+        "the paper": f"{line.source.partition(', ')[2]}; we read: {line.read}",
+        "it compares with": _joined(line.baseline, line.paper),
+        "sizes": ", ".join(sizes),
+        "keep in mind": line.note if line.verdict == HIDDEN else line.caveat,
+        "we cannot show": line.cannot_show,
+    }
+    parts = [f"  - {name}: {text}" for name, text in told.items() if isinstance(text, str) and text]
+    here = f": {measured(line)}" if pd.notna(line.estimate) else ""
+    return "\n".join([f"- **{line.statement}** *{line.verdict}*{here}", *parts])
 
 
 def _joined(*parts: Any) -> str:
     return "; ".join(part for part in parts if isinstance(part, str))
-
-
-def _number(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.2g}"
 
 
 def _planned(found: pd.DataFrame) -> str:
@@ -96,14 +100,14 @@ def _planned(found: pd.DataFrame) -> str:
             "runs say so.")  # fmt: skip
     read = found.verdict != HIDDEN
     if hidden := (found.can_fail & ~read).sum():
-        told += (f" The scores of {hidden} of them then showed that they have nothing to say, and they are *cannot be "
-                 "shown here*, with the reason.")  # fmt: skip
+        told += (f" Then the scores came. Those of {hidden} of these claims show that nothing could have come out "
+                 "against the paper, or that there is nothing to restore: they *cannot be shown here*.")  # fmt: skip
     blunt = found[read & (found.could_fail == "False")]
     if not len(blunt):
         return told
     names = "\n".join(f"- {line.statement} ({line.source}; {line.verdict})" for line in blunt.itertuples())
-    return (f"{told} Then the scores came, and chance was larger than planned for some claims. *Seen* is above the "
-            f"margin for {len(blunt)} of them: fewer than 80 % of such runs would say so.\n\n{names}")  # fmt: skip
+    return (f"{told} By the chance that is in the scores, *seen* is above the margin for {len(blunt)} of the others: "
+            f"fewer than 80 % of such runs would come out against the paper.\n\n{names}")  # fmt: skip
 
 
 def paper_costs(results: Path) -> str:
