@@ -265,12 +265,12 @@ def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _not_learnable(ids: np.ndarray, labels: np.ndarray) -> str | None:
-    """Labels that are no tokens: IGNORE_INDEX in a type that holds no negative number, and other negative numbers."""
+    """Labels that are no tokens, nor their own: IGNORE_INDEX in a type that holds no negative number, and others."""
     if labels.dtype.kind == "u":
         wrapped = IGNORE_INDEX % 2 ** (8 * labels.dtype.itemsize)
         found = ((labels == wrapped) & (labels != ids)).any()
         return f"labels of {labels.dtype}, in which {IGNORE_INDEX} is {wrapped}" if found else None
-    wrong = labels[(labels < 0) & (labels != IGNORE_INDEX)]
+    wrong = labels[(labels < 0) & (labels != IGNORE_INDEX) & (labels != ids)]
     return f"the label {wrong[0]}" if len(wrong) else None
 
 
