@@ -50,7 +50,8 @@ def judged(tmp_path, speak, cases, *, runs=2, **more):
 @pytest.mark.parametrize(
     ("reply", "found"),
     [("[[7]]", 7), ("Good, but long.\nRating: [[10]]", 10), ("[[ 3 ]] because", 3),
-     ("**[[7]]**/10", 7)],
+     ("**[[7]]**/10", 7), ("[[7]] of 10", 7), ("On a scale of 1 to 10: [[7]].", 7), ("- [[7]]. 2 of 5 points stand", 7),
+     ("[[7]] 1-5 are right, on a larger scale 6, too", 7)],
 )
 def test_a_rating_is_read_where_it_is_said_once(reply, found):
     assert rating(reply, 1, 10) == found
@@ -60,7 +61,10 @@ def test_a_rating_is_read_where_it_is_said_once(reply, found):
     ("reply", "reason"),
     [("", "empty reply"), ("Rating: 7", "no rating"), ("[7]", "no rating"), ("[[7]] or [[8]]", "several ratings"),
      ("[[5]], yes, [[5]]", "several ratings"), ("**[[4]]**/5", "rating on another scale"),
-     ("[[4]] out of 5", "rating on another scale"),
+     *((f"{text}", "rating on another scale") for text in (
+         "[[4]] out of 5", "[[4]] of 5", "[[4]] (on a scale of 1 to 5)", "On a scale from 1-5: [[4]]", "[[80]] / 100",
+         "[[8]]%", "**[[8]]** %")),
+     *((text, "rating not a whole number") for text in ("[[1]]0", "[[7]].5", "[[7]],5", "[[7]]5%")),
      pytest.param("[[" + "1" * 5000 + "]]", "rating out of range", id="5,000 digits"),
      ("[[0]]", "rating out of range"), ("[[11]]", "rating out of range"), ("[[7]", "no rating"),
      *((f"[[{text}]]", "rating not a whole number") for text in ("7.5", "seven", "", "-3", "٧", "7/10"))],

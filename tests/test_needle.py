@@ -86,6 +86,14 @@ def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
     assert needle.holds(text, "42") is found
 
 
+@pytest.mark.parametrize("gap", ["\u00a0", "\u2009", "\u202f"])
+def test_a_space_that_groups_the_digits_of_a_number_does_not_part_it(gap):
+    number = f"1{gap}042{gap}000"
+    assert not any(needle.holds(f"Some {number}.", part) for part in ("1", "042", "000", "1 042", "042 000"))
+    assert needle.holds(f"Some {number}.", "1 042 000") and needle.holds("Some 1 042 000.", number)
+    assert needle.holds(f"42{gap}km, 42{gap}5 and{gap}7{gap}!", "42") and needle.holds(f"and{gap}7{gap}!", "7")
+
+
 @pytest.mark.parametrize(
     ("text", "answer", "found"),
     [("Ask Ada.", "Ada", True), ("爱Ada说", "ada", True), ("In Canada.", "Ada", False), ("Adam", "Ada", False),

@@ -50,8 +50,11 @@ def test_measure_counts_targets_after_position_0_and_token_0_as_any_other():
         ({"labels": [5, 6, 7]}, r"labels of shape \(3,\): give one row of tokens, and a label for each"),
         ({"labels": [-100, 5.0, 6.0, 7.0]}, "sequence 1 has input_ids or labels that are no integers"),
         ({"input_ids": [[4, 5], [6]]}, "sequence 1 has input_ids or labels that are no row of numbers: give one row"),
-        ({"labels": np.array([-100, 5, 6, 7]).astype(np.uint16)}, "type uint16, in which -100 has become 65436: give"),
-        ({"labels": np.array([4, 5, 6, 7], np.uint8)}, None),
+        *(({"labels": np.array([-100, 5, -100, 7]).astype(kind)}, f"sequence 1 has labels of {kind}, in which -100 is ")
+          for kind in ("uint8", "uint16", "uint32", "uint64")),
+        ({"labels": [-1, 5, -1, 7]}, "sequence 1 has the label -1"),
+        ({"labels": np.array([4, 5, 6, 7], dtype=np.uint8)}, None),
+        ({"input_ids": [156] * 4, "labels": np.full(4, 156, dtype=np.uint8)}, None),
         ({"loss_mask": [0, 1, 1, 1], "completion_mask": None}, None),
         ({"attention_mask": [1] * 4, "position_ids": np.arange(4)}, None),
     ],

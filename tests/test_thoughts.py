@@ -57,7 +57,7 @@ def asked(server, path, request=None, **options):
 @pytest.mark.parametrize(
     ("reason", "finish"),
     [("stop", "stop"), ("tool_calls", "stop"), (None, "stop"), ("length", "length"), ("content_filter", "length"),
-     ("model_length", "length"), ("abort", "length")],
+     ("model_length", "length"), ("abort", "length"), ("STOP", "stop"), ("END_TURN", "stop"), ("MAX_TOKENS", "length")],
 )  # fmt: skip
 def test_a_reply_that_a_filter_or_a_failure_ended_counts_as_cut_off(tmp_path, reason, finish):
     with serving(says("The mill", finish=reason)) as server:

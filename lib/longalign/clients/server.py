@@ -33,8 +33,9 @@ UNSUPPORTED = ("unsupported_parameter", "unsupported_value")
 """Codes of errors that every request of this model would meet, as where it takes no temperature but its own."""
 THOUGHTS = ("reasoning_content", "reasoning")
 """Fields of a message in which servers tell what a reasoning model thought (vLLM, DeepSeek; OpenRouter)."""
-ENDED = (None, "", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
-"""Reasons for which a reply ended by itself; any other (a filter, a failure, a full context) cut it off."""
+ENDED = ("", "stop", "eos", "eos_token", "stop_sequence", "end_turn", "tool_calls", "function_call")
+"""Reasons for which a reply ended by itself, in letters of any case; any other (a filter, a failure, a full context)
+cut it off."""
 
 
 class Server:
@@ -109,7 +110,7 @@ class Server:
         tokens = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         counts = (count if type(count) is int else None for count in tokens)
         thoughts = self._hidden(thoughts) if isinstance(thoughts, str) else ""
-        return Reply(self._hidden(text), "stop" if finish in ENDED else "length", *counts, thoughts)
+        return Reply(self._hidden(text), "stop" if str(finish or "").lower() in ENDED else "length", *counts, thoughts)
 
     def _tell_another(self, name: Any) -> None:
         """One line on stderr where the server says that another model answered than the one that was asked."""

@@ -248,9 +248,9 @@ def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
                          "give one row of tokens, and a label for each")  # fmt: skip
     if len(ids) and not {ids.dtype.kind, labels.dtype.kind} <= set("iu"):
         raise ValueError(f"sequence {index} has input_ids or labels that are no integers")
-    if labels.dtype.kind == "u" and np.any((labels == (wrapped := _wrapped(labels.dtype))) & (labels != ids)):
-        raise ValueError(f"sequence {index} has labels of the type {labels.dtype}, in which {IGNORE_INDEX} has become "
-                         f"{wrapped}: give labels of a type that has numbers below zero, such as int32")  # fmt: skip
+    if (told := _not_learnable(ids, labels)) is not None:
+        raise ValueError(f"sequence {index} has {told}: {IGNORE_INDEX} is for what is not learnt, in signed integers "
+                         "such as int32")  # fmt: skip
     if "attention_mask" in sequence and not np.all(sequence["attention_mask"]):
         raise ValueError(f"sequence {index} is padded (zeros in its attention_mask); give its own tokens alone")
     if "position_ids" in sequence and not np.array_equal(sequence["position_ids"], np.arange(len(ids))):
@@ -268,9 +268,14 @@ def _measured(index: int, sequence: Mapping[str, Any]) -> tuple[int, int]:
     return len(ids), int(np.count_nonzero(labels[1:] != IGNORE_INDEX))
 
 
-def _wrapped(unsigned: np.dtype) -> int:
-    """What IGNORE_INDEX becomes in a type without numbers below zero."""
-    return int(np.iinfo(unsigned).max) + 1 + IGNORE_INDEX
+def _not_learnable(ids: np.ndarray, labels: np.ndarray) -> str | None:
+    """Labels that are no tokens, nor their own: IGNORE_INDEX in a type that holds no negative number, and others."""
+    if labels.dtype.kind == "u":
+        wrapped = IGNORE_INDEX % 2 ** (8 * labels.dtype.itemsize)
+        found = ((labels == wrapped) & (labels != ids)).any()
+        return f"labels of {labels.dtype}, in which {IGNORE_INDEX} is {wrapped}" if found else None
+    wrong = labels[(labels < 0) & (labels != IGNORE_INDEX) & (labels != ids)]
+    return f"the label {wrong[0]}" if len(wrong) else None
 
 
 def _shifted(ids: np.ndarray, labels: np.ndarray) -> bool:

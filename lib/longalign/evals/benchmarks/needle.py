@@ -26,6 +26,12 @@ ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
 MOST_TOKENS, METRIC = 64, "found"
 _LETTER = "[a-z\u00df-\u024f\u0300-\u052f\u1e00-\u1fff]"
 """A small letter of Latin, Greek or Cyrillic script, or an accent that no letter holds."""
+_GROUPED = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
+"""A narrow or no-break space between three digits of a number and those before."""
+_GROUP = "\u066c"
+"""Stands for it: the sign that parts thousands in Arabic."""
+_MARK = f"[.,'’{_GROUP}]"
+"""What may stand within a number."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 
 
@@ -115,10 +121,11 @@ def holds(text: str, answer: str) -> bool:
     (True, False)
     """
     wanted = _plain(answer)
-    signless = r"(?<!\d)(?<!\d[.,'’])(?<!^[-−])(?<!\s[-−])"
+    signless = rf"(?<!\d)(?<!\d{_MARK})(?<!^[-−])(?<!\s[-−])"
     before = signless * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
-    behind = r"(?![.,'’]?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
-    return re.search(before + re.escape(wanted) + behind, _plain(text)) is not None
+    behind = rf"(?!{_MARK}?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
+    escaped = re.sub(rf"(?<=\d)(?:\\ |{_GROUP})(?=\d)", f"[ {_GROUP}]", re.escape(wanted))
+    return re.search(before + escaped + behind, _plain(text)) is not None
 
 
 def _stacked(sentences: Sequence[str], gap: str, tokenizer: Any, length: int) -> tuple[list[str], list[int]]:
@@ -147,4 +154,4 @@ def _question(name: str, length: int, prompt: str, query: str, reference: str) -
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text.lower()).split())
+    return " ".join(_GROUPED.sub(_GROUP, unicodedata.normalize("NFC", text.lower())).split())

@@ -12,7 +12,7 @@ takes our wording's place where it is given. With our own, scores are not the pa
 
 A rating is one whole number in range, in the form it was asked for, said once; what a reasoning judge thinks before its
 reply is no part of it. A judge that hesitates ("[[6]] or [[7]]") gives no rating, nor does one that rates
-on another scale ("[[4]]/5" of 10); the item is missing, and counted.
+on another scale ("[[4]]/5" of 10) or goes on behind its brackets ("[[7]].5"); the item is missing, and counted.
 """
 
 import re
@@ -24,7 +24,12 @@ from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.evals.benchmarks.questions import Example
 
 FORM = re.compile(r"\[\[([^\[\]]*)\]\]")
-OUT_OF = re.compile(r"\]\]\W{0,3}(?:/|out of)\s*([0-9]{1,4})")
+OUT_OF = re.compile(
+    r"\]\]\W{0,3}(?:/|\b(?:out )?of\b)\s*([0-9]{1,4})|\]\]\W{0,3}(%)|"
+    r"\bscale\W{1,3}(?:of|from)\W{1,3}[01]\W{0,3}(?:to\b|[-–—])\W{0,3}([0-9]{1,4})", re.IGNORECASE,
+)  # fmt: skip
+"""The end of the scale that a reply says it rates on: "[[4]]/5", "[[4]] of 5", "on a scale from 1 to 5: [[4]]"."""
+GOES_ON = re.compile(r"\]\][.,]?[0-9]")
 MARKS = re.compile(r"\[(?=(?:The |End of |Start of )?(?:Assistant|Reference|Question|Instruction|Rating|Answer))", re.I)
 SYSTEM = "You grade answers of AI assistants carefully and impartially."
 
@@ -94,9 +99,9 @@ def rating(reply: str, lowest: int, highest: int) -> int:
         raise Unrated("no rating" if reply.strip() else "empty reply")
     if len(found) > 1:
         raise Unrated("several ratings")
-    if (scale := OUT_OF.search(said.answer)) and int(scale[1]) != highest:
+    if any(scale[scale.lastindex] != str(highest) for scale in OUT_OF.finditer(said.answer)):
         raise Unrated("rating on another scale")
-    if not re.fullmatch("[0-9]+", found[0]):
+    if not re.fullmatch("[0-9]+", found[0]) or GOES_ON.search(said.answer):
         raise Unrated("rating not a whole number")
     digits = found[0].lstrip("0") or "0"
     if len(digits) > len(str(highest)) or not lowest <= int(digits) <= highest:
