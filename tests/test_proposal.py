@@ -13,7 +13,7 @@ from longalign.cli.main import main
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
 from longalign.recipe.batching import make_plan
-from longalign.train import jobs
+from longalign.train import jobs, proposal
 from longalign.train.memory import GIB, SPARE, ModelShape, footprint
 from longalign.train.parallelism import Parallelism
 from longalign.train.prediction import Pace, exchange_cost, predict
@@ -105,6 +105,17 @@ def test_rates_that_were_measured_on_a_card_are_taken_and_named(tmp_path, model,
     assert "has no numbers of stage g: run" in capsys.readouterr().err
 
 
+def test_hours_and_steps_are_those_of_all_sequences_where_a_part_is_planned(monkeypatch):
+    some = np.random.default_rng(0).integers(500, 20_000, 2000)
+    whole = offers(some, None, SEVEN, ranks=8, memory=80)[0]
+    monkeypatch.setattr(proposal, "PLANNED", 500)
+    part = offers(some, None, SEVEN, ranks=8, memory=80)
+    assert part[0].hours == pytest.approx(whole.hours, rel=0.03)
+    assert abs(part[0].steps - whole.steps) <= 4, "the last step of a part may be as little full as that of all"
+    assert "Planned for 500 of the sequences" in proposal.as_text(part, Pace(), some)
+    assert "Planned for" not in proposal.as_text(part, Pace(), some[:500])
+
+
 @pytest.fixture
 def model(tmp_path):
     LlamaConfig(**LLAMA).save_pretrained(tmp_path / "llama")
@@ -142,7 +153,8 @@ def test_it_is_told_as_json_too(tmp_path, model, capsys):
     (tmp_path / "lengths.txt").write_text("\n".join(map(str, lengths())))
     main(["plan", str(tmp_path / "lengths.txt"), "--propose", str(model), "--ranks", "8", "--json"])
     told = json.loads(capsys.readouterr().out)
-    assert told[0]["engine"]["ranks"] == 8 and {"capacity", "hours", "idle", "sending", "bound"} <= set(told[0])
+    assert told[0]["engine"]["ranks"] == 8
+    assert {"capacity", "steps", "hours", "idle", "sending", "bound"} <= set(told[0])
 
 
 def test_a_job_that_is_there_is_not_written_over(tmp_path, model, capsys):

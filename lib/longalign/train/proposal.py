@@ -37,13 +37,14 @@ ROUND = 256
 
 @dataclass(frozen=True)
 class Offer:
-    """One way: memory in GB of a device, hours of an epoch, shares of the ranks' time in [0, 1]; `bound` is what it
-    cannot be faster for."""
+    """One way: memory in GB of a device, optimizer steps and hours of an epoch, shares of the ranks' time in [0, 1];
+    `bound` is what it cannot be faster for."""
 
     engine: Parallelism
     capacity: int
     micro_batches_per_step: int
     memory: float
+    steps: int
     hours: float
     idle: float
     sending: float
@@ -63,7 +64,8 @@ def offers(
     >>> best.engine.sequence_parallel > 1 and best.engine.share_above is not None and best.memory <= 72
     True
     """
-    lengths, targets = _drawn(as_counts(lengths), None if targets is None else as_counts(targets))
+    whole = as_counts(lengths)
+    lengths, targets = _drawn(whole, None if targets is None else as_counts(targets))
     if not lengths.sum():
         raise ValueError("there is no token to plan for")
     degrees = [degree for degree in range(1, ranks + 1) if ranks % degree == 0 and _shareable(shape, degree)]
@@ -72,13 +74,19 @@ def offers(
             for degree in degrees for capacity, above in _choices(int(lengths.max()), degree, degrees)]  # fmt: skip
     room = SPARE * memory * 1e9 / GIB
     found = [_offer(lengths, targets, shape, *way, room=room, pace=pace or Pace()) for way in ways]
-    fitting = [offer for offer in found if offer]
+    fitting = [_of_all(offer, whole, lengths, shape) for offer in found if offer]
     if not fitting:
         raise ValueError(
             f"no way fits into {SPARE * memory:.0f} of the {memory:g} GB of {nodes * ranks} devices: take more or "
             f"larger ones, or cut the longest sequence ({lengths.max():,} tokens)"
         )
     return _in_order(fitting)
+
+
+def _of_all(offer: Offer, whole: np.ndarray, drawn: np.ndarray, shape: ModelShape) -> Offer:
+    """An offer for the sequences that were drawn as one for all: hours grow with the FLOPs, steps with the tokens."""
+    hours = offer.hours * float(shape.cost(whole).sum() / shape.cost(drawn).sum())
+    return replace(offer, hours=hours, steps=round(offer.steps * whole.sum() / drawn.sum()))
 
 
 def _in_order(fitting: list[Offer]) -> list[Offer]:
@@ -138,7 +146,8 @@ def _offer(
     found, least = predict([plan], shape, fits, pace), idle_bound(plan, cost=cost, barrier=fits.barrier)
     bound = _bound(found.idle, least, found.sending)
     batches, memory = engine.batches * accumulation, needed * GIB / 1e9
-    return Offer(fits, capacity, batches, memory, found.hours, found.idle, found.sending, bound)
+    steps = len(plan.steps)
+    return Offer(fits, capacity, batches, memory, steps, found.hours, found.idle, found.sending, bound)
 
 
 def _bound(idle: float, least: float, sending: float) -> str:
@@ -159,7 +168,7 @@ def notable(found: list[Offer]) -> list[Offer]:
 
 def as_text(found: list[Offer], pace: Pace, lengths: Counts) -> str:
     """The notable offers as a table, the fastest first, and what the numbers rest on."""
-    rows = [("", *"shared by|tokens over|capacity|batches a step|ZeRO|hours|GB|idle|sending|bound by".split("|"))]
+    rows = [("", *"shared by|tokens over|capacity|batches a step|steps|ZeRO|hours|GB|idle|sending|bound by".split("|"))]
     for offer in notable(found):
         engine, above = offer.engine, offer.engine.share_above
         by = ("none", "-") if engine.sequence_parallel == 1 else (
@@ -167,8 +176,9 @@ def as_text(found: list[Offer], pace: Pace, lengths: Counts) -> str:
         zero = f"{engine.zero}{', checkpoints' * engine.gradient_checkpointing}"
         zero += f", offload {engine.offload}" if engine.offload != "none" else ""
         rows.append((
-            "->" if offer is found[0] else "", *by, f"{offer.capacity:,}", str(offer.micro_batches_per_step), zero,
-            f"{offer.hours:.3g}", f"{offer.memory:.0f}", f"{offer.idle:.1%}", f"{offer.sending:.1%}", offer.bound,
+            "->" if offer is found[0] else "", *by, f"{offer.capacity:,}", str(offer.micro_batches_per_step),
+            f"{offer.steps:,}", zero, f"{offer.hours:.3g}",
+            f"{offer.memory:.0f}", f"{offer.idle:.1%}", f"{offer.sending:.1%}", offer.bound,
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -176,6 +186,8 @@ def as_text(found: list[Offer], pace: Pace, lengths: Counts) -> str:
     return "\n".join([
         f"{len(lengths):,} sequences, {lengths.sum():,} tokens, the longest {lengths.max():,}; an epoch on "
         f"{found[0].engine.world_size} devices:", *table,
+        *([f"Planned for {PLANNED:,} of the sequences, drawn at random, the longest among them; steps and hours are "
+           "those of all."] if len(lengths) > PLANNED else []),
         *rests_on(pace),
         "Memory is an estimate, and a tenth of it stays free. Not counted: what ZeRO sends, and slow kernels of short "
         "slices. From ZeRO-2 on, ranks wait for each other in every micro-batch, and idle is what they wait then.",
