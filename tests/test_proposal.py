@@ -106,14 +106,14 @@ def test_rates_that_were_measured_on_a_card_are_taken_and_named(tmp_path, model,
 
 
 def test_hours_and_steps_are_those_of_all_sequences_where_a_part_is_planned(monkeypatch):
-    some = np.random.default_rng(0).integers(500, 20_000, 2000)
+    some = np.random.default_rng(0).integers(2000, 60_000, 240)
     whole = offers(some, None, SEVEN, ranks=8, memory=80)[0]
-    monkeypatch.setattr(proposal, "PLANNED", 500)
+    monkeypatch.setattr(proposal, "PLANNED", 60)
     part = offers(some, None, SEVEN, ranks=8, memory=80)
     assert part[0].hours == pytest.approx(whole.hours, rel=0.03)
     assert abs(part[0].steps - whole.steps) <= 4, "the last step of a part may be as little full as that of all"
-    assert "Planned for 500 of the sequences" in proposal.as_text(part, Pace(), some)
-    assert "Planned for" not in proposal.as_text(part, Pace(), some[:500])
+    assert "Planned for 60 of the sequences" in proposal.as_text(part, Pace(), some)
+    assert "Planned for" not in proposal.as_text(part, Pace(), some[:60])
 
 
 @pytest.fixture
