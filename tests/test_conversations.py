@@ -196,6 +196,22 @@ def test_thoughts_of_earlier_turns_that_the_template_drops_are_no_targets_and_ar
     assert encode(TWO, tokenizer).shortened == 0
 
 
+def test_dropped_thoughts_are_counted_where_the_template_leaves_an_empty_block_in_their_place():
+    tokenizer = tokenizer_for(SMOLLM3)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}"
+        "{% if m.reasoning_content and loop.last %}{{ '<think>' + m.reasoning_content + '</think>' }}"
+        "{% elif m.reasoning_content %}<think></think>{% endif %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+        "{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{% endfor %}"
+    )
+    messages = [user("q?"), {**assistant("first"), "reasoning_content": "hm"}, user("and?"),
+                {**assistant("yes"), "reasoning_content": "oh"}]  # fmt: skip
+    assert targets(messages, tokenizer) == ["<think></think>first<|im_end|>", "<think>oh</think>yes<|im_end|>"]
+    assert encode(messages, tokenizer).shortened == 1
+    messages[1]["reasoning_content"] = " "
+    assert encode(messages, tokenizer).shortened == 0
+
+
 def test_thoughts_are_targets_where_the_template_marks_them():
     messages = [user("q?"), {**assistant("first"), "reasoning_content": "hm"}]
     assert targets(messages, tokenizer_for(SMOLLM3)) == ["<think>\nhm\n</think>\n\nfirst<|im_end|>"]

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
-from transformers import AutoConfig
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from longalign.common import paths
 from longalign.common.config import ConfigError
@@ -106,6 +108,8 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"training": {"learning_rate": -1.0}}, "training.learning_rate is -1.0; it must be at least 0"),
         ({"training": {"method": "naive", "packing_algorithm": "bogus"}},
          "training.packing_algorithm is 'bogus'; it is one of next_fit, best_fit"),
+        ({"training": {"method": "naive", "packing_algorithm": "best_fit"}},
+         "training.packing_algorithm is for method packing, not naive: leave it out"),
         ({"training": {"group_size": 4}}, "training.group_size is for method sorted, not packing: leave it out"),
         ({"training": {"steps": -1}}, "training.steps is -1; it must be at least 0"),
         ({"training": {"epochs": 0}}, "training.epochs is 0; it must be at least 1"),
@@ -154,6 +158,58 @@ def test_a_loss_in_chunks_takes_little_memory_and_one_of_changed_logits_all_of_t
                                       num_attention_heads=2, num_key_value_heads=1, head_dim=8)  # fmt: skip
         config.save_pretrained(tmp_path / model)
         assert needs.model_shape(tmp_path / model).chunked == chunked
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 64, "head_dim": 8,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
+SHAPES = {
+    "llama": SIZES,
+    "starcoder2": SIZES,  # two matrices in its feed-forward layers
+    "qwen2_moe": {**SIZES, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+                  "shared_expert_intermediate_size": 24},
+    "hunyuan_v1_moe": {**SIZES, "num_experts": 4, "moe_topk": 2},
+    "gemma4_text": {**SIZES, "global_head_dim": 16, "hidden_size_per_layer_input": 0,  # heads of two sizes
+                    "layer_types": ["sliding_attention", "full_attention"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_flops_of_a_token_are_those_that_the_model_computes(tmp_path, kind):
+    AutoConfig.for_model(kind, **SHAPES[kind]).save_pretrained(tmp_path)
+    told = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path), **told)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.tensor([[1]]), use_cache=False)
+    of_attention = 4 * sum(layer.num_heads * layer.head_dim if hasattr(layer, "num_heads") else 4 * layer.head_dim
+                           for layer in model.modules() if hasattr(layer, "q_proj"))  # fmt: skip
+    computed = 3 * (counter.get_total_flops() - of_attention)  # backward takes twice as many
+    assert needs.model_shape(tmp_path).cost.per_token == pytest.approx(computed, rel=0.01)
+
+
+def test_ranks_share_the_heads_of_a_model_that_groups_none_and_none_of_a_recurrence(job, tmp_path):
+    path = job(zero=1, ranks=2, sequence_parallel=2)
+    for kind, sizes in (("gpt_neox", {"num_attention_heads": 4}), ("mamba2", {"num_heads": 8, "head_dim": 8})):
+        AutoConfig.for_model(kind, hidden_size=32, **sizes).save_pretrained(tmp_path / kind)
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"model": str(tmp_path / kind)}))
+        if kind == "gpt_neox":
+            assert jobs.load_job(path).engine.sequence_parallel == 2
+        else:
+            with pytest.raises(ConfigError, match="has no attention heads that ranks could share"):
+                jobs.load_job(path)
+
+
+def test_a_model_whose_layers_have_several_sizes_is_estimated_and_not_balanced_by_them(job, capsys, tmp_path):
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma4_text", **SHAPES["gemma4_text"])).save_pretrained(
+        tmp_path / "gemma4")  # fmt: skip
+    path = job()
+    given = yaml.safe_load(path.read_text()) | {"model": str(tmp_path / "gemma4"), "engine": {}}
+    made, store = replace(jobs.load_job(path), **{"model": given["model"]}), TokenStore(path.parent / "store")
+    assert jobs.estimated(made, store, made.plans(store)).device > 0
+    path.write_text(yaml.safe_dump(given | {"training": {**given["training"], "balance": "steps"}}))
+    capsys.readouterr()
+    assert jobs.main([str(path), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert "training.balance is 'steps', which goes by the sizes of a layer" in error and error.count("\n") == 1
 
 
 def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequences_a_slice_of_activations():

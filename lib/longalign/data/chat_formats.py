@@ -212,6 +212,10 @@ def _is_shortened(chat: Chat, index: int, text: str) -> bool:
             try:
                 if chat.having(index, rest).text() == text:
                     return True
+                # in the place of thoughts that it drops, a template may write an empty block
+                if isinstance(message[key], str) and message[key].strip():
+                    if STAND_IN not in chat.having(index, {**rest, key: STAND_IN}).text():
+                        return True
             except DataError:  # the template needs it
                 continue
     return False

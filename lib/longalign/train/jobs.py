@@ -35,11 +35,11 @@ from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
-from longalign.train.needs import largest_micro_batch, model_shape
+from longalign.train.needs import largest_micro_batch, layers_differ, model_shape
 from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.prediction import SENT_PER_SECOND, Pace, predict
 from longalign.train.runs import Run, extension_of
-from longalign.train.sequence_parallel import repeats_of
+from longalign.train.sequence_parallel import check_heads
 from longalign.train.trainer import make_plans
 
 SOON = 2**31
@@ -85,7 +85,10 @@ class Job:
             return AutoConfig.from_pretrained(self.model, trust_remote_code=False)
 
     def cost(self) -> SequenceCost:
-        """What a sequence costs the model."""
+        """What a sequence costs the model. Raises ValueError where that takes more than a layer's sizes."""
+        if layers_differ(self.config):
+            raise ValueError(f"training.balance is {self.training.balance!r}, which goes by the sizes of a layer, and "
+                             f"the layers of {self.model} have several: leave balance out")  # fmt: skip
         return models.sequence_cost(self.config)
 
     def run(self) -> Run:
@@ -109,7 +112,7 @@ def load_job(path: Path | str) -> Job:
         if job.engine.sequence_parallel > 1:
             if job.training.method != "packing":
                 raise ValueError(f"sequence_parallel is for method packing, not {job.training.method}")
-            repeats_of(job.config.num_attention_heads, job.config.num_key_value_heads, job.engine.sequence_parallel)
+            check_heads(job.config, job.engine.sequence_parallel)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     return job
@@ -120,6 +123,8 @@ def _check_settings(training: TrainingConfig) -> None:
     for name, valid in (("schedule", SCHEDULES), ("packing_algorithm", ALGORITHMS)):
         if (given := getattr(training, name)) not in valid:
             raise ValueError(f"training.{name} is {given!r}; it is one of {', '.join(valid)}")
+    if training.packing_algorithm != TrainingConfig.packing_algorithm and training.method != "packing":
+        raise ValueError(f"training.packing_algorithm is for method packing, not {training.method}: leave it out")
     if training.group_size and training.method != "sorted":
         raise ValueError(f"training.group_size is for method sorted, not {training.method}: leave it out")
     for name, least in LEAST.items():
@@ -159,7 +164,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
     tokens = sum(int(store.lengths[i]) for step in steps for i in step.sequences)
     summary = summarize(plans[0])
     yield f"{len(steps):,} steps, {tokens:,} tokens, {summary['sequences_per_step']:.1f} sequences a step"
-    found = predict(plans, models.model_shape(job.config), job.engine, Pace(flops=tflops * 1e12 * utilisation))
+    found = predict(plans, _shape(job), job.engine, Pace(flops=tflops * 1e12 * utilisation))
     hours = found.hours * len(steps) / max(1, sum(len(plan.steps) for plan in plans))
     rate = f"{tflops:g} TFLOP/s used at {utilisation:.0%}"
     if job.engine.sequence_parallel > 1:

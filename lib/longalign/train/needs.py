@@ -3,12 +3,71 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from longalign.recipe.batching import Plan
+from longalign.recipe.cost import SequenceCost
 from longalign.train import models
 from longalign.train.memory import ModelShape
+
+EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+"""Where configurations say how many routed experts a layer has."""
+PASSED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
+"""Where they say how many of them a token passes."""
+ROUTED = re.compile(r"(^|\.)experts\.")
+
+
+@dataclass(frozen=True)
+class CountedShape(ModelShape):
+    """The shape of a model of which `passed` weights, counted in its matrices, are those that a token passes."""
+
+    passed: int | None = None
+
+    @property
+    def cost(self) -> SequenceCost:
+        """As of any shape, by the weights that were counted where they were."""
+        cost = super().cost
+        return replace(cost, per_token=6.0 * self.passed) if self.passed else cost
+
+
+def usual(config: Any, *names: str) -> int | None:
+    """What a configuration says under the first of these names that it knows: the mean, where layers differ.
+
+    >>> from types import SimpleNamespace
+    >>> usual(SimpleNamespace(intermediate_size=[2, 4, 3]), "ffn_dim", "intermediate_size")
+    3
+    """
+    layers = list(config.per_layer_config) if getattr(config, "is_heterogeneous", False) else [config]
+    for name in names:
+        told = [getattr(layer, name, None) for layer in layers]
+        several = [n for each in told for n in (each if isinstance(each, list | tuple) else [each])]
+        if numbers := [number for number in several if isinstance(number, int) and number]:
+            return round(sum(numbers) / len(numbers))
+    return None
+
+
+def layers_differ(config: Any) -> bool:
+    """Whether layers of a model have other sizes than others, so that no one layer stands for all."""
+    config = config.get_text_config()
+    if getattr(config, "is_heterogeneous", False):
+        return True
+    return any(isinstance(getattr(config, name, None), list | tuple) for name in models.WIDTHS)
+
+
+class _Usual:
+    """A configuration that says of every size what is usual in its layers."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config.get_text_config()
+
+    def get_text_config(self) -> "_Usual":
+        return self
+
+    def __getattr__(self, name: str) -> int | None:
+        return usual(self._config, *(PASSED if name in PASSED else (name,)))
 
 
 def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
@@ -28,7 +87,31 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if lora_rank else None
     chunked = attach_loss_head(model) is not None and not models.changes_logits(config)
     counted = sum(p.numel() for p in model.parameters())
-    return replace(models.model_shape(config), counted=counted, trained=trained, chunked=chunked)
+    shape = replace(models.model_shape(_Usual(config)), counted=counted, trained=trained, chunked=chunked)
+    return CountedShape(**vars(shape), passed=_passed(model))
+
+
+def _passed(model: Any) -> int | None:
+    """Weights of a model's matrices that a token passes, of experts those of as many as it is sent to; None where that
+    is not known. What layers share counts once, and what is looked up in a table does not."""
+    from torch import nn
+
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    tables -= {id(getattr(head, "weight", None))}  # one that is the output layer, too
+    there, passed = usual(config, *EXPERTS), usual(config, *PASSED)
+    weights = 0.0
+    for name, parameter in model.named_parameters():
+        if parameter.ndim < 2 or id(parameter) in tables:
+            continue
+        fused = parameter.ndim == 3 and parameter.shape[0] == there
+        if fused or ROUTED.search(name):
+            if not (there and passed):
+                return None
+            weights += parameter.numel() * passed / there
+        else:
+            weights += parameter.numel()
+    return round(weights)
 
 
 def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from longalign.recipe.balance import idle_bound, within_steps
 from longalign.recipe.batching import make_plan
 from longalign.train import models
 from longalign.train.memory import GIB, SPARE, ModelShape, footprint, smallest_that_fits
-from longalign.train.needs import largest_micro_batch
+from longalign.train.needs import largest_micro_batch, layers_differ
 from longalign.train.parallelism import Parallelism
 from longalign.train.prediction import Pace, costs, predict
 from longalign.train.sequence_parallel import repeats_of
@@ -231,9 +231,11 @@ def job_of(offer: Offer, *, model: Path, data: Path, longest: int) -> str:
     """
     plain = asdict(Parallelism())
     job: dict[str, Any] = {"model": str(model), "data": str(data)}
-    if longest > (_positions(AutoConfig.from_pretrained(model)) or longest):
+    config = AutoConfig.from_pretrained(model)
+    if longest > (_positions(config) or longest):
         job |= {"rope_type": "yarn", "max_length": longest}
-    job["training"] = {"method": "packing", "capacity": offer.capacity, "balance": "steps",
+    job["training"] = {"method": "packing", "capacity": offer.capacity,
+                       **({} if layers_differ(config) else {"balance": "steps"}),
                        "micro_batches_per_step": offer.micro_batches_per_step}  # fmt: skip
     job["engine"] = {name: value for name, value in asdict(offer.engine).items() if value != plain[name]}
     told = "# proposed by `longalign plan --propose`: learning rate and epochs are the defaults, set your own\n"

@@ -93,8 +93,7 @@ def attach(model: PreTrainedModel, count: int) -> None:
     Only slices are exchanged (`slice_of` marks them): a batch of its own a rank computes alone.
     Raises ValueError for a model whose heads cannot be shared by so many.
     """
-    config = model.config
-    repeats_of(config.num_attention_heads, config.num_key_value_heads, count)
+    check_heads(model.config, count)
     ranks = torch.distributed.get_world_size()
     groups = [torch.distributed.new_group(range(first, first + count)) for first in range(0, ranks, count)]
     AttentionInterface.register(NAME, _Exchanging(groups[torch.distributed.get_rank() // count], count))
@@ -125,6 +124,15 @@ class _Exchanging:
         key, value = (states.repeat_interleave(repeats, dim=1) if repeats > 1 else states for states in (key, value))
         exchange = DistributedAttention(attend, self.group, scatter_idx=2, gather_idx=1)
         return exchange(*(states.transpose(1, 2) for states in (query, key, value)), 0), None
+
+
+def check_heads(config: Any, count: int) -> None:
+    """Raise ValueError unless so many ranks can share the heads of a model with this configuration; without grouped
+    ones, keys and values have as many as queries."""
+    config = config.get_text_config()
+    if not (heads := getattr(config, "num_attention_heads", None)):
+        raise ValueError(f"sequence_parallel is {count}, but the model has no attention heads that ranks could share")
+    repeats_of(heads, getattr(config, "num_key_value_heads", None) or heads, count)
 
 
 def repeats_of(heads: int, groups: int, count: int) -> int:
