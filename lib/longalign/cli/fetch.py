@@ -23,9 +23,9 @@ def run(options: argparse.Namespace) -> None:
     from longalign.experiments.profiles import load_profile
     from longalign.fetch import benchmark_files, fetching
 
-    if options.benchmark is not None and options.only:
-        fail("--only names sources of a profile, and --benchmark is fetched as a whole: leave one of them out")
     if options.benchmark is not None:
+        if options.only:
+            fail("--only names sources of a profile, and --benchmark is fetched as a whole: leave one of them out")
         place = benchmark_files.state(options.benchmark) if options.list else benchmark_files.fetch(options.benchmark)
         print(f"{options.benchmark}: {place}")
         return

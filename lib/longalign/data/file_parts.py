@@ -96,7 +96,6 @@ def in_order(
                     elif new:
                         worker = _Worker(index, new, work)
                         running[worker.inbox] = worker
-                        del worker
             if running and (len(running) == workers or not more):
                 ready = connection.wait(running)
                 with _interrupt_later():

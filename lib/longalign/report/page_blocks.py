@@ -109,16 +109,17 @@ def findings(results: Path) -> str:
     claims = pd.read_csv(results / "claims.csv").set_index("id", drop=False).loc[[claim["id"] for claim in written]]
     entry = json.loads((results / "05_data_scale.json").read_text(encoding="utf-8"))
     default = words(results, load_profile(PROFILE))
-    shown, hidden = [], []
-    for source, of_it in claims.groupby("source"):
-        (hidden if set(of_it.verdict) <= {HIDDEN, UNMEASURED} else shown).append((source, of_it))
-    rows = sorted((_of_source(source, of_it) for source, of_it in shown), key=_order)
+    sources = sorted(set(claims.source), key=_order)
+    read = set(claims.source[~claims.verdict.isin([HIDDEN, UNMEASURED])])
+    rows = [_of_source(source, claims[claims.source == source]) for source in sources if source in read]
+    rest = " and ".join(source for source in sources if source not in read)
+    lacking = f"Of {rest}, no claim can be shown here, and they have no row. " if rest else ""
     return "\n\n".join([
         "![scores against the number of long instructions](figures/data_scale.png)\n"
         f"Of {len(own)} claims of the paper: {counted(claims.verdict[own])}. {len(written) - len(own)} more claims "
         "(headlines) say how large one of these differences is; they are not counted again. In the table, each table "
         "and figure of the paper has one row, with the first of its claims that we could measure. "
-        f"{_nothing_of(hidden)}The third column is "
+        f"{lacking}The third column is "
         'the difference that we measured, or a ratio ("times"), with the interval that decides: a 95 % interval, made '
         "wider because many claims are tested together. The last column counts the verdicts on all its claims. `make "
         "reproduce` trains fewer seeds than we did. It takes from [our "
@@ -145,8 +146,12 @@ def later_papers(results: Path) -> str:
     told = ("Later papers dispute this one, or use its ideas. "
             f"Of {len(found)} claims of {found.arxiv.nunique()} such papers: {counted(found.verdict)}. "
             "[Claims of later papers](docs/project/later.md) explains each.")  # fmt: skip
-    told += f" {ALIKE}" * (CONTRADICTED in set(found.verdict)) + " These are reproduced or contradicted:" * bool(rows)
-    return "\n\n".join([told, table(["later paper", "claim", "here (interval)", "verdict"], rows)][: 1 + bool(rows)])
+    if CONTRADICTED in set(found.verdict):
+        told += f" {ALIKE}"
+    if not rows:
+        return told
+    shown = table(["later paper", "claim", "here (interval)", "verdict"], rows)
+    return f"{told} These are reproduced or contradicted:\n\n{shown}"
 
 
 def _within(claim: pd.Series) -> str:
@@ -159,12 +164,6 @@ def _within(claim: pd.Series) -> str:
     return f", and less than {claim.margin:g}" if claim.p_against < ALPHA else ""
 
 
-def _nothing_of(hidden: Sequence[tuple[str, pd.DataFrame]]) -> str:
-    """The tables and figures of which nothing can be shown, in a sentence."""
-    names = sorted((source for source, _ in hidden), key=lambda source: (not source.startswith("Table"), source))
-    return f"Of {' and '.join(names)}, no claim can be shown here, and they have no row. " if names else ""
-
-
 def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
     claim = claims[~claims.verdict.isin([HIDDEN, UNMEASURED])].iloc[0]
     kind = "exclude more than" if claim.direction in WITHIN_MARGIN else "see"
@@ -172,9 +171,9 @@ def _of_source(source: str, claims: pd.DataFrame) -> list[str]:
     return [source, claim.statement, measured(claim), claim.verdict + seen, counted(claims.verdict)]
 
 
-def _order(row: list[str]) -> tuple[bool, str]:
+def _order(source: str) -> tuple[bool, str]:
     """Tables before figures."""
-    return not row[0].startswith("Table"), row[0]
+    return not source.startswith("Table"), source
 
 
 def measured(claim: pd.Series) -> str:

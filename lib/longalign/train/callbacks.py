@@ -110,13 +110,14 @@ class PlanGuard(TrainerCallback):
             )
 
     def _look(self, args: TrainingArguments, model: PreTrainedModel | None) -> None:
-        plans = [plan for plan, _ in self.dataset.steps[:1]]
         if self.dataset.rank is None:  # else the micro-batches were dealt by who knows the processes
             arguments.check_steps(args, self.dataset.ranks, self.dataset.accumulation)
-        for plan in plans if model is not None else ():
-            arguments.check_router(model, args)  # first, since TRL changes what the model's configuration says
-            if reason := architectures.why_not_trained(model, plan.method, int(max(plan.lengths))):
-                raise ValueError(reason)
+        if model is None or not self.dataset.steps:
+            return
+        plan, _ = self.dataset.steps[0]
+        arguments.check_router(model, args)  # first, since TRL changes what the model's configuration says
+        if reason := architectures.why_not_trained(model, plan.method, int(plan.lengths.max())):
+            raise ValueError(reason)
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         self._count(next(self.ahead))

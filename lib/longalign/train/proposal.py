@@ -146,8 +146,7 @@ def _offer(
     found, least = predict([plan], shape, fits, pace), idle_bound(plan, cost=cost, barrier=fits.barrier)
     bound = _bound(found.idle, least, found.sending)
     batches, memory = engine.batches * accumulation, needed * GIB / 1e9
-    steps = len(plan.steps)
-    return Offer(fits, capacity, batches, memory, steps, found.hours, found.idle, found.sending, bound)
+    return Offer(fits, capacity, batches, memory, len(plan.steps), found.hours, found.idle, found.sending, bound)
 
 
 def _bound(idle: float, least: float, sending: float) -> str:
@@ -177,8 +176,8 @@ def as_text(found: list[Offer], pace: Pace, lengths: Counts) -> str:
         zero += f", offload {engine.offload}" if engine.offload != "none" else ""
         rows.append((
             "->" if offer is found[0] else "", *by, f"{offer.capacity:,}", str(offer.micro_batches_per_step),
-            f"{offer.steps:,}", zero, f"{offer.hours:.3g}",
-            f"{offer.memory:.0f}", f"{offer.idle:.1%}", f"{offer.sending:.1%}", offer.bound,
+            f"{offer.steps:,}", zero, f"{offer.hours:.3g}", f"{offer.memory:.0f}", f"{offer.idle:.1%}",
+            f"{offer.sending:.1%}", offer.bound,
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
