@@ -65,3 +65,24 @@ def gradients(model):
 def largest_difference(left, right) -> float:
     assert left.keys() == right.keys()
     return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+@pytest.fixture
+def parts_of(monkeypatch):
+    """Sets the least bytes of a part; returns what `_known` answered, part by part, of the calls that follow."""
+    from longalign.data import tokenize_files
+
+    answers, known = [], tokenize_files.Job._known
+
+    def noted(*given):
+        answers.append(known(*given))
+        return answers[-1]
+
+    monkeypatch.setattr(tokenize_files.Job, "_known", noted)
+
+    def set_bytes(size):
+        monkeypatch.setattr(tokenize_files, "PART_BYTES", size)
+        answers.clear()
+        return answers
+
+    return set_bytes
