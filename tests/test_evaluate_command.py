@@ -14,7 +14,6 @@ from longalign.clients.local_model import check_template
 from longalign.common import paths
 from longalign.evals.benchmarks import needle
 from longalign.experiments.evaluations import COLUMNS
-from longalign.fetch import benchmark_files
 from longalign.miniature import token_length
 from longalign.miniature import tokenizer as miniature
 from longalign.self_instruct import documents
@@ -230,53 +229,6 @@ def test_an_answer_longer_than_a_reply_may_be_is_refused(tmp_path, capsys):
     assert "and a reply has 32 at most in a window of 512: give a shorter --answer" in capsys.readouterr().err
 
 
-ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat", "task": "x", "language": "en",
-       "length": 0, "query": "Who?", "references": ["Marlow."], "ordered": False, "answer": "Marlow.", "finish": "stop",
-       "truncated": 0}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "rows", "says"),
-    [
-        ("longbench-chat", [{"references": [42]}], "line 1, field references: no reference (references is a list of"),
-        ("longbench-chat", [{}, {"id": "b", "benchmark": "mt_bench"}], "holds answers of mt-bench"),
-        ("longbench-chat", [{"finish": "missing"}], "has an answer: there is nothing to score"),
-        ("needle", [{"finish": "error"}], "field finish: unknown finish ('error'; it is 'stop', 'length' if"),
-        ("needle", [{"length": -8}], "line 1, field length: below zero (-8 tokens)"),
-        ("longbench", [{"task": "trec"}], "answers.jsonl, field task: unknown dataset ('trec'; one of narrativeqa"),
-        ("longbench", [{"task": "qasper", "references": []}], "answer 'a' has no reference"),
-        ("needle", [{"references": []}], "answer 'a' has no reference"),
-        ("needle", [{"references": [" "]}], "answer 'a' has no reference"),
-        ("needle", [{"references": ["42", ""]}], "answer 'a' has no reference"),
-        ("needle", [{}, {"id": "b", "model": "other"}], "answers of several models (mine, other): give each"),
-    ],
-)  # fmt: skip
-def test_answers_from_elsewhere_that_cannot_be_scored_are_refused_in_a_sentence(
-    benchmark, rows, says, tmp_path, capsys
-):
-    with (tmp_path / "answers.jsonl").open("w") as file:
-        file.writelines(json.dumps({**ROW, "benchmark": benchmark.replace("-", "_"), **row}) + "\n" for row in rows)
-    assert run(benchmark, "--out", tmp_path, *(("--judge", "rubric") if benchmark == "longbench-chat" else ())) == 2
-    assert says in (told := capsys.readouterr().err) and len(told.splitlines()) == 1
-    assert not (tmp_path / "summary.json").exists()
-
-
-def test_a_needle_from_elsewhere_is_found_where_one_of_its_references_is(tmp_path):
-    rows = [{"id": name, "answer": said, "references": ["42", "forty-two"]}
-            for name, said in (("a", "Forty-two."), ("b", "42"), ("c", "43"))]  # fmt: skip
-    (tmp_path / "answers.jsonl").write_text("".join(json.dumps({**ROW, "benchmark": "needle", **row}) + "\n"
-                                                    for row in rows))  # fmt: skip
-    assert run("needle", "--out", tmp_path) == 0
-    assert [row["value"] for row in items(tmp_path)] == ["1", "1", "0"]
-
-
-def test_somebodys_own_answers_are_not_written_over(tmp_path, capsys):
-    (tmp_path / "answers.jsonl").write_text('{"student": "Ann", "answer": "42"}\n')
-    assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 2
-    assert "did not write the file: name another folder" in capsys.readouterr().err
-    assert "Ann" in (tmp_path / "answers.jsonl").read_text()
-
-
 def test_both_turns_of_mt_bench_are_judged(tmp_path):
     with serving(answer=lambda text: "[[9]]" if "User: " in text else "[[1]]") as judge:
         assert run("mt-bench", "--limit", 2, "--judge", judge.url, "--out", tmp_path, model=BASE) == 0
@@ -390,41 +342,3 @@ def test_needles_that_no_generated_document_is_short_enough_for_name_the_option(
     assert run("needle", "--lengths", 9, "--depths", 1, "--out", tmp_path, model=BASE) == 2
     told = capsys.readouterr().err
     assert "no text of at most" in told and "take longer --lengths" in told and "profile" not in told
-
-
-def test_a_list_fetches_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
-    monkeypatch.setattr(benchmark_files, "_bring", lambda *_: pytest.fail("nothing is to be fetched"))
-    assert main.main(["fetch", "--benchmark", "longbench-chat", "--list"]) == 0
-    assert capsys.readouterr().out == "longbench-chat: not fetched\n"
-    with pytest.raises(SystemExit):
-        main.main(["fetch", "--benchmark", "longbench-chat", "--only", "LongAlign-10k", "--list"])
-    assert "--only names sources of a profile, and --benchmark is fetched as a whole" in capsys.readouterr().err
-
-
-def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_path, monkeypatch):
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-    from threading import Thread
-
-    source = benchmark_files.BENCHMARKS["longbench-chat"]
-    assert "/7fc4c6d9a93ae88b3994228503a652877a993dec/" in source.base, "pinned to a commit"
-    there = tmp_path / "there"
-    there.mkdir()
-    for name in source.files[:2]:
-        (there / name).write_text(name)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: SimpleHTTPRequestHandler(*a, directory=str(there)))
-    Thread(target=server.serve_forever, daemon=True).start()
-    base, folder = f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "here"
-    with pytest.raises(OSError, match="prompt_fs.txt could not be downloaded .*what has arrived is kept"):
-        benchmark_files.fetch("longbench-chat", folder, base=base)
-    (there / source.files[2]).write_text("x")
-    (there / source.files[0]).unlink()  # it has arrived and is not asked for again
-    assert benchmark_files.fetch("longbench-chat", folder, base=base) == folder
-    server.shutdown()
-    assert (folder / source.files[0]).read_text() == source.files[0]
-    assert benchmark_files.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
-    (folder / source.files[1]).write_text("changed")
-    with pytest.raises(ValueError, match="few_shots.json has changed since the first fetch"):
-        benchmark_files.fetch("longbench-chat", folder)
-    with pytest.raises(ValueError, match="longbench-chat"):
-        benchmark_files.fetch("longbench", tmp_path)

@@ -1,0 +1,45 @@
+"""`longalign fetch --benchmark` brings the official files whole, or not at all."""
+
+
+import pytest
+
+from longalign.cli import main
+from longalign.fetch import benchmark_files
+
+
+def test_a_list_fetches_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LONGALIGN_RUNS", str(tmp_path))
+    monkeypatch.setattr(benchmark_files, "_bring", lambda *_: pytest.fail("nothing is to be fetched"))
+    assert main.main(["fetch", "--benchmark", "longbench-chat", "--list"]) == 0
+    assert capsys.readouterr().out == "longbench-chat: not fetched\n"
+    with pytest.raises(SystemExit):
+        main.main(["fetch", "--benchmark", "longbench-chat", "--only", "LongAlign-10k", "--list"])
+    assert "--only names sources of a profile, and --benchmark is fetched as a whole" in capsys.readouterr().err
+
+
+def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_path, monkeypatch):
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    source = benchmark_files.BENCHMARKS["longbench-chat"]
+    assert "/7fc4c6d9a93ae88b3994228503a652877a993dec/" in source.base, "pinned to a commit"
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in source.files[:2]:
+        (there / name).write_text(name)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: SimpleHTTPRequestHandler(*a, directory=str(there)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    base, folder = f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "here"
+    with pytest.raises(OSError, match="prompt_fs.txt could not be downloaded .*what has arrived is kept"):
+        benchmark_files.fetch("longbench-chat", folder, base=base)
+    (there / source.files[2]).write_text("x")
+    (there / source.files[0]).unlink()  # it has arrived and is not asked for again
+    assert benchmark_files.fetch("longbench-chat", folder, base=base) == folder
+    server.shutdown()
+    assert (folder / source.files[0]).read_text() == source.files[0]
+    assert benchmark_files.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
+    (folder / source.files[1]).write_text("changed")
+    with pytest.raises(ValueError, match="few_shots.json has changed since the first fetch"):
+        benchmark_files.fetch("longbench-chat", folder)
+    with pytest.raises(ValueError, match="longbench-chat"):
+        benchmark_files.fetch("longbench", tmp_path)
