@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longalign.common import paths
-from longalign.train import needs
+from longalign.train import lora, needs
 from longalign.train.memory import GIB, ModelShape, footprint, smallest_that_fits
 from longalign.train.parallelism import Parallelism
 
@@ -65,6 +65,17 @@ def test_flops_of_a_token_are_those_that_the_model_computes(tmp_path, kind):
                            for layer in model.modules() if hasattr(layer, "q_proj"))  # fmt: skip
     computed = 3 * (counter.get_total_flops() - of_attention)  # backward takes twice as many
     assert needs.model_shape(tmp_path).cost.per_token == pytest.approx(computed, rel=0.01)
+
+
+def test_flops_of_lora_are_without_gradients_of_frozen_weights():
+    base = paths.bases() / "mini-6b"
+    model = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager")
+    lora.adapt(model, 4, seed=0)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.tensor([[1]]), use_cache=False).logits.sum().backward()
+    told = needs.model_shape(base, lora_rank=4).cost.per_token
+    assert 0.93 * told < counter.get_total_flops() < told, "the first layer's queries, keys and values hand nothing on"
+    assert needs.model_shape(base).cost.per_token > 1.3 * told
 
 
 def test_lora_keeps_states_of_what_it_trains_alone_and_ranks_that_share_sequences_a_slice_of_activations():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from transformers import BertConfig, FalconConfig, GPT2Config, LlamaConfig, MambaConfig
+from transformers import BertConfig, FalconConfig, GPT2Config, LlamaConfig, MambaConfig, MistralConfig
 
 from gpu_rows import CARD, add, row
 from longalign.cli.main import main
@@ -113,7 +113,17 @@ def test_hours_and_steps_are_those_of_all_sequences_where_a_part_is_planned(monk
     assert part[0].hours == pytest.approx(whole.hours, rel=0.03)
     assert abs(part[0].steps - whole.steps) <= 4, "the last step of a part may be as little full as that of all"
     assert "Planned for 60 of the sequences" in proposal.as_text(part, Pace(), some)
-    assert "Planned for" not in proposal.as_text(part, Pace(), some[:60])
+    assert "Planned for" not in (told := proposal.as_text(part, Pace(), some[:60]))
+    assert "few steps" not in told
+    few = proposal.as_text([replace(part[0], steps=proposal.FEW - 1)], Pace(), some)
+    assert "An epoch has few steps, of about 524,288 tokens each as in the paper: lower" in few
+
+
+def test_a_window_that_is_counted_as_full_attention_is_told(tmp_path, capsys):
+    MistralConfig(**LLAMA, sliding_window=4096).save_pretrained(tmp_path)
+    (tmp_path / "lengths").write_text("4097\n")
+    main(["plan", str(tmp_path / "lengths"), "--propose", str(tmp_path), "--ranks", "8"])
+    assert "reaches 4,096 tokens back are counted as if it reached 4,097: hours may be" in capsys.readouterr().err
 
 
 @pytest.fixture

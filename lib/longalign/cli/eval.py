@@ -9,7 +9,9 @@ Answers and judgments are separate steps: without --judge there are answers alon
 judged.
 """
 
+import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from typing import Any
 from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fail, is_address, positive, seed
 
 BENCHMARKS = ("longbench-chat", "longbench", "needle", "mt-bench", "short")
-NEEDLE_OPTIONS = ("lengths", "haystack", "needle", "question", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,34 @@ class EvalOptions(ServerOptions):
     needle: str | None
     question: str | None
     answer: str | None
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> "EvalOptions":
+        """What was given on the command line; leaves where an option would change nothing."""
+        options = super().of(given)
+        for names, used, told in USED:
+            set_ = [name for name in names if getattr(options, name) != given.parser.get_default(name)]
+            if set_ and not used(options):
+                fail(f"--{set_[0].replace('_', '-')} {told}: leave it out")
+        return options
+
+
+USED: tuple[tuple[tuple[str, ...], Callable[[EvalOptions], bool], str], ...] = (
+    (("lengths", "depths", "haystack", "needle", "question", "answer"),
+     lambda options: options.benchmark == "needle", "is for the needle test"),
+    (("zero_shot", "seed"), lambda options: options.benchmark == "longbench-chat",
+     "is for longbench-chat, whose judge may see scored answers"),
+    (("limit", "tokenizer", "window", "model_thinking_tokens", "lengths", "depths", "haystack", "needle", "question",
+      "answer"), lambda options: options.model is not None,
+     "is for the answers of a --model, and there is none"),
+    (("model_name",), lambda options: is_address(options.model or ""), "is for a --model behind a server"),
+    (("zero_shot", "seed", "runs", "judge_name", "judge_thinking_tokens"),
+     lambda options: options.judge not in (None, "rubric"), "is for a --judge that is a model, and there is none"),
+    (("at_once", "per_minute", "price", "timeout"),
+     lambda options: is_address(options.model or "") or options.judge not in (None, "rubric"),
+     "is for a server, and neither --model nor --judge is one"),
+)  # fmt: skip
+"""Options, when they change anything, and what is said where they do not."""
 
 
 def add(children: Any, top: Parser) -> None:
@@ -98,8 +127,6 @@ def _check(options: EvalOptions) -> None:
         fail(f"--out {options.out} is a file: name a folder")
     if options.data and options.out.resolve() == options.data.resolve():
         fail(f"--out {options.out} is the folder of --data, whose files are read as questions: name another folder")
-    if options.benchmark != "needle" and (given := [name for name in NEEDLE_OPTIONS if getattr(options, name)]):
-        fail(f"--{given[0]} is for the needle test; leave it out")
     if options.benchmark == "needle" and options.data:
         fail("--data is for the other benchmarks: name the texts that hide the needle with --haystack")
     if options.benchmark == "short":

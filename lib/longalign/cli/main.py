@@ -165,6 +165,9 @@ def run_paper_plan(options: argparse.Namespace) -> None:
             fail(f"--{name.replace('_', '-')} comes from the profile {options.profile}: leave it out")
     profile = load_profile(options.profile)
     if options.data is None:
+        for name in ("tokenizer", "chat_format", "truncate"):
+            if getattr(options, name) != options.parser.get_default(name):
+                fail(f"--{name.replace('_', '-')} is for DATA, and lengths are assumed without it: leave it out")
         spread = options.long or DISTRIBUTIONS[0]
         lengths, targets = paper_plan.assumed_lengths(options.seed, spread)
         source = paper_plan.assumption(spread)

@@ -59,6 +59,8 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
         if options.out:
             fail(reason)
         print(f"longalign: {reason}", file=sys.stderr)
+    for note in needs.windows_in_full(model.config, longest):
+        print(f"longalign: {note}", file=sys.stderr)
     pace = _pace(options)
     devices = {"ranks": options.ranks, "memory": options.memory or 80.0}
     found = proposal.offers(lengths, targets, needs.model_shape(options.propose), pace=pace, **devices)

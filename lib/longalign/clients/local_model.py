@@ -49,7 +49,8 @@ class LocalModel:
             )  # fmt: skip
             saved.told_whole(told, name, loaded)
         except (*UNREADABLE, RuntimeError) as error:
-            raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
+            what = "cannot be loaded" if Path(name).is_dir() else "no such folder, and no model of the Hub came"
+            raise ValueError(f"--model {name}: {what}: {_reason(error)}") from None
         if told := why_not_causal(loaded):
             raise ValueError(f"--model {name}: {told}")
         self.loaded = loaded.to(device()).eval()

@@ -42,7 +42,7 @@ def read_lengths(
     large file by `workers` processes (by default as many as this process may use cores), else the rows' key "length"
     tells, cut to `max_length` as truncation would.  `load_tokenizer` is asked for one when none is given and the first
     row has "messages" and no "length".  Blank lines hold nothing.  A pipe is read once.  Raises DataError that names
-    file and line.
+    file and line, and ValueError for a tokenizer, format or length that would change nothing.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile("w") as file:
@@ -50,7 +50,9 @@ def read_lengths(
     ...     read_lengths(file.name)
     (array([2, 4, 3]), None)
     """
+    given = {"tokenizer": tokenizer, "chat_format": chat_format, "max_length": max_length}
     if os.path.isdir(path):
+        _refuse_unused(path, given, "a token store, whose tokens are there")
         store = TokenStore(path)
         return store.lengths, store.target_counts
     lines = read_lines(path)
@@ -62,6 +64,10 @@ def read_lengths(
     if is_jsonl and tokenizer is not None:
         way = Way(tokenizer, chat_format or format_of(tokenizer), max_length)
         return _tokenized(path, lines, way, workers or cores())
+    if is_jsonl:
+        _refuse_unused(path, {"chat_format": chat_format}, "read by the lengths of its rows, without a tokenizer")
+    else:
+        _refuse_unused(path, given, "a file of lengths")
     lengths = array("q")
     for line in lines:
         try:
@@ -69,6 +75,11 @@ def read_lengths(
         except DataError as error:
             raise error.at(path, line.number) from None
     return np.array(lengths, dtype=np.int64), None
+
+
+def _refuse_unused(path: str | os.PathLike, given: Mapping[str, Any], what: str) -> None:
+    if unused := next((name for name, value in given.items() if value is not None), None):
+        raise ValueError(f"{os.fspath(path)} is {what}: {unused.replace('_', ' ')} changes nothing there, leave it out")
 
 
 def _tokenized(

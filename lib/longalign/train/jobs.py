@@ -35,7 +35,7 @@ from longalign.recipe.weights import loss_weights
 from longalign.train import launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
-from longalign.train.needs import largest_micro_batch, layers_differ, model_shape
+from longalign.train.needs import largest_micro_batch, layers_differ, model_shape, windows_in_full
 from longalign.train.parallelism import Parallelism, deepspeed_config
 from longalign.train.prediction import SENT_PER_SECOND, Pace, predict
 from longalign.train.runs import Run, extension_of
@@ -173,7 +173,7 @@ def describe(job: Job, *, tflops: float, utilisation: float) -> Iterator[str]:
         f"about {hours:.2g} hours on {job.engine.world_size} devices of {rate}, of which they wait {found.idle:.0%} "
         f"and send {found.sending:.0%}; an estimate, without what ZeRO sends"
     )
-    yield from notes
+    yield from [*windows_in_full(job.config, int(store.lengths.max(initial=0))), *notes]
 
 
 def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]:

@@ -86,16 +86,26 @@ class ModelShape:
         return norms + attention + size * 4 * self.intermediate_size
 
     @property
+    def weights(self) -> int:
+        """Those that a token is multiplied with: the output head's count, embedding look-ups and norms do not."""
+        layer = sum(inputs * outputs for inputs, outputs in self.matrices)
+        return self.layers * layer + self.hidden_size * self.vocab_size
+
+    @property
+    def forward(self) -> SequenceCost:
+        """FLOPs of a forward pass, all tokens being targets: a third of `cost`, where all weights are trained."""
+        return SequenceCost(per_token=2.0 * self.weights, per_pair=2.0 * self.layers * self.query_size)
+
+    @property
     def cost(self) -> SequenceCost:
         """FLOPs of one training pass (forward and backward), all tokens being targets.
 
         6 FLOPs per weight and token, and 12 x layers x query size per pair of tokens (PaLM, arXiv 2204.02311, appendix
-        B), halved because a causal kernel computes one half of the pairs (FlashAttention-2, arXiv 2307.08691). The
-        output head counts; embedding look-ups and norms do not.
+        B), halved because a causal kernel computes one half of the pairs (FlashAttention-2, arXiv 2307.08691). Of a
+        frozen weight no gradient is computed: 4 FLOPs.
         """
-        layer = sum(inputs * outputs for inputs, outputs in self.matrices)
-        weights = self.layers * layer + self.hidden_size * self.vocab_size
-        return SequenceCost(per_token=6.0 * weights, per_pair=6.0 * self.layers * self.query_size)
+        trained = self.weights if self.trained is None else min(self.trained, self.weights)
+        return SequenceCost(4.0 * self.weights + 2.0 * trained, per_pair=6.0 * self.layers * self.query_size)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from longalign.recipe.batching import Plan
-from longalign.recipe.cost import SequenceCost
 from longalign.train import models
 from longalign.train.memory import ModelShape
 
@@ -27,10 +27,9 @@ class CountedShape(ModelShape):
     passed: int | None = None
 
     @property
-    def cost(self) -> SequenceCost:
-        """As of any shape, by the weights that were counted where they were."""
-        cost = super().cost
-        return replace(cost, per_token=6.0 * self.passed) if self.passed else cost
+    def weights(self) -> int:
+        """Those that were counted where they were, else those of any shape."""
+        return self.passed or super().weights
 
 
 def usual(config: Any, *names: str) -> int | None:
@@ -112,6 +111,22 @@ def _passed(model: Any) -> int | None:
         else:
             weights += parameter.numel()
     return round(weights)
+
+
+def windows_in_full(config: Any, longest: int) -> Iterator[str]:
+    """A line where predicted hours are too long, since windows are counted as if each token saw all before it.
+
+    >>> from transformers import AutoConfig
+    >>> list(windows_in_full(AutoConfig.for_model("mistral", sliding_window=3), 4))
+    ['layers whose attention reaches 3 tokens back are counted as if it reached 4: hours may be too long']
+    >>> list(windows_in_full(AutoConfig.for_model("mistral", sliding_window=4), 4))
+    []
+    """
+    config = config.get_text_config()
+    reach = [size for name in ("sliding_window", "attention_chunk_size") if (size := usual(config, name))]
+    if reach and min(reach) < longest:
+        yield (f"layers whose attention reaches {min(reach):,} tokens back are counted as if it reached {longest:,}: "
+               "hours may be too long")  # fmt: skip
 
 
 def largest_micro_batch(plans: list[Plan], target_counts: list[int]) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from longalign.train.parallelism import Parallelism
 
 SENT_PER_SECOND = 200e9
 """Bytes that a device sends to those of its node: half of the 400 GB/s, both ways, of an A800's NVLink (data sheet)."""
-AGAIN, SENT_AGAIN = 4 / 3, 3 / 2
-"""With gradient checkpointing the forward pass is done twice, and backward is two of it for FLOPs, one for bytes."""
+SENT_AGAIN = 3 / 2
+"""With gradient checkpointing the forward pass is done twice; forward and backward send the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,31 @@ def predict(plans: Sequence[Plan], shape: ModelShape, engine: Parallelism, pace:
     walls = sum(float(slowest(each, engine.barrier).sum()) for each in found)
     sending = sum(float(micro_batch_costs(plan, sent).sum()) for plan in plans)
     whole = plans[0].ranks * walls or 1.0
-    again = AGAIN if engine.gradient_checkpointing else 1
-    hours = walls * again / engine.slices / pace.flops / 3600
+    hours = walls / engine.slices / pace.flops / 3600
     return Prediction(hours, 1 - sum(float(each.sum()) for each in found) / whole, sending / whole)
 
 
 def costs(shape: ModelShape, engine: Parallelism, pace: Pace) -> tuple[SequenceCost, SequenceCost]:
-    """Of a sequence in all, in FLOPs at `pace.flops`, and of what is sent of it alone."""
-    degree = engine.sequence_parallel
-    alone, together = (shape.cost.per_pair * pace.flops / pace.attention_at(ranks) for ranks in (1, degree))
-    cost = replace(shape.cost, per_pair=alone, shared_per_pair=together)
+    """Of a sequence in all, in FLOPs at `pace.flops`, and of what is sent of it alone.
+
+    With gradient checkpointing the forward pass is done twice. Lengths 2, 4, 3 and LoRA, which trains 2 of 10 weights:
+
+    >>> shape = ModelShape(1, 1, 0, heads=1, key_value_heads=1, head_size=1, vocab_size=6, trained=2)
+    >>> for checkpoints in (False, True):                     # 4 x 10 + 2 x 2 FLOPs a token, and 2 x 10 more
+    ...     engine = Parallelism(zero=1, gradient_checkpointing=checkpoints)
+    ...     costs(shape, engine, Pace(flops=1.0))[0]([2, 4, 3])
+    array([112., 272., 186.])
+    array([160., 384., 264.])
+    """
+    degree, once = engine.sequence_parallel, shape.cost
+    again = shape.forward if engine.gradient_checkpointing else SequenceCost(0.0, 0.0)
+    pairs = once.per_pair + again.per_pair
+    alone, together = (pairs * pace.flops / pace.attention_at(ranks) for ranks in (1, degree))
+    cost = SequenceCost(once.per_token + again.per_token, alone, shared_per_pair=together)
     if degree == 1:
         return cost, SequenceCost(0.0, 0.0)
     exchange = exchange_cost(shape, degree, pace)
-    exchange *= SENT_AGAIN / AGAIN if engine.gradient_checkpointing else 1
+    exchange *= SENT_AGAIN if engine.gradient_checkpointing else 1
     cost, sent = replace(cost, exchange=exchange), SequenceCost(0.0, 0.0, exchange)
     # where every pack is shared the plan knows of no ranks that share
     return (cost, sent) if engine.share_above is not None else (cost.together(degree), sent.together(degree))

@@ -33,6 +33,8 @@ STEP_TOKENS = 2**19
 PLANNED = 20_000
 """Sequences that are planned at most, drawn at random, the longest among them."""
 ROUND = 256
+FEW = 20
+"""Steps below which an epoch is said to have few: a schedule needs some to warm up and to fall."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ def as_text(found: list[Offer], pace: Pace, lengths: Counts) -> str:
         f"{len(lengths):,} sequences, {lengths.sum():,} tokens, the longest {lengths.max():,}; an epoch on "
         f"{found[0].engine.world_size} devices:", *table,
         *([f"Planned for {PLANNED:,} of the sequences, drawn at random, the longest among them; steps and hours are "
-           "those of all."] if len(lengths) > PLANNED else []),
+           "those of all, and `longalign train --dry-run` tells the memory of all."] if len(lengths) > PLANNED else []),
+        *([f"An epoch has few steps, of about {STEP_TOKENS:,} tokens each as in the paper: lower the job's "
+           "training.micro_batches_per_step, or raise its epochs."] if found[0].steps < FEW else []),
         *rests_on(pace),
         "Memory is an estimate, and a tenth of it stays free. Not counted: what ZeRO sends, and slow kernels of short "
         "slices. From ZeRO-2 on, ranks wait for each other in every micro-batch, and idle is what they wait then.",
