@@ -25,7 +25,7 @@ from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
 from longalign.recipe.architectures import unrun_code, why_not_causal
 from longalign.train import saved, store_check
-from longalign.train.models import UNREADABLE, device, reason
+from longalign.train.models import NO_LANGUAGE_MODEL, UNREADABLE, device, reason
 
 
 class LocalModel:
@@ -169,7 +169,7 @@ def _check_words(name: str, tokenizer: str, used: Any) -> None:
 
 def _reason(error: Exception) -> str:
     if str(error).startswith("Unrecognized configuration class"):
-        return "its class is none of a language model that goes on with a text: take one that AutoModelForCausalLM has"
+        return NO_LANGUAGE_MODEL
     return reason(error)
 
 

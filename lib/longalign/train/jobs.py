@@ -32,7 +32,7 @@ from longalign.recipe.cost import A800, LLAMA_2_7B, SequenceCost
 from longalign.recipe.packing import ALGORITHMS
 from longalign.recipe.summary import summarize
 from longalign.recipe.weights import loss_weights
-from longalign.train import launcher, models, workers
+from longalign.train import language_part, launcher, models, workers
 from longalign.train.config import SCHEDULES, TrainingConfig
 from longalign.train.memory import Footprint, ModelShape, footprint, free_memory, smallest_that_fits
 from longalign.train.needs import largest_micro_batch, layers_differ, model_shape, windows_in_full
@@ -185,8 +185,9 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
 
     method, rank = job.training.method, job.training.lora_rank
     extension = extension_of(job)
-    notes, longest = preflight.look(models.outline(job.model, **extension), method, store)
-    yield from notes
+    outline = models.outline(job.model, **extension)
+    notes, longest = preflight.look(outline, method, store)
+    yield from [*language_part.notes(job.config, outline), *notes]
     needed = 6 * _shape(job).parameters  # fp32, and what loading takes
     if needed > min(room, free_memory()):
         yield f"the model itself, {needed / 2**30:.0f} GiB, is tried by the training, before its first step"

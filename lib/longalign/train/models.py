@@ -28,7 +28,7 @@ from longalign.data import tokenizers
 from longalign.recipe import attention
 from longalign.recipe.architectures import OF_THE_LONGEST, rope_settings, why_not_loaded
 from longalign.recipe.cost import SequenceCost
-from longalign.train import saved
+from longalign.train import language_part, saved
 from longalign.train.memory import ModelShape
 
 ROPE_BASE = 10_000.0
@@ -40,6 +40,9 @@ UNREADABLE = (
     pickle.UnpicklingError,
 )  # fmt: skip
 """What is raised where a model's files cannot be read."""
+NO_LANGUAGE_MODEL = (
+    "its class is none of a language model that goes on with a text: take one that AutoModelForCausalLM has"
+)
 
 MINIATURES = {
     # Heads of 64 features take a tenth less time than twice as many of 32; those that share keys hardly recall.
@@ -108,6 +111,10 @@ def load_model(
         raise ValueError(f"{folder}: its weights are quantized ({quantized}): take the model without quantization")
     if quantized:
         model._weight_conversions = None  # saving would undo them, and quantize
+    elif made := getattr(model, "_weight_conversions", None):
+        # under ZeRO-3 transformers keeps those that it did not make, too, and saving would undo them
+        model._weight_conversions = [conversion for conversion in made if conversion.was_used()]
+    language_part.freeze_others(model)
     # many models pad with their end token, whose embedding would then never be trained
     model.get_input_embeddings().padding_idx = None
     return model
@@ -180,7 +187,10 @@ def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int 
         extend_rope(config, rope_factor, rope_type, max_length, folder)
     if max_length:
         config.get_text_config().max_position_embeddings = max_length
-    if reason := why_not_loaded(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)):
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if kind is None:
+        raise ValueError(f"{folder}: {NO_LANGUAGE_MODEL}")
+    if reason := why_not_loaded(kind):
         raise ValueError(f"{folder}: {reason}")
     return config
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from longalign.recipe.batching import Plan
-from longalign.train import models
+from longalign.train import language_part, models
 from longalign.train.memory import ModelShape
 
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
@@ -79,11 +79,13 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        language_part.freeze_others(model)
         if lora_rank:
             from longalign.train import lora
 
             lora.adapt(model, lora_rank, seed=0)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad) if lora_rank else None
+    chosen = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    trained = None if all(parameter.requires_grad for parameter in model.parameters()) else sum(chosen)
     chunked = attach_loss_head(model) is not None and not models.changes_logits(config)
     counted = sum(p.numel() for p in model.parameters())
     shape = replace(models.model_shape(_Usual(config)), counted=counted, trained=trained, chunked=chunked)
@@ -98,6 +100,7 @@ def _passed(model: Any) -> int | None:
     config, head = model.config.get_text_config(), model.get_output_embeddings()
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     tables -= {id(getattr(head, "weight", None))}  # one that is the output layer, too
+    tables |= set(map(id, language_part.others(model)))
     there, passed = usual(config, *EXPERTS), usual(config, *PASSED)
     weights = 0.0
     for name, parameter in model.named_parameters():

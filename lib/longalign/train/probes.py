@@ -17,6 +17,9 @@ EDGES = {
 }  # fmt: skip
 """Where they say from which position on, or from which score on, attention is another (Llama 4, Inkling, Gemma 2); and
 what few tokens of any weights reach."""
+OF_LEAVES = "reduce_leaf_module_grads"
+"""The hook by which ZeRO-3 takes the gradients of all parameters of a block of experts, when any pass goes back through
+it: those of a pass that asks for the embeddings' alone would stay in its buckets."""
 CHANCE = re.compile("drop|jitter")
 """Names under which configurations and modules say how much of a training is left to chance."""
 
@@ -198,13 +201,21 @@ def untouched(model: Any) -> Iterator[None]:
     # DeepSpeed's engine sets this in its own forward: parameters that another module holds are gathered when read
     watched = [part._parameters for part in model.modules() if hasattr(part._parameters, "_in_forward")]
     devices = [model.device] if model.device.type == "cuda" else []
+    of_leaves = [
+        (part._backward_hooks, number, hook) for part in model.modules()
+        for number, hook in part._backward_hooks.items() if getattr(hook, "__name__", "") == OF_LEAVES
+    ]  # fmt: skip
     try:
+        for hooks, number, _ in of_leaves:
+            del hooks[number]
         model.eval()
         for parameters in watched:
             parameters._in_forward = True
         with torch.random.fork_rng(devices), torch.enable_grad():
             yield
     finally:
+        for hooks, number, hook in of_leaves:
+            hooks[number] = hook
         for parameters in watched:
             parameters._in_forward = False
         for part, mode in modes:

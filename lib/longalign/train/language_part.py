@@ -1,0 +1,43 @@
+"""Models that read images or sounds, too: text passes their language part alone, and that alone is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def others(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The parameters that no text passes: of a model whose configuration holds one of text beside others, those outside
+    its decoder, its embeddings and its head. [] for a language model, or where the decoder is not known.
+
+    >>> from longalign.train.models import new_model
+    >>> others(new_model("mini-6b", vocab_size=16, max_length=9, seed=0))           # lengths 2, 4, 3 in one pack of 9
+    []
+    """
+    text, decoder = model.config.get_text_config(), model.get_decoder()
+    if text is model.config or decoder is None or getattr(decoder, "config", None) is not text:
+        return []
+    parts = (decoder, model.get_input_embeddings(), model.get_output_embeddings())
+    passed = {id(parameter) for part in parts if part is not None for parameter in part.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in passed]
+
+
+def freeze_others(model: PreTrainedModel) -> None:
+    """Leave out of a training what no text passes: DeepSpeed would let it decay by `weight_decay`, without a gradient,
+    and keep states of it."""
+    for parameter in others(model):
+        parameter.requires_grad_(False)
+
+
+def notes(config: Any, model: PreTrainedModel) -> Iterator[str]:
+    """A line where less is trained, or saved, than a folder with this configuration holds."""
+    if left := sum(parameter.numel() for parameter in others(model)):
+        yield (f"{type(model).__name__} reads more than text: the {left:,} weights that no text passes are saved as "
+               "they are")  # fmt: skip
+    elif config.get_text_config() is not config and model.config.get_text_config() is model.config:
+        whole = next(iter(config.architectures or ()), type(config).__name__)
+        yield (f"{type(model).__name__}, the language part of a {whole}, is trained and saved alone, without what "
+               "reads images or sounds")  # fmt: skip
