@@ -229,18 +229,6 @@ def test_an_answer_longer_than_a_reply_may_be_is_refused(tmp_path, capsys):
     assert "and a reply has 32 at most in a window of 512: give a shorter --answer" in capsys.readouterr().err
 
 
-def test_depths_that_fall_together_and_haystacks_that_are_too_short_are_told(tmp_path, capsys):
-    long, short = tmp_path / "long.txt", tmp_path / "short.txt"
-    long.write_text(("The fish " + "and the harbour " * 15 + "are old. ") * 4)
-    short.write_text("The fish are old. The harbour is new. " * 40)
-    for text, places in ((long, 2), (short, 5)):
-        size = ("--lengths", 300, "--depths", 5, "--haystack", text, "--out", tmp_path / text.stem)
-        own = ("--needle", "The boat is blue.", "--question", "What is the boat?", "--answer", "blue")
-        assert run("needle", *size, *own, model=BASE) == 0
-        told = capsys.readouterr().err
-        assert (f"and {places} places for 5 depths" in told) == (places < 5)
-
-
 def test_both_turns_of_mt_bench_are_judged(tmp_path):
     with serving(answer=lambda text: "[[9]]" if "User: " in text else "[[1]]") as judge:
         assert run("mt-bench", "--limit", 2, "--judge", judge.url, "--out", tmp_path, model=BASE) == 0

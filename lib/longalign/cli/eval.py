@@ -18,6 +18,8 @@ from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fai
 
 BENCHMARKS = ("longbench-chat", "longbench", "needle", "mt-bench", "short")
 NEEDLE_OPTIONS = ("lengths", "haystack", "needle", "question", "answer")
+MODEL_OPTIONS = ("model_name", "model_thinking_tokens", "tokenizer", "window", "limit")
+JUDGE_OPTIONS = ("judge_name", "judge_thinking_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,16 @@ def run(options: EvalOptions) -> None:
         sys.exit(1)
 
 
+def _check_unused(options: EvalOptions) -> None:
+    """Leaves where an option says how somebody is to be asked whom nobody asks."""
+    if options.model is None and (given := [name for name in MODEL_OPTIONS if getattr(options, name)]):
+        fail(f"--{given[0].replace('_', '-')} is for a model that answers, and without --model all answers in --out "
+             "are taken as they are: name a model, or leave it out")  # fmt: skip
+    if options.judge in (None, "rubric") and (given := [name for name in JUDGE_OPTIONS if getattr(options, name)]):
+        fail(f"--{given[0].replace('_', '-')} is for a model as judge, and --judge names none: name one, or leave it "
+             "out")  # fmt: skip
+
+
 def _check(options: EvalOptions) -> None:
     if options.out.is_file():
         fail(f"--out {options.out} is a file: name a folder")
@@ -109,3 +121,4 @@ def _check(options: EvalOptions) -> None:
             fail("short needs no judge and no server: leave --judge and --dry-run out")
     elif options.model is None and options.judge is None and options.benchmark not in ("needle", "longbench"):
         fail("name a model (--model), or a judge for the answers in --out (--judge), or both")
+    _check_unused(options)

@@ -38,10 +38,8 @@ def run(options: EvalOptions) -> int:
         found = _questions(options, tokenizer)
         questions = evenly(found, options.limit or len(found))
         if server:
-            first = answering.requests(
-                questions, tokenizer=tokenizer, window=window, thinking_tokens=asker.thinking_tokens
-            )
-            counted = [(request, asking.count_tokens(request.messages, tokenizer)) for request, _ in first]
+            wanted = answering.expected(questions, asker, tokenizer=tokenizer, window=window)
+            counted = ((request, asking.count_tokens(request.messages, tokenizer) + ahead) for request, ahead in wanted)
             asking.tell("model", asking.estimate(asker, counted), options)
         if options.dry_run:
             return 0
