@@ -26,19 +26,23 @@ def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_p
     there = tmp_path / "there"
     there.mkdir()
     for name in source.files[:2]:
-        (there / name).write_text(name)
+        (there / name).write_text(f'["{name}"]')
     server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: SimpleHTTPRequestHandler(*a, directory=str(there)))
     Thread(target=server.serve_forever, daemon=True).start()
     base, folder = f"http://127.0.0.1:{server.server_address[1]}", tmp_path / "here"
     with pytest.raises(OSError, match="prompt_fs.txt could not be downloaded .*what has arrived is kept"):
         benchmark_files.fetch("longbench-chat", folder, base=base)
-    (there / source.files[2]).write_text("x")
+    (there / source.files[2]).write_text("<html>Log in.</html>")
+    with pytest.raises(ValueError, match="prompt_fs.txt: it is not the published file, but perhaps the page of a prox"):
+        benchmark_files.fetch("longbench-chat", folder, base=base)
+    (folder / source.files[2]).unlink()
+    (there / source.files[2]).write_text("Rate {}.")
     (there / source.files[0]).unlink()  # it has arrived and is not asked for again
     assert benchmark_files.fetch("longbench-chat", folder, base=base) == folder
     server.shutdown()
-    assert (folder / source.files[0]).read_text() == source.files[0]
+    assert (folder / source.files[0]).read_text() == f'["{source.files[0]}"]'
     assert benchmark_files.fetch("longbench-chat", folder, base="http://127.0.0.1:1") == folder, "whole: no network"
-    (folder / source.files[1]).write_text("changed")
+    (folder / source.files[1]).write_text('["changed"]')
     with pytest.raises(ValueError, match="few_shots.json has changed since the first fetch"):
         benchmark_files.fetch("longbench-chat", folder)
     with pytest.raises(ValueError, match="longbench-chat"):

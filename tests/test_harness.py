@@ -1,5 +1,6 @@
 """lm-evaluation-harness asks with the leaderboard's examples and scores as we do by hand, offline on local files."""
 
+import copy
 import json
 import random
 import shutil
@@ -11,6 +12,7 @@ import pytest
 import torch
 from lm_eval import evaluator
 from lm_eval.models import huggingface
+from tokenizers import processors
 
 from conftest import tiny_llama
 from longalign.data.jsonl import DataError
@@ -171,6 +173,42 @@ def test_a_limit_takes_the_first_items_and_leaves_their_scores(run, model):
 def test_a_prompt_that_is_cut_is_told(model):
     with pytest.warns(UserWarning, match="^prompts of 2 items are longer than the model may read: their start was cut"):
         evaluate(model, tokenizer.load(), data=SHIPPED, tasks=["arc"], limit=2, max_length=500)
+
+
+def test_a_prompt_is_cut_by_its_tokens_whichever_of_its_answers_has_most_letters(model, data):
+    """The longer answer is of known words, the other of more tokens."""
+    encode = tokenizer.load()
+    row = read(data / "truthfulqa/validation.jsonl")[0]
+    row["mc2_targets"] = {"choices": ["Marlow guards Marlow", "q x z q x z"], "labels": [1, 0]}
+    (data / "truthfulqa/validation.jsonl").write_text(json.dumps(row) + "\n")
+    known = evaluate_samples(model, encode, data)
+    lengths = [len(encode("".join(pair))["input_ids"]) for pair in known]
+    assert lengths[0] < lengths[1] and len(known[0][1]) > len(known[1][1])
+    with pytest.warns(UserWarning, match="^prompts of 1 items"):
+        evaluate(model, encode, data=data, tasks=["truthfulqa"], max_length=lengths[1] - 2)
+
+
+def evaluate_samples(model, encode, data):
+    """The pairs of prompt and answer of the first item of TruthfulQA."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen = watch(patch)
+        evaluate(model, encode, data=data, tasks=["truthfulqa"], limit=1)
+    return [tuple(pair) for pair in seen.results[0]["samples"]["truthfulqa"][0]["arguments"]]
+
+
+def test_an_answer_that_does_not_fit_in_the_window_is_refused(model):
+    with pytest.raises(DataError, match=r"^no room for an answer \('.*' takes \d+ tokens, and the model reads 4; take"):
+        evaluate(model, tokenizer.load(), data=SHIPPED, tasks=["truthfulqa"], max_length=4)
+
+
+def test_what_a_tokenizer_puts_behind_every_text_is_no_answer(run, model):
+    ending = copy.deepcopy(tokenizer.load())
+    end = ("<|end|>", ending.convert_tokens_to_ids("<|end|>"))
+    ending.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A <|end|>", special_tokens=[end])
+    assert ending("a")["input_ids"][-1] == end[1]
+    rows = evaluate(model, ending, data=SHIPPED, tasks=["mmlu", "truthfulqa"])
+    alone = {row["item"]: row["value"] for row in run.rows if row["metric"] in ("acc", "mc2")}
+    assert {row["item"]: row["value"] for row in rows} == pytest.approx(alone, abs=1e-6)
 
 
 def test_means_are_in_percent_and_count_every_subject_once(run):

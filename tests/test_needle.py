@@ -80,10 +80,37 @@ def test_a_needle_is_found_whatever_case_and_white_space_and_only_whole():
     ("text", "found"),
     [("The code is 42.", True), ("编号是42号。", True), ("$42", True), ("142", False), ("1.42", False),
      ("42,000", False), ("42.5", False), ("427", False),
-     ("1'042", False), ("42’000", False), ("the '42'", True), ("-42", False), ("is −42", False), ("room A-42", True)],
+     ("1'042", False), ("42’000", False), ("the '42'", True), ("-42", False), ("is −42", False), ("room A-42", True),
+     ("(-42)", False), ("**-42**", False), ("x=-42", False), ("is –42", False), ("40–42", True), ("2026-11-42", True),
+     ("3．42", False), ("编号是42，2026年", True)],
 )  # fmt: skip
 def test_a_number_that_is_part_of_a_longer_one_is_no_needle(text, found):
     assert needle.holds(text, "42") is found
+
+
+def test_an_arabic_number_is_no_part_of_one_with_a_decimal_point():
+    assert needle.holds("الرمز هو ٣.", "٣") and needle.holds("٣٫٥", "٣٫٥")
+    assert not any(needle.holds("الرمز هو ٣٫٥", part) for part in "٣٥")
+
+
+@pytest.mark.parametrize(("mark", "gap"), [("؟", " "), ("۔", " "), ("।", " "), ("॥", ""), ("။", ""), ("។", " ")])
+def test_sentences_end_in_other_scripts_too(mark, gap):
+    texts = [gap.join(["अ" * 9 + " " + "ا" * 9 + mark] * 50)]
+    found = needle.in_texts(texts, byte_tokenizer(), lengths=[600, 900], depths=5)
+    for length in (600, 900):
+        asked = [q.turns[0].removesuffix(f"\n\n{needle.QUESTION}") for q in found if q.length == length]
+        assert len(set(asked)) == 5
+        assert all(length - 60 < len(byte_tokenizer()(text)["input_ids"]) <= length + 1 for text in asked)
+        assert all(part.strip() == "" or part.strip().endswith(mark) for text in asked
+                   for part in text.split(needle.NEEDLE))  # fmt: skip
+
+
+def test_in_thai_a_blank_ends_a_sentence_and_in_english_it_does_not():
+    texts = [" ".join(["ปลาว่ายน้ำ", "นกบินสูง"] * 60)]
+    found = needle.in_texts(texts, byte_tokenizer(), lengths=[900], depths=5)
+    assert len({q.turns for q in found}) == 5
+    with pytest.raises(ValueError, match="take longer --lengths"):
+        needle.in_texts([" ".join(["fish swim", "birds fly"] * 600)], byte_tokenizer(), lengths=[900], depths=5)
 
 
 @pytest.mark.parametrize("gap", ["\u00a0", "\u2009", "\u202f"])

@@ -22,6 +22,8 @@ from longalign.evals.benchmarks.questions import MISSING, Answer, Question, even
 from longalign.self_instruct import documents
 
 DERIVED = ("judgments.jsonl", "items.csv", "summary.json")
+SHORTEST = 0.9
+"""The share of its length that a haystack has at least without a word on it."""
 
 
 def run(options: EvalOptions) -> int:
@@ -36,10 +38,8 @@ def run(options: EvalOptions) -> int:
         found = _questions(options, tokenizer)
         questions = evenly(found, options.limit or len(found))
         if server:
-            first = answering.requests(
-                questions, tokenizer=tokenizer, window=window, thinking_tokens=asker.thinking_tokens
-            )
-            counted = [(request, asking.count_tokens(request.messages, tokenizer)) for request, _ in first]
+            wanted = answering.expected(questions, asker, tokenizer=tokenizer, window=window)
+            counted = ((request, asking.count_tokens(request.messages, tokenizer) + ahead) for request, ahead in wanted)
             asking.tell("model", asking.estimate(asker, counted), options)
         if options.dry_run:
             return 0
@@ -165,7 +165,21 @@ def _needles(options: EvalOptions, tokenizer: Any) -> list[Question]:
         if refused:
             print(f"longalign: the haystack is made of {len(texts):,} texts ({len(refused):,} left out)",
                   file=sys.stderr)  # fmt: skip
-        return needle.in_texts([text.text for text in texts], tokenizer, **size, **given)
+        found = needle.in_texts([text.text for text in texts], tokenizer, **size, **given)
+        _tell_coarse(found, tokenizer)
+        return found
     if given:
         fail(f"--{next(iter(given))} needs --haystack: generated texts have needles of their own")
     return needle.generated(**size, tokenizer=tokenizer)
+
+
+def _tell_coarse(questions: Sequence[Question], tokenizer: Any) -> None:
+    """A needle stands between sentences: where these are long, depths fall together and haystacks are too short."""
+    for length in dict.fromkeys(question.length for question in questions):
+        asked = [question for question in questions if question.length == length]
+        tokens = asking.count_tokens([{"content": asked[0].turns[0].removesuffix(asked[0].query)}], tokenizer)
+        places = len({question.turns for question in asked})
+        if places < len(asked) or tokens < SHORTEST * length:
+            print(f"longalign: the haystacks of {length:,} tokens have {tokens:,}, and {places:,} places for "
+                  f"{len(asked):,} depths, for a needle stands between sentences: give longer --lengths, fewer "
+                  "--depths, or texts of shorter sentences", file=sys.stderr)  # fmt: skip

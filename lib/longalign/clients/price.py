@@ -10,7 +10,7 @@ TOKENS_PER_SECOND = 50.0
 class Estimate:
     """Requests still to be sent, tokens of prompts and, at most, of their replies; `known` have their reply already.
 
-    What is not known before is left out: answers that fail their checks and are asked again, further turns.
+    What is not known before is left out: answers that fail their checks and are asked again.
     """
 
     requests: int

@@ -148,8 +148,17 @@ def tokens_end_at(position: int, text: str, ids: np.ndarray, starts: np.ndarray,
 
 def tokens_before_text(tokenizer: Any) -> list[int]:
     """What a tokenizer puts before any text (as <s>); what it puts behind is left out, the format has its own end."""
+    return _tokens_around_text(tokenizer)[0]
+
+
+def tokens_behind_text(tokenizer: Any) -> list[int]:
+    """What a tokenizer puts behind any text, as </s> where it adds an end token; mostly nothing."""
+    return _tokens_around_text(tokenizer)[1]
+
+
+def _tokens_around_text(tokenizer: Any) -> tuple[list[int], list[int]]:
     alone, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
     for start in range(len(whole) - len(alone) + 1):
         if alone and whole[start : start + len(alone)] == alone:
-            return list(whole[:start])
-    return []
+            return list(whole[:start]), list(whole[start + len(alone) :])
+    return [], []

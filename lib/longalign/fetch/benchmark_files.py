@@ -88,13 +88,26 @@ def _bring(url: str, path: Path) -> None:
 
 
 def _check(folder: Path, source: Published) -> None:
-    """The files are those that came the first time. Raises ValueError."""
+    """The files have their form, and are those that came the first time. Raises ValueError."""
+    for name in source.files:
+        if not _has_form(folder / name):
+            raise ValueError(f"{folder / name}: it is not the published file, but perhaps the page of a proxy: remove "
+                             "it, check the connection, then fetch")  # fmt: skip
     try:
         known = json.loads((folder / "source.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return
     if changed := [name for name, value in _hashes(folder, source).items() if known.get(name, value) != value]:
         raise ValueError(f"{folder}: {', '.join(changed)} has changed since the first fetch: remove it, then fetch")
+
+
+def _has_form(file: Path) -> bool:
+    """Whether a file is JSON, or a prompt with places to fill: whatever answers for a host may send a page instead."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        return "{}" in text if file.suffix == ".txt" else isinstance(json.loads(text), list)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _hashes(folder: Path, source: Published) -> dict[str, str]:

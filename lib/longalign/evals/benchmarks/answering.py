@@ -1,6 +1,7 @@
 """Every question answered once, in the questions' order; who gives the same command again goes on where it stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from longalign.clients import concurrency
@@ -62,6 +63,34 @@ def requests(
     """The first request of each question and the tokens taken out of it, to see what `answer_all` will take."""
     fit = Fit(tokenizer, window, thinking_tokens)
     return [_request(question, [question.turns[0]], 0, fit) for question in questions]
+
+
+def expected(
+    questions: Sequence[Question], asker: Asker, *, tokenizer: Any = None, window: int | None = None
+) -> Iterator[tuple[Request, int]]:
+    """What `answer_all` will ask, turn by turn, each with the most tokens of earlier answers that are not there yet.
+
+    A blank stands in the request for such an answer. Turns that leave no room for their answer are not asked.
+    """
+    fit = Fit(tokenizer, window, asker.thinking_tokens)
+    for question in questions:
+        with suppress(DataError):
+            yield from _expected(question, asker, fit)
+
+
+def _expected(question: Question, asker: Asker, fit: Fit) -> Iterator[tuple[Request, int]]:
+    said: list[str] = []
+    ahead = 0
+    for turn, words in enumerate(question.turns):
+        said.append(words)
+        request, _ = _request(question, said, turn, fit)
+        yield request, ahead
+        reply = asker.known(request)
+        if reply is None:
+            ahead += request.max_tokens
+        elif reply.thoughts_alone:
+            return
+        said.append(reply.text if reply else "")
 
 
 def _answers(question: Question, asker: Asker, fit: Fit) -> tuple[list[Answer], Exception | None]:

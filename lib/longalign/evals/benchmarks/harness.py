@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longalign.data.jsonl import VISIBLE, DataError, read_lines
+from longalign.data.text_tokens import tokens_behind_text
 
 Row = dict[str, Any]
 Schema = Mapping[str, tuple[str, Callable[[Row], bool]]]
@@ -110,16 +111,43 @@ def means(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def _asked(loaded: dict[str, Any], limit: int | None, read: dict[str, Any]) -> tuple[dict[str, list[Row]], int]:
-    """The harness's samples of each task, and the number of items of which the longest prompt with answer was cut."""
+    """The harness's samples of each task, and the number of items of which a prompt with its answer was cut."""
     from lm_eval import evaluator
-    from lm_eval.models.huggingface import HFLM
 
-    # In the leaderboard's days transformers gave fp32 logits; today's have the dtype of the weights.
-    reader = HFLM(**read, softmax_dtype="float32", trust_remote_code=False)
+    reader = _reader(read)
     # Not `simple_evaluate`, which seeds the caller's generators and asks the Hub for the model.
     samples = evaluator.evaluate(reader, {"tasks": loaded}, limit=limit, bootstrap_iters=0, log_samples=True)["samples"]
-    texts = [max(map("".join, sample["arguments"]), key=len) for part in samples.values() for sample in part]
-    return samples, sum(len(reader.tok_encode(text)) > reader.max_length + 1 for text in texts)
+    asked = [map(tuple, sample["arguments"]) for part in samples.values() for sample in part]
+    return samples, sum(any(pair in reader.cut for pair in pairs) for pairs in asked)
+
+
+def _reader(read: dict[str, Any]) -> Any:
+    """The harness's reader of a model; `cut` are the pairs of prompt and answer that are longer than it may read."""
+    from lm_eval.models.huggingface import HFLM
+
+    behind = tokens_behind_text(read["tokenizer"])
+
+    class Reader(HFLM):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self.cut: set[tuple[str, str]] = set()
+
+        def tok_encode(self, string: str, *given: Any, **options: Any) -> list[int]:
+            """The tokens of a text without those that a tokenizer puts behind it: the harness takes as an answer's what
+            a prompt with it has beyond the prompt alone, which would be the end token and not the answer's first."""
+            ids = super().tok_encode(string, *given, **options)
+            return ids[: -len(behind)] if behind and ids[-len(behind) :] == behind else ids
+
+        def _loglikelihood_tokens(self, requests: list[Any], *given: Any, **options: Any) -> list[Any]:
+            for (_, answer), _, ids in requests:
+                if len(ids) > self.max_length:
+                    told = f"{answer.strip()!a:.60} takes {len(ids):,} tokens, and the model reads {self.max_length:,}"
+                    raise DataError("no room for an answer", f"{told}; take a larger window")
+            self.cut |= {pair for pair, before, ids in requests if len(before) + len(ids) > self.max_length + 1}
+            return super()._loglikelihood_tokens(requests, *given, **options)
+
+    # In the leaderboard's days transformers gave fp32 logits; today's have the dtype of the weights.
+    return Reader(**read, softmax_dtype="float32", trust_remote_code=False)
 
 
 def _loaded(tasks: Iterable[str], data: Path | None) -> dict[str, Any]:

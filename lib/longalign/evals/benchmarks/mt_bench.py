@@ -38,6 +38,6 @@ def _question(row: Mapping[str, Any]) -> Question:
         raise DataError("no question of MT-Bench", "it has no turn", field="turns")
     return Question(
         id=f"mt-{row['question_id']}", benchmark="mt_bench", task=str(row.get("category", "mt_bench")),
-        language=language_of(row["turns"][0]), turns=tuple(row["turns"]), query="",
+        language=language_of(row["turns"][0]), turns=tuple(row["turns"]), query=row["turns"][0],
         references=tuple(row.get("reference") or ()), most_tokens=MOST_TOKENS,
     )  # fmt: skip

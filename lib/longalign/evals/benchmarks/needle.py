@@ -30,9 +30,17 @@ _GROUPED = re.compile("(?<=\\d)[\u00a0\u2009\u202f](?=\\d{3}(?!\\d))")
 """A narrow or no-break space between three digits of a number and those before."""
 _GROUP = "\u066c"
 """Stands for it: the sign that parts thousands in Arabic."""
-_MARK = f"[.,'’{_GROUP}]"
-"""What may stand within a number."""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+_MARK = f"[.,'’\u066b\uff0e{_GROUP}]"
+"""What may stand within a number; Arabic, and digits of full width, have points of their own."""
+_SIGNED = r"""(?<!^[-−–])(?<![\s(\[{*_=:~'"“‘«`$€£¥][-−–])"""
+"""Not behind a minus, which stands where a word could begin: in "A-42" it is a hyphen."""
+_UNMARKED = "\u0e01-\u0edf"
+"""Letters of Thai and Lao, which have no mark for the end of a sentence, and blanks between sentences alone."""
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?\u061f\u06d4\u0589\u1362])\s+|(?<=[。！？])|(?<=[\u0964\u0965\u0f0d\u104b\u17d4])\s*|\n+|"
+    f"(?<=[{_UNMARKED}])[ \t]+(?=[{_UNMARKED}])"
+)
+"""Latin and others, Arabic, Urdu, Armenian, Ethiopic; Chinese; Hindi and kin, Tibetan, Burmese, Khmer; Thai, Lao."""
 
 
 def generated(*, lengths: Sequence[int], depths: int, tokenizer: Any = None) -> list[Question]:
@@ -121,7 +129,7 @@ def holds(text: str, answer: str) -> bool:
     (True, False)
     """
     wanted = _plain(answer)
-    signless = rf"(?<!\d)(?<!\d{_MARK})(?<!^[-−])(?<!\s[-−])"
+    signless = rf"(?<!\d)(?<!\d{_MARK}){_SIGNED}"
     before = signless * wanted[:1].isdigit() or f"(?<!{_LETTER})" * bool(re.match(_LETTER, wanted))
     behind = rf"(?!{_MARK}?\d)" * wanted[-1:].isdigit() or f"(?!{_LETTER})" * bool(re.match(_LETTER, wanted[-1:]))
     escaped = re.sub(rf"(?<=\d)(?:\\ |{_GROUP})(?=\d)", f"[ {_GROUP}]", re.escape(wanted))
