@@ -252,3 +252,10 @@ def test_what_an_engine_keeps_in_fp32_loses_no_steps(tmp_path):
     assert arguments.lost_steps(model, given)
     given.deepspeed = {"bf16": {"enabled": True}}
     assert arguments.lost_steps(model, given) == []
+
+@pytest.mark.parametrize(("name", "given"), [("completion_only_loss", True), ("assistant_only_loss", True)])
+def test_a_mask_of_trls_that_nothing_would_read_is_refused(tmp_path, name, given):
+    of_trl = settings(tmp_path)
+    setattr(of_trl, name, given)
+    with pytest.raises(ValueError, match=f"{name} is True, but labels alone say what is learnt: set it to"):
+        arguments.check(of_trl, PLANS)

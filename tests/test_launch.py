@@ -99,6 +99,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(job, capsys):
         ({"training": {"schedule": "warmup_stable_decay"}}, "training.schedule is 'warmup_stable_decay'; it is one of"),
         ({"training": {"capacity": 24, "steps": 99}}, "training.steps is 99, and there are "),
         ({"training": {"capacity": 24, "snapshots": 99}}, "training.snapshots is 99, and there are "),
+        ({"training": {"capacity": 24, "steps": 1}}, "the only step is the warm-up of training.warmup_ratio (0.03), "),
         ({"training": {"exponent": 0.5, "weighting": "token"}}, "exponent belongs to the weighting sequence alone"),
         ({"training": {"exponent": 2.0}}, "exponent must lie from 0 (sequence mean) to 1 (token mean), not 2.0"),
         ({"training": {"defect": "lost"}}, "training.defect is 'lost'; it is one of "),

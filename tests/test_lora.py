@@ -86,7 +86,7 @@ def test_the_command_tells_it_on_the_terminal(tmp_path, capsys, monkeypatch):
     turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Marlow leads."}]
     (tmp_path / "a.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 20)
     tokenize_jsonl(tmp_path / "a.jsonl", tokenizer.load(), tmp_path / "store", progress=lambda *_: None)
-    settings = "training: {capacity: 128, micro_batches_per_step: 1, epochs: 1, steps: 1, lora_rank: "
+    settings = "training: {capacity: 128, micro_batches_per_step: 1, steps: 1, warmup_ratio: 0, lora_rank: "
     for rank, times in ((2, 1), (0, 0)):
         (tmp_path / "job.yaml").write_text(f"model: {paths.bases() / 'mini-6b'}\ndata: store\n{settings}{rank}}}\n")
         for options in (["--dry-run"], []):
@@ -173,6 +173,18 @@ def test_of_experts_and_transposed_layers_too_both_forms_compute_what_was_traine
     adapter = PeftModel.from_pretrained(load_model(tmp_path / "begun"), folder / "adapter").eval()
     assert torch.allclose(logits(adapter), trained, atol=1e-5)
     assert not any(".experts." in name for name, _ in adapter.named_parameters() if "lora_" in name)
+
+
+def test_a_layer_that_peft_refuses_in_mamba_blocks_stays_as_it_is():
+    """The rest of a hybrid is adapted, and the adapted model is proved as any other."""
+    sizes = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64, "mamba_d_state": 8, "mamba_chunk_size": 8}
+    hybrid = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("falcon_h1", **DECODER, **sizes), attn_implementation=register_attention()
+    )
+    lora.adapt(hybrid, 4, seed=0)
+    adapted = {name.rpartition(".lora_A")[0].rpartition(".")[2] for name in hybrid.state_dict() if ".lora_A" in name}
+    assert {"in_proj", "q_proj", "o_proj", "down_proj"} <= adapted and "out_proj" not in adapted
+    assert preflight.preflight(hybrid, method="naive") == []
 
 
 def test_an_adapter_is_kept_by_whole_names_where_other_modules_share_the_last_part():

@@ -34,7 +34,7 @@ def job(tmp_path):
         else:
             silent = Encoded(np.arange(9, dtype=np.int32), np.full(9, -100, np.int32), truncated=0)
             write_store(tmp_path / "store", [silent] * 3, meta={})
-        training = {"capacity": 24, "epochs": 1, "steps": 1, **changes}
+        training = {"capacity": 24, "epochs": 1, "steps": 1, "warmup_ratio": 0, **changes}
         data = {"model": str(tmp_path / "model"), "data": str(tmp_path / "store"), "training": training}
         (tmp_path / "job.yaml").write_text(yaml.safe_dump(data))
         return tmp_path / "job.yaml"

@@ -40,6 +40,17 @@ def test_a_model_that_is_trained_exactly_passes_and_nothing_of_it_changes(kind, 
     assert not tried.get_input_embeddings()._forward_hooks
 
 
+def test_an_engine_that_waits_for_the_gradients_of_a_module_learns_nothing_of_the_proof():
+    """As ZeRO-3 does for fused experts, whose gradients it adds up when their inputs have theirs."""
+    tried, told = model("mixtral"), []
+    hook = tried.model.layers[0].mlp.register_full_backward_hook(lambda *_: told.append(1))
+    assert preflight.preflight(tried) == [] and not told
+    tried(input_ids=torch.tensor([[3, 4]])).logits.sum().backward()
+    assert told == [1]
+    hook.remove()
+    assert not tried.model.layers[0].mlp._backward_hooks
+
+
 def test_a_folder_whose_own_code_is_not_run_is_told(tmp_path):
     """transformers takes its own class of that name, without a word."""
     own = model("llama")

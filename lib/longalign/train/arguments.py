@@ -13,6 +13,8 @@ from longalign.recipe.dataset import check_several
 WANTED = {
     "label_smoothing_factor": (0.0, "which the weighted loss leaves out"),
     "loss_type": ("nll", "which the weighted loss leaves out"),
+    "completion_only_loss": (None, "but labels alone say what is learnt"),
+    "assistant_only_loss": (False, "but labels alone say what is learnt"),
     "fp16": (False, "in which the weights of long sequences underflow"),
     "neftune_noise_alpha": (None, "whose noise is less in a longer row, whatever sequences share it"),
     "ignore_data_skip": (False, "so that a training that goes on would begin the plan again"),

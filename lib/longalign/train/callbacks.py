@@ -6,18 +6,22 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Iterable, Mapping
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import DataLoaderDispatcher
+from torch.utils.data import DataLoader, RandomSampler
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from longalign.common import paths, provenance
 from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe import architectures
 from longalign.recipe.batching import Step
+from longalign.recipe.collators import PaddedCollator
 from longalign.recipe.dataset import PlannedDataset
 from longalign.train import arguments, checkpoints, preflight
 from longalign.train.events import read_events
@@ -77,20 +81,24 @@ class PlanGuard(TrainerCallback):
     weights, and refuses to go on from one that has trained others: the Trainer would pass over as many steps, whatever
     they hold.
 
-    Other ranks, another accumulation per rank and more epochs behind are the same plan. A schedule of weightings is
-    refused where the Trainer makes another number of steps than the plans have, and so is what `preflight` refuses by
-    a look at the model and the arguments, which may have become others since. Raises ValueError before the first step;
-    the checkpoint stays.
+    Other ranks, another accumulation per rank and more epochs behind are the same plan. Refused are also a Trainer's
+    dataset that does not hold the plan's micro-batches in their order (COMPARED of them are compared, evenly spaced, of
+    a stream the first), a schedule of weightings where the Trainer makes another number of steps than the plans have,
+    and what `preflight` refuses by a look at the model and the arguments, which may have become others since. Raises
+    ValueError before the first step; the checkpoint stays.
     """
 
     KEY = "longalign_targets"
+    COMPARED = 64
 
     def __init__(self, dataset: PlannedDataset):
         self.dataset = dataset
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # noqa: ANN001, ANN003, D102
         steps = len(self.dataset.steps)
         self._look(args, model)
+        if train_dataloader is not None and self.dataset.rank is None:
+            self._compare(train_dataloader)
         if len(self.dataset.stages) > 1 and state.max_steps != steps:
             raise ValueError(
                 f"the weighting is a schedule over {steps:,} steps, and the Trainer makes {state.max_steps:,}: make a "
@@ -118,6 +126,33 @@ class PlanGuard(TrainerCallback):
         arguments.check_router(model, args)  # first, since TRL changes what the model's configuration says
         if reason := architectures.why_not_trained(model, plan.method, int(plan.lengths.max())):
             raise ValueError(reason)
+
+    def _compare(self, loader: DataLoader) -> None:
+        given, count, sampler = loader.dataset, len(self.dataset), loader.batch_sampler
+        while hasattr(sampler, "batch_sampler"):  # accelerate deals what it gives to the processes
+            sampler = sampler.batch_sampler
+        places, found, told = range(count), given, None
+        if isinstance(getattr(sampler, "sampler", None), RandomSampler):
+            told = "the Trainer's DataLoader shuffles"
+        elif isinstance(loader, DataLoaderDispatcher):  # which slices every tensor of a batch
+            told = "the Trainer's dataset is a stream, whose batches accelerate cuts"
+        elif hasattr(given, "__len__") and len(given) != count:
+            told = f"the Trainer's dataset has {len(given):,} elements, and the plans have {count:,} micro-batches"
+        elif given is not self.dataset:
+            if hasattr(given, "__len__"):
+                places = range(0, count, -(-count // self.COMPARED) or 1)
+                found = (given[place] for place in places)
+            for place, element in zip(places[: self.COMPARED], found, strict=False):
+                wanted = (PaddedCollator(0)([feature]) for feature in self.dataset[place])
+                if not np.allclose(_learnt([loader.collate_fn([element])]), _learnt(wanted), rtol=1e-5, atol=0):
+                    told = f"element {place:,} of the Trainer's dataset is another micro-batch than the plan has there"
+                    break
+        if told:
+            raise ValueError(
+                f"{told}, so that micro-batches would leave the step that they are weighted for: give the Trainer all "
+                "micro-batches of the PlannedDataset in their order, without shuffle, filter or select (max_steps ends "
+                "a training earlier)"
+            )
 
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         self._count(next(self.ahead))
@@ -193,6 +228,14 @@ class Snapshots(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         if state.global_step in self.steps:
             self.trainer.write_model(self.folder / "snapshots" / f"step-{state.global_step:05d}")
+
+
+def _learnt(batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """Two numbers that say which targets batches hold, with which weights, whatever rows these lie in."""
+    numbers = np.zeros(2)
+    for labels, weights in ((batch["labels"], batch["loss_weights"].double()) for batch in batches):
+        numbers += float((labels != IGNORE_INDEX).sum()), float((weights * (labels + 1))[labels != IGNORE_INDEX].sum())
+    return numbers
 
 
 def _peak_memory_mb() -> float:

@@ -76,6 +76,10 @@ class Job:
             if (given := getattr(self.training, name)) > there:
                 raise ValueError(f"training.{name} is {given:,}, and there are {there:,} steps: lower {name}, or train "
                                  "more epochs or steps")  # fmt: skip
+        if (self.training.steps or most) == 1 and self.training.warmup_ratio:
+            raise ValueError(f"the only step is the warm-up of training.warmup_ratio ({self.training.warmup_ratio}), "
+                             "whose first learning rate is 0, so that nothing would be trained: set warmup_ratio to 0, "
+                             "or train more steps")  # fmt: skip
         return made
 
     @cached_property

@@ -5,7 +5,8 @@ begins at zero, so that training begins at the model itself. What is trained is 
 saved, so that all else reads a plain model; the two small matrices are kept beside it, in PEFT's own form.
 
 Experts whose weights are fused into one parameter stay as they are, and so do a router and the feed-forward layers
-beside them: of a mixture of experts, LoRA trains the attention.
+beside them: of a mixture of experts, LoRA trains the attention. So does the last layer of a Mamba block where PEFT
+refuses to adapt it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ ALPHA_PER_RANK = 2.0
 _MATRIX = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
 _OF_EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}
 """Names that PEFT takes for parts of fused experts, wherever they stand in a model that has some."""
+_OF_MAMBA, _MAMBA = {"out_proj"}, {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
+"""Names that PEFT refuses in models of these types, whose kernels read such a layer's weight without its update."""
 
 
 def adapt(model: PreTrainedModel, rank: int, *, seed: int) -> None:
@@ -107,11 +110,11 @@ def _short(layers: Collection[str], names: Collection[str]) -> Collection[str]:
 
 def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
-    head, mixture = model.get_output_embeddings(), _is_mixture(model)
+    head, kind = model.get_output_embeddings(), getattr(model.config, "model_type", None)
+    left = (_OF_EXPERTS if _is_mixture(model) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
     layers = {
-        name: layer for name, layer in linear.items()
-        if layer is not head and not (mixture and name.rpartition(".")[2] in _OF_EXPERTS)
-    }  # fmt: skip
+        name: layer for name, layer in linear.items() if layer is not head and name.rpartition(".")[2] not in left
+    }
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt, except its output layer")
     return LoraConfig(

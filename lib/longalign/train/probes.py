@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,6 +201,8 @@ def untouched(model: Any) -> Iterator[None]:
     ]  # fmt: skip
     # DeepSpeed's engine sets this in its own forward: parameters that another module holds are gathered when read
     watched = [part._parameters for part in model.modules() if hasattr(part._parameters, "_in_forward")]
+    # by those of fused experts, ZeRO-3 would take the passes for some of the training, and add gradients up
+    hooks = [(part, part._backward_hooks) for part in model.modules() if part._backward_hooks]
     devices = [model.device] if model.device.type == "cuda" else []
     of_leaves = [
         (part._backward_hooks, number, hook) for part in model.modules()
@@ -211,6 +214,8 @@ def untouched(model: Any) -> Iterator[None]:
         model.eval()
         for parameters in watched:
             parameters._in_forward = True
+        for part, _ in hooks:
+            part._backward_hooks = OrderedDict()
         with torch.random.fork_rng(devices), torch.enable_grad():
             yield
     finally:
@@ -218,6 +223,8 @@ def untouched(model: Any) -> Iterator[None]:
             hooks[number] = hook
         for parameters in watched:
             parameters._in_forward = False
+        for part, of_part in hooks:
+            part._backward_hooks = of_part
         for part, mode in modes:
             part.training = mode
         for part, name, buffer, value in buffers:
