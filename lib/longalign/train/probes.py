@@ -18,9 +18,6 @@ EDGES = {
 }  # fmt: skip
 """Where they say from which position on, or from which score on, attention is another (Llama 4, Inkling, Gemma 2); and
 what few tokens of any weights reach."""
-OF_LEAVES = "reduce_leaf_module_grads"
-"""The hook by which ZeRO-3 takes the gradients of all parameters of a block of experts, when any pass goes back through
-it: those of a pass that asks for the embeddings' alone would stay in its buckets."""
 CHANCE = re.compile("drop|jitter")
 """Names under which configurations and modules say how much of a training is left to chance."""
 
@@ -204,13 +201,7 @@ def untouched(model: Any) -> Iterator[None]:
     # by those of fused experts, ZeRO-3 would take the passes for some of the training, and add gradients up
     hooks = [(part, part._backward_hooks) for part in model.modules() if part._backward_hooks]
     devices = [model.device] if model.device.type == "cuda" else []
-    of_leaves = [
-        (part._backward_hooks, number, hook) for part in model.modules()
-        for number, hook in part._backward_hooks.items() if getattr(hook, "__name__", "") == OF_LEAVES
-    ]  # fmt: skip
     try:
-        for hooks, number, _ in of_leaves:
-            del hooks[number]
         model.eval()
         for parameters in watched:
             parameters._in_forward = True
@@ -219,8 +210,6 @@ def untouched(model: Any) -> Iterator[None]:
         with torch.random.fork_rng(devices), torch.enable_grad():
             yield
     finally:
-        for hooks, number, hook in of_leaves:
-            hooks[number] = hook
         for parameters in watched:
             parameters._in_forward = False
         for part, of_part in hooks:
