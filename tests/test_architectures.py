@@ -1,5 +1,6 @@
 """Small models of many architectures against one sequence at a time with their own attention: exact, or refused."""
 
+import csv
 import itertools
 
 import pytest
@@ -10,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
+from longalign.common import paths
 from longalign.evals.decoding import greedy
 from longalign.evals.teacher_forced import target_logits
 from longalign.recipe import own_attention
@@ -28,6 +30,7 @@ FEW = {
     "granite": {},  # scaled logits
     "mistral": {},  # windows in every layer
     "phi": {},  # a head with bias
+    "stablelm": {"decoded": "refused"},  # its layers drop what they do not know
     "jamba": RECURRENT, "lfm2": RECURRENT,
     "deepseek_v32": dict.fromkeys(WAYS, "refused"),  # an indexer that picks keys
     "falcon": dict.fromkeys(WAYS, "refused"),
@@ -47,6 +50,9 @@ def test_is_exact_in_every_way_or_refused(name):
 def test_no_architecture_is_wrong_in_silence(name):
     with quiet():
         found = row(name)
+    with (paths.results() / "models.csv").open(encoding="utf-8", newline="") as file:
+        committed = {kept["architecture"]: kept for kept in csv.DictReader(file)}[name]
+    assert [found[way] for way in WAYS] == [committed[way] for way in WAYS], found["reason"]
     assert not [way for way in WAYS if found[way].startswith("wrong")]
     assert "fails" not in (found["packed"], found["padded"], found["decoded"]), found["reason"]
 
@@ -247,13 +253,29 @@ def test_a_class_of_the_users_own_is_that_of_transformers():
     weighted_loss(model, batch_of(9, 4, packed=True))
 
 
-def test_a_class_of_the_users_own_that_drops_the_offsets_is_refused_for_a_pack_alone():
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_class_that_drops_the_offsets_is_exact_by_its_positions_or_refused_for_a_pack_alone(checkpointing):
     class Mine(LlamaForCausalLM):
-        def forward(self, input_ids=None, attention_mask=None, position_ids=None, **others):
-            return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+        handed_on = ("attention_mask", "position_ids", "use_cache")
+
+        def forward(self, input_ids=None, **given):
+            handed_on = {name: given[name] for name in self.handed_on if name in given}
+            return super().forward(input_ids=input_ids, **handed_on)
 
     model = Mine(small.build("llama").config)
     model.set_attn_implementation(register_attention())
+    model.train(checkpointing)
+    if checkpointing:  # whose second pass is made outside of the loss
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    outcomes = []
+    for batches in ([batch_of(9, 4, packed=True)], [batch_of(9, packed=True), batch_of(4, packed=True)]):
+        model.zero_grad()
+        loss = sum(weighted_loss(model, batch) for batch in batches)
+        loss.backward()
+        outcomes.append((loss.item(), model.model.embed_tokens.weight.grad.clone()))
+    assert outcomes[0][0] == pytest.approx(outcomes[1][0], rel=1e-6)
+    assert torch.allclose(outcomes[0][1], outcomes[1][1], atol=1e-6)
+    Mine.handed_on = ("attention_mask", "use_cache")
     with pytest.raises(ValueError, match="LlamaAttention was not given the cu_seqlens of the pack, so sequences would"):
         weighted_loss(model, batch_of(9, 4, packed=True))
     for packed, lengths in ((False, (9, 4)), (True, (9,))):

@@ -13,9 +13,6 @@ T = tokens of a pack, H = query heads, G = key/value heads (G divides H), D = he
 
 import functools
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -25,7 +22,7 @@ from torch import Tensor
 from longalign.common.array_types import Float, Int
 from longalign.recipe.architectures import why_not_rotated
 from longalign.recipe.attention_kernels import KERNELS, backend_of
-from longalign.recipe.masks import DeferredMask, mask_forward
+from longalign.recipe.masks import DeferredMask, mask_forward, pack
 from longalign.recipe.own_attention import QUERIES_AT_ONCE, asked_for, attend_by_sequence, own_attention, recomputed
 
 NAME = "longalign"
@@ -50,19 +47,6 @@ def register_attention() -> str:
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, mask_forward)
     return _Name(NAME)
-
-
-_of_a_pack: ContextVar[bool] = ContextVar("of_a_pack", default=False)
-
-
-@contextmanager
-def offsets_expected(expected: bool) -> Iterator[None]:
-    """Within this context a layer that does not get the offsets is refused: a model has dropped `cu_seqlens`."""
-    before = _of_a_pack.set(expected)
-    try:
-        yield
-    finally:
-        _of_a_pack.reset(before)
 
 
 def block_causal_attention(
@@ -161,13 +145,15 @@ def attention_forward(
     Raises ValueError for anything that would make a pack leak or be wrong in silence (`_why_refused`), and, with and
     without one, for what a layer asks of its attention that is not computed here.
     """
-    if cu_seqlens is None and _of_a_pack.get():
+    deferred = attention_mask if isinstance(attention_mask, DeferredMask) else None
+    if cu_seqlens is None and deferred and deferred.offsets:
+        cu_seqlens, max_seqlen = deferred.offsets
+    elif cu_seqlens is None and pack.get():
         raise ValueError(
             f"{type(module).__name__} was not given the cu_seqlens of the pack, so sequences would see each other: a "
             "model's forward must hand its keyword arguments down to the attention"
         )
     own = own_attention(module, {**kwargs, "scaling": scaling, "dropout": dropout}, key.shape[2])
-    deferred = attention_mask if isinstance(attention_mask, DeferredMask) else None
     local = deferred and deferred.local_size
     if cu_seqlens is None and key_values is not None:
         seen = deferred.visible if deferred and local else None

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from longalign.common.array_types import IGNORE_INDEX, Float, Int
 from longalign.recipe.architectures import why_not_this_batch
-from longalign.recipe.attention import offsets_expected
 from longalign.recipe.last_layer import logits_at, output_embedding, predicting, read_only_at
+from longalign.recipe.masks import of_a_pack
 
 
 def weighted_cross_entropy(
@@ -190,8 +190,8 @@ def weighted_loss(model: nn.Module, batch: Mapping[str, Any]) -> Float[Tensor, "
         raise ValueError(reason)
     head = attach_loss_head(model)
     read = predicting(labels, inputs["input_ids"].shape[1])
-    offsets = inputs.get("cu_seqlens")
-    with offsets_expected(offsets is not None and len(offsets) > 2):
+    several = len(inputs.get("cu_seqlens", ())) > 2
+    with of_a_pack((inputs["cu_seqlens"], inputs.get("max_seqlen")) if several else None):
         if head is not None and not head.changed:
             if (loss := _loss_in_the_head(model, head, inputs, labels, loss_weights, read)) is not None:
                 return loss

@@ -5,12 +5,29 @@ what it gets here stands for the mask. It is True where a query sees a key. T = 
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from longalign.common.array_types import Bool, Float, Int
+
+Pack = tuple[Int[Tensor, " offsets"], int | None]
+"""`cu_seqlens` and `max_seqlen` of a pack."""
+pack: ContextVar[Pack | None] = ContextVar("pack", default=None)
+
+
+@contextmanager
+def of_a_pack(offsets: Pack | None) -> Iterator[None]:
+    """Within this context a layer that the model does not hand the offsets finds them in its mask, or is refused."""
+    before = pack.set(offsets)
+    try:
+        yield
+    finally:
+        pack.reset(before)
 
 
 class DeferredMask:
@@ -26,6 +43,7 @@ class DeferredMask:
         self.local_size = arguments.get("local_size")
         unmasked = not (self.has_padding_mask or self.is_custom or self.local_size)
         self.is_causal_alone = unmasked and arguments.get("allow_is_causal_skip", False)
+        self._pack = pack.get()
 
     def _built(self, **options: bool) -> Any:
         from transformers.masking_utils import sdpa_mask
@@ -39,6 +57,17 @@ class DeferredMask:
     @functools.cached_property
     def whole(self) -> Tensor:
         return self._built(allow_is_causal_skip=False)
+
+    @functools.cached_property
+    def offsets(self) -> Pack | None:
+        """Those of the pack that the row is, where the mask parts its sequences, too: of a model that hands its layers
+        no `cu_seqlens`, but counts positions by the batch's `position_ids`."""
+        if self._pack is None or int(self._pack[0][-1]) != self._arguments["q_length"]:
+            return None
+        starts = self._pack[0][1:-1].unique()
+        starts = starts[(starts > 0) & (starts < self._arguments["q_length"])].long()
+        together = self.visible(starts[None], starts - 1)[0, 0].diagonal()  # each start and the token before it
+        return None if together.any() else self._pack
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
