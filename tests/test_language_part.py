@@ -8,7 +8,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-from longalign.train import jobs, language_part, models, needs
+from longalign.train import jobs, language_part, lora, models, needs
 from test_trainer import make_store
 
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8,
@@ -47,6 +47,9 @@ def test_what_no_text_passes_is_not_trained(tmp_path):
     (told,) = language_part.notes(model.config, model)
     left = sum(parameter.numel() for parameter in language_part.others(model))
     assert f"reads more than text: the {left:,} weights that no text passes are saved as they are" in told
+    lora.adapt(model, 2, seed=0)
+    adapted = {name.split(".")[1] for name, _ in model.named_parameters() if ".lora_A." in name}
+    assert adapted == {"language_model"}
     shape = needs.model_shape(tmp_path / "gemma3")
     assert shape.trained == shape.parameters - left and shape.weights < shape.trained
 

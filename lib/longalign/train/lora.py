@@ -24,6 +24,8 @@ from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from longalign.train import language_part
+
 ALPHA_PER_RANK = 2.0
 _MATRIX = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
 _OF_EXPERTS = {"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"}
@@ -112,9 +114,11 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
     head, kind = model.get_output_embeddings(), getattr(model.config, "model_type", None)
     left = (_OF_EXPERTS if _is_mixture(model) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
+    others = set(map(id, language_part.others(model)))
     layers = {
-        name: layer for name, layer in linear.items() if layer is not head and name.rpartition(".")[2] not in left
-    }
+        name: layer for name, layer in linear.items()
+        if layer is not head and name.rpartition(".")[2] not in left and id(layer.weight) not in others
+    }  # fmt: skip
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt, except its output layer")
     return LoraConfig(
