@@ -188,6 +188,16 @@ def test_a_model_that_packs_cannot_train_is_refused_before_anything_is_proposed(
     assert left.value.code == 2 and told in capsys.readouterr().err
 
 
+def test_a_proposal_of_one_step_is_a_job_that_trains(tmp_path, model):
+    """Whose first learning rate is that of the step, and no warm-up's."""
+    rows = [Encoded(np.ones(n, np.int32), np.ones(n, np.int32), 0) for n in (2, 4, 3)]
+    store = write_store(tmp_path / "store", rows, meta={})
+    asked = ["plan", str(tmp_path / "store"), "--propose", str(model), "--memory", "800", "--out"]
+    main([*asked, str(tmp_path / "job.yaml")])
+    made = jobs.load_job(tmp_path / "job.yaml")
+    assert [len(plan.steps) for plan in made.plans(store)] == [1] and made.training.warmup_ratio == 0
+
+
 SCALED = {"rope_type": "linear", "rope_theta": 1e4, "factor": 8.0}
 
 

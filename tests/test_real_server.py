@@ -121,7 +121,7 @@ def test_what_it_wrote_trains_in_the_laptop_profile(built, tmp_path, monkeypatch
     training = {name: getattr(profile.training, name) for name in same}
     job = {"model": str(paths.bases() / "mini-7b"), "data": str(tmp_path / "store"), "rope_factor": 200.0,
            "max_length": profile.extension.max_length,
-           "training": {**training, "method": "packing", "epochs": 1,
+           "training": {**training, "method": "packing", "epochs": 2,
                         "micro_batches_per_step": profile.training.packs_per_step}}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))  # fmt: skip
     assert run("train", tmp_path / "job.yaml", "--out", tmp_path / "trained") == 0
@@ -139,8 +139,9 @@ def test_a_server_answers_as_the_same_model_does_in_this_process(model, address,
 
 def test_a_real_judge_rates_over_http_and_its_recording_gives_the_same(model, address, tmp_path, monkeypatch):
     monkeypatch.setattr("longalign.evals.judges.judges.MOST_TOKENS", 32)  # so small a model goes on and on
-    base = ("eval", "longbench-chat", "--limit", 2)
-    assert run(*base, "--model", paths.bases() / "mini-7b", "--window", 512, "--out", tmp_path / "a") == 0
+    base = ("eval", "longbench-chat")
+    asked = ("--model", paths.bases() / "mini-7b", "--window", 512, "--limit", 2)
+    assert run(*base, *asked, "--out", tmp_path / "a") == 0
     judged = ("--judge", address, "--judge-name", model, "--runs", 2)
     status = run(*base, *judged, "--out", tmp_path / "a")
     judgments = lines(tmp_path / "a" / "judgments.jsonl")

@@ -239,7 +239,8 @@ def job_of(offer: Offer, *, model: Path, data: Path, longest: int) -> str:
         job |= {"rope_type": "yarn", "max_length": longest}
     job["training"] = {"method": "packing", "capacity": offer.capacity,
                        **({} if layers_differ(config) else {"balance": "steps"}),
-                       "micro_batches_per_step": offer.micro_batches_per_step}  # fmt: skip
+                       "micro_batches_per_step": offer.micro_batches_per_step,
+                       **({"warmup_ratio": 0} if offer.steps == 1 else {})}  # fmt: skip
     job["engine"] = {name: value for name, value in asdict(offer.engine).items() if value != plain[name]}
     told = "# proposed by `longalign plan --propose`: learning rate and epochs are the defaults, set your own\n"
     return told + yaml.safe_dump(job, sort_keys=False)
