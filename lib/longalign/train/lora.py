@@ -6,7 +6,7 @@ saved, so that all else reads a plain model; the two small matrices are kept bes
 
 Experts whose weights are fused into one parameter stay as they are, and so do a router and the feed-forward layers
 beside them: of a mixture of experts, LoRA trains the attention. So does the last layer of a Mamba block where PEFT
-refuses to adapt it.
+refuses to adapt it, and what reads images or sounds (`longalign.train.language_part`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from longalign.train import language_part
 
 ALPHA_PER_RANK = 2.0
 _MATRIX = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
@@ -109,9 +111,13 @@ def _short(layers: Collection[str], names: Collection[str]) -> Collection[str]:
 
 
 def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    unread = set(map(id, language_part.others(model)))
+    linear = {
+        name: layer for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and id(layer.weight) not in unread
+    }  # fmt: skip
     head, kind = model.get_output_embeddings(), getattr(model.config, "model_type", None)
-    left = (_OF_EXPERTS if _is_mixture(model) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
+    left = (_OF_EXPERTS if _is_mixture(model, unread) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
     layers = {
         name: layer for name, layer in linear.items() if layer is not head and name.rpartition(".")[2] not in left
     }
@@ -123,9 +129,11 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
     )  # fmt: skip
 
 
-def _is_mixture(model: PreTrainedModel) -> bool:
-    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense."""
+def _is_mixture(model: PreTrainedModel, unread: Collection[int]) -> bool:
+    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense. The
+    parameters `unread`, by their ids, are none: what reads images has tables of positions with three dimensions."""
     counts = (value for name, value in model.config.to_dict().items() if "experts" in name and type(value) is int)
     own = (p for layer in model.modules() if not isinstance(layer, _ConvNd) for p in layer.parameters(recurse=False))
-    fused = any(len(getattr(parameter, "ds_shape", parameter.shape)) > 2 for parameter in own)  # ds_shape: under ZeRO-3
+    shapes = (getattr(p, "ds_shape", p.shape) for p in own if id(p) not in unread)  # ds_shape: under ZeRO-3
+    fused = any(len(shape) > 2 for shape in shapes)
     return fused or any(count > 1 for count in counts)
