@@ -20,7 +20,6 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -117,7 +116,7 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
         if isinstance(layer, nn.Linear | Conv1D) and id(layer.weight) not in unread
     }  # fmt: skip
     head, kind = model.get_output_embeddings(), getattr(model.config, "model_type", None)
-    left = (_OF_EXPERTS if _is_mixture(model, unread) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
+    left = (_OF_EXPERTS if _is_mixture(model) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
     layers = {
         name: layer for name, layer in linear.items() if layer is not head and name.rpartition(".")[2] not in left
     }
@@ -129,11 +128,10 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
     )  # fmt: skip
 
 
-def _is_mixture(model: PreTrainedModel, unread: Collection[int]) -> bool:
-    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense. The
-    parameters `unread`, by their ids, are none: what reads images has tables of positions with three dimensions."""
-    counts = (value for name, value in model.config.to_dict().items() if "experts" in name and type(value) is int)
-    own = (p for layer in model.modules() if not isinstance(layer, _ConvNd) for p in layer.parameters(recurse=False))
-    shapes = (getattr(p, "ds_shape", p.shape) for p in own if id(p) not in unread)  # ds_shape: under ZeRO-3
-    fused = any(len(shape) > 2 for shape in shapes)
-    return fused or any(count > 1 for count in counts)
+def _is_mixture(model: PreTrainedModel) -> bool:
+    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense. A
+    parameter of three dimensions is one of experts by its name alone: recurrences and tables of positions have some."""
+    settings = model.config.get_text_config().to_dict().items()
+    counts = (value for name, value in settings if "experts" in name and type(value) is int)
+    shapes = (getattr(p, "ds_shape", p.shape) for name, p in model.named_parameters() if "expert" in name)  # ZeRO-3's
+    return any(len(shape) > 2 for shape in shapes) or any(count > 1 for count in counts)
