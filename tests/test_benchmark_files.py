@@ -12,9 +12,11 @@ def test_a_list_fetches_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark_files, "_bring", lambda *_: pytest.fail("nothing is to be fetched"))
     assert main.main(["fetch", "--benchmark", "longbench-chat", "--list"]) == 0
     assert capsys.readouterr().out == "longbench-chat: not fetched\n"
-    with pytest.raises(SystemExit):
-        main.main(["fetch", "--benchmark", "longbench-chat", "--only", "LongAlign-10k", "--list"])
-    assert "--only names sources of a profile, and --benchmark is fetched as a whole" in capsys.readouterr().err
+    for option, said in (("--only", "--only names sources of a profile, and --benchmark is fetched as a whole"),
+                         ("--profile", "--profile names models and data, and --benchmark is fetched without them")):
+        with pytest.raises(SystemExit):
+            main.main(["fetch", "--benchmark", "longbench-chat", option, "LongAlign-10k", "--list"])
+        assert said in capsys.readouterr().err
 
 
 def test_the_official_files_are_fetched_whole_from_one_place_or_not_at_all(tmp_path, monkeypatch):

@@ -289,7 +289,8 @@ def test_bad_files_of_a_folder_are_named_and_the_others_used(folder, tmp_path, c
         (("--documents", "bad.txt", "--out", "l.jsonl"), "bad.txt: binary"), (("--out", "l.jsonl"), "--documents"),
         (("--documents", "docs", "--out", "l.jsonl", "--tokenizer", "./none"), "no such folder"),
         *((("--documents", "docs", "--out", "l.jsonl", *SIZE, *option), f"{option[0]} is for a model as teacher")
-          for option in (("--teacher-name", "big"), ("--teacher-thinking-tokens", 9), ("--price", 3, 15))),
+          for option in (("--teacher-name", "big"), ("--teacher-thinking-tokens", 9), ("--price", 3, 15),
+                         ("--at-once", 9), ("--timeout", 9))),
     ],
 )  # fmt: skip
 def test_a_refusal_is_one_line_and_changes_nothing(arguments, says, folder, tmp_path, monkeypatch, capsys):

@@ -305,6 +305,17 @@ def test_items_of_other_means_than_the_table_give_no_verdict(tmp_path):
     assert "items/scores.csv has other means than scores.csv" in row["note"] and row["verdict"] == "not measured"
 
 
+def test_a_question_that_is_there_twice_gives_no_verdict(tmp_path):
+    """Twice as many questions would make the interval narrower, of the same means."""
+    table(tmp_path, [0.5] * 3, [0.5] * 3)
+    items(tmp_path, {f"{arm}|{seed}": [0.0, 1.0] for arm in ("new", "old") for seed in range(3)})
+    assert one(tmp_path, claim())["questions"] == 2
+    path = tmp_path / "items" / "scores.csv"
+    pd.concat([pd.read_csv(path)] * 2).to_csv(path, index=False)
+    row = one(tmp_path, claim())
+    assert "items/scores.csv gives the question" in row["note"] and row["verdict"] == "not measured"
+
+
 @pytest.mark.parametrize("scores", [[0.0, "", 1.0], [0.0, "none", 1.0]], ids=["empty", "a word"])
 def test_items_that_are_not_numbers_give_no_verdict(tmp_path, scores):
     table(tmp_path, [0.5] * 3, [0.5] * 3)

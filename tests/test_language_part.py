@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from longalign.train import jobs, language_part, lora, models, needs
@@ -18,6 +19,10 @@ SEES = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_
 WHOLE = {
     "gemma3": {"text_config": TEXT, "vision_config": {**SEES, "image_size": 14}, "mm_tokens_per_image": 1,
                "image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7},
+    "gemma4": {"text_config": {**TEXT, "layer_types": ["full_attention"] * 2, "hidden_size_per_layer_input": 0,
+                               "num_kv_shared_layers": 0, "global_head_dim": 8},
+               "vision_config": SEES, "audio_config": None, "image_token_id": 5, "video_token_id": 6,
+               "audio_token_id": 7, "boi_token_id": 8, "eoi_token_id": 9},
     "llava": {"text_config": {**TEXT, "model_type": "llama"}, "image_token_index": 5,
               "vision_config": {**SEES, "image_size": 14, "model_type": "clip_vision_model"}},
     "qwen3_5": {"text_config": {**TEXT, "layer_types": ["full_attention"] * 2}, "image_token_id": 5,
@@ -87,3 +92,16 @@ def test_two_ranks_of_zero_3_save_what_one_process_does_under_the_same_names(tmp
     for name, value in alone.items():
         assert torch.allclose(value, dealt[name], atol=2e-5), name
         assert torch.equal(value, before[name]) == ("vision" in name or "projector" in name), name
+
+
+def test_lora_adapts_the_feed_forward_layers_beside_a_table_of_three_dimensions_that_no_text_passes(tmp_path):
+    """As of Gemma 4's positions of images, which are no fused experts; the adapter is of the language part alone."""
+    model = models.load_model(save("gemma4", tmp_path))
+    assert any(parameter.dim() == 3 for parameter in language_part.others(model))
+    language = model.get_decoder()
+    wanted = {layer.weight for layer in language.modules() if isinstance(layer, nn.Linear)}
+    lora.adapt(model, 2, seed=0)
+    adapted = [layer for layer in model.modules() if hasattr(layer, "lora_A")]
+    assert {layer.base_layer.weight for layer in adapted} == wanted and len(wanted) == 2 * (4 + 3)
+    model(torch.tensor([[2, 3, 4]])).logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)

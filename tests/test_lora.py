@@ -191,3 +191,14 @@ def test_an_adapter_is_kept_by_whole_names_where_other_modules_share_the_last_pa
     layers, others = ["a.0.q", "a.1.q"], ["a.0.q", "a.1.q", "head"]
     assert sorted(lora._short(layers, others)) == ["q"]
     assert sorted(lora._short(layers, [*others, "vision.q"])) == layers
+
+
+def test_a_gate_of_three_dimensions_is_no_fused_expert():
+    """As of RecurrentGemma, whose feed-forward layers are adapted as those of any model without experts."""
+    config = AutoConfig.for_model("recurrent_gemma", **DECODER, block_types=["recurrent", "attention"], lru_width=32)
+    model = AutoModelForCausalLM.from_config(config)
+    assert any(parameter.dim() == 3 for name, parameter in model.named_parameters() if "gate_weight" in name)
+    lora.adapt(model, 2, seed=0)
+    adapted = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A." in name}
+    assert {f"model.layers.{number}.mlp_block.{layer}_proj" for number in range(2)
+            for layer in ("gate", "up", "down")} < adapted  # fmt: skip

@@ -4,7 +4,7 @@ from functools import partial
 
 import datasets
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SubsetRandomSampler
 from transformers import Trainer, TrainerState
 
 from longalign.recipe.batching import plan_naive
@@ -78,3 +78,24 @@ def test_a_data_loader_that_shuffles_is_refused(tmp_path):
     begin(train_dataloader=DataLoader(dataset, collate_fn=PackedCollator(0)))
     with pytest.raises(ValueError, match="the Trainer's DataLoader shuffles, so that micro-batches would leave the"):
         begin(train_dataloader=DataLoader(dataset, shuffle=True, collate_fn=PackedCollator(0)))
+
+
+def test_a_sampler_that_takes_another_order_is_refused(tmp_path):
+    """As one of a Trainer's own `_get_train_sampler`; torch's DistributedSampler takes every other element."""
+    data = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    plan = plan_naive([2, 4, 3], ranks=3)
+    dataset, collate = PlannedDataset(data, [plan]), PackedCollator(0)
+    args = settings(tmp_path, gradient_accumulation_steps=1)
+    guard = PlanGuard(dataset)
+    guard._look = lambda *_: None
+    begin = partial(guard.on_train_begin, args, TrainerState(max_steps=1), None)
+    in_turn = DistributedSampler(dataset, num_replicas=3, rank=1, shuffle=False)
+    for exact in ({"sampler": range(3)}, {"sampler": in_turn}, {"batch_sampler": [[0], [1], [2]]},
+                  {"batch_size": None}):  # fmt: skip
+        begin(train_dataloader=DataLoader(dataset, collate_fn=collate, **exact))
+    for other in ({"sampler": [2, 1, 0]}, {"sampler": range(2)}, {"sampler": [0, 1, 2, 0]},
+                  {"sampler": DistributedSampler(dataset, num_replicas=3, rank=1, seed=2)},
+                  {"batch_sampler": BatchSampler(SubsetRandomSampler([0, 1]), 1, drop_last=False)},
+                  {"batch_sampler": [[1], [0], [2]]}):  # fmt: skip
+        with pytest.raises(ValueError, match="the sampler of the Trainer's DataLoader takes another order than the pl"):
+            begin(train_dataloader=DataLoader(dataset, collate_fn=collate, **other))

@@ -13,6 +13,8 @@ EVAL = [
     ("needle --model x --judge y --seed 1", "--seed is for longbench-chat"),
     ("longbench-chat --judge y --limit 3", "--limit is for the answers of a --model, and there is none"),
     ("needle --judge y --depths 5", "--depths is for the answers of a --model"),
+    ("mt-bench --judge y --data z", "--data holds the questions of a --model, and there is none"),
+    ("longbench-chat --judge rubric --data z", "--data holds the questions of a --model, and there is none"),
     ("mt-bench --model x --model-name y", "--model-name is for a --model behind a server"),
     ("longbench-chat --model x --runs 3", "--runs is for a --judge that is a model, and there is none"),
     ("longbench-chat --model x --judge rubric --zero-shot", "--zero-shot is for a --judge that is a model"),

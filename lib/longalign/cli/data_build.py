@@ -5,6 +5,7 @@
     long.report.json      what was left out and why, by document; faults of answers; what it was made with
 """
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ ANSWER_TOKENS = 1024
 QUESTION_TOKENS = 128
 UNKNOWN = {"en": "What?", "zh": "什么？"}
 """Stands for a question that has not been proposed yet, where requests are counted."""
-OF_A_MODEL = ("teacher_name", "teacher_thinking_tokens", "price", "per_minute")
+OF_A_MODEL = ("teacher_name", "teacher_thinking_tokens", "at_once", "per_minute", "price", "timeout")
 """Options that mean nothing where the oracle teaches."""
 TRIAL = [{"role": "user", "content": "A text.\n\nWhat is it?"}, {"role": "assistant", "content": "A text."}]
 """A sample in which a tokenizer shows whether it can write one."""
@@ -44,6 +45,16 @@ class BuildOptions(ServerOptions):
     chinese_share: float
     license: str | None
     seed: int
+
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> "BuildOptions":
+        """What was given on the command line; leaves where the oracle would teach in the place of a model."""
+        options = super().of(given)
+        set_ = [name for name in OF_A_MODEL if getattr(options, name) != given.parser.get_default(name)]
+        if options.teacher == "oracle" and set_:
+            fail(f"--{set_[0].replace('_', '-')} is for a model as teacher, and --teacher names none: name its server "
+                 "or folder, or leave it out")  # fmt: skip
+        return options
 
 
 def add(children: Any, top: Parser) -> None:
@@ -71,7 +82,6 @@ def run(options: BuildOptions) -> None:
     from longalign.self_instruct import build
 
     _check_out(options)
-    _check_teacher(options)
     tokenizer = load_tokenizer(options.tokenizer)
     _check_tokenizer(options, tokenizer)
     answer_tokens = options.answer_tokens or min(ANSWER_TOKENS, options.max_length // 4)
@@ -102,13 +112,6 @@ def _check_out(options: BuildOptions) -> None:
         fail(f"--out {options.out} is a folder: name a file, such as {options.out / 'long.jsonl'}")
     if options.out.exists() and not _beside(options, "report.json").exists():
         fail(f"--out {options.out} exists already, and this command did not write it: name another file")
-
-
-def _check_teacher(options: BuildOptions) -> None:
-    """Leaves where the oracle would teach in the place of a model that was meant."""
-    if options.teacher == "oracle" and (given := [name for name in OF_A_MODEL if getattr(options, name)]):
-        fail(f"--{given[0].replace('_', '-')} is for a model as teacher, and --teacher names none: name its server or "
-             "folder, or leave it out")  # fmt: skip
 
 
 def _check_tokenizer(options: BuildOptions, tokenizer: Any) -> None:

@@ -66,6 +66,9 @@ USED: tuple[tuple[tuple[str, ...], Callable[[EvalOptions], bool], str], ...] = (
     (("limit", "tokenizer", "window", "model_thinking_tokens", "lengths", "depths", "haystack", "needle", "question",
       "answer"), lambda options: options.model is not None,
      "is for the answers of a --model, and there is none"),
+    (("data",), lambda options: options.model is not None
+     or options.benchmark == "longbench-chat" and options.judge not in (None, "rubric"),
+     "holds the questions of a --model, and there is none (the answers in --out hold what was asked)"),
     (("model_name",), lambda options: is_address(options.model or ""), "is for a --model behind a server"),
     (("zero_shot", "seed", "runs", "judge_name", "judge_thinking_tokens"),
      lambda options: options.judge not in (None, "rubric"), "is for a --judge that is a model, and there is none"),

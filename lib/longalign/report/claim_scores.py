@@ -91,7 +91,8 @@ class Folder:
         """The contrast of every seed and question, and the stratum of every question; None where no file has them, as
         of a metric that is no score of questions (a time, a share of the steps).
 
-        The mean over questions of a seed is the table's. Raises Missing when the questions are not those of the table.
+        The mean over questions of a seed is the table's. Raises Missing when the questions are not those of the table,
+        or one is there twice.
         """
         name = f"items/{claim.results}.csv"
         if not (self.folder / name).exists():
@@ -103,6 +104,8 @@ class Folder:
         runs = [[f"{'|'.join(claim.run(arm))}|{seed}" for seed in seeds] for arm in claim.arms]
         for run in (run for of_arm in runs for run in of_arm if run not in chosen):
             raise Missing(f"{name} has no column {run}")
+        if (twice := chosen[[column for column in chosen if "|" not in column]].duplicated()).any():
+            raise Missing(f"{name} gives the question {chosen.item[twice].iloc[0]!r} twice")
         # a table that pools the lengths says so by the one length 0, whatever length its items have
         pooled = set(scores.reset_index().get("length", [])) == {0}
         cells = [c for c in scores.index.names if c in chosen and not (pooled and c == "length")]

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,16 @@ class PlanGuard(TrainerCallback):
         given, count, sampler = loader.dataset, len(self.dataset), loader.batch_sampler
         while hasattr(sampler, "batch_sampler"):  # accelerate deals what it gives to the processes
             sampler = sampler.batch_sampler
+        order = loader.sampler if sampler is None else getattr(sampler, "sampler", chain.from_iterable(sampler))
         places, found, told = range(count), given, None
-        if isinstance(getattr(sampler, "sampler", None), RandomSampler):
+        if isinstance(order, RandomSampler):
             told = "the Trainer's DataLoader shuffles"
         elif isinstance(loader, DataLoaderDispatcher):  # which slices every tensor of a batch
             told = "the Trainer's dataset is a stream, whose batches accelerate cuts"
         elif hasattr(given, "__len__") and len(given) != count:
             told = f"the Trainer's dataset has {len(given):,} elements, and the plans have {count:,} micro-batches"
+        elif hasattr(given, "__len__") and not _in_order(order, count):
+            told = "the sampler of the Trainer's DataLoader takes another order than the plans"
         elif given is not self.dataset:
             if hasattr(given, "__len__"):
                 places = range(0, count, -(-count // self.COMPARED) or 1)
@@ -228,6 +231,13 @@ class Snapshots(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         if state.global_step in self.steps:
             self.trainer.write_model(self.folder / "snapshots" / f"step-{state.global_step:05d}")
+
+
+def _in_order(order: Iterable[int], count: int) -> bool:
+    """Whether a sampler takes each of `count` elements once, from the first to the last; of them, as torch's
+    DistributedSampler does, those of its rank."""
+    rank, ranks = getattr(order, "rank", 0), getattr(order, "num_replicas", 1)
+    return list(islice(order, count + 1)) == [*range(count)][rank::ranks]
 
 
 def _learnt(batches: Iterable[Mapping[str, Any]]) -> np.ndarray:

@@ -6,7 +6,7 @@ saved, so that all else reads a plain model; the two small matrices are kept bes
 
 Experts whose weights are fused into one parameter stay as they are, and so do a router and the feed-forward layers
 beside them: of a mixture of experts, LoRA trains the attention. So does the last layer of a Mamba block where PEFT
-refuses to adapt it.
+refuses to adapt it, and what reads images or sounds (`longalign.train.language_part`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -111,7 +110,11 @@ def _short(layers: Collection[str], names: Collection[str]) -> Collection[str]:
 
 
 def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
-    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)}
+    unread = set(map(id, language_part.others(model)))
+    linear = {
+        name: layer for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | Conv1D) and id(layer.weight) not in unread
+    }  # fmt: skip
     head, kind = model.get_output_embeddings(), getattr(model.config, "model_type", None)
     left = (_OF_EXPERTS if _is_mixture(model) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
     others = set(map(id, language_part.others(model)))
@@ -128,8 +131,9 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
 
 
 def _is_mixture(model: PreTrainedModel) -> bool:
-    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense."""
-    counts = (value for name, value in model.config.to_dict().items() if "experts" in name and type(value) is int)
-    own = (p for layer in model.modules() if not isinstance(layer, _ConvNd) for p in layer.parameters(recurse=False))
-    fused = any(len(getattr(parameter, "ds_shape", parameter.shape)) > 2 for parameter in own)  # ds_shape: under ZeRO-3
-    return fused or any(count > 1 for count in counts)
+    """Whether PEFT may look for fused experts: by the configuration, even where every layer happens to be dense. A
+    parameter of three dimensions is one of experts by its name alone: recurrences and tables of positions have some."""
+    settings = model.config.get_text_config().to_dict().items()
+    counts = (value for name, value in settings if "experts" in name and type(value) is int)
+    shapes = (getattr(p, "ds_shape", p.shape) for name, p in model.named_parameters() if "expert" in name)  # ZeRO-3's
+    return any(len(shape) > 2 for shape in shapes) or any(count > 1 for count in counts)
