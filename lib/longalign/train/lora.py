@@ -117,11 +117,9 @@ def _config(model: PreTrainedModel, rank: int) -> LoraConfig:
     }  # fmt: skip
     head, kind = model.get_output_embeddings(), getattr(model.config, "model_type", None)
     left = (_OF_EXPERTS if _is_mixture(model) else set()) | (_OF_MAMBA if kind in _MAMBA else set())
-    others = set(map(id, language_part.others(model)))
     layers = {
-        name: layer for name, layer in linear.items()
-        if layer is not head and name.rpartition(".")[2] not in left and id(layer.weight) not in others
-    }  # fmt: skip
+        name: layer for name, layer in linear.items() if layer is not head and name.rpartition(".")[2] not in left
+    }
     if not layers:
         raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt, except its output layer")
     return LoraConfig(
