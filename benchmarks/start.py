@@ -29,7 +29,7 @@ def child(folder: Path) -> None:
     ids = np.arange(3, 35, dtype=np.int32)
     write_store(folder / "store", [Encoded(ids, ids)] * 8, meta={})
     job = {"model": str(paths.bases() / "mini-6b"), "data": str(folder / "store"),
-           "training": {"capacity": 64, "steps": 1}, "engine": {}}  # fmt: skip
+           "training": {"capacity": 64, "steps": 1, "warmup_ratio": 0}, "engine": {}}  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
     began, spent = time.monotonic(), common.user_seconds()
     command = [sys.executable, "-m", "longalign.cli", "train", str(folder / "job.yaml"), "--out", str(folder / "out")]

@@ -161,7 +161,7 @@ def test_the_trainings_command_compares_before_anything_is_trained(tmp_path, cap
     words(tmp_path / "m", vocabulary=[*WORDS, *map(str, range(20))])
     for file in ("config.json", "model.safetensors"):
         (tmp_path / "m" / file).symlink_to(paths.bases() / "mini-6b" / file)
-    (tmp_path / "job.yaml").write_text("model: m\ndata: store\ntraining: {capacity: 64}\n")
+    (tmp_path / "job.yaml").write_text("model: m\ndata: store\ntraining: {capacity: 64, warmup_ratio: 0}\n")
     for options in (["--dry-run"], []):
         assert jobs.main(["job.yaml", "--out", "trained", *options]) == 2
         assert "the store was made with the tokenizer miniature" in capsys.readouterr().err
