@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fail, positive, seed, share
+from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fail, first_given, positive, seed, share
 from longalign.clients.errors import THOUGHTS_ALONE, NoReply
 
 MAX_LENGTH, MIN_SHARE = 65_536, 8
@@ -50,10 +50,9 @@ class BuildOptions(ServerOptions):
     def of(cls, given: argparse.Namespace) -> "BuildOptions":
         """What was given on the command line; leaves where the oracle would teach in the place of a model."""
         options = super().of(given)
-        set_ = [name for name in OF_A_MODEL if getattr(options, name) != given.parser.get_default(name)]
-        if options.teacher == "oracle" and set_:
-            fail(f"--{set_[0].replace('_', '-')} is for a model as teacher, and --teacher names none: name its server "
-                 "or folder, or leave it out")  # fmt: skip
+        if options.teacher == "oracle" and (name := first_given(given, *OF_A_MODEL)):
+            fail(f"{name} is for a model as teacher, and --teacher names none: name its server or folder, or leave it "
+                 "out")  # fmt: skip
         return options
 
 

@@ -16,7 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from longalign.cli.parsing import Parser, ServerOptions, add_server_options, fail, is_address, positive, seed
+from longalign.cli.parsing import (
+    Parser,
+    ServerOptions,
+    add_server_options,
+    fail,
+    first_given,
+    is_address,
+    positive,
+    seed,
+)
 
 BENCHMARKS = ("longbench-chat", "longbench", "needle", "mt-bench", "short")
 
@@ -52,9 +61,8 @@ class EvalOptions(ServerOptions):
         """What was given on the command line; leaves where an option would change nothing."""
         options = super().of(given)
         for names, used, told in USED:
-            set_ = [name for name in names if getattr(options, name) != given.parser.get_default(name)]
-            if set_ and not used(options):
-                fail(f"--{set_[0].replace('_', '-')} {told}: leave it out")
+            if (name := first_given(given, *names)) and not used(options):
+                fail(f"{name} {told}: leave it out")
         return options
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from longalign.cli.parsing import Parser, fail
+from longalign.cli.parsing import Parser, fail, first_given
 
 
 def add(children: Any, top: Parser) -> None:
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     if options.benchmark is not None:
         if options.only:
             fail("--only names sources of a profile, and --benchmark is fetched as a whole: leave one of them out")
-        if options.profile != options.parser.get_default("profile"):
+        if first_given(options, "profile"):
             fail("--profile names models and data, and --benchmark is fetched without them: leave one of them out")
         place = benchmark_files.state(options.benchmark) if options.list else benchmark_files.fetch(options.benchmark)
         print(f"{options.benchmark}: {place}")

@@ -27,7 +27,7 @@ from typing import Any
 import longalign
 from longalign.cli import data_build, eval, fetch, propose, show, tokenize
 from longalign.cli.parsing import CHAT_FORMATS as CHAT_FORMATS
-from longalign.cli.parsing import Parser, add_tokenizer_options, fail, positive, readable, seed, share
+from longalign.cli.parsing import Parser, add_tokenizer_options, fail, first_given, positive, readable, seed, share
 from longalign.clients.errors import EndpointError
 from longalign.common.provenance import LockedError
 from longalign.data.file_parts import WorkerDied
@@ -159,15 +159,14 @@ def run_paper_plan(options: argparse.Namespace) -> None:
     from longalign.experiments import paper_plan, paper_plan_report
     from longalign.experiments.profiles import load_profile
 
-    for name in ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
-                 "barrier", "share_above", "degree", "propose", *propose.OPTIONS):
-        if getattr(options, name) != options.parser.get_default(name):
-            fail(f"--{name.replace('_', '-')} comes from the profile {options.profile}: leave it out")
+    of_the_profile = ("method", "capacity", "ranks", "accumulation", "rows", "group_size", "algorithm", "balance",
+                      "barrier", "share_above", "degree", "propose", *propose.OPTIONS)  # fmt: skip
+    if name := first_given(options, *of_the_profile):
+        fail(f"{name} comes from the profile {options.profile}: leave it out")
     profile = load_profile(options.profile)
     if options.data is None:
-        for name in ("tokenizer", "chat_format", "truncate"):
-            if getattr(options, name) != options.parser.get_default(name):
-                fail(f"--{name.replace('_', '-')} is for DATA, and lengths are assumed without it: leave it out")
+        if name := first_given(options, "tokenizer", "chat_format", "truncate"):
+            fail(f"{name} is for DATA, and lengths are assumed without it: leave it out")
         spread = options.long or DISTRIBUTIONS[0]
         lengths, targets = paper_plan.assumed_lengths(options.seed, spread)
         source = paper_plan.assumption(spread)

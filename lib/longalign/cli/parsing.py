@@ -50,6 +50,12 @@ def fail(message: object) -> NoReturn:
     sys.exit(2)
 
 
+def first_given(options: argparse.Namespace, *names: str) -> str | None:
+    """The first of these options that has another value than its default, as it is spelt ("--at-once"); else None."""
+    given = (name for name in names if getattr(options, name) != options.parser.get_default(name))
+    return next((f"--{name.replace('_', '-')}" for name in given), None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """How models behind servers are asked (`add_server_options`); a command's own class adds what it asks of whom."""

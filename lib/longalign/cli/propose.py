@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longalign.cli.parsing import amount, fail
+from longalign.cli.parsing import amount, fail, first_given
 from longalign.common import paths
 from longalign.common.provenance import write_text
 
@@ -41,9 +41,8 @@ def run(options: argparse.Namespace, measured: Callable[..., tuple[Any, Any]]) -
     from longalign.recipe import architectures
     from longalign.train import models, needs, proposal
 
-    for name in EXCLUDED:
-        if getattr(options, name) != options.parser.get_default(name):
-            fail(f"--{name.replace('_', '-')} is what --propose looks for: leave it out")
+    if name := first_given(options, *EXCLUDED):
+        fail(f"{name} is what --propose looks for: leave it out")
     if not options.propose.is_dir():
         fail(f"--propose is {options.propose}, where there is no folder of a model")
     if options.out and options.out.exists():

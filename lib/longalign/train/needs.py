@@ -84,11 +84,11 @@ def model_shape(folder: Path | str, *, lora_rank: int = 0) -> ModelShape:
             from longalign.train import lora
 
             lora.adapt(model, lora_rank, seed=0)
-    chosen = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
-    trained = None if all(parameter.requires_grad for parameter in model.parameters()) else sum(chosen)
-    chunked = attach_loss_head(model) is not None and not models.changes_logits(config)
     counted = sum(p.numel() for p in model.parameters())
-    shape = replace(models.model_shape(_Usual(config)), counted=counted, trained=trained, chunked=chunked)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    chunked = attach_loss_head(model) is not None and not models.changes_logits(config)
+    part = trained if trained < counted else None
+    shape = replace(models.model_shape(_Usual(config)), counted=counted, trained=part, chunked=chunked)
     return CountedShape(**vars(shape), passed=_passed(model))
 
 
