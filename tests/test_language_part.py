@@ -43,7 +43,7 @@ def save(kind, folder):
     return str(folder / kind)
 
 
-def test_what_no_text_passes_is_not_trained(tmp_path):
+def test_what_text_does_not_use_is_not_trained(tmp_path):
     model = models.load_model(save("gemma3", tmp_path))
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in model.named_parameters() if "vision" in name or "projector" in name}
@@ -51,7 +51,7 @@ def test_what_no_text_passes_is_not_trained(tmp_path):
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
     (told,) = language_part.notes(model.config, model)
     left = sum(parameter.numel() for parameter in language_part.others(model))
-    assert f"reads more than text: the {left:,} weights that no text passes are saved as they are" in told
+    assert f"reads more than text: the {left:,} weights that text does not use are not trained, and are" in told
     lora.adapt(model, 2, seed=0)
     adapted = {name.split(".")[1] for name, _ in model.named_parameters() if ".lora_A." in name}
     assert adapted == {"language_model"}
@@ -94,7 +94,7 @@ def test_two_ranks_of_zero_3_save_what_one_process_does_under_the_same_names(tmp
         assert torch.equal(value, before[name]) == ("vision" in name or "projector" in name), name
 
 
-def test_lora_adapts_the_feed_forward_layers_beside_a_table_of_three_dimensions_that_no_text_passes(tmp_path):
+def test_lora_adapts_the_feed_forward_layers_beside_a_table_of_three_dimensions_that_text_does_not_use(tmp_path):
     """As of Gemma 4's positions of images, which are no fused experts; the adapter is of the language part alone."""
     model = models.load_model(save("gemma4", tmp_path))
     assert any(parameter.dim() == 3 for parameter in language_part.others(model))

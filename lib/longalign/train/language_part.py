@@ -1,4 +1,4 @@
-"""Models that read images or sounds, too: text passes their language part alone, and that alone is trained."""
+"""Models that read images or sounds, too: text uses their language part alone, and that alone is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 
 def others(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The parameters that no text passes: of a model whose configuration holds one of text beside others, those outside
+    """The parameters that text does not use: of a model whose configuration holds one of text beside others, those outside
     its decoder, its embeddings and its head. [] for a language model, or where the decoder is not known.
 
     >>> from longalign.train.models import new_model
@@ -26,7 +26,7 @@ def others(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def freeze_others(model: PreTrainedModel) -> None:
-    """Leave out of a training what no text passes: DeepSpeed would let it decay by `weight_decay`, without a gradient,
+    """Leave out of a training what text does not use: DeepSpeed would let it decay by `weight_decay`, without a gradient,
     and keep states of it."""
     for parameter in others(model):
         parameter.requires_grad_(False)
@@ -35,8 +35,8 @@ def freeze_others(model: PreTrainedModel) -> None:
 def notes(config: Any, model: PreTrainedModel) -> Iterator[str]:
     """A line where less is trained, or saved, than a folder with this configuration holds."""
     if left := sum(parameter.numel() for parameter in others(model)):
-        yield (f"{type(model).__name__} reads more than text: the {left:,} weights that no text passes are saved as "
-               "they are")  # fmt: skip
+        yield (f"{type(model).__name__} reads more than text: the {left:,} weights that text does not use are not "
+               "trained, and are saved as they are")  # fmt: skip
     elif config.get_text_config() is not config and model.config.get_text_config() is model.config:
         whole = next(iter(config.architectures or ()), type(config).__name__)
         yield (f"{type(model).__name__}, the language part of a {whole}, is trained and saved alone, without what "
