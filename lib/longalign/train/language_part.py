@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 
 def others(model: PreTrainedModel) -> list[nn.Parameter]:
-    """The parameters that text does not use: of a model whose configuration holds one of text beside others, those outside
-    its decoder, its embeddings and its head. [] for a language model, or where the decoder is not known.
+    """The parameters that text does not use: of a model whose configuration holds one of text beside others, those
+    outside its decoder, its embeddings and its head. [] for a language model, or where the decoder is not known.
 
     >>> from longalign.train.models import new_model
     >>> others(new_model("mini-6b", vocab_size=16, max_length=9, seed=0))           # lengths 2, 4, 3 in one pack of 9
@@ -26,8 +26,8 @@ def others(model: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def freeze_others(model: PreTrainedModel) -> None:
-    """Leave out of a training what text does not use: DeepSpeed would let it decay by `weight_decay`, without a gradient,
-    and keep states of it."""
+    """Leave out of a training what text does not use: DeepSpeed would let it decay by `weight_decay`, without a
+    gradient, and keep states of it."""
     for parameter in others(model):
         parameter.requires_grad_(False)
 
