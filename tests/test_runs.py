@@ -69,6 +69,16 @@ def test_the_key_holds_the_ranks_where_they_make_other_steps(store):
     assert key("compose", ranks=2, zero=2) == key("compose", ranks=2, zero=3)
 
 
+def test_a_rank_does_not_train_another_run_than_the_one_it_was_planned_for(store, monkeypatch):
+    """Whoever waits for the run would find it unfinished, though every rank ended well."""
+    run = packed(store)
+    other = dataclasses.replace(run, max_length=31)
+    job = runs.provenance.write_json(run.folder / "job.json", dataclasses.asdict(other))
+    monkeypatch.setattr(runs, "_train", pytest.fail)
+    with pytest.raises(RuntimeError, match="changed after this training was planned: start it again"):
+        runs.main(job)
+
+
 def test_a_store_that_was_written_over_in_a_training_is_found_before_anything_is_called_finished(store, monkeypatch):
     finish, tokens = runs._finish, store.folder / "tokens.bin"
 

@@ -209,10 +209,13 @@ def _finish(run: Run, store: Any) -> None:
 
 
 def main(job: Path) -> None:
-    """Be one rank of the run in `job`, which lies in the run's folder."""
+    """Be one rank of the run in `job`, which lies in the run's folder. Raises RuntimeError for that of another run."""
     os.environ["LONGALIGN_RUNS"] = str(job.parents[2])  # not every launcher hands the environment on to other nodes
     launcher.exit_with_parent()
-    _train(Run(**json.loads(job.read_text())))
+    run = Run(**json.loads(job.read_text()))
+    if run.folder.resolve() != job.parent.resolve():  # whoever waits for this one would find nothing
+        raise RuntimeError("the code, the model or the data changed after this training was planned: start it again")
+    _train(run)
     launcher.exit_rank()
 
 
