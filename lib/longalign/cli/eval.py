@@ -126,6 +126,8 @@ def run(options: EvalOptions) -> None:
     if options.benchmark == "short":
         eval_scores.short(options)
         return
+    if options.model is not None and options.judge not in (None, "rubric"):
+        eval_scores.check_judge(options)  # now, and not when all is answered
     missing = eval_answers.run(options) if options.model is not None else 0
     if options.model is None or not options.dry_run:
         missing += eval_scores.run(options)

@@ -10,14 +10,15 @@ from longalign.cli import asking
 from longalign.cli.eval import EvalOptions
 from longalign.cli.eval_answers import DERIVED, check_benchmark
 from longalign.cli.parsing import fail
+from longalign.clients import connect
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
 from longalign.data.jsonl import DataError
 from longalign.evals.benchmarks import longbench, longbench_chat
 from longalign.evals.benchmarks.catalogue import BENCHMARKS, Benchmark
-from longalign.evals.benchmarks.questions import MISSING, Answer, read_answers, write
+from longalign.evals.benchmarks.questions import MISSING, Answer, evenly, read_answers, write
 from longalign.evals.judges import judges, scoring
-from longalign.evals.judges.prompts import SCALES
+from longalign.evals.judges.prompts import SCALES, check_template
 from longalign.experiments.evaluations import COLUMNS
 
 Rows = list[dict[str, Any]]
@@ -99,6 +100,17 @@ def _one_short(options: EvalOptions, model: Any, task: str) -> Rows:
         fail(f"{task}: {' '.join(str(error).split())[:200]}: check the connection, or name files with --data")
 
 
+def check_judge(options: EvalOptions) -> None:
+    """Leaves where the judge that is named cannot be asked, or has not what it is shown."""
+    connect.check(options.judge, role="judge", name=options.judge_name)
+    if options.benchmark == "longbench-chat" and not options.zero_shot:
+        folder = options.data or longbench_chat.SHIPPED
+        asked = longbench_chat.questions(folder)
+        _shots(folder, [question.id for question in evenly(asked, options.limit or len(asked))])
+        if template := _template(options):
+            check_template(template)
+
+
 def _judgments(
     options: EvalOptions, answers: Sequence[Answer], benchmark: Benchmark
 ) -> list[judges.Judgment] | None:
@@ -132,13 +144,18 @@ def _examples(options: EvalOptions, answers: Sequence[Answer]) -> dict[str, Any]
     if options.benchmark != "longbench-chat" or options.zero_shot or options.judge == "rubric":
         return None
     folder = options.data or longbench_chat.SHIPPED
-    found = longbench_chat.examples(folder)
-    if without := [answer.id for answer in answers if answer.id not in found]:
-        fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
+    found = _shots(folder, [answer.id for answer in answers])
     asked = {question.id: (question.query, question.references) for question in longbench_chat.questions(folder)}
     if other := [answer.id for answer in answers if asked.get(answer.id) != (answer.query, answer.references)]:
         fail(f"{folder / longbench_chat.CASES} asks something else in {other[0]} than was answered in {options.out}: "
              "name the folder with --data that was named for the answers")  # fmt: skip
+    return found
+
+
+def _shots(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    found = longbench_chat.examples(folder)
+    if without := [name for name in names if name not in found]:
+        fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
     return found
 
 
