@@ -1,6 +1,7 @@
 """The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from longalign.evals.judges.prompts import SCALES, check_template
 from longalign.experiments.evaluations import COLUMNS
 
 Rows = list[dict[str, Any]]
+KEPT = "short.json"
+"""The items of the short tasks that are done, and a hash of what they were made with: a task is not computed twice."""
 
 
 def run(options: EvalOptions) -> int:
@@ -69,17 +72,45 @@ def _short(options: EvalOptions) -> None:
 
     model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
     asking.tell_borrowed(model)
+    place = options.out / KEPT
     rows: Rows = []
+    made_with = provenance.config_hash({
+        "model": model.model, "window": model.window, "limit": options.limit, "data": _hash_of(options.data),
+        "versions": provenance.versions(("longalign", "lm_eval", "torch", "transformers")),
+    })  # fmt: skip
+    kept = _kept(place, made_with)
+    if kept:
+        print(f"longalign: {', '.join(kept)}: scored already, and not computed again ({place})", file=sys.stderr)
     for task in harness.SHORT_TASKS:  # each is on the disk when it is done
-        scored = _one_short(options, model, task)
+        scored = kept[task] if task in kept else _one_short(options, model, task)
         if not rows:
             _remove_derived(options.out)
         rows += scored
+        if task not in kept:
+            kept[task] = scored
+            provenance.write_json(place, {"made_with": made_with, "tasks": kept})
         means = harness.means(rows)
         print(f"{task:12} {means[task]:6.1f} %", flush=True)
         provenance.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
     config = options.record() | {"model": model.model}
     provenance.write_record(options.out / "summary.json", config=config, results={"percent": means})
+
+
+def _kept(place: Path, made_with: str) -> dict[str, Rows]:
+    """The rows of the tasks that an earlier command, the same one, has finished."""
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+        tasks = told["tasks"] if told["made_with"] == made_with else {}
+        return {task: [row | {"value": float("nan" if row["value"] is None else row["value"])} for row in rows]
+                for task, rows in tasks.items()}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _hash_of(data: Path | None) -> str:
+    """Of the names and contents of a folder's files; "" of none."""
+    files = sorted(path for path in data.rglob("*") if path.is_file()) if data else []
+    return provenance.config_hash({str(path.relative_to(data)): provenance.file_sha256(path) for path in files})
 
 
 def _remove_derived(out: Path) -> None:
