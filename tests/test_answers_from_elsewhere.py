@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from test_evaluate_command import BASE, items, run
+from longalign.data.chinese import language_of
+from test_evaluate_command import BASE, items, run, summary
 
 ROW = {"id": "a", "question": "a", "model": "mine", "benchmark": "longbench_chat", "task": "x", "language": "en",
        "length": 0, "query": "Who?", "references": ["Marlow."], "ordered": False, "answer": "Marlow.", "finish": "stop",
@@ -51,3 +52,13 @@ def test_somebodys_own_answers_are_not_written_over(tmp_path, capsys):
     assert run("needle", "--lengths", 64, "--depths", 1, "--out", tmp_path, model=BASE) == 2
     assert "did not write the file: name another folder" in capsys.readouterr().err
     assert "Ann" in (tmp_path / "answers.jsonl").read_text()
+
+
+def test_questions_in_other_languages_are_not_counted_as_english_or_chinese(tmp_path):
+    asked = ("Who leads?", "谁领头？", "Кто ведёт?", "誰が率いますか。", "东京人口多少？", "누가 이끕니까?", "42?")
+    rows = [{"id": str(n), "question": str(n), "query": text, "language": language_of(text)}
+            for n, text in enumerate(asked)]  # fmt: skip
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps({**ROW, **row}) + "\n" for row in rows))
+    assert run("longbench-chat", "--judge", "rubric", "--out", tmp_path) == 0
+    counted = {mean["group"]: mean["questions"] for mean in summary(tmp_path)["score"]}
+    assert counted == {"all": 7, "English": 2, "Chinese": 2, "other languages": 3}

@@ -87,6 +87,11 @@ def test_a_wrong_answer_fails_the_check_behind_it_in_a_sentence(path):
     assert isinstance(error, AssertionError) and str(error).endswith((".", "?")), repr(error)
 
 
+def test_groups_of_a_right_division_may_be_tuples():
+    exercises.run("02_two_ranks", {"least-padding": "least_padding = [(2, 2, 3), (4, 8, 9)]",
+                                   "least-waiting": "least_waiting = ((9, 2, 2), (8, 4, 3))"})  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def course(tmp_path_factory):
     """A copy of the course in which nbgrader has released everything, and a call of nbgrader in it."""

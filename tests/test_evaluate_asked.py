@@ -1,8 +1,10 @@
 """`longalign eval` asks what its options say, and counts it before."""
 
 import json
+import math
 
 from fault_server import serving
+from longalign.evals.benchmarks import harness
 from test_evaluate_command import BASE, items, run
 
 
@@ -41,3 +43,37 @@ def test_a_question_of_one_turn_is_shown_to_the_judge_of_mt_bench(tmp_path):
         files = ("--data", tmp_path / "question.jsonl", "--out", tmp_path / "out")
         assert run("mt-bench", *files, "--judge", judge.url, model=BASE) == 0
     assert [row["value"] for row in items(tmp_path / "out")] == ["9"]
+
+
+def test_a_short_task_that_is_done_is_not_computed_again(tmp_path, monkeypatch, capsys):
+    """Of the same model, data and settings; a killed command loses the task that it was at."""
+    done, killed_at = [], "mmlu"
+
+    def evaluate(*_, tasks, **__):
+        if tasks[0] == killed_at:
+            raise KeyboardInterrupt
+        done.append(tasks[0])
+        return [{"benchmark": "short_tasks", "task": task, "length": 0, "item": f"{task}-0", "metric": "acc",
+                 "value": math.nan if task == "arc" else 1.0} for task in tasks]  # fmt: skip
+
+    monkeypatch.setattr(harness, "evaluate", evaluate)
+    data = tmp_path / "data"
+    (data / "arc").mkdir(parents=True)
+    (data / "arc" / "test.jsonl").write_text("{}\n")
+    command = ("short", "--out", tmp_path / "out", "--data", data)
+    assert run(*command, model=BASE) == 130
+    assert done == ["arc", "hellaswag", "truthfulqa"]
+    killed_at = "nothing"
+    assert run(*command, model=BASE) == 0 and done == [*harness.SHORT_TASKS]
+    assert "arc, hellaswag, truthfulqa: scored already, and not computed again" in capsys.readouterr().err
+    scores, summary = ((tmp_path / "out" / name).read_bytes() for name in ("items.csv", "summary.json"))
+    killed_at = "hellaswag"
+    assert run(*command, model=BASE) == 0, "nothing is computed, so nothing that is there can be lost"
+    assert (tmp_path / "out" / "items.csv").read_bytes() == scores and b"mmlu" in summary
+    killed_at = "nothing"
+    for other in (("--limit", 1), ("--window", 256)):
+        done.clear()
+        assert run(*command, *other, model=BASE) == 0 and len(done) == 4, other
+    (data / "arc" / "test.jsonl").write_text("{} \n")
+    done.clear()
+    assert run(*command, "--window", 256, model=BASE) == 0 and len(done) == 4

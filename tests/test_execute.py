@@ -23,7 +23,7 @@ from longalign.train import progress
 
 PARAMETERS = (
     'profile: str = "smoke"\nlengths: list[int] = [2, 4, 3]\nshare: float = 0.5\n'
-    "limit: int | None = None\nseeds: int = 0"
+    "limit: int | None = None\nseeds: int = 0\nreplay: bool = False"
 )
 
 
@@ -244,6 +244,8 @@ def _ends(process):
         (["-p", "share=1", "-p", "share=0"], ["share", "twice"]),
         (["-p", "seeds=-1"], ["seeds must lie from 0", "1000"]),
         (["-p", "profile=../smok"], ["no profile at ../smok"]),
+        (["-p", "profile=laptop"], ["two profiles are given, smoke and the parameter profile=laptop: leave one out"]),
+        (["-p", "replay=true", "-p", "seeds=5"], ["replay draws the committed numbers", "leave seeds or replay out"]),
         (["--profile", "smok"], ["unknown profile 'smok'", "'smoke'"]),
     ],
 )

@@ -198,6 +198,16 @@ def test_a_ledger_that_does_not_follow_from_the_tables_is_told(run):
 
 
 @pytest.mark.parametrize("name", ["times", "composed_times"])
+def test_times_that_are_not_there_are_missed(name, run):
+    table = pd.read_csv(run / f"{name}.csv")
+    for rows, says in ((table.iloc[: len(table) // 3], " has no row of "), (table.assign(value=np.nan), " are no numb"),
+                       (pd.concat([table, table]), " more than once; ")):  # fmt: skip
+        rows.to_csv(run / f"{name}.csv", index=False)
+        found = wrong(run, name)
+        assert found and says in found[0], found
+
+
+@pytest.mark.parametrize("name", ["times", "composed_times"])
 def test_times_are_not_compared(name, tmp_path):
     table = pd.read_csv(REFERENCE / "times.csv")
     for folder, factor in (("reference", 1), ("run", 7)):

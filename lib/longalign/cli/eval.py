@@ -4,6 +4,7 @@
     judgments.jsonl            a judgment an answer and run, with the judge's own words
     items.csv, summary.json    the score of each item; means, intervals, what is missing, and what they were made with
     *.replies.jsonl            every reply that was paid for, so that nothing is asked twice
+    short.json                 of the short tasks: the items of each that is done, so that none is computed twice
 
 Answers and judgments are separate steps: without --judge there are answers alone, without --model those of --out are
 judged.
@@ -126,6 +127,8 @@ def run(options: EvalOptions) -> None:
     if options.benchmark == "short":
         eval_scores.short(options)
         return
+    if options.model is not None and options.judge not in (None, "rubric"):
+        eval_scores.check_judge(options)  # now, and not when all is answered
     missing = eval_answers.run(options) if options.model is not None else 0
     if options.model is None or not options.dry_run:
         missing += eval_scores.run(options)

@@ -1,6 +1,7 @@
 """The second step of longalign eval: answers.jsonl to a judge, its judgments and all scores to files and a table."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,17 +11,20 @@ from longalign.cli import asking
 from longalign.cli.eval import EvalOptions
 from longalign.cli.eval_answers import DERIVED, check_benchmark
 from longalign.cli.parsing import fail
+from longalign.clients import connect
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.common import provenance
 from longalign.data.jsonl import DataError
 from longalign.evals.benchmarks import longbench, longbench_chat
 from longalign.evals.benchmarks.catalogue import BENCHMARKS, Benchmark
-from longalign.evals.benchmarks.questions import MISSING, Answer, read_answers, write
+from longalign.evals.benchmarks.questions import MISSING, Answer, evenly, read_answers, write
 from longalign.evals.judges import judges, scoring
-from longalign.evals.judges.prompts import SCALES
+from longalign.evals.judges.prompts import SCALES, check_template
 from longalign.experiments.evaluations import COLUMNS
 
 Rows = list[dict[str, Any]]
+KEPT = "short.json"
+"""The items of the short tasks that are done, and a hash of what they were made with: a task is not computed twice."""
 
 
 def run(options: EvalOptions) -> int:
@@ -68,17 +72,45 @@ def _short(options: EvalOptions) -> None:
 
     model = LocalModel(options.model, tokenizer=options.tokenizer, window=options.window)
     asking.tell_borrowed(model)
+    place = options.out / KEPT
     rows: Rows = []
+    made_with = provenance.config_hash({
+        "model": model.model, "window": model.window, "limit": options.limit, "data": _hash_of(options.data),
+        "versions": provenance.versions(("longalign", "lm_eval", "torch", "transformers")),
+    })  # fmt: skip
+    kept = _kept(place, made_with)
+    if kept:
+        print(f"longalign: {', '.join(kept)}: scored already, and not computed again ({place})", file=sys.stderr)
     for task in harness.SHORT_TASKS:  # each is on the disk when it is done
-        scored = _one_short(options, model, task)
+        scored = kept[task] if task in kept else _one_short(options, model, task)
         if not rows:
             _remove_derived(options.out)
         rows += scored
+        if task not in kept:
+            kept[task] = scored
+            provenance.write_json(place, {"made_with": made_with, "tasks": kept})
         means = harness.means(rows)
         print(f"{task:12} {means[task]:6.1f} %", flush=True)
         provenance.write_csv(options.out / "items.csv", rows, columns=COLUMNS)
     config = options.record() | {"model": model.model}
     provenance.write_record(options.out / "summary.json", config=config, results={"percent": means})
+
+
+def _kept(place: Path, made_with: str) -> dict[str, Rows]:
+    """The rows of the tasks that an earlier command, the same one, has finished."""
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+        tasks = told["tasks"] if told["made_with"] == made_with else {}
+        return {task: [row | {"value": float("nan" if row["value"] is None else row["value"])} for row in rows]
+                for task, rows in tasks.items()}  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _hash_of(data: Path | None) -> str:
+    """Of the names and contents of a folder's files; "" of none."""
+    files = sorted(path for path in data.rglob("*") if path.is_file()) if data else []
+    return provenance.config_hash({str(path.relative_to(data)): provenance.file_sha256(path) for path in files})
 
 
 def _remove_derived(out: Path) -> None:
@@ -97,6 +129,17 @@ def _one_short(options: EvalOptions, model: Any, task: str) -> Rows:
         )  # fmt: skip
     except OSError as error:
         fail(f"{task}: {' '.join(str(error).split())[:200]}: check the connection, or name files with --data")
+
+
+def check_judge(options: EvalOptions) -> None:
+    """Leaves where the judge that is named cannot be asked, or has not what it is shown."""
+    connect.check(options.judge, role="judge", name=options.judge_name)
+    if options.benchmark == "longbench-chat" and not options.zero_shot:
+        folder = options.data or longbench_chat.SHIPPED
+        asked = longbench_chat.questions(folder)
+        _shots(folder, [question.id for question in evenly(asked, options.limit or len(asked))])
+        if template := _template(options):
+            check_template(template)
 
 
 def _judgments(
@@ -132,13 +175,18 @@ def _examples(options: EvalOptions, answers: Sequence[Answer]) -> dict[str, Any]
     if options.benchmark != "longbench-chat" or options.zero_shot or options.judge == "rubric":
         return None
     folder = options.data or longbench_chat.SHIPPED
-    found = longbench_chat.examples(folder)
-    if without := [answer.id for answer in answers if answer.id not in found]:
-        fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
+    found = _shots(folder, [answer.id for answer in answers])
     asked = {question.id: (question.query, question.references) for question in longbench_chat.questions(folder)}
     if other := [answer.id for answer in answers if asked.get(answer.id) != (answer.query, answer.references)]:
         fail(f"{folder / longbench_chat.CASES} asks something else in {other[0]} than was answered in {options.out}: "
              "name the folder with --data that was named for the answers")  # fmt: skip
+    return found
+
+
+def _shots(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    found = longbench_chat.examples(folder)
+    if without := [name for name in names if name not in found]:
+        fail(f"{folder / longbench_chat.SHOTS} has no scored answers to {without[0]}: name its own folder with --data")
     return found
 
 

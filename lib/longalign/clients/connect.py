@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from longalign.clients.client import Asker
-from longalign.clients.local_model import LocalModel
+from longalign.clients.local_model import LocalModel, check_loadable
 from longalign.clients.reply_store import Replies
 from longalign.clients.server import TIMEOUT, Server
 
@@ -34,7 +34,27 @@ def open_asker(
         with Replies(Path(target), recorded=True) as file:
             yield Asker(None, file, model=_only(file, name, role), thinking_tokens=thinking_tokens)
     else:
-        raise ValueError(f"--{role} {target}: no such file or folder; it may be a server's address, too (http://...)")
+        raise _unknown(target, role)
+
+
+def check(target: str, *, role: str, name: str = "") -> None:
+    """Whether whatever `target` names can be asked, without a question and without a model's weights.
+
+    Raises as `open_asker` does; a server that is named with its model is not called.
+    """
+    if target.startswith(("http://", "https://")):
+        Server(target, model=name, key_variable=f"{role.upper()}_API_KEY")
+    elif Path(target).is_dir():
+        check_loadable(target)
+    elif Path(target).is_file():
+        with Replies(Path(target), recorded=True) as file:
+            _only(file, name, role)
+    else:
+        raise _unknown(target, role)
+
+
+def _unknown(target: str, role: str) -> ValueError:
+    return ValueError(f"--{role} {target}: no such file or folder; it may be a server's address, too (http://...)")
 
 
 def _only(file: Replies, name: str, role: str) -> str:

@@ -1,16 +1,18 @@
 """A model in this process that is asked as a server is: greedy answers (argmax), the same every time.
 
-What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`).
+What else the model's generation_config.json asks for is ignored and told (`longalign.clients.generation`). A system
+message of which its chat template makes nothing, or an error, begins the user's message.
 """
 
 import json
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
 from longalign.clients.errors import Refused
@@ -20,7 +22,7 @@ from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance, weight_files
 from longalign.data import tokenizers
 from longalign.data.chat import encode_prompt, tokenizer_hash
-from longalign.data.chat_formats import format_of
+from longalign.data.chat_formats import format_of, takes_system
 from longalign.data.jsonl import DataError
 from longalign.data.store_tokenizer import another_word
 from longalign.recipe.architectures import unrun_code, why_not_causal
@@ -38,7 +40,7 @@ class LocalModel:
     """
 
     def __init__(self, name: str, *, tokenizer: str = "", window: int | None = None) -> None:
-        self.name, self._alone = name, threading.Lock()
+        self.name, self._alone, self._told = name, threading.Lock(), False
         _check_folder(name)
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -72,6 +74,7 @@ class LocalModel:
         if told := unrun_code(loaded):
             print(f"longalign: {told}", file=sys.stderr, flush=True)
         self.ends = end_tokens(loaded, self.tokenizer)
+        self.takes_system = takes_system(self.tokenizer)
         tell_ignored(loaded)
         self.model = self._identity()
         loaded.generation_config = GenerationConfig()  # `generate` follows whatever stands there
@@ -91,7 +94,8 @@ class LocalModel:
 
     def _ask(self, request: Request) -> Reply:
         check_template(self.tokenizer, self.name)
-        prompt = torch.from_numpy(encode_prompt(request.messages, self.tokenizer)).long()[None].to(self.loaded.device)
+        ids = encode_prompt(self._messages(request), self.tokenizer)
+        prompt = torch.from_numpy(ids).long()[None].to(self.loaded.device)
         room = min(request.max_tokens, self.window - prompt.shape[1])
         if int(prompt.max()) >= (known := self.loaded.get_input_embeddings().num_embeddings):
             raise Refused(f"token {int(prompt.max())} of its tokenizer is none of the {known:,} that {self.name} knows")
@@ -106,6 +110,17 @@ class LocalModel:
         opened = opened_by(self.tokenizer.decode(prompt[0, -LONGEST_MARK:]))
         text = opened + self._decoded(written[:-1] if ended else written).strip()
         return Reply(text, "stop" if ended else "length", prompt.shape[1], len(written))
+
+    def _messages(self, request: Request) -> Sequence[Mapping[str, str]]:
+        """The messages; a system message begins the user's where the chat template has no place for one, told once."""
+        first, *others = request.messages
+        if first["role"] != "system" or self.takes_system or not others:
+            return request.messages
+        if not self._told:
+            self._told = True
+            print(f"longalign: the chat template of {self.name} takes no system message: its text begins the user's "
+                  "message", file=sys.stderr, flush=True)  # fmt: skip
+        return [{**others[0], "content": f"{first['content']}\n\n{others[0]['content']}"}, *others[1:]]
 
     def _check_numbers(self, model: Any, inputs: Any, outputs: Any) -> None:
         """Of NaN and infinity the first token would be the most likely one, and no score would show it; minus infinity
@@ -131,7 +146,18 @@ class LocalModel:
         name = self.name
         weights = provenance.hash_model(name) if Path(name).is_dir() else f"{name}@{self.loaded.config._commit_hash}"
         how = {"tokenizer": tokenizer_hash(self.tokenizer), "ends": self.ends}
+        how |= {} if self.takes_system else {"system message": "in the user's"}
         return provenance.config_hash({"weights": weights, **how})
+
+
+def check_loadable(name: str) -> None:
+    """Raises ValueError for a folder that no `LocalModel` can be made of, as far as its small files tell."""
+    _check_folder(name)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (*UNREADABLE, RuntimeError) as error:
+        raise ValueError(f"--model {name}: cannot be loaded: {_reason(error)}") from None
+    check_template(load_tokenizer(name, config), name)
 
 
 def load_tokenizer(name: str, config: Any = None) -> Any:

@@ -35,6 +35,17 @@ def format_of(tokenizer: Any) -> str:
     return tokenizer.init_kwargs.get("chat_format", "template")
 
 
+def takes_system(tokenizer: Any) -> bool:
+    """Whether the tokenizer's format writes a system message, which some chat templates drop and others refuse."""
+    asked = [{"role": "system", "content": STAND_IN}, {"role": "user", "content": "-"}]
+    if format_of(tokenizer) == "template" and not tokenizer.chat_template:
+        return True
+    try:
+        return STAND_IN in Chat(asked, tokenizer, format_of(tokenizer)).text()
+    except DataError:
+        return False
+
+
 @dataclass(frozen=True)
 class Chat:
     """A conversation, the tools it may call, and the tokenizer and format that write it."""

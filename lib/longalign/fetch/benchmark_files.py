@@ -4,14 +4,15 @@ Git's hosts tell no hash of a file, so the first fetch notes what came, and any 
 that arrived before an interruption are kept.
 """
 
+import http.client
 import json
 import shutil
-import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 from longalign.common import checksums, paths, provenance
+from longalign.evals.judges.prompts import PLACES
 
 SECONDS = 60.0
 
@@ -78,11 +79,11 @@ def _bring(url: str, path: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer, provenance.atomic(path, "wb") as file:
             shutil.copyfileobj(answer, file)
-            expected = answer.headers.get("Content-Length")
-            if expected and file.tell() != int(expected):
+            expected = answer.headers.get("Content-Length") or ""
+            if expected.isdecimal() and file.tell() != int(expected):
                 raise OSError(f"it was cut short after {file.tell():,} of {int(expected):,} bytes")
-    except (OSError, urllib.error.URLError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except (OSError, http.client.HTTPException) as error:  # of the latter are a cut and an answer that is none of HTTP
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise OSError(f"{url} could not be downloaded ({reason}): check the connection and its proxy, then run the "
                       "same command again; what has arrived is kept") from None  # fmt: skip
 
@@ -102,10 +103,14 @@ def _check(folder: Path, source: Published) -> None:
 
 
 def _has_form(file: Path) -> bool:
-    """Whether a file is JSON, or a prompt with places to fill: whatever answers for a host may send a page instead."""
+    """Whether a file is a list of items, or a prompt with the places that are filled: whatever answers for a host may
+    send a page instead, which may hold {}, too, or other JSON."""
     try:
         text = file.read_text(encoding="utf-8")
-        return "{}" in text if file.suffix == ".txt" else isinstance(json.loads(text), list)
+        if file.suffix == ".txt":
+            return text.count("{}") == PLACES
+        items = json.loads(text)
+        return isinstance(items, list) and bool(items) and all(isinstance(item, dict | list) for item in items)
     except (ValueError, RecursionError):
         return False
 

@@ -67,7 +67,8 @@ def prepare(
 
     Raises ConfigError for an unknown profile, a missing notebook, an unknown parameter and a wrong type.
     """
-    source, values = Path(source).resolve(), {"profile": load_profile(profile).name, **(parameters or {})}
+    source, named = Path(source).resolve(), load_profile(profile).name
+    values = {"profile": named, **(parameters or {})}
     if not source.is_file():
         raise ConfigError(f"no notebook at {paths.relative(source)}")
     try:
@@ -77,7 +78,12 @@ def prepare(
     if REPLAY in declared_parameters(notebook):  # whoever opens it by hand sees the reference; this computes
         values = {REPLAY: False} | values
     values = check_parameters(notebook, values, where=paths.relative(source))
+    if values.get(REPLAY) and values.get("seeds"):
+        raise ConfigError(f"{paths.relative(source)}: replay draws the committed numbers, whose seeds are what they "
+                          "are: leave seeds or replay out")  # fmt: skip
     values["profile"] = (loaded := load_profile(values["profile"])).name
+    if loaded.name != named:
+        raise ConfigError(f"two profiles are given, {named} and the parameter profile={loaded.name}: leave one out")
     target = Path(folder or paths.run_notebooks(values["profile"])).resolve() / source.name
     given = [f" -p {shlex.quote(f'{name}={_flow(value)}')}" for name, value in (parameters or {}).items()]
     again = f"python -m longalign.reproduction.execute {paths.relative(source)} --profile {loaded.name}{''.join(given)}"
@@ -212,16 +218,18 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m longalign.reproduction.execute", description=__doc__.splitlines()[0]
     )
     parser.add_argument("notebook", type=Path)
-    parser.add_argument("--profile", default="laptop", help="a name in profiles/ (default: laptop)")
+    parser.add_argument("--profile", help="a name in profiles/ (default: laptop)")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=YAML", help="may be repeated")
     parser.add_argument("--folder", type=Path, help="for the executed copy (default: results/run/PROFILE/notebooks)")
     parser.add_argument("--resume", metavar="COMMAND", help="what to tell after a failure (default: this command)")
     parser.add_argument("--because", default="", metavar="REASON", help="why it runs, to be told at its start")
     parser.add_argument("--with-parent", action="store_true", help="stop when the process that started this one ends")
     options = parser.parse_args(arguments)
-    name = f"{options.notebook.stem} ({options.profile})"
+    name = options.notebook.stem + f" ({options.profile})" * bool(options.profile)
     try:
         pairs = _pairs(options.parameter)
+        options.profile = options.profile or str(pairs.get("profile", "laptop"))
+        name = f"{options.notebook.stem} ({options.profile})"
         job = prepare(options.notebook, profile=options.profile, parameters=pairs, folder=options.folder)
         job = replace(job, resume=options.resume or job.resume, reason=options.because, with_parent=options.with_parent)
         terminal.say(f"{name} starts{': ' if job.reason else ''}{job.reason}")

@@ -66,7 +66,7 @@ def compare(run: Path | str, reference: Path | str, *, same: bool = False) -> li
         if isinstance(pair, str):
             found[name] = Finding(name, "missing", 0, 0, (pair,))
         elif name in TIMES:
-            found[name] = Finding(name, "time", 0, 0)
+            found[name] = Finding(name, "time", 0, 0, tuple(_without_times(name, *pair)))
         elif "seed" in pair[1] or name in WITHOUT_SEEDS:
             pairs[name] = pair
         else:
@@ -85,6 +85,18 @@ def _left_out(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
     doubled = doubled_rows(name, ours, [column for column in ours if column != value])
     doubled += other_counts(name, ours, theirs, keys, counts)
     return doubled + (other_seeds(name, ours, theirs) if "seed" in ours else [])
+
+
+def _without_times(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
+    """Times are the machine's own, but there is one of each that the reference has: rows are missing, no numbers, or
+    there twice, as in a table that was cut off."""
+    keys = [column for column in theirs if column not in ("value", "seed", "experiment")]
+    known = set(map(tuple, ours[keys].to_numpy().tolist()))
+    cells = theirs[keys].drop_duplicates().to_numpy().tolist()
+    found = [f"{name}.csv has no row of {', '.join(map(str, cell))}" for cell in cells if tuple(cell) not in known]
+    numbers = int((~np.isfinite(ours.value)).sum())
+    found += [f"{name}.csv: {numbers:,} values are no numbers"] if numbers else []
+    return found + doubled_rows(name, ours, [column for column in ours if column != "value"])
 
 
 def _claims(run: Path, reference: Path) -> Finding:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from longalign.data.chinese import is_other
 from longalign.evals.benchmarks import longbench, longbench_chat, mt_bench, needle
 from longalign.evals.benchmarks.questions import Answer, Question
 
 Rows = list[dict[str, Any]]
+OTHER = "other languages"
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,17 @@ class Benchmark:
         return "rating" if self.percent else "score"
 
 
+def _language(answer: Answer) -> str:
+    """The official files are English and Chinese and say neither; other people's may be of another language."""
+    if answer.language in ("en", "zh") and is_other(answer.query):
+        return OTHER
+    return {"en": "English", "zh": "Chinese"}.get(answer.language, answer.language)
+
+
 BENCHMARKS = {
     "longbench-chat": Benchmark(
         longbench_chat.questions, longbench_chat.SHIPPED, scale=lambda _: "chat",
-        group=lambda answer: {"en": "English", "zh": "Chinese"}.get(answer.language, answer.language),
+        group=_language,
     ),
     "longbench": Benchmark(
         longbench.questions, longbench.SHIPPED, scale=longbench.scale_of, group=longbench.group_of,

@@ -31,6 +31,8 @@ OUT_OF = re.compile(
 """The end of the scale that a reply says it rates on: "[[4]]/5", "[[4]] of 5", "on a scale from 1 to 5: [[4]]"."""
 GOES_ON = re.compile(r"\]\][.,]?[0-9]")
 MARKS = re.compile(r"\[(?=(?:The |End of |Start of )?(?:Assistant|Reference|Question|Instruction|Rating|Answer))", re.I)
+PLACES = 9
+"""Of the official template: question, reference, three times answer and rating, answer."""
 SYSTEM = "You grade answers of AI assistants carefully and impartially."
 
 
@@ -135,11 +137,16 @@ def _sections(scale: str, query: str, reference: str, answer: str, examples: Seq
     return [*sections, f"The answer to rate now:\n\n[Answer]\n{answer}\n[End of answer]\nRating:"]
 
 
+def check_template(template: str, filled: int = PLACES) -> None:
+    """Raises ValueError for a judge's template that has not as many places as are filled."""
+    if (places := template.count("{}")) != filled:
+        raise ValueError(f"the judge's template has {places} places {{}}, {filled} are filled: use the official "
+                         "prompt_fs.txt with three examples")  # fmt: skip
+
+
 def _filled(template: str, values: Sequence[object]) -> str:
+    check_template(template, len(values))
     pieces = template.split("{}")
-    if len(pieces) != len(values) + 1:
-        raise ValueError(f"the judge's template has {len(pieces) - 1} places {{}}, {len(values)} are filled: use the "
-                         "official prompt_fs.txt with three examples")  # fmt: skip
     return pieces[0] + "".join(f"{value}{piece}" for value, piece in zip(values, pieces[1:], strict=True))
 
 
