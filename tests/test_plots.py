@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from longalign.common.provenance import write_csv
+from longalign.report import whole_tables
 from longalign.report.figures import style as plots
 
 LENGTHS = [{"method": m, "length": n, "exact_match": n / 10} for m in ("naive", "packing") for n in (2, 4, 3)]
@@ -53,6 +54,24 @@ def test_a_figure_whose_table_is_missing_is_named_and_the_others_are_drawn(examp
     write_csv(tmp_path / "lengths.csv", LENGTHS)
     assert plots.draw_all(tmp_path, tmp_path / "out") == ["example"]
     assert "other: not drawn, absent.csv" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("method,length,value\nnaive,2,0.5\nnaive,2,0.7\n", "1 row more than once; the first: method naive"),
+    ("method,length,value\nnaive,2,0.5\nnaive,4,nan\n", "lengths.csv, column value: 1 of 2 are no numbers"),
+    ("method,length,value\nnaive,2,0.5\nnaive,4,inf\n", "lengths.csv, column value: 1 of 2 are no numbers"),
+    ("method,length,value\nnaive,2,0.5\nnaive,4,half\n", "lengths.csv, column value: 1 of 2 are no numbers"),
+    ("method,length,value\n", "lengths.csv has no rows"), ("", "lengths.csv cannot be read: No columns"),
+    ("kind,share\nlong,0.5\nlong,0.2\n", "lengths.csv gives 1 row more than once; the first: kind long"),
+])  # fmt: skip
+def test_a_table_of_which_a_mean_would_hide_something_is_drawn_by_no_figure(text, told, example, tmp_path):
+    plots.FIGURES.clear()
+    plots.figure("damaged")(lambda data: whole_tables.read(data, "lengths"))
+    write_csv(tmp_path / "lengths.csv", LENGTHS)
+    assert len(whole_tables.read(tmp_path, "lengths")) == len(LENGTHS)
+    (tmp_path / "lengths.csv").write_text(text)
+    with pytest.raises(ValueError, match=f"damaged: .*{told}"):
+        plots.draw_all(tmp_path, tmp_path / "out")
 
 
 def test_two_figures_of_one_name_are_refused(example):

@@ -221,7 +221,7 @@ def run_figures(options: argparse.Namespace) -> None:
     """Redraw the reference's figures."""
     from longalign.report.figures import style
 
-    style.main()
+    sys.exit(style.main())
 
 
 def run_version(options: argparse.Namespace) -> None:

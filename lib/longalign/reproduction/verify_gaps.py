@@ -15,24 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from longalign.report.whole_tables import doubled_rows
+
 NUMBERS = ("estimate", "low", "high", "p_holm", "p_against", "seeds", "questions")
 WORDS = ("source", "statement", "notebook", "paper", "metric", "direction")
 DIGITS = 1e-4
 """Relative difference of a number that was written with six digits, and of p values that are computed from such."""
 _RECORD = re.compile(r"\d\d[a-z]?_.*\.json")
-
-
-def doubled_rows(name: str, table: pd.DataFrame, keys: Sequence[str]) -> list[str]:
-    """A sentence where rows of a table have the same `keys`: the mean over them would hide what they say.
-
-    >>> doubled_rows("methods", pd.DataFrame({"arm": ["naive", "naive"], "value": [1.0, 9.0]}), ["arm"])
-    ['methods.csv gives 1 row more than once; the first: arm naive']
-    """
-    again = table[table.duplicated(keys)]
-    if again.empty:
-        return []
-    first = ", ".join(f"{key} {again[key].iloc[0]}" for key in keys)
-    return [f"{name}.csv gives {len(again):,} row{'s' if len(again) > 1 else ''} more than once; the first: {first}"]
 
 
 def other_seeds(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:

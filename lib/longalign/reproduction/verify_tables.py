@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from longalign.report.whole_tables import VALUES, doubled_rows
 from longalign.reproduction.verify_contrasts import FAMILY, quantile
-from longalign.reproduction.verify_gaps import doubled_rows, other_counts, other_seeds
+from longalign.reproduction.verify_gaps import other_counts, other_seeds
 
 ARITHMETIC = 1e-4
 """Relative difference of what no training enters: tables hold six digits, processors add in another order."""
@@ -35,7 +36,6 @@ NOT_OF_A_RUN = {"durations", "work", "own_model", "benchmarks", "models", "noise
                 "normalisers", "continual", "preferences", "stages"}  # fmt: skip
 """Times, the few questions that are put to one model, and what `make bench`, `make models`, `make referee` and the
 reference write."""
-VALUES = ("value", "loss", "recall")
 WITHIN = {"task", "length", "depth", "step", "share", "domain"}
 """Columns over which an arm's mean is taken."""
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import COLOURS, TEXT_WIDTH, WHISKERS, figure, legend_above, length_axis, look
 from longalign.report.tables import TEST, contrasts, over_seeds, primary
 
@@ -19,7 +19,7 @@ SCORES = {"exact_match": "exact match, long prompts", "score": "LongBench-Chat, 
 @figure("exponent_answers")
 def exponent_answers(folder: Path) -> Figure:
     """Fact match against the exponent of the weights, a line a class of answer lengths."""
-    table = pd.read_csv(folder / "exponents.csv")
+    table = whole_tables.read(folder, "exponents")
     table = table[(table.metric == "fact_match") & table.task.str.startswith("answers of ")]
     drawn, axes = plt.subplots(figsize=(3.3, 2.4))
     for name, style in look(list(ANSWERS)).items():
@@ -39,7 +39,7 @@ def exponent_answers(folder: Path) -> Figure:
 @figure("lora")
 def lora(folder: Path) -> Figure:
     """Exact match on the test set against length, averaged over tasks: all weights trained, or LoRA."""
-    table = pd.read_csv(folder / "lora.csv")
+    table = whole_tables.read(folder, "lora")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
     found = over_seeds(table, ["arm", "length"]).reset_index()
     drawn, axes = plt.subplots()
@@ -55,7 +55,7 @@ def lora(folder: Path) -> Figure:
 @figure("grid")
 def grid(folder: Path) -> Figure:
     """Without and with long instructions, a line a kind of continual training: parallel lines, no interaction."""
-    table = pd.read_csv(folder / "grid.csv")
+    table = whole_tables.read(folder, "grid")
     drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.3))
     for axes, (metric, label) in zip(panels, SCORES.items(), strict=True):
         means = over_seeds(primary(table, metric), ["arm"])
@@ -74,7 +74,7 @@ def grid(folder: Path) -> Figure:
 @figure("defects")
 def defects(folder: Path) -> Figure:
     """What each fault of the released code changes in the scores, against the same training without it."""
-    table = pd.read_csv(folder / "defects.csv")
+    table = whole_tables.read(folder, "defects")
     faults = [arm for arm in table.arm.unique() if arm not in ("packing + loss weighting", "sorted")]
     drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.3 * len(faults) + 0.9), sharey=True)
     for axes, (metric, label) in zip(panels, SCORES.items(), strict=True):

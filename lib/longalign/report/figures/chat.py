@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import COLOURS, TEXT_WIDTH, WHISKERS, figure, grouped_bars
 from longalign.report.tables import CHAT, over_seeds, size
 
@@ -21,7 +22,7 @@ PAPER = {
 @figure("chat_ranking")
 def chat_ranking(folder: Path) -> Figure:
     """All our models ranked by score, beside the paper's ranking of its own; the two scales cannot be compared."""
-    table = pd.read_csv(folder / "chat.csv")
+    table = whole_tables.read(folder, "chat")
     ranking = over_seeds(table[table.metric == "score"], ["model", "arm"]).sort_values("mean")
     ceiling = table[table.metric == "ceiling"].value.mean()
     drawn, (ours, paper) = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 0.19 * max(len(ranking), len(PAPER)) + 0.9))
@@ -51,7 +52,7 @@ def chat_ranking(folder: Path) -> Figure:
 @figure("chat_categories")
 def chat_categories(folder: Path) -> Figure:
     """Score by category, a bar a suite of the first model: which kinds of questions long instructions help."""
-    table = pd.read_csv(folder / "chat.csv")
+    table = whole_tables.read(folder, "chat")
     table = table[(table.metric == "score") & table.arm.str.startswith("Long")]
     drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.3))
     arms = sorted(table.arm.unique(), key=lambda arm: (arm.split("-")[0], len(arm), arm))

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import figure, look
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
@@ -15,7 +15,7 @@ LANGUAGES = {"en": "English", "zh": "Chinese"}
 @figure("self_instruct")
 def self_instruct(folder: Path) -> Figure:
     """Samples against the tokens of their document, a point a document; lines: in proportion to length, a language."""
-    table = pd.read_csv(folder / "self_instruct.csv")
+    table = whole_tables.read(folder, "self_instruct")
     drawn, axes = plt.subplots()
     styles = look(list(LANGUAGES.values()))
     for language, name in LANGUAGES.items():

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, look
 from longalign.report.tables import CHAT, intervals
 
@@ -20,7 +21,7 @@ def learning_curves(folder: Path) -> Figure:
 
     A panel a kind of task. The band is the 95 % t interval of the mean. Nothing is smoothed.
     """
-    table = pd.read_csv(folder / "curves.csv")
+    table = whole_tables.read(folder, "curves")
     steps = table.groupby("seed").step.max().median()
     drawn, panels = plt.subplots(1, len(KINDS), figsize=(TEXT_WIDTH, 2.4), sharey=True)
     style = look(["mean"])["mean"]

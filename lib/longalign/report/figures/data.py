@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import COLOURS, figure
 
 
 @figure("lengths")
 def lengths(folder: Path) -> Figure:
     """Histogram of sample lengths in tokens, short and long samples stacked, count on a logarithmic axis."""
-    table = pd.read_csv(folder / "lengths.csv")
+    table = whole_tables.read(folder, "lengths")
     edges = np.linspace(0, table.length.max(), 33)
     drawn, axes = plt.subplots()
     groups = [table[table.kind == kind].length for kind in ("long", "short")]

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, length_axis, look
 from longalign.report.tables import size
 
@@ -13,7 +13,7 @@ from longalign.report.tables import size
 @figure("extension_loss")
 def extension_loss(folder: Path) -> Figure:
     """Loss of the continual training on long documents, one line a model, smoothed over about ten steps."""
-    table = pd.read_csv(folder / "extension_loss.csv")
+    table = whole_tables.read(folder, "extension_loss")
     drawn, axes = plt.subplots()
     models = sorted(table.model.unique(), key=size)
     styles = look(models)
@@ -28,7 +28,7 @@ def extension_loss(folder: Path) -> Figure:
 @figure("extension_recall")
 def extension_recall(folder: Path) -> Figure:
     """Recall against length for the short base, the untrained change of RoPE and the long base, one panel a model."""
-    table = pd.read_csv(folder / "extension_recall.csv")
+    table = whole_tables.read(folder, "extension_recall")
     (changed,) = (stage for stage in table.stage.unique() if stage.endswith("untrained"))
     stages = ["short base", changed, "long base"]
     models = sorted(table.model.unique(), key=size)

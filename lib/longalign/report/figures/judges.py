@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-import pandas as pd
 import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure
 
 
 @figure("judges")
 def judges(folder: Path) -> Figure:
     """A row a judge, a column a sentinel, the share of questions that it passes as shade and number."""
-    table = pd.read_csv(folder / "judges.csv")
+    table = whole_tables.read(folder, "judges")
     # the table's order is alphabetical; the exact rule first, as what the others are held against
     names = sorted(table.judge.unique(), key=lambda name: (name != "exact rule", "(simulated)" not in name, name))
     passed = table.pivot(index="judge", columns="test", values="passed").loc[names]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure, legend_above, length_axis, look
 from longalign.report.tables import METHODS, TEST, over_seeds
 
@@ -19,7 +19,7 @@ def method_scores(folder: Path) -> Figure:
 
     Bars are 95 % t intervals over seeds; an arm with one seed has none.
     """
-    table = pd.read_csv(folder / "methods.csv")
+    table = whole_tables.read(folder, "methods")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
     found = over_seeds(table, ["model", "arm", "length"]).reset_index()
     models = sorted(found.model.unique())
@@ -39,7 +39,7 @@ def method_scores(folder: Path) -> Figure:
 @figure("method_loss")
 def method_loss(folder: Path) -> Figure:
     """Training loss against the share of training done, smoothed by an exponential mean over about ten steps."""
-    table = pd.read_csv(folder / "method_loss.csv")
+    table = whole_tables.read(folder, "method_loss")
     table = table[table.model == table.model.unique()[0]]
     drawn, axes = plt.subplots()
     styles, lowest = look(METHODS), np.inf

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, legend_above, length_axis, look
 from longalign.report.tables import TEST, intervals, over_seeds, printed, scores_by_seed, size
 
@@ -17,7 +18,7 @@ LOSSES = {"train-loss": "training data", "test-loss": "test items"}
 @figure("model_scores")
 def model_scores(folder: Path) -> Figure:
     """LongBench-Chat's miniature by model and method with t intervals over seeds; the paper's own in its own panel."""
-    scores = scores_by_seed(pd.read_csv(folder / "model_scale.csv"))
+    scores = scores_by_seed(whole_tables.read(folder, "model_scale"))
     here = intervals(scores[scores.column == "LBC"], ["model", "arm"])
     paper = pd.concat([printed("Table 3"), printed("Table 4")]).LBC.rename("mean").reset_index().assign(half=np.nan)
     drawn, panels = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.2))
@@ -30,7 +31,7 @@ def model_scores(folder: Path) -> Figure:
 @figure("model_loss")
 def model_loss(folder: Path) -> Figure:
     """Mean loss of each model on its training data and on the test items, a point each, a panel a method."""
-    table = pd.read_csv(folder / "model_scale.csv")
+    table = whole_tables.read(folder, "model_scale")
     found = intervals(table[table.metric == "nll"], ["model", "arm", "task"])
     models = _by_size(found.model)
     drawn, panels = plt.subplots(1, len(TABLE_4), figsize=(TEXT_WIDTH, 2.2), sharey=True)
@@ -51,7 +52,7 @@ def model_loss(folder: Path) -> Figure:
 @figure("windows")
 def windows(folder: Path) -> Figure:
     """Exact match on the test set against length, a line a context window, each window's end marked in its colour."""
-    table = pd.read_csv(folder / "windows.csv")
+    table = whole_tables.read(folder, "windows")
     table = table[(table.metric == "exact_match") & table.task.isin(TEST)]
     found = over_seeds(table, ["arm", "length"]).reset_index()
     arms = _by_size(found.arm)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
 import seaborn
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure
 
 
@@ -16,7 +16,7 @@ def needle(folder: Path) -> Figure:
 
     needle.csv: tidy rows with a column depth (0: the needle stands first, 1: last).
     """
-    table = pd.read_csv(folder / "needle.csv").query("metric == 'exact_match'")
+    table = whole_tables.read(folder, "needle").query("metric == 'exact_match'")
     arms = sorted(table.arm.unique(), key=lambda arm: ("Alpaca" in arm, len(arm), arm))
     drawn, panels = plt.subplots(
         1, len(arms), figsize=(TEXT_WIDTH, 2.2), sharey=True, squeeze=False, layout="constrained"

@@ -10,6 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import COLOURS, COLUMN_WIDTH, figure
 
 WAITING = "0.86"
@@ -23,7 +24,7 @@ def attention_mask(data: Path) -> Figure:
 
     attention_mask.csv: query, key (positions in the pack), query_sequence, key_sequence (letters), attends (0 or 1).
     """
-    cells = pd.read_csv(data / "attention_mask.csv")
+    cells = whole_tables.read(data, "attention_mask")
     letters = cells.drop_duplicates("query").sort_values("query").query_sequence.tolist()
     names = list(dict.fromkeys(letters))
     size = len(letters)
@@ -58,7 +59,7 @@ def batching(data: Path) -> Figure:
     As on the right of the paper's Figure 3. batching.csv: method, rank, micro_step, place (of the sequence in its
     micro-batch), cost (simulated time). Ranks wait for each other at the end of every micro-step.
     """
-    costs = pd.read_csv(data / "batching.csv")
+    costs = whole_tables.read(data, "batching")
     methods = [name for name in ("naive", "sorted", "packing") if name in set(costs.method)]
     drawn, panels = plt.subplots(
         len(methods), figsize=(COLUMN_WIDTH, 1.2 * len(methods) + 0.3), sharex=True, squeeze=False, layout="constrained"

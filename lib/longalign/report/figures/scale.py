@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from longalign.report import tables
+from longalign.report import tables, whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure, grouped_bars, look
 
 EQUAL_STEPS = ", equal steps"
@@ -26,7 +25,7 @@ def data_scale(folder: Path) -> Figure:
 
     data_scale.csv: tidy rows; error bars are 95 % t intervals over seeds.
     """
-    seeds = tables.scores_by_seed(pd.read_csv(folder / "data_scale.csv"))
+    seeds = tables.scores_by_seed(whole_tables.read(folder, "data_scale"))
     found = tables.intervals(seeds, ["arm", "column"])
     found["dose"] = found.arm.map(_dose)
     drawn, panels = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 2.3), layout="constrained")
@@ -57,7 +56,7 @@ def data_source(folder: Path) -> Figure:
 
     data_source_domains.csv: arm, seed, domain, value (0 to 1).
     """
-    found = tables.intervals(pd.read_csv(folder / "data_source_domains.csv"), ["arm", "domain"])
+    found = tables.intervals(whole_tables.read(folder, "data_source_domains"), ["arm", "domain"])
     domains, arms = sorted(found.domain.unique()), found.arm.unique().tolist()
     drawn, axes = plt.subplots(figsize=(TEXT_WIDTH, 2.3), layout="constrained")
     table = found.set_index(["domain", "arm"])[["mean", "half"]].unstack("arm").loc[domains]

@@ -120,7 +120,8 @@ def figure(name: str) -> Callable[[Callable[[Path], Figure]], Callable[[Path], F
 def draw(name: str, data: Path | str, folder: Path | str | None = None) -> Figure:
     """Draw the figure `name` from the CSV files in `data`; with a `folder`, save it there as PDF and PNG.
 
-    Raises KeyError for an unknown name and FileNotFoundError when a CSV is missing.
+    Raises KeyError for an unknown name, FileNotFoundError when a CSV is missing, and ValueError for one that is not
+    whole (`longalign.report.whole_tables`).
     """
     if name not in FIGURES:
         import longalign.report.figures  # noqa: F401  enters them all; at import time it would be a circle
@@ -151,24 +152,36 @@ def save_figure(drawn: Figure, name: str, folder: Path | str) -> tuple[Path, Pat
 
 
 def draw_all(data: Path | str, folder: Path | str) -> list[str]:
-    """Draw every registered figure whose CSV files are in `data`; returns their names and says which are left out."""
+    """Draw every registered figure whose CSV files are in `data`; returns their names and says which are left out.
+
+    Raises ValueError, when all others are drawn, naming those whose CSV files are not whole.
+    """
     import longalign.report.figures  # noqa: F401  enters them all; at import time it would be a circle
 
-    drawn = []
+    drawn, damaged = [], []
     for name in sorted(FIGURES):
         try:
             plt.close(draw(name, data, folder))
         except FileNotFoundError as error:
             print(f"{name}: not drawn, {Path(str(error.filename)).name} is not in {paths.relative(data)}")
             continue
+        except ValueError as error:
+            damaged.append(f"{name}: {error}")
+            continue
         drawn.append(name)
+    if damaged:
+        raise ValueError("\n".join(damaged))
     return drawn
 
 
 def main() -> int:
-    """Redraw the reference's figures from the committed results."""
+    """Redraw the reference's figures from the committed results; returns the exit status."""
     matplotlib.use("agg")
-    drawn = draw_all(paths.results(), paths.figures())
+    try:
+        drawn = draw_all(paths.results(), paths.figures())
+    except ValueError as error:
+        print("\n".join(f"longalign: not drawn, {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 1
     print(f"{len(drawn)} of {len(FIGURES)} figures drawn in {paths.relative(paths.figures())}: {', '.join(drawn)}")
     return 0
 

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import TEXT_WIDTH, figure, grouped_bars, legend_above, look
 from longalign.report.tables import METHODS, over_seeds, size
 
@@ -21,7 +22,7 @@ PAPER_HOURS = pd.DataFrame(
 def times(folder: Path) -> Figure:
     """Seconds of one epoch in one and in two processes, measured, beside the paper's hours, which have their own
     axis. Whiskers are 95 % t intervals over seeds."""
-    table = pd.read_csv(folder / "times.csv")
+    table = whole_tables.read(folder, "times")
     seconds = over_seeds(table[table.metric == "seconds"], ["task", "model", "arm"])
     order = sorted(table[table.task == "one process"].model.unique(), key=size)
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.2))
@@ -41,7 +42,7 @@ def times(folder: Path) -> Figure:
 def composed_times(folder: Path) -> Figure:
     """Seconds of one epoch on 8 ranks that are composed from measured micro-batches, by how often the ranks wait,
     beside the paper's hours, which have their own axis. Whiskers are 95 % t intervals over seeds."""
-    table = pd.read_csv(folder / "composed_times.csv")
+    table = whole_tables.read(folder, "composed_times")
     seconds = over_seeds(table[table.metric == "seconds"], ["task", "model", "arm"])
     order = sorted(table.model.unique(), key=size)
     drawn, panels = plt.subplots(1, 3, figsize=(TEXT_WIDTH, 2.4))
@@ -64,7 +65,7 @@ def times_devices(folder: Path) -> Figure:
     The second panel is the FLOP model of a Llama-2-7B at 64 times the lengths, the third what the paper measured on 8
     devices.
     """
-    table = pd.read_csv(folder / "times.csv")
+    table = whole_tables.read(folder, "times")
     table = table[(table.metric == "speed against naive") & table.arm.isin(["sorted", "packing"])]
     table["devices"] = table.task.map(_devices)
     widths = {"width_ratios": (3, 3, 2)}

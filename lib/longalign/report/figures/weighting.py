@@ -4,9 +4,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
+from longalign.report import whole_tables
 from longalign.report.figures.style import COLUMN_WIDTH, TEXT_WIDTH, figure, grouped_bars, look
 
 ROUNDING = 1e-12
@@ -28,7 +28,7 @@ def loss_normalisation(data: Path) -> Figure:
 
     loss_normalisation.csv: normalisation, loss_error, gradient_error, direction_error.
     """
-    table = pd.read_csv(data / "loss_normalisation.csv").sort_values("gradient_error", kind="stable")
+    table = whole_tables.read(data, "loss_normalisation").sort_values("gradient_error", kind="stable")
     drawn, axes = plt.subplots(figsize=(COLUMN_WIDTH, 0.24 * len(table) + 0.95), layout="constrained")
     styles = look(list(ERRORS)).values()
     for (column, label), style, shift in zip(ERRORS.items(), styles, (-0.22, 0.0, 0.22), strict=True):
@@ -53,7 +53,7 @@ def weight_shares(data: Path) -> Figure:
     The first panel has classes of target tokens, the second short and long sequences. weight_shares.csv: by, bucket,
     first (smallest count of the bucket), rule, share.
     """
-    table = pd.read_csv(data / "weight_shares.csv")
+    table = whole_tables.read(data, "weight_shares")
     labels = {"target tokens": "target tokens of the sequence", "length": "tokens of the sequence"}
     classes = {by: part for by in labels if len(part := table[table["by"] == by])}
     ratios = [part["first"].nunique() for part in classes.values()]
