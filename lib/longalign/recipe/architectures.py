@@ -90,9 +90,18 @@ def why_not_padded(model: nn.Module, longest: int | None = None) -> str | None:
     if counting is not None:
         told = f"{type(counting).__name__} counts positions from the padding token's id + 1, not from 0"
         return f"{type(model).__name__} cannot be trained here: {told}"
+    if threshold := max((_threshold(part) for part in model.modules()), default=0.0):
+        told = f"in 8 bits (llm_int8_threshold: {threshold:g}) the tokens of all sequences choose what is kept in 16"
+        told += "; load it with llm_int8_threshold=0.0, or in 4 bits"
+        return f"{type(model).__name__} cannot be trained here: {told}"
     # which with transformers' own attention reads its own mask
     named = getattr(getattr(model, "config", None), "_attn_implementation", None) == "longalign"
     return (why_not_loaded(_of_transformers(model)) if named else None) or why_not_rotated(model, longest)
+
+
+def _threshold(module: nn.Module) -> float:
+    """From which number on a layer of bitsandbytes keeps a feature of all tokens of a batch out of its 8 bits."""
+    return getattr(getattr(module, "state", None), "threshold", 0.0) if type(module).__name__ == "Linear8bitLt" else 0.0
 
 
 def _of_transformers(model: nn.Module) -> type[nn.Module] | None:

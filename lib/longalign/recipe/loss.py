@@ -157,6 +157,9 @@ def attach_loss_head(model: nn.Module) -> LossHead | None:
     plain nn.Linear without bias (quantised, adapted, absent).
     """
     head = output_embedding(model)
+    # torchao quantizes by another class of the weight alone
+    if not isinstance(head, nn.Linear) or type(head.weight).__module__.partition(".")[0] != "torch":
+        return None
     if type(head) is nn.Linear and head.bias is None:
         head.__class__ = LossHead
     return head if isinstance(head, LossHead) else None

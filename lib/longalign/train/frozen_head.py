@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 
 from longalign.common.array_types import IGNORE_INDEX
@@ -46,6 +47,7 @@ def notes(model: Any, sequences: Sequences) -> list[str]:
         return []
     ends = _ends(sequences)
     with _whole(head):
+        head = dequantize_module_weight(layer)  # as it is, where it is not quantized
         others = {end: _like(head, end) for end in ends if end < head.shape[0]}
     return [
         f"answers end with token {end}, whose row of the output layer points the way of {count:,} others, as rows of "

@@ -119,9 +119,12 @@ def _with_other_labels(sequences: Sequences) -> int:
 
 
 def _padded_with(model: Any, sequences: Sequences) -> int | None:
-    """The token of which the model's embedding takes no gradient, where a sequence holds it before its last token."""
-    token = getattr(model.get_input_embeddings(), "padding_idx", None)
+    """The token of which a trained embedding takes no gradient, where a sequence holds it before its last token."""
+    layer = model.get_input_embeddings()
+    token = getattr(layer, "padding_idx", None)
     if token is None or isinstance(sequences, TokenStore):  # a training of a store sets it to None
+        return None
+    if not any(parameter.requires_grad for parameter in layer.parameters()):
         return None
     held = any(token in np.asarray(sequences[number]["input_ids"])[:-1] for number in range(len(sequences)))
     return token if held else None
