@@ -13,7 +13,7 @@ from longalign.common import paths
 from longalign.evals.decoding import greedy
 from longalign.evals.teacher_forced import target_logits
 from longalign.recipe import own_attention
-from longalign.recipe.architectures import mixers, why_no_loss, why_not_packed, why_not_padded
+from longalign.recipe.architectures import ONE_WAY, mixers, why_no_loss, why_not_packed, why_not_padded
 from longalign.recipe.attention import register_attention
 from longalign.recipe.collators import PackedCollator, PaddedCollator
 from longalign.recipe.loss import weighted_loss
@@ -167,6 +167,14 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused_by_its_setting(name,
     with pytest.raises(ValueError, match=f"{type(model).__name__} sees the tokens.*; set {setting} to {causal}"):
         weighted_loss(model, batch_of(9, packed=False))
     assert why_no_loss(small.build(name, **{setting: causal})) is None
+
+
+@pytest.mark.parametrize("name", ONE_WAY)
+def test_a_model_that_looks_back_only_is_trained_whatever_its_configuration_says_of_decoders(name):
+    model = small.build(name, is_decoder=False).eval()
+    ids = torch.tensor([list(range(3, 12))])
+    torch.testing.assert_close(model(input_ids=ids[:, :5]).logits, model(input_ids=ids).logits[:, :5])
+    assert why_no_loss(model) is None
 
 
 def test_a_pack_of_one_sequence_passes_a_recurrence_and_of_two_is_refused_by_class():

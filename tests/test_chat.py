@@ -98,8 +98,9 @@ def test_the_two_ways_through_a_template_agree():
     assert plain.labels.tolist() == marked.labels.tolist()
 
 
-def test_an_answer_that_would_melt_into_the_prompt_is_cut_apart():
-    tokenizer = BYTES["plain"]
+@pytest.mark.parametrize("name", ["plain", "marked"])
+def test_an_answer_that_would_melt_into_the_prompt_is_cut_apart(name):
+    tokenizer = BYTES[name]
     messages = [user("what?"), assistant("\n\nwords")]
     stock = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     assert tokenizer.convert_tokens_to_ids("ĊĊ") in stock, (

@@ -5,12 +5,19 @@ import os
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
+from benchmarks.models import small
 
 from longalign.common import checksums
+from longalign.data.chat import Encoded
+from longalign.data.store import write_store
 from longalign.train import checkpoints
+from longalign.train.config import TrainingConfig
+from longalign.train.models import load_model
 from longalign.train.parallelism import Parallelism
+from longalign.train.trainer import train
 
 
 def written(folder, **writer):
@@ -114,3 +121,28 @@ def test_checkpoints_of_a_clock_that_was_ahead_are_older_than_those_to_come(tmp_
     checkpoints.drop_damaged(tmp_path)
     times = {folder.name: folder.stat().st_mtime for folder in tmp_path.iterdir()}
     assert times["checkpoint-4"] < times["checkpoint-12"] < time.time()
+
+
+@pytest.mark.parametrize(("name", "lora_rank"), [("mixtral", 0), ("mixtral", 2), ("qwen3_moe", 0)])
+def test_experts_that_a_folder_holds_one_by_one_go_on_as_they_were_trained(tmp_path, name, lora_rank):
+    """The Trainer takes from a checkpoint what has the name that it has in the model, and leaves the rest."""
+    small.build(name).save_pretrained(tmp_path / "start")
+    rows = ([np.arange(3, 3 + length, dtype=np.int32)] * 2 for length in range(5, 17))
+    store = write_store(tmp_path / "store", (Encoded(*row, truncated=0) for row in rows), meta={})
+    config = TrainingConfig(capacity=32, micro_batches_per_step=2, checkpoint_every=2, lora_rank=lora_rank)
+
+    def trained(work="work"):
+        return train(load_model(tmp_path / "start"), store, config, tmp_path / work).model.state_dict()
+
+    whole, newest = trained(), checkpoints.newest(tmp_path / "work")
+    shutil.rmtree(newest)
+    before = checkpoints.newest(tmp_path / "work")
+    assert int(before.name.rpartition("-")[2]) > 0
+    again = trained()
+    assert whole.keys() == again.keys() and all(torch.equal(whole[key], again[key]) for key in whole)
+    if not lora_rank:  # a checkpoint in which experts lie one by one
+        newest = checkpoints.newest(tmp_path / "work")
+        load_model(tmp_path / "start").save_pretrained(newest)
+        checksums.seal(newest)
+        with pytest.raises(ValueError, match="does not hold the model as it was trained .*remove the folder to begin"):
+            trained()

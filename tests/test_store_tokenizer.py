@@ -5,8 +5,9 @@ import json
 import shutil
 
 import pytest
-from tokenizers import Tokenizer, models
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from benchmarks.models import small
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from chat_tokenizers import byte_tokenizer
 from longalign.common import paths
@@ -45,6 +46,34 @@ def test_a_word_that_is_another_in_the_model_is_refused_and_added_tokens_and_tem
     with pytest.raises(ValueError, match="in which token 1 is 'who'; in the model's own, in .*other, it is 'Marlow'"):
         store_tokenizer.compare(used, other)
     assert store_tokenizer.compare(used, tmp_path) == [], "a folder without a tokenizer has nothing to compare"
+
+
+def test_a_tokenizer_that_another_class_would_read_beside_the_trained_model_is_refused(tmp_path):
+    """As beside a Qwen2: transformers makes every tokenizer there a Qwen2Tokenizer, which cuts words at digits."""
+    made = byte_tokenizer()
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.save_pretrained(tmp_path / "used")
+    used, qwen = manifest(tmp_path / "used"), AutoConfig.for_model("qwen2")
+    with pytest.raises(ValueError, match="of the type qwen2 .* Qwen2Tokenizer .*tokenize with --tokenizer my-model"):
+        store_tokenizer.check_kept(used, "my-model", qwen)
+    store_tokenizer.check_kept(used, "my-model", AutoConfig.for_model("llama"))
+    qwen.save_pretrained(tmp_path / "used")  # what is advised
+    store_tokenizer.check_kept(manifest(tmp_path / "used"), "my-model", qwen)
+    store_tokenizer.check_kept({**used, "tokenizer": str(tmp_path / "nowhere")}, "my-model", qwen)
+
+
+def test_the_trainings_command_refuses_a_tokenizer_that_the_trained_model_could_not_keep(tmp_path, capsys):
+    byte_tokenizer().save_pretrained(tmp_path / "used")
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Marlow."}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    used = AutoTokenizer.from_pretrained(tmp_path / "used")
+    tokenize_jsonl(tmp_path / "a.jsonl", used, tmp_path / "store", progress=lambda *_: None)
+    small.build("qwen2").save_pretrained(tmp_path / "m")
+    (tmp_path / "job.yaml").write_text(f"model: {tmp_path}/m\ndata: {tmp_path}/store\ntraining: {{warmup_ratio: 0}}\n")
+    for options in (["--dry-run"], []):
+        assert jobs.main([str(tmp_path / "job.yaml"), "--out", str(tmp_path / "trained"), *options]) == 2
+        assert "makes it a Qwen2Tokenizer" in capsys.readouterr().err
+    assert not (tmp_path / "trained").exists()
 
 
 def test_a_tokenizer_that_is_gone_or_was_changed_is_told_and_the_models_own_goes_with_it(tmp_path):

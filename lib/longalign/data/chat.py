@@ -18,8 +18,8 @@ code reaches the same by special tokens around the answer); text that looks like
 template is tokenized as a whole, as `apply_chat_template` does, and cut apart at an answer only where its first token
 would otherwise depend on the prompt's end (as when a template ends in a line feed and the answer begins with one).
 Where a template marks the answers by {% generation %}, its marks say which tokens are theirs, a token that reaches
-across a mark included.  Text in a message that spells a special token of a template is that token, as
-in `apply_chat_template`; it moves no label.
+across a mark which stands elsewhere than at a prompt's end included. Text in a message that spells a special token of a
+template is that token, as in `apply_chat_template`; it moves no label.
 """
 
 import hashlib

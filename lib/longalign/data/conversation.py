@@ -6,6 +6,7 @@ tokenizer knows no offsets at the edges of its answers: `longalign.data.chat` sa
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,10 +79,7 @@ def _whole(chat: Chat, cuts: Sequence[int]) -> Tokens:
         ids, starts, _ = tokens_of(text, tokenizer, cuts=[*begins, *edges, *cuts])
         runs = [_in_piece(answer, ids, starts, special) for answer in learnt]
         return Tokens(text, ids, _mask(runs, len(ids)), starts, lost_in(text, tokenizer))
-    ids, starts, _ = tokens_of(text, tokenizer)
-    torn = [begin for begin in begins if not tokens_end_at(begin, text, ids, starts, tokenizer)]
-    if torn:
-        ids, starts, _ = tokens_of(text, tokenizer, cuts=torn)
+    ids, starts, _ = _apart(begins, text, tokenizer)
     edges_of = (np.searchsorted(starts, (answer.start, answer.stop)) for answer in learnt)
     runs = [(int(first), int(last)) for first, last in edges_of]
     _check_ends([end for _, end in runs], ids, special)
@@ -101,13 +99,23 @@ def _marked(chat: Chat) -> Tokens:
     text, marks = chat.marked_text()
     found = list(answers.find_marked(chat, text, marks, special))
     check_contents(chat, text)
-    ids, starts, ends = tokens_of(text, chat.tokenizer)
+    prompts = [chat.until(index).text() for index, said in enumerate(chat.messages) if said["role"] == "assistant"]
+    begins = [len(prompt) for prompt in prompts if text.startswith(prompt)]
+    ids, starts, ends = _apart(begins, text, chat.tokenizer)
     runs = [
         (int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(starts, end)))
         for spans in found for start, end in spans
     ]  # fmt: skip
     _check_ends([int(np.searchsorted(starts, spans[-1][1])) for spans in found], ids, special)
     return Tokens(text, ids, _mask(runs, len(ids)), starts)
+
+
+def _apart(begins: Sequence[int], text: str, tokenizer: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tokens of a text as `tokens_of` gives them, cut apart at those of `begins`, where prompts end, across which a
+    token would reach."""
+    found = tokens_of(text, tokenizer)
+    torn = [begin for begin in begins if not tokens_end_at(begin, text, *found[:2], tokenizer)]
+    return tokens_of(text, tokenizer, cuts=torn) if torn else found
 
 
 def _in_piece(answer: answers.Answer, ids: np.ndarray, starts: np.ndarray, special: Specials) -> Span:

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -75,6 +76,34 @@ def compare(manifest: Mapping[str, Any], model: Path | str) -> list[str]:
             f"{number} is {word!r}; in the model's own, in {model}, it is {there!r}: tokenize with --tokenizer {model}"
         )
     return []
+
+
+def check_kept(manifest: Mapping[str, Any], start: str, config: Any) -> None:
+    """Raises ValueError where the folder of a model with this configuration, trained from the folder `start`, could not
+    keep the store's tokenizer: beside some configurations, such as Qwen2's, transformers reads any tokenizer as one of
+    a class that cuts words in its own way."""
+    if (used := load(manifest, start)) is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        used.save_pretrained(folder)
+        kept = tokenizers.load(folder)
+    if _way_of(kept) != _way_of(used):
+        raise ValueError(
+            f"the store was made with the tokenizer {manifest.get('tokenizer', tokenizers.MINIATURE)}, which the "
+            f"trained model could not be asked with: beside a config.json of the type {config.model_type} transformers "
+            f"makes it a {type(kept).__name__} that writes other tokens; put its files into {start}, and tokenize with "
+            f"--tokenizer {start}"
+        )
+
+
+def _way_of(tokenizer: Any) -> Any:
+    """What decides which tokens a tokenizer writes for a text, and which text for tokens."""
+    if not getattr(tokenizer, "is_fast", False):
+        return tokenizer.get_vocab()
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = sorted(told["added_tokens"], key=lambda token: token["id"])
+    return [told[part] for part in ("normalizer", "pre_tokenizer", "model", "decoder")] + [added]
 
 
 def another_word(used: Any, own: Any) -> tuple[int, str, str] | None:

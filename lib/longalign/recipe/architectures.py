@@ -20,6 +20,8 @@ OF_THE_ROUTER = ("aux_loss_coef", "router_aux_loss_coef")
 """Where configurations say how much of the router's auxiliary loss is added."""
 TWO_WAYS = (("is_decoder", True), ("use_bidirectional_attention", False))
 """Settings of models that can look both ways, and what they are where these look back only."""
+ONE_WAY = ("gpt_neox", "gpt_neox_japanese")
+"""Types of models that look back only, although their configurations have is_decoder, too, and it is mostly False."""
 RECURRENT = re.compile(
     "Mamba|SSM|Recurrent|RgLru|RGLRU|Rwkv|LSTM|DeltaNet|DeltaAttention|LinearAttention|Lightning|Retention|Hyena"
 )
@@ -151,7 +153,7 @@ def _of_text(config: Any) -> Any:
 def why_not_causal(model: nn.Module) -> str | None:
     """Why the model's loss would say nothing about the next token."""
     config = _of_text(getattr(model, "config", None))
-    for setting, wanted in TWO_WAYS:
+    for setting, wanted in TWO_WAYS if getattr(config, "model_type", None) not in ONE_WAY else ():
         if (given := getattr(config, setting, wanted)) in (not wanted, "all"):
             told = f"{type(model).__name__} sees the tokens that it is to predict ({setting}: {given})"
             return f"{told}; set {setting} to {wanted} in its config, or take a causal model"

@@ -190,6 +190,7 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     method, rank = job.training.method, job.training.lora_rank
     extension = extension_of(job)
     outline = models.outline(job.model, **extension)
+    store_tokenizer.check_kept(store.manifest, job.model, outline.config)
     notes, longest = preflight.look(outline, method, store)
     yield from [*language_part.notes(job.config, outline), *notes]
     needed = 6 * _shape(job).parameters  # fp32, and what loading takes

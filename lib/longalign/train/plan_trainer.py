@@ -4,6 +4,7 @@ This is the only module that knows how engines average: DDP and ZeRO take the me
 undone by multiplying the local sum by the number of ranks; accumulation adds micro-steps up, as a sum wants.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,23 @@ class PlanTrainer(Trainer):
         """Raises NotImplementedError: this class trains."""
         raise NotImplementedError("PlanTrainer trains alone: evaluate with a Trainer whose loss the front page of the "
                                   "repository shows, or with weighted_loss over an EvaluationDataset")  # fmt: skip
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        # Under the names and in the form that the model has them: the Trainer loads a checkpoint as it lies, and leaves
+        # what it does not find, such as experts that a model's folder holds one by one, as it was before the training.
+        self.model.save_pretrained = partial(self.model.save_pretrained, save_original_format=False)
+        try:
+            super()._save(*args, **kwargs)
+        finally:
+            del self.model.save_pretrained
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        state, missing = self.model.state_dict(), set(load_result.missing_keys)
+        read = {tensor.data_ptr() for name, tensor in state.items() if name not in missing}  # tied ones among them
+        unread = missing - {name for name in missing if state[name].data_ptr() in read}
+        if wrong := sorted({*unread, *load_result.unexpected_keys} - {*(self.model._keys_to_ignore_on_save or ())}):
+            raise ValueError(f"a checkpoint in {self.args.output_dir} does not hold the model as it was trained (see "
+                             f"{', '.join(wrong[:2])}): remove the folder to begin again")  # fmt: skip
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the Trainer would walk over all parameters in every micro-step, and `recipe.cost` knows."""
