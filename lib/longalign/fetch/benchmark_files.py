@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longalign.common import checksums, paths, provenance
-from longalign.evals.judges.prompts import PLACES
 
 SECONDS = 60.0
+PLACES = 9
+"""Of the judge's template, `{}`: question, reference, three times answer and rating, answer."""
 
 
 @dataclass(frozen=True)

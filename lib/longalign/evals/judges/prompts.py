@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from longalign.clients import thoughts
 from longalign.clients.errors import THOUGHTS_ALONE
 from longalign.evals.benchmarks.questions import Example
+from longalign.fetch.benchmark_files import PLACES
 
 FORM = re.compile(r"\[\[([^\[\]]*)\]\]")
 OUT_OF = re.compile(
@@ -31,8 +32,6 @@ OUT_OF = re.compile(
 """The end of the scale that a reply says it rates on: "[[4]]/5", "[[4]] of 5", "on a scale from 1 to 5: [[4]]"."""
 GOES_ON = re.compile(r"\]\][.,]?[0-9]")
 MARKS = re.compile(r"\[(?=(?:The |End of |Start of )?(?:Assistant|Reference|Question|Instruction|Rating|Answer))", re.I)
-PLACES = 9
-"""Of the official template: question, reference, three times answer and rating, answer."""
 SYSTEM = "You grade answers of AI assistants carefully and impartially."
 
 
