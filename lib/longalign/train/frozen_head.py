@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 
 from longalign.common.array_types import IGNORE_INDEX
@@ -45,6 +44,8 @@ def notes(model: Any, sequences: Sequences) -> list[str]:
     head = getattr(layer, "weight", None)
     if head is None or any(parameter.requires_grad for parameter in layer.parameters()):  # LoRA may adapt it, too
         return []
+    from peft.utils.integrations import dequantize_module_weight
+
     ends = _ends(sequences)
     with _whole(head):
         head = dequantize_module_weight(layer)  # as it is, where it is not quantized
