@@ -2,9 +2,9 @@
 
 import pytest
 
+from asking import ask_all
 from fault_server import serving
 from longalign.clients.errors import Stopped
-from test_endpoints import ask_all
 
 NEWER = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
 
