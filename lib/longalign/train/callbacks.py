@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderDispatcher
-from accelerate.state import AcceleratorState, DistributedType
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -24,11 +23,8 @@ from longalign.recipe import architectures
 from longalign.recipe.batching import Step
 from longalign.recipe.collators import PaddedCollator
 from longalign.recipe.dataset import PlannedDataset
-from longalign.train import arguments, checkpoints, preflight
+from longalign.train import arguments, checkpoints, preflight, resumed
 from longalign.train.events import read_events
-
-WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By the bytes of a number; sums of them are the same in any order."""
 
 
 class EventLog(TrainerCallback):
@@ -88,20 +84,21 @@ class PlanGuard(TrainerCallback):
     Other ranks, another accumulation per rank and more epochs behind are the same plan. Refused are also a Trainer's
     dataset that does not hold the plan's micro-batches in their order (COMPARED of them are compared, evenly spaced, of
     a stream the first), a schedule of weightings where the Trainer makes another number of steps than the plans have,
-    what `preflight` refuses by a look at the model and the arguments, which may have become others since, and weights
-    other than those with which the checkpoint was written: the Trainer passes over what it does not find there under
-    the model's own names, such as experts that are saved one by one. Raises ValueError before the first step, for a
-    best model that is loaded at the end after the last; the checkpoint stays.
+    what `preflight` refuses by a look at the model and the arguments, which may have become others since, weights other
+    than those with which the checkpoint was written (the Trainer passes over what it does not find there under the
+    model's own names, such as experts that are saved one by one), weights that are not trained and have become others,
+    and a checkpoint of the model alone, without which the optimizer and the learning rate would begin anew. Raises
+    ValueError before the first step, for a best model that is loaded at the end after the last; the checkpoint stays.
     """
 
-    KEY, WEIGHTS = "longalign_targets", "longalign_weights"
+    KEY = "longalign_targets"
     COMPARED = 64
 
     def __init__(self, dataset: PlannedDataset):
         self.dataset = dataset
 
-    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        steps = len(self.dataset.steps)
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, lr_scheduler=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        steps, name = len(self.dataset.steps), f"checkpoint-{state.global_step}"
         self._look(args, model)
         if train_dataloader is not None and self.dataset.rank is None:
             self._compare(train_dataloader)
@@ -122,22 +119,17 @@ class PlanGuard(TrainerCallback):
                 f"the first {state.global_step} steps of this plan: go on with the data, the plan and the weighting of "
                 f"its start, or begin again in another folder than {args.output_dir}"
             )
-        self._check_weights(state.stateful_callbacks, model, f"checkpoint-{state.global_step}", step=state.global_step)
+        resumed.check_states(lr_scheduler, name, step=state.global_step)
+        if model is not None:
+            resumed.check_best(model, args)
+            resumed.check_weights(state.stateful_callbacks, model, name, step=state.global_step)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        if args.load_best_model_at_end and state.best_model_checkpoint:
+        if args.load_best_model_at_end and state.best_model_checkpoint and model is not None:
             best = Path(state.best_model_checkpoint)
-            told = json.loads((best / "trainer_state.json").read_text(encoding="utf-8"))
-            self._check_weights(told["stateful_callbacks"], model, best.name, step=told["global_step"])
-
-    def _check_weights(self, told: Mapping[str, Any], model: PreTrainedModel | None, name: str, *, step: int) -> None:
-        then, weights = told.get(self.WEIGHTS, (0, ""))
-        if then == step > 0 and model is not None and _weights_hash(model) not in (weights, ""):
-            raise ValueError(
-                f"the model does not have the weights with which {name} was written: the Trainer has not found all of "
-                "them there under the names that the model has; load the model itself from that folder "
-                "(from_pretrained), to go on from it or to use it"
-            )
+            if (file := best / "trainer_state.json").is_file():  # it may lie on the first node alone
+                told = json.loads(file.read_text(encoding="utf-8"))
+                resumed.check_weights(told["stateful_callbacks"], model, best.name, step=told["global_step"])
 
     def _look(self, args: TrainingArguments, model: PreTrainedModel | None) -> None:
         if self.dataset.rank is None:  # else the micro-batches were dealt by who knows the processes
@@ -189,7 +181,15 @@ class PlanGuard(TrainerCallback):
 
     def _note_weights(self, state: TrainerState, control: TrainerControl, model: PreTrainedModel | None) -> None:
         if control.should_save and model is not None:
-            state.stateful_callbacks[self.WEIGHTS] = [state.global_step, _weights_hash(model)]
+            state.stateful_callbacks[resumed.WEIGHTS] = [state.global_step, *resumed.bits_of(model)]
+
+    def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        if state.stateful_callbacks.get(resumed.WEIGHTS, (0,))[0] == state.global_step or not args.should_save:
+            return
+        self._note_weights(state, TrainerControl(should_save=True), model)  # who asked for it did so after this one
+        if (told := Path(args.output_dir) / f"checkpoint-{state.global_step}" / "trainer_state.json").is_file():
+            state.save_to_json(str(whole := told.with_suffix(".part")))
+            whole.replace(told)
 
     def _count(self, number: int) -> None:
         plan, step = self.dataset.steps[number]
@@ -276,17 +276,6 @@ def _learnt(batches: Iterable[Mapping[str, Any]]) -> np.ndarray:
     for labels, weights in ((batch["labels"], batch["loss_weights"].double()) for batch in batches):
         numbers += float((labels != IGNORE_INDEX).sum()), float((weights * (labels + 1))[labels != IGNORE_INDEX].sum())
     return numbers
-
-
-def _weights_hash(model: PreTrainedModel) -> str:
-    """Of the bits of all weights that are trained, whatever device holds them; "" where ranks hold parts of them."""
-    if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return ""
-    sums = (
-        int(weight.detach().contiguous().view(WHOLE_NUMBERS[weight.element_size()]).sum(dtype=torch.int64))
-        for weight in model.parameters() if weight.requires_grad
-    )  # fmt: skip
-    return hashlib.sha256(str(sorted(sums)).encode()).hexdigest()
 
 
 def _peak_memory_mb() -> float:
