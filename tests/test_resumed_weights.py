@@ -84,7 +84,7 @@ def test_a_checkpoint_that_was_asked_for_late_notes_its_weights_too(strategy, tm
     for checkpoint in (saved := sorted((tmp_path / "run").glob("checkpoint-*"))):
         step = int(checkpoint.name.removeprefix("checkpoint-"))
         told = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]
-        assert told["longalign_weights"][0] == step and not list(checkpoint.glob("*.part"))
+        assert told[resumed.WEIGHTS][0] == step and not list(checkpoint.glob("*.part"))
         with pytest.raises(ValueError, match=TOLD.format(step)):
             trainer_of(tmp_path / "run", tmp_path / "start").train(resume_from_checkpoint=str(checkpoint))
     assert saved

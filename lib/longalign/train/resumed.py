@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-WEIGHTS = "longalign_weights"
+WEIGHTS = "longalign_bits"
 """Where a checkpoint notes its step, and what `bits_of` said of the model then."""
 WHOLE_NUMBERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By the bytes of a number; sums of them are the same in any order."""
