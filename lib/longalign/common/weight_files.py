@@ -50,17 +50,23 @@ def check(folder: Path | str) -> None:
                                  "the index names")  # fmt: skip
 
 
-def _names(shard: Path) -> list[str]:
-    """Of the weights in a shard; [] where it cannot be read: who loads it says so."""
+def _names(file: Path) -> list[str]:
+    """Of the weights in a file; [] where it cannot be read: who loads it says so."""
     import torch
     from safetensors import SafetensorError, safe_open
 
     with contextlib.suppress(SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        if shard.suffix == ".safetensors":
-            with safe_open(shard, "pt") as weights:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
                 return list(weights.keys())
-        return list(torch.load(shard, map_location="meta", weights_only=True))
+        return list(torch.load(file, map_location="meta", weights_only=True))
     return []
+
+
+def names(folder: Path | str) -> list[str]:
+    """Of the weights that are read from a folder; [] where there are none that can be read. Errors: `chosen`."""
+    file = next(iter(chosen(folder)), None)
+    return [] if file is None else list(_weight_map(file)) if file.name.endswith(INDEX) else _names(file)
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:
