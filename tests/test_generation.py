@@ -18,7 +18,7 @@ from transformers import (
 
 from chat_tokenizers import PLAIN, byte_tokenizer
 from longalign.cli import main
-from longalign.clients.generation import end_tokens
+from longalign.clients.generation import end_tokens, forget_foreign_windows
 from longalign.clients.local_model import LocalModel
 from longalign.clients.reply_store import Request
 from longalign.common.provenance import hash_model
@@ -97,6 +97,26 @@ def test_an_answer_is_argmax_whatever_the_folder_asks_for_and_that_is_told(setti
     assert model.ask(ASKED).text == text(argmax(model.loaded))
     assert "answers are greedy (the most likely token)" in told
     assert all(f"{name} {value}" in told for name, value in settings.items())
+
+
+@pytest.mark.parametrize("foreign", [{"sliding_window": 8}, {"layer_types": ["full_attention", "sliding_attention"]},
+                                     {"attention_chunk_size": 8}], ids=str)  # fmt: skip
+def test_a_window_that_the_class_does_not_have_is_not_one_of_its_answers(foreign, asking):
+    """A Mistral that was saved as a Llama: its answers follow from all tokens, as its training did."""
+    folder = asking()
+    expected = argmax(LocalModel(str(folder)).loaded)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | foreign))
+    assert LocalModel(str(folder)).ask(ASKED).text == text(expected)
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama4_text"])
+def test_a_window_that_the_class_has_is_left_alone(name):
+    model = small.build(name)
+    window = {"mistral": "sliding_window", "llama4_text": "attention_chunk_size"}[name]
+    setattr(model.config, window, 5)
+    forget_foreign_windows(model)
+    assert getattr(model.config, window) == 5
 
 
 def test_without_other_settings_nothing_is_told(asking, capsys):

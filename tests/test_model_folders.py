@@ -8,13 +8,14 @@ import peft
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from chat_tokenizers import byte_tokenizer
 from longalign.clients.local_model import LocalModel
 from longalign.data.chat import Encoded
 from longalign.data.store import write_store
-from longalign.train import jobs, needs
+from longalign.train import jobs, language_part, needs
 from longalign.train.models import load_model, outline
 from longalign.train.trainer import TrainingConfig, train
 from test_trainer import CONFIG, fresh_model, make_store
@@ -226,3 +227,23 @@ def test_a_model_that_sees_images_has_the_window_of_its_language_part(tmp_path, 
     assert LocalModel(str(tmp_path)).window == 32
     assert LocalModel(str(tmp_path), window=33).window == 33
     assert "was made for 32 positions" in capsys.readouterr().err
+
+
+def test_the_folder_of_an_adapter_is_no_model_to_begin_with(job, capsys):
+    path = job()
+    (path.parent / "model" / "config.json").unlink()
+    assert "which holds no model (config.json): name the folder of a model" in refusal(path, capsys)
+    (path.parent / "model" / "adapter_config.json").write_text("{}")
+    assert "which holds an adapter alone: name the folder of a model, with an adapter merged" in refusal(path, capsys)
+
+
+@pytest.mark.parametrize("name", ["mtp.norm.weight", "model.layers.9.enorm.weight"])
+def test_layers_that_predict_further_tokens_are_told_since_the_trained_model_lacks_them(name, tmp_path):
+    folder = tmp_path / "model"
+    config = AutoConfig.for_model("llama", **MODELS["llama"], num_nextn_predict_layers=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    assert not list(language_part.further_notes(folder, config))
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, name: torch.ones(2)}, folder / "model.safetensors", metadata={"format": "pt"})
+    (told,) = language_part.further_notes(folder, config)
+    assert f"holds 1 weights of layers that predict further tokens ({name}): they are not trained" in told

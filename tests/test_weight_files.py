@@ -93,6 +93,22 @@ def test_a_weight_that_lies_in_two_shards_is_refused_for_the_last_would_win(fold
         LocalModel(str(folder), tokenizer="miniature")
 
 
+def test_a_weight_that_lies_in_two_shards_of_torch_is_refused_too(folder):
+    index = json.loads((folder / INDEX).read_text())["weight_map"]
+    name, last = min(index, key=index.get), max(index.values())
+    moved = {weight: f"pytorch_{file.removesuffix('.safetensors')}.bin" for weight, file in index.items()}
+    for file in dict.fromkeys(index.values()):
+        more = {name: torch.zeros(1)} if file == last else {}
+        torch.save({**load_file(folder / file), **more}, folder / f"pytorch_{file.removesuffix('.safetensors')}.bin")
+        (folder / file).unlink()
+    (folder / INDEX).unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": moved}))
+    with pytest.raises(ValueError, match=f"{name} lies in two files"):
+        models.load_model(folder)
+    with pytest.raises(ValueError, match=f"{name} lies in two files"):
+        LocalModel(str(folder), tokenizer="miniature")
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n"
 CHANGED = {
     "a third head": {"num_attention_heads": 3}, "a text": {"hidden_size": "16"}, "no function": {"hidden_act": "nope"},

@@ -5,6 +5,7 @@ alone. generation_config.json may ask for something else: sampling, a penalty fo
 of a model (`longalign.common.provenance.hash_model`) counts the file.
 """
 
+import inspect
 import sys
 from typing import Any
 
@@ -15,6 +16,10 @@ OF_NO_EFFECT = (
     "transformers_version", "_from_model_config", "use_cache", "cache_", "max_cache_len", "output_", "return_dict",
 )  # fmt: skip
 """Beginnings of the names of what changes no answer."""
+WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
+"""Where configurations say how far attention reaches back, and their name for a layer that does not reach further."""
+MASKS_OF_WINDOWS = ("sliding_window", "chunked_causal_mask", "create_masks_for_generate")
+"""One of these stands in the code of each class of transformers whose attention has such a window."""
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -53,3 +58,21 @@ def tell_ignored(model: Any) -> None:
     if told := ", ".join(f"{setting} {value}" for setting, value in ignored(model).items()):
         print(f"longalign: {model.config.name_or_path}: answers are greedy (the most likely token); these settings "
               f"of generation are ignored: {told}", file=sys.stderr, flush=True)  # fmt: skip
+
+
+def forget_foreign_windows(model: Any) -> None:
+    """Take windows out of a model's configuration, in memory, whose class has none.
+
+    A Mistral that was saved as a Llama keeps its `sliding_window`. Llama's attention passes over it and reaches over
+    all tokens, but `generate` would keep the keys and values of so many tokens alone.
+    """
+    names = {type(part).__module__ for part in model.modules()}
+    code = "".join(inspect.getsource(sys.modules[name]) for name in names if name.startswith("transformers.models."))
+    if any(mask in code for mask in MASKS_OF_WINDOWS):
+        return
+    config = model.config.get_text_config()
+    for setting, kind in WINDOWS.items():
+        if getattr(config, setting, None) is not None:
+            setattr(config, setting, None)
+        if kind in (layers := getattr(config, "layer_types", None) or ()):
+            config.layer_types = ["full_attention" if layer == kind else layer for layer in layers]

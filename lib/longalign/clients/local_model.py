@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging
 
 from longalign.clients.errors import Refused
-from longalign.clients.generation import end_tokens, tell_ignored
+from longalign.clients.generation import end_tokens, forget_foreign_windows, tell_ignored
 from longalign.clients.reply_store import Reply, Request
 from longalign.clients.thoughts import LONGEST_MARK, is_mark, opened_by, split
 from longalign.common import provenance, weight_files
@@ -77,6 +77,7 @@ class LocalModel:
         self.takes_system = takes_system(self.tokenizer)
         tell_ignored(loaded)
         self.model = self._identity()
+        forget_foreign_windows(loaded)
         loaded.generation_config = GenerationConfig()  # `generate` follows whatever stands there
         loaded.register_forward_hook(self._check_numbers)
 

@@ -1,6 +1,8 @@
 """The files that a model's weights are read from: chosen among those of a folder as transformers chooses."""
 
+import contextlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,23 +41,32 @@ def of_identity(folder: Path | str) -> list[Path]:
 
 
 def check(folder: Path | str) -> None:
-    """Raise ValueError where shards of safetensors hold a weight twice: the last one read would win, whatever the index
-    says."""
-    from safetensors import SafetensorError, safe_open
-
+    """Raise ValueError where shards hold a weight twice: the last one read would win, whatever the index says."""
     found: dict[str, Path] = {}
     for file in chosen(folder)[1:]:
-        if file.suffix != ".safetensors" or not file.is_file():
-            continue
-        try:
-            with safe_open(file, "pt") as weights:
-                names = list(weights.keys())
-        except SafetensorError:
-            continue  # who loads it says so
-        for name in names:
+        for name in _names(file):
             if (other := found.setdefault(name, file)) != file:
                 raise ValueError(f"{folder}: {name} lies in two files ({other.name}, {file.name}): keep the one that "
                                  "the index names")  # fmt: skip
+
+
+def _names(file: Path) -> list[str]:
+    """Of the weights in a file; [] where it cannot be read: who loads it says so."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    with contextlib.suppress(SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                return list(weights.keys())
+        return list(torch.load(file, map_location="meta", weights_only=True))
+    return []
+
+
+def names(folder: Path | str) -> list[str]:
+    """Of the weights that are read from a folder; [] where there are none that can be read. Errors: `chosen`."""
+    file = next(iter(chosen(folder)), None)
+    return [] if file is None else list(_weight_map(file)) if file.name.endswith(INDEX) else _names(file)
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:

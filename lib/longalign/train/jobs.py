@@ -108,6 +108,10 @@ def load_job(path: Path | str) -> Job:
     for key, value in (("model", job.model), ("data", job.data)):
         if not Path(value).is_dir():
             raise ConfigError(f"{where}: {key} is {value}, where there is no folder (paths count from {Path.cwd()})")
+    if not (Path(job.model) / "config.json").is_file():
+        found = "an adapter alone" if (Path(job.model) / "adapter_config.json").is_file() else "no model (config.json)"
+        raise ConfigError(f"{where}: model is {job.model}, which holds {found}: name the folder of a model, with an "
+                          "adapter merged into it (of a training by longalign, the folder above)")  # fmt: skip
     try:
         _check_settings(job.training)
         if (job.rope_factor, job.rope_type) != (1.0, "default"):
@@ -192,7 +196,8 @@ def proofs(job: Job, store: TokenStore, *, room: float = 2**63) -> Iterator[str]
     outline = models.outline(job.model, **extension)
     store_tokenizer.check_kept(store.manifest, job.model, outline.config)
     notes, longest = preflight.look(outline, method, store)
-    yield from [*language_part.notes(job.config, outline), *notes]
+    further = language_part.further_notes(job.model, job.config)
+    yield from [*language_part.notes(job.config, outline), *further, *notes]
     needed = 6 * _shape(job).parameters  # fp32, and what loading takes
     if needed > min(room, free_memory()):
         yield f"the model itself, {needed / 2**30:.0f} GiB, is tried by the training, before its first step"

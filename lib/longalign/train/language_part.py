@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+
+from longalign.common import weight_files
+
+_FURTHER = re.compile(r"(?:^|\.)(?:mtp[._]|layers\.(\d+)\.)")
+"""In names of the weights of layers: of those that predict further tokens, or which layer it is."""
 
 
 def others(model: PreTrainedModel) -> list[nn.Parameter]:
@@ -41,3 +48,19 @@ def notes(config: Any, model: PreTrainedModel) -> Iterator[str]:
         whole = next(iter(config.architectures or ()), type(config).__name__)
         yield (f"{type(model).__name__}, the language part of a {whole}, is trained and saved alone, without what "
                "reads images or sounds")  # fmt: skip
+
+
+def further_notes(folder: Path | str, config: Any) -> Iterator[str]:
+    """A line where a folder holds layers behind the last one, which predict further tokens: transformers leaves them
+    out when it loads such a model."""
+    text = config.get_text_config()
+    if not (layers := getattr(text, "num_hidden_layers", None)):
+        return
+    behind = getattr(text, "num_nextn_predict_layers", None)
+    found = [
+        name for name in weight_files.names(folder)
+        if (place := _FURTHER.search(name)) and (place[1] is None or (behind and int(place[1]) >= layers))
+    ]  # fmt: skip
+    if found:
+        yield (f"{folder} holds {len(found):,} weights of layers that predict further tokens ({min(found)}): they are "
+               "not trained, and are not in the saved model")  # fmt: skip
