@@ -1,5 +1,6 @@
 """A judge of `longalign eval` that cannot be asked is refused before the model answers; its system message is read."""
 
+import copy
 import json
 import shutil
 
@@ -20,7 +21,7 @@ DROPS = WRITES.replace("{{ m['content'] }}", "{% if m['role'] == 'user' %}{{ m['
 
 def folder(tmp_path, template):
     """The miniature's base with a tokenizer whose template is this."""
-    words = tokenizer.load()
+    words = copy.deepcopy(tokenizer.load())  # which all tests share
     words.chat_template = template
     shutil.copytree(BASE, tmp_path / "model")
     (tmp_path / "model" / "record.json").unlink()
