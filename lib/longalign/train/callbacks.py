@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderDispatcher
 from torch.utils.data import DataLoader, RandomSampler
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from longalign.common import paths, provenance
 from longalign.common.array_types import IGNORE_INDEX
@@ -171,25 +171,18 @@ class PlanGuard(TrainerCallback):
                 "a training earlier)"
             )
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
+    def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN003, D102
         self._count(next(self.ahead))
         state.stateful_callbacks[self.KEY] = self.trained
-        self._note_weights(state, control, model)
-
-    def on_epoch_end(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        self._note_weights(state, control, model)
-
-    def _note_weights(self, state: TrainerState, control: TrainerControl, model: PreTrainedModel | None) -> None:
-        if control.should_save and model is not None:
-            state.stateful_callbacks[resumed.WEIGHTS] = [state.global_step, *resumed.bits_of(model)]
 
     def on_save(self, args, state, control, model=None, **kwargs):  # noqa: ANN001, ANN003, D102
-        if state.stateful_callbacks.get(resumed.WEIGHTS, (0,))[0] == state.global_step or not args.should_save:
+        told = Path(args.output_dir) / f"checkpoint-{state.global_step}" / "trainer_state.json"
+        if model is None or not args.should_save or not told.is_file():
             return
-        self._note_weights(state, TrainerControl(should_save=True), model)  # who asked for it did so after this one
-        if (told := Path(args.output_dir) / f"checkpoint-{state.global_step}" / "trainer_state.json").is_file():
-            state.save_to_json(str(whole := told.with_suffix(".part")))
-            whole.replace(told)
+        # here and not at the step's end, when others may still ask for a checkpoint
+        state.stateful_callbacks[resumed.WEIGHTS] = [state.global_step, *resumed.bits_of(model)]
+        state.save_to_json(str(whole := told.with_suffix(".part")))
+        whole.replace(told)
 
     def _count(self, number: int) -> None:
         plan, step = self.dataset.steps[number]
