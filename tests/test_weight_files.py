@@ -1,5 +1,6 @@
 """A model's identity is that of the files that are read, and files that cannot be read are told in a sentence."""
 
+import argparse
 import json
 import shutil
 
@@ -142,6 +143,14 @@ def test_what_cannot_be_read_is_told_with_its_folder(folder, what, capsys):
     (folder.parent / "job.yaml").write_text(f"model: {folder}\ndata: store\ntraining: {{capacity: 24}}\n")
     assert jobs.main([str(folder.parent / "job.yaml"), "--dry-run"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_objects_beside_the_weights_are_told_as_that(folder):
+    unreadable(folder, "empty")
+    torch.save({"arguments": argparse.Namespace(lr=1)}, folder / "pytorch_model.bin")
+    for load in (models.load_model, lambda where: LocalModel(str(where), tokenizer="miniature")):
+        with pytest.raises(ValueError, match="holds objects beside weights.*save the model's state_dict alone"):
+            load(folder)
 
 
 def test_the_folder_of_an_adapter_alone_is_refused_as_that(tmp_path):

@@ -151,6 +151,8 @@ def in_a_sentence(folder: Path | str) -> Iterator[None]:
 
 def reason(error: Exception) -> str:
     """What stopped a model from being read, in a phrase."""
+    if isinstance(error, pickle.UnpicklingError) and "Unsupported global" in str(error):
+        return "its weight file holds objects beside weights, whose code is not run: save the model's state_dict alone"
     if isinstance(error, pickle.UnpicklingError | EOFError):
         return "its weights are in no format of torch's: were they fetched whole (without Git LFS, a pointer comes)?"
     if isinstance(error, KeyError):
