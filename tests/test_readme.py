@@ -61,6 +61,13 @@ def test_what_commands_write_into_a_page_is_what_the_committed_tables_say(page):
     assert shown == {name: content(paths.results()) for name, content in readme.PAGES[page].items()}
 
 
+def test_the_seconds_that_planning_takes_are_what_the_committed_table_says():
+    told = float(re.search(r"\(10k sequences\) .* takes less than ([\d.]+) seconds", README.read_text()).group(1))
+    rows = pd.read_csv(paths.results() / "benchmarks.csv").query("target == 'planning' and metric == 'time'")
+    ours = rows[rows.system.str.startswith("ours") & rows.case.str.startswith("10k")].highest
+    assert len(ours) == 4 and ours.max() < told
+
+
 @each_page
 def test_headings_go_one_level_down_at_a_time(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
