@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from accelerate import ParallelismConfig
-from peft import PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import Trainer, TrainerState, TrainingArguments
 
 import tiny_models
@@ -181,6 +181,46 @@ def test_who_calls_no_preflight_is_told_by_the_guard_before_the_first_step(tmp_p
     prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)  # as SFTTrainer does with peft_config
     with pytest.raises(ValueError, match=r"cannot be trained on packs: its adapter \(num_virtual_tokens\) begins once"):
         begin(get_peft_model(tiny_models.model("llama"), prompts))
+
+
+def frozen(model):
+    return model.requires_grad_(False)
+
+
+def loaded(model):
+    """As PeftModel.from_pretrained loads an adapter without is_trainable=True."""
+    return get_peft_model(model, LoraConfig(target_modules=["q_proj"], inference_mode=True))
+
+
+def merged(model):
+    adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    adapted.merge_adapter()
+    return adapted
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (frozen, "none of the weights of .* is trained .*requires_grad is False for all.: set it to True"),
+    (loaded, "none of the weights of .* is trained .*an adapter that is loaded needs is_trainable=True"),
+    (merged, "the adapter of .* is merged into its weights, and learns nothing there: call unmerge_adapter"),
+])  # fmt: skip
+def test_a_training_that_would_change_no_weight_is_refused_before_its_first_step(tmp_path, change, told):
+    """Gradient checkpointing, which TRL turns on, gives the loss a gradient, so that no step fails."""
+    sequences = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    model, dataset = change(tiny_models.model("llama")), PlannedDataset(sequences, PLANS)
+    args = settings(tmp_path, gradient_checkpointing=True, remove_unused_columns=False, save_strategy="no")
+    assert re.match(told, preflight(model, arguments=args, plans=PLANS)[-1])
+
+    class Weighted(Trainer):
+        loss_is_scaled_for_ga = True
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            return weighted_loss(model, inputs)
+
+    trainer = Weighted(model, args, train_dataset=dataset, data_collator=PackedCollator(0),
+                       callbacks=[PlanGuard(dataset)])  # fmt: skip
+    with pytest.raises(ValueError, match=told):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 def test_an_accumulation_that_accelerate_is_told_counts_as_well(tmp_path):

@@ -40,3 +40,10 @@ def test_a_training_that_finds_no_room_says_so_and_what_to_do(tmp_path):
         workers.execute(Filling("a", str(tmp_path)))
     with pytest.raises(InterruptedError, match="woken"):
         workers.execute(Nap("b", str(tmp_path), seconds=0, fails=True))
+
+
+def test_a_worker_whose_log_finds_no_room_either_ended_for_want_of_it(tmp_path, monkeypatch):
+    """The log of a disk that is full ends within a traceback, whose last line says nothing."""
+    monkeypatch.setattr(disk, "has_no_room", lambda folder: folder == tmp_path / "b")
+    with pytest.raises(RuntimeError, match=r"b: the disk became full \('b' failed .*: make room, or name .*stays$"):
+        workers.execute_all([Nap("b", str(tmp_path), fails=True)])

@@ -2,9 +2,24 @@
 
 import errno
 import re
+import shutil
+from pathlib import Path
 
 FULL = re.compile(r"No space left|quota exceeded|File too large|unexpected pos \d+ vs")
 """What systems and libraries say of it; the last is what torch says of a file that could not be written whole."""
+
+
+LEAST = 2**16
+"""Bytes; where fewer are left, not even a log says whole why a program ended."""
+
+
+def has_no_room(folder: Path) -> bool:
+    """Whether the disk of a folder has so little room that this may be why a program there ended.
+
+    >>> has_no_room(Path())
+    False
+    """
+    return shutil.disk_usage(folder).free < LEAST
 
 
 def is_full(error: BaseException) -> bool:

@@ -90,6 +90,23 @@ def check_router(model: PreTrainedModel, arguments: Any) -> None:
                          f"the router of {type(model).__name__}, which the weighted loss leaves out: set it to 0.0")
 
 
+def why_nothing_learnt(model: nn.Module) -> str | None:
+    """Why no step would change a weight, which gradient checkpointing hides: it gives the loss a gradient all the same.
+
+    >>> why_nothing_learnt(nn.Linear(8, 8).requires_grad_(False))[:56]
+    'none of the weights of Linear is trained (requires_grad '
+    """
+    name = type(model).__name__
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return (f"none of the weights of {name} is trained (requires_grad is False for all): set it to True for those "
+                "that are to learn; an adapter that is loaded needs is_trainable=True, and one that was merged "
+                "(merge_and_unload) leaves all frozen")  # fmt: skip
+    if any(getattr(part, "merged", False) is True for part in model.modules()):
+        return (f"the adapter of {name} is merged into its weights, and learns nothing there: call unmerge_adapter() "
+                "before the training")  # fmt: skip
+    return None
+
+
 def accumulation_of(arguments: Any) -> int:
     """Micro-batches of one process in an optimizer step, which accelerate may be told, too."""
     loader = getattr(arguments, "accelerator_config", None)

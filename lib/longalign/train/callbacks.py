@@ -83,12 +83,13 @@ class PlanGuard(TrainerCallback):
 
     Other ranks, another accumulation per rank and more epochs behind are the same plan. Refused are also a Trainer's
     dataset that does not hold the plan's micro-batches in their order (COMPARED of them are compared, evenly spaced, of
-    a stream the first), a schedule of weightings where the Trainer makes another number of steps than the plans have,
-    what `preflight` refuses by a look at the model and the arguments, which may have become others since, weights other
-    than those with which the checkpoint was written (the Trainer passes over what it does not find there under the
-    model's own names, such as experts that are saved one by one), weights that are not trained and have become others,
-    and a checkpoint of the model alone, without which the optimizer and the learning rate would begin anew. Raises
-    ValueError before the first step, for a best model that is loaded at the end after the last; the checkpoint stays.
+    a stream the first), a schedule of weightings where the Trainer makes another number of steps than the plans have, a
+    model of which no weight is trained, what `preflight` refuses by a look at the model and the arguments, which may
+    have become others since, weights other than those with which the checkpoint was written (the Trainer passes over
+    what it does not find there under the model's own names, such as experts that are saved one by one), weights that
+    are not trained and have become others, and a checkpoint of the model alone, without which the optimizer and the
+    learning rate would begin anew. Raises ValueError before the first step, for a best model that is loaded at the end
+    after the last; the checkpoint stays.
     """
 
     KEY = "longalign_targets"
@@ -138,7 +139,8 @@ class PlanGuard(TrainerCallback):
             return
         plan, _ = self.dataset.steps[0]
         arguments.check_router(model, args)  # first, since TRL changes what the model's configuration says
-        if reason := architectures.why_not_trained(model, plan.method, int(plan.lengths.max())):
+        reason = architectures.why_not_trained(model, plan.method, int(plan.lengths.max()))
+        if reason := reason or arguments.why_nothing_learnt(model):
             raise ValueError(reason)
 
     def _compare(self, loader: DataLoader) -> None:

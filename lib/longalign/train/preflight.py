@@ -67,6 +67,7 @@ def preflight(
     notes += frozen_head.notes(model, sequences) if sequences is not None else []
     if arguments is not None:
         notes += trainer_arguments.trained_again(arguments, plans) + trainer_arguments.lost_steps(model, arguments)
+        notes += filter(None, [trainer_arguments.why_nothing_learnt(model)])  # an adapter may come after this
     return notes
 
 

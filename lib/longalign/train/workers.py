@@ -66,10 +66,12 @@ def _perform(job: Job) -> None:
     except Exception as error:
         if not disk.is_full(error):
             raise
-        raise OSError(
-            f"{paths.relative(job.folder)}: the disk became full ({error}): make room, or name a folder on another "
-            "disk with LONGALIGN_RUNS; what is finished stays"
-        ) from error
+        raise _full(job, str(error)) from error
+
+
+def _full(job: Job, told: str) -> OSError:
+    return OSError(f"{paths.relative(job.folder)}: the disk became full ({told}): make room, or name a folder on "
+                   "another disk with LONGALIGN_RUNS; what is finished stays")  # fmt: skip
 
 
 def execute_all(jobs: Sequence[Job], *, workers: int = 1, log: Path | None = None) -> None:
@@ -173,11 +175,10 @@ class _Worker:
             self._start()
             self.give(self.job)
             return None
-        log = self.job.folder / "log.txt"
-        raise RuntimeError(
-            f"{self.job.label!r} failed (exit {self.process.returncode}); its log is {paths.relative(log)}:\n"
-            f"{_end(log)}"
-        )
+        log, told = self.job.folder / "log.txt", f"{self.job.label!r} failed (exit {self.process.returncode})"
+        if disk.has_no_room(self.job.folder):  # which cuts the log short, too
+            raise RuntimeError(f"{_full(self.job, told)}")
+        raise RuntimeError(f"{told}; its log is {paths.relative(log)}:\n{_end(log)}")
 
 
 def _end(log: Path) -> str:
