@@ -4,12 +4,12 @@ from functools import partial
 
 import datasets
 import pytest
-from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, SubsetRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Subset, SubsetRandomSampler
 from transformers import Trainer, TrainerState
 
 from longalign.recipe.batching import plan_naive
 from longalign.recipe.collators import PackedCollator
-from longalign.recipe.dataset import PlannedDataset, measure
+from longalign.recipe.dataset import EvaluationDataset, PlannedDataset, measure
 from longalign.recipe.loss import weighted_loss
 from longalign.train.callbacks import PlanGuard
 from longalign.train.models import new_model
@@ -99,3 +99,31 @@ def test_a_sampler_that_takes_another_order_is_refused(tmp_path):
                   {"batch_sampler": [[1], [0], [2]]}):  # fmt: skip
         with pytest.raises(ValueError, match="the sampler of the Trainer's DataLoader takes another order than the pl"):
             begin(train_dataloader=DataLoader(dataset, collate_fn=collate, **other))
+
+
+@pytest.mark.parametrize(("change", "processes", "told"), [
+    (lambda held_out: held_out, 1, None),
+    (lambda held_out: held_out, 2, "reads 2 of the 3 elements of its EvaluationDataset.* with ranks=2"),
+    (lambda held_out: Subset(held_out, [0]), 1, "reads 1 of the 3 elements"),
+])  # fmt: skip
+def test_an_evaluation_of_a_part_of_its_set_is_refused(tmp_path, monkeypatch, change, processes, told):
+    """A Trainer with `dataloader_drop_last` leaves out what its processes cannot share evenly."""
+    data = [{"input_ids": [7] * n, "labels": [7] * n} for n in (2, 4, 3)]
+    held_out = EvaluationDataset(data, capacity=4)
+    args = settings(tmp_path, dataloader_drop_last=True, per_device_eval_batch_size=1, disable_tqdm=True,
+                    remove_unused_columns=False)  # fmt: skip
+
+    class Weighted(Trainer):
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            return weighted_loss(model, inputs).detach(), None, None
+
+    trainer = Weighted(
+        new_model("mini-6b", vocab_size=16, max_length=9, seed=0), args, data_collator=PackedCollator(0),
+        eval_dataset=change(held_out), callbacks=[PlanGuard(held_out)],
+    )  # fmt: skip
+    monkeypatch.setattr(type(args), "world_size", processes)
+    if told is None:
+        assert trainer.evaluate()["eval_loss"] > 0
+    else:
+        with pytest.raises(ValueError, match=told):
+            trainer.evaluate()

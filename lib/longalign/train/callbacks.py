@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.data_loader import DataLoaderDispatcher
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from longalign.common import paths, provenance
@@ -22,7 +22,7 @@ from longalign.common.array_types import IGNORE_INDEX
 from longalign.recipe import architectures
 from longalign.recipe.batching import Step
 from longalign.recipe.collators import PaddedCollator
-from longalign.recipe.dataset import PlannedDataset
+from longalign.recipe.dataset import EvaluationDataset, PlannedDataset
 from longalign.train import arguments, checkpoints, preflight, resumed
 from longalign.train.events import read_events
 
@@ -89,7 +89,8 @@ class PlanGuard(TrainerCallback):
     what it does not find there under the model's own names, such as experts that are saved one by one), weights that
     are not trained and have become others, and a checkpoint of the model alone, without which the optimizer and the
     learning rate would begin anew. Raises ValueError before the first step, for a best model that is loaded at the end
-    after the last; the checkpoint stays.
+    after the last, for an evaluation that leaves out a part of its `EvaluationDataset` at its first batch; the
+    checkpoint stays.
     """
 
     KEY = "longalign_targets"
@@ -131,6 +132,18 @@ class PlanGuard(TrainerCallback):
             if (file := best / "trainer_state.json").is_file():  # it may lie on the first node alone
                 told = json.loads(file.read_text(encoding="utf-8"))
                 resumed.check_weights(told["stateful_callbacks"], model, best.name, step=told["global_step"])
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):  # noqa: ANN001, ANN003, D102
+        dataset, shared = getattr(eval_dataloader, "dataset", None), args.world_size * args.eval_batch_size
+        whole = dataset.dataset if isinstance(dataset, Subset) else dataset
+        if not isinstance(whole, EvaluationDataset):
+            return
+        read = len(dataset) - len(dataset) % shared * args.dataloader_drop_last
+        if dataset is not whole or read < len(whole):
+            raise ValueError(
+                f"the evaluation reads {read:,} of the {len(whole):,} elements of its EvaluationDataset, which are "
+                f"weighted for all: give the Trainer the whole of one that is made with ranks={args.world_size}"
+            )
 
     def _look(self, args: TrainingArguments, model: PreTrainedModel | None) -> None:
         if self.dataset.rank is None:  # else the micro-batches were dealt by who knows the processes
