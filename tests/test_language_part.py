@@ -25,6 +25,11 @@ WHOLE = {
                "audio_token_id": 7, "boi_token_id": 8, "eoi_token_id": 9},
     "llava": {"text_config": {**TEXT, "model_type": "llama"}, "image_token_index": 5,
               "vision_config": {**SEES, "image_size": 14, "model_type": "clip_vision_model"}},
+    "mllama": {"text_config": {**TEXT, "bos_token_id": 2, "cross_attention_layers": [1]}, "image_token_index": 5,
+               "vision_config": {"hidden_size": 8, "num_hidden_layers": 1, "num_global_layers": 1, "image_size": 14,
+                                 "attention_heads": 2, "intermediate_size": 12, "patch_size": 7, "max_num_tiles": 1,
+                                 "vision_output_dim": 16, "intermediate_layers_indices": [0],
+                                 "supported_aspect_ratios": [[1, 1]]}},
     "qwen3_5": {"text_config": {**TEXT, "layer_types": ["full_attention"] * 2}, "image_token_id": 5,
                 "vision_config": {"hidden_size": 8, "intermediate_size": 12, "depth": 1, "num_heads": 2,
                                   "out_hidden_size": 16, "num_position_embeddings": 4}},
@@ -65,6 +70,16 @@ def test_a_part_that_is_saved_alone_is_told(tmp_path):
     (told,) = language_part.notes(AutoConfig.from_pretrained(folder), model)
     assert told.startswith("Qwen3_5ForCausalLM, the language part of a Qwen3_5ForConditionalGeneration, is trained and")
     assert not list(language_part.notes(model.config, model))
+
+
+def test_a_part_that_could_not_be_loaded_once_it_is_saved_alone_is_refused(tmp_path):
+    folder = save("mllama", tmp_path)
+    with pytest.raises(ValueError, match="part of a MllamaForConditionalGeneration, would be saved alone, and AutoMo"):
+        list(language_part.notes(AutoConfig.from_pretrained(folder), models.outline(folder)))
+    saved = models.load_model(folder)
+    saved.save_pretrained(tmp_path / "alone")
+    with pytest.raises(ValueError, match="its class is none of a language model"):
+        models.outline(tmp_path / "alone")
 
 
 def test_a_model_that_transformers_loads_with_images_alone_is_refused_in_a_sentence(tmp_path):

@@ -57,6 +57,20 @@ def refusal(path, capsys):
     return line
 
 
+def test_code_of_a_folder_s_own_is_not_run_and_nobody_is_asked(job, capsys, monkeypatch):
+    path = job()
+    folder = path.parent / "model"
+    told = json.loads((folder / "config.json").read_text())
+    of_its_own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(told | {"model_type": "own", "auto_map": of_its_own}))
+    (folder / "own.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.setattr("builtins.input", lambda _: "y")  # whoever sits at a terminal
+    assert f"{folder} cannot be loaded: it comes with code of its own, which is not run here" in refusal(path, capsys)
+    for load in (load_model, outline):
+        with pytest.raises(ValueError, match=r"comes with code of its own, which is not run here: take one that "):
+            load(folder)
+
+
 def test_ids_above_the_vocabulary_are_refused_in_the_dry_run_too(job, capsys):
     assert "but LlamaForCausalLM knows the ids 0 to 15" in refusal(job(words=16), capsys)
 

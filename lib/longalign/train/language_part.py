@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 
 from longalign.common import weight_files
 
@@ -40,12 +40,17 @@ def freeze_others(model: PreTrainedModel) -> None:
 
 
 def notes(config: Any, model: PreTrainedModel) -> Iterator[str]:
-    """A line where less is trained, or saved, than a folder with this configuration holds."""
+    """A line where less is trained, or saved, than a folder with this configuration holds. Raises ValueError where
+    what is saved would be no model that AutoModelForCausalLM loads (Llama 3.2 Vision's language part)."""
     if left := sum(parameter.numel() for parameter in others(model)):
         yield (f"{type(model).__name__} reads more than text: the {left:,} weights that text does not use are not "
                "trained, and are saved as they are")  # fmt: skip
     elif config.get_text_config() is not config and model.config.get_text_config() is model.config:
         whole = next(iter(config.architectures or ()), type(config).__name__)
+        if type(model.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise ValueError(f"{type(model).__name__}, the language part of a {whole}, would be saved alone, and "
+                             "AutoModelForCausalLM loads no such folder, nor could it be evaluated or trained further: "
+                             "take a language model without images")  # fmt: skip
         yield (f"{type(model).__name__}, the language part of a {whole}, is trained and saved alone, without what "
                "reads images or sounds")  # fmt: skip
 

@@ -144,7 +144,8 @@ def in_a_sentence(folder: Path | str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        if str(folder) in str(error) and isinstance(error, ValueError | OSError):
+        told = str(folder) in str(error) and "custom code" not in str(error)
+        if told and isinstance(error, ValueError | OSError):
             raise
         raise ValueError(f"{folder} cannot be loaded: {reason(error)}") from error
 
@@ -175,7 +176,7 @@ def _extended(folder: Path, rope_factor: float, rope_type: str, max_length: int 
         raise FileNotFoundError(f"no model in {folder}: train it first, or run `make bases` for the short bases")
     attention.register_attention()
     with in_a_sentence(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # else a terminal would be asked
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is {max_length}; a model has at least 1 position")
     before = getattr(config.get_text_config(), "max_position_embeddings", None)
