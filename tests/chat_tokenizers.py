@@ -1,7 +1,10 @@
 """Real tokenizers of a few hundred entries, built in a moment, for the tests of chat, store and what reads them."""
 
+import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from longalign.common.array_types import IGNORE_INDEX
 
 TURN = "<|im_start|>{{ m.role }}\n"
 ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -110,3 +113,17 @@ def user(content: str) -> dict[str, str]:
 
 def assistant(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
+
+
+BYTES = {"plain": byte_tokenizer(PLAIN), "marked": byte_tokenizer(MARKED), "bos": byte_tokenizer(PLAIN, bos=True)}
+WORDS = word_tokenizer()
+META = metaspace_tokenizer()
+SLOW = WithoutOffsets(BYTES["plain"])
+TWO_TURNS = [user("the document says no!"), assistant("it says words!"), user("what?"), assistant("问题\n")]
+
+
+def runs_of_targets(encoded):
+    """The label runs of a sequence, one list of token ids for each answer."""
+    is_target = np.concatenate([[False], encoded.labels != IGNORE_INDEX, [False]])
+    edges = np.flatnonzero(np.diff(is_target.astype(int))).reshape(-1, 2)
+    return [encoded.labels[start:end].tolist() for start, end in edges]
