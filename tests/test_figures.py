@@ -3,9 +3,11 @@
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 import longalign.report.figures  # noqa: F401  enters the figures
+from longalign.common import paths
 from longalign.common.provenance import write_csv
 from longalign.report.figures import style
 
@@ -89,3 +91,14 @@ def test_seeds_of_different_length_meet_at_the_same_share_of_the_steps(tmp_path)
         (mean,) = (line for line in axes.lines if line.get_label() == "mean over seeds")
         assert mean.get_xdata().tolist() == [0, 0.5, 1] and mean.get_ydata() == pytest.approx([0.5, 1, 1])
     style.plt.close(figure)
+
+
+@pytest.mark.parametrize("arms", [["equal epochs"], ["equal epochs", "equal steps"]])
+def test_a_legend_names_what_is_drawn_and_nothing_else(arms, tmp_path):
+    """`make headline` trains no arms of equal steps."""
+    rows = pd.read_csv(paths.results() / "data_scale.csv")
+    shown = rows[~rows.arm.str.endswith("equal steps") | ("equal steps" in arms)]
+    shown.to_csv(tmp_path / "data_scale.csv", index=False)
+    drawn = style.FIGURES["data_scale"](tmp_path)
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == arms
+    style.plt.close(drawn)

@@ -35,6 +35,8 @@ def data_scale(folder: Path) -> Figure:
         equal = part.arm.str.endswith(EQUAL_STEPS)
         percent = 1 if column == "LBC" else 100
         for name, rows in (("equal epochs", part[~equal]), ("equal steps", part[equal])):
+            if rows.empty:  # `make headline` has no equal steps
+                continue
             means, halves = rows["mean"] / percent, rows.half / percent
             axes.errorbar(rows.dose, means, yerr=halves, capsize=2, label=name, **styles[name])
         axes.set(title=label)
